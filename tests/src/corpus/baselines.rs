@@ -1,9 +1,9 @@
-//! The rules that are compared: the detector itself, and the reference rules as small baselines
-//! over the same facts.
+//! The compared rules: the detector itself, and reference rules as small baselines over the same
+//! facts.
 //!
-//! Baselines look at the resident memory of all processes once a minute, as a metrics system that
-//! scrapes does, over an hour at most, and claim once until their condition no longer holds. They
-//! know pids, not workloads, as the originals know instances.
+//! Baselines read the resident memory of all processes once a minute, as a metrics system does when
+//! it scrapes, and keep at most an hour. They claim once until their condition no longer holds.
+//! They know pids, not workloads, just as the originals know instances.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,66 +17,65 @@ use spillway_agent::{
     sense::{Fact, Observation, ProcessFact, ProcessId},
 };
 
-/// Time between two looks, and how many are kept: an hour of the usual scrape interval.
+/// Interval between two samples and the number kept: an hour of the usual scrape interval.
 const LOOK_SECS: f64 = 60.0;
 const LOOKS: usize = 60;
 
-/// Fewest looks for a verdict on a trend: the quarter of an hour that the first rule asks for.
+/// Minimum number of samples for a verdict on a trend: the 15 minutes that the first rule requires.
 const LOOKS_MIN: usize = 15;
 
-/// Coroot's check of memory leaks: ordinary least squares over the last hour of an instance, growth
-/// of 10 % an hour (its default threshold), held for the 15 minutes of its built-in alert.
+/// Coroot's check for memory leaks: ordinary least squares over an instance's last hour, growth of
+/// 10 % an hour (its default threshold), held for the 15 minutes of its built-in alert.
 const COROOT_PER_HOUR: f64 = 0.10;
 const COROOT_HELD: usize = 15;
 
-/// What it also asks for since April 2026: a growth worth a share of the limit an hour, or so much
-/// without one, and a last quarter that still rises at a share of the whole.
+/// Condition that Coroot added in April 2026: growth of at least a share of the limit per hour (an
+/// absolute rate without a limit), and a last quarter that still rises at a share of the whole.
 const COROOT_LIMIT_SHARE: f64 = 0.05;
 const COROOT_UNLIMITED_BYTES: f64 = 50e6;
 const COROOT_LAST_QUARTER: f64 = 0.3;
 
-/// Mann-Kendall with Theil and Sen's slope: z of 5 %, two-sided, which is what implementations
-/// default to. Machida and others (2013) find it prone to false alarms in software ageing; it is
-/// here because that field uses it all the same.
+/// Mann-Kendall with the Theil-Sen slope: z of 5 %, two-sided, the usual default of
+/// implementations. Machida and others (2013) find it prone to false alarms in software ageing; it
+/// is included because that field uses it nevertheless.
 const MANN_KENDALL_Z: f64 = 1.96;
 
-/// Precog (Jindal and others, 2021): a line whose R² is at least 0.8, as in its authors' published
-/// results (their code defaults to 0.78 in one variant and 0.88 in another), and that meets the
-/// limit within seven days. Its training on the past and its six hours that a trend must last are
-/// left out: they would keep it silent on short runs.
+/// Precog (Jindal and others, 2021): a line with R² of at least 0.8, as in its authors' published
+/// results (their code defaults to 0.78 in one variant and 0.88 in another), that reaches the limit
+/// within seven days. Its training on the past and the six hours that a trend must last are
+/// omitted: they would keep it silent on short runs.
 const R2_MIN: f64 = 0.8;
 const R2_WITHIN_SECS: f64 = 7.0 * 86_400.0;
 
-/// The usual alert on memory: 80 % of the limit, as in the collections of alerting rules that
-/// people start from.
+/// The usual alert on memory: 80 % of the limit, as in widely used collections of alerting rules.
 const THRESHOLD: f64 = 0.8;
 
-/// A claim that a process leaks.
+/// Claim that a process leaks.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Alarm {
-    /// When.
+    /// Time of the claim.
     pub t: f64,
-    /// Which process.
+    /// Process claimed.
     pub id: ProcessId,
-    /// Its name.
+    /// Name of the process.
     pub comm: Arc<str>,
-    /// Its cgroup.
+    /// Cgroup of the process.
     pub cgroup: Arc<str>,
-    /// When memory will be gone, in seconds from then.
+    /// Seconds until memory is exhausted.
     pub exhaustion_secs: Option<f64>,
-    /// From when to when that may be; `None` for a rule that does not say.
+    /// Interval of that forecast; `None` for a rule that gives none.
     pub exhaustion_interval_secs: Option<[f64; 2]>,
-    /// What the rule says of it; empty where it says nothing.
+    /// Explanation by the rule; may be empty.
     pub why: String,
 }
 
-/// Anything that claims leaks from observations.
+/// A rule that claims leaks from observations.
 pub trait Rule {
-    /// Takes one observation; appends the claims that it makes.
+    /// Processes one observation and appends new claims.
     fn observe(&mut self, observation: &Observation, alarms: &mut Vec<Alarm>);
 }
 
-/// The detector first, then the baselines, each with the name of its column.
+/// The detector first, then the baselines, each with its column name.
 pub fn rules(host: HostInfo) -> Vec<(&'static str, Box<dyn Rule>)> {
     let mut rules: Vec<(&'static str, Box<dyn Rule>)> = vec![(
         "spillway",
@@ -101,7 +100,7 @@ pub fn rules(host: HostInfo) -> Vec<(&'static str, Box<dyn Rule>)> {
     rules
 }
 
-/// The names of all columns.
+/// Number of columns.
 pub(super) const COLUMNS: usize = 1 + BASELINES.len();
 
 const BASELINES: [(&str, Condition); 4] = [
@@ -121,7 +120,7 @@ impl Rule for Detector {
         self.core.apply_into(observation, &mut self.output);
         self.output.decisions.clear();
         for verdict in self.output.verdicts.drain(..) {
-            // The labels are about memory.
+            // Other verdicts are ignored: the labels are about memory.
             if let (Claim::Leak(claim), ClaimState::Raised) = (verdict.claim, verdict.state)
                 && claim.resource == Resource::Memory
             {
@@ -143,7 +142,7 @@ impl Rule for Detector {
     }
 }
 
-/// What a baseline sees of one process.
+/// Samples of one process kept by a baseline.
 struct Seen {
     start_ticks: u64,
     looks: VecDeque<(f64, f64)>,
@@ -151,16 +150,16 @@ struct Seen {
     raised: bool,
 }
 
-/// What is known at a look beside the past.
+/// State at a sample, apart from the past.
 struct Now {
     rss: f64,
     limit: f64,
-    /// Whether that is a limit of the cgroup.
+    /// True if the limit is the cgroup's, not the host's.
     limited: bool,
     headroom: f64,
 }
 
-/// Whether the claim holds now, and its forecast.
+/// Condition of a rule: `Some` with its forecast while it holds.
 type Condition = fn(&mut Seen, &Now) -> Option<Option<f64>>;
 
 struct Baseline {
@@ -168,7 +167,7 @@ struct Baseline {
     available: u64,
     condition: Condition,
     next_look: f64,
-    /// Whether this scan is looked at.
+    /// True if this scan is sampled.
     looks: bool,
     processes: HashMap<u32, Seen>,
 }
