@@ -1,4 +1,4 @@
-//! Any bytes as a trace: replay ends, with verdicts or an error, and in bounded memory.
+//! Arbitrary bytes as a trace: replay ends with verdicts or an error, in bounded memory.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,11 +1,9 @@
-//! The families: every mechanism by which connections come to wait, each with its part of the
-//! corpus.
+//! The families: every mechanism that makes connections wait, each with its part of the corpus.
 //!
-//! The split was made by mechanism, before anything was scored: each comes in two variants that
-//! differ in how it comes about, one for tuning and one held out, taken in turns. Changing a
-//! family's part makes quoted figures void. A family says what happens; whether that is an
-//! overload, and since when, the simulation says. What a family expects is held against that by a
-//! test.
+//! The split was made by mechanism, before anything was scored: each has two variants that differ
+//! in how it comes about, one for tuning and one held out, alternately. Changing a family's part
+//! invalidates published figures. A family defines the events; the simulation decides whether they
+//! are an overload, and since when. A test compares that with the family's expectation.
 
 mod calm;
 mod draw;
@@ -19,26 +17,26 @@ use crate::corpus::{
     rng::Rng,
 };
 
-/// A mechanism.
+/// Mechanism.
 pub struct Family {
-    /// Its name.
+    /// Name of the family.
     pub name: &'static str,
-    /// Which part its runs belong to.
+    /// Part that its runs belong to.
     pub part: Part,
-    /// How many runs the corpus has of it; seeds count from 0.
+    /// Number of runs in the corpus; seeds count from 0.
     pub runs: u64,
-    /// Whether it is made to be an overload.
+    /// True if it is meant to be an overload.
     pub overloads: bool,
-    /// What it is, in a sentence.
+    /// Description in one sentence.
     pub why: &'static str,
     pub(super) plan: fn(&mut Rng) -> Plan,
 }
 
-/// Runs of a family that overloads: eleven of them make over 300 held-out overloads, enough to tell
-/// 0.97 from 0.94.
+/// Runs of an overloaded family: eleven families make over 300 held-out overloads, enough to
+/// distinguish 0.97 from 0.94.
 const OVERLOADS: u64 = 30;
 
-/// Runs of a healthy family: with some half an hour each they make ten held-out days.
+/// Runs of a healthy family: at about half an hour each they make ten held-out days.
 const HEALTHY: u64 = 40;
 
 const fn overload(
@@ -59,7 +57,7 @@ const fn healthy(
     Family { name, part, runs: HEALTHY, overloads: false, why, plan }
 }
 
-/// All of them, in pairs: the two variants of a mechanism stand together.
+/// Families in pairs: the two variants of a mechanism are adjacent.
 pub const FAMILIES: &[Family] = &[
     overload(
         "ramp-linear",
