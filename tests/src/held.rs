@@ -20,11 +20,18 @@ impl Held {
     ///
     /// Panics if the process is gone.
     pub fn by(pid: u32) -> Self {
-        let count =
-            |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).expect("the process should be running").count();
-        let statm = fs::read_to_string(format!("/proc/{pid}/statm")).expect("the process should be running");
-        let pages: u64 =
-            statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("statm should have a resident size");
+        let count = |what: &str| {
+            fs::read_dir(format!("/proc/{pid}/{what}"))
+                .expect("the process should be running")
+                .count()
+        };
+        let statm = fs::read_to_string(format!("/proc/{pid}/statm"))
+            .expect("the process should be running");
+        let pages: u64 = statm
+            .split(' ')
+            .nth(1)
+            .and_then(|pages| pages.parse().ok())
+            .expect("statm should have a resident size");
         Self { resident_bytes: pages * 4096, threads: count("task"), descriptors: count("fd") }
     }
 }

@@ -77,7 +77,8 @@ impl Manifests {
     ///
     /// Panics if there is not exactly one.
     pub fn container(&self) -> &Value {
-        let containers = self.pod()["containers"].as_array().expect("the pod should have containers");
+        let containers =
+            self.pod()["containers"].as_array().expect("the pod should have containers");
         assert_eq!(containers.len(), 1);
         &containers[0]
     }
@@ -88,7 +89,8 @@ impl Manifests {
     ///
     /// Panics if it is not set.
     pub fn env(&self, name: &str) -> &Value {
-        let variables = self.container()["env"].as_array().expect("the container should have variables");
+        let variables =
+            self.container()["env"].as_array().expect("the container should have variables");
         variables
             .iter()
             .find(|variable| variable["name"] == name)
@@ -118,11 +120,16 @@ impl Manifests {
     /// Panics if there is none.
     pub fn mounted(&self, kind: &str) -> (&str, &Value) {
         let volumes = self.pod()["volumes"].as_array().expect("the pod should have volumes");
-        let volume =
-            volumes.iter().find(|volume| volume.get(kind).is_some()).expect("a volume of this kind should exist");
-        let mounts = self.container()["volumeMounts"].as_array().expect("the container should have mounts");
-        let mount =
-            mounts.iter().find(|mount| mount["name"] == volume["name"]).expect("the volume should be mounted");
+        let volume = volumes
+            .iter()
+            .find(|volume| volume.get(kind).is_some())
+            .expect("a volume of this kind should exist");
+        let mounts =
+            self.container()["volumeMounts"].as_array().expect("the container should have mounts");
+        let mount = mounts
+            .iter()
+            .find(|mount| mount["name"] == volume["name"])
+            .expect("the volume should be mounted");
         (mount["mountPath"].as_str().expect("the mount should have a path"), &volume[kind])
     }
 }

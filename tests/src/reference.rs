@@ -82,7 +82,8 @@ impl Reference {
             call.headers.insert(name.to_owned(), value);
             call
         };
-        let at: u64 = call.headers["webhook-timestamp"].parse().expect("the timestamp should be in seconds");
+        let at: u64 =
+            call.headers["webhook-timestamp"].parse().expect("the timestamp should be in seconds");
         let other_body = Call { body: [&call.body[..], b" "].concat(), ..call.clone() };
         let other_time = with("webhook-timestamp", (at - 1).to_string());
         let other_id = with("webhook-id", format!("{}0", call.headers["webhook-id"]));

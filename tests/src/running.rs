@@ -58,7 +58,8 @@ impl Scratch {
     /// Panics if it cannot be written.
     pub fn secret(&self, name: &str, text: &str) -> PathBuf {
         let path = self.file(name, text);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("setting the mode of a scratch file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
+            .expect("setting the mode of a scratch file");
         path
     }
 }
@@ -259,8 +260,9 @@ impl Running {
         let status = wait_for(Duration::from_secs(5), || {
             self.child.try_wait().expect("waiting for the agent")
         });
-        let status = status
-            .unwrap_or_else(|| panic!("the agent did not stop within five seconds: {}", self.log()));
+        let status = status.unwrap_or_else(|| {
+            panic!("the agent did not stop within five seconds: {}", self.log())
+        });
         let (_, log) = self.pipes.take().expect("the agent is stopped only once");
         (status.code(), log.until_closed())
     }
@@ -296,7 +298,8 @@ pub fn find_metric(metrics: &str, name: &str) -> Option<f64> {
     let line = metrics
         .lines()
         .find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')))?;
-    line.rsplit_once(' ').map(|(_, value)| value.parse().expect("a metric's value should be a number"))
+    line.rsplit_once(' ')
+        .map(|(_, value)| value.parse().expect("a metric's value should be a number"))
 }
 
 /// Value of a metric that must exist.

@@ -229,7 +229,8 @@ impl Servers {
     /// Panics if HAProxy cannot be run.
     pub fn haproxy_objects_to(&self, config: &Path) -> String {
         let mut command = self.command(self.root.join("usr/sbin/haproxy"));
-        let output = command.args(["-c", "-q", "-f"]).arg(config).output().expect("running haproxy");
+        let output =
+            command.args(["-c", "-q", "-f"]).arg(config).output().expect("running haproxy");
         let said = String::from_utf8_lossy(&output.stderr).into_owned()
             + &String::from_utf8_lossy(&output.stdout);
         if output.status.success() { said } else { format!("{}: {said}", output.status) }

@@ -9,10 +9,16 @@ use spillway_agent::{
 
 fuzz_target!(|bytes: &[u8]| {
     let mut out = Vec::new();
-    if let Ok(summary) = replay(bytes, &Config::default(), &mut out, ReplayOptions { decisions: true }) {
+    if let Ok(summary) =
+        replay(bytes, &Config::default(), &mut out, ReplayOptions { decisions: true })
+    {
         let printed = out.iter().filter(|&&byte| byte == b'\n').count() as u64;
-        assert_eq!(printed, summary.verdicts + summary.decisions, "every verdict and decision is \
-        one line");
+        assert_eq!(
+            printed,
+            summary.verdicts + summary.decisions,
+            "every verdict and decision is \
+        one line"
+        );
         assert!(summary.observations + summary.skipped <= summary.lines);
     }
 });

@@ -131,8 +131,7 @@ pub fn render<E: Serialize>(entries: &[E]) -> anyhow::Result<String> {
     let mut text = String::new();
     for (index, entry) in entries.iter().enumerate() {
         text.push_str(
-            &serde_json::to_string(entry)
-                .with_context(|| format!("serialising entry {index}"))?,
+            &serde_json::to_string(entry).with_context(|| format!("serialising entry {index}"))?,
         );
         text.push('\n');
     }

@@ -328,8 +328,8 @@ impl Stream {
 
     /// Observations of a trace; compressed with gzip if its name ends in `.gz`.
     pub(crate) fn recorded(path: &Path) -> anyhow::Result<Self> {
-        let file = File::open(path)
-            .with_context(|| format!("opening the trace {}", path.display()))?;
+        let file =
+            File::open(path).with_context(|| format!("opening the trace {}", path.display()))?;
         let input: Box<dyn std::io::Read> = if path.extension().is_some_and(|end| end == "gz") {
             Box::new(MultiGzDecoder::new(file))
         } else {

@@ -71,8 +71,7 @@ impl Tun {
         let file = file.context("opening /dev/net/tun")?;
         let mut request = interface();
         request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
-        ioctl(file.as_raw_fd(), libc::TUNSETIFF, &mut request)
-            .context("creating a TUN device")?;
+        ioctl(file.as_raw_fd(), libc::TUNSETIFF, &mut request).context("creating a TUN device")?;
         bring_up().context("configuring the TUN device")?;
         Ok(Self { file, server_port })
     }
@@ -88,8 +87,7 @@ impl Tun {
             .context("making mounts private to this thread")?;
         mount(&sysfs.0, Some(c"sysfs"), 0).context("mounting sysfs")?;
         let file = sysfs.0.join("class/net").join(NAME).join("queues/rx-0/rps_cpus");
-        let set =
-            fs::write(&file, "1").with_context(|| format!("setting {}", file.display()));
+        let set = fs::write(&file, "1").with_context(|| format!("setting {}", file.display()));
         let path = std::ffi::CString::new(sysfs.0.as_os_str().as_encoded_bytes())?;
         // SAFETY: umount2 reads a NUL-terminated string, which lives until it returns.
         done(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) })

@@ -70,6 +70,5 @@ pub fn put(path: &Path, entry: Entry) -> anyhow::Result<()> {
     entries.retain(|other| other.run != entry.run);
     entries.push(entry);
     entries.sort_by(|a, b| a.run.cmp(&b.run));
-    fs::write(path, render(&entries)?)
-        .with_context(|| format!("writing {}", path.display()))
+    fs::write(path, render(&entries)?).with_context(|| format!("writing {}", path.display()))
 }

@@ -37,7 +37,7 @@ fn short() -> Vec<Entry> {
 }
 
 #[test]
-fn the_manifest_is_what_the_families_say() {
+fn manifest_matches_the_families() {
     let kept: Vec<_> =
         manifest().into_iter().filter(|entry| entry.source == Source::Synthetic).collect();
     let made: Vec<_> = synthetic(None).map(|(family, seed)| Run::new(family, seed).entry).collect();
@@ -135,7 +135,7 @@ fn leaks_grow_at_the_stated_rate_from_the_stated_start() {
 }
 
 #[test]
-fn the_healthy_stay_below_their_limits() {
+fn healthy_runs_stay_below_their_limits() {
     // Forked processes count memory shared with their parent as their own, but their limit counts
     // it once.
     let shares = |entry: &&Entry| !entry.family.starts_with("copy-on-write");
@@ -158,7 +158,7 @@ fn the_healthy_stay_below_their_limits() {
 
 /// Checks the promises of `cargo xtask corpus record` for every trace.
 #[test]
-fn recorded_runs_of_the_corpus_are_whole() {
+fn recorded_runs_are_complete() {
     let runs: Vec<_> =
         manifest().into_iter().filter(|entry| entry.source == Source::Recorded).collect();
     assert!(runs.len() >= 18, "only {} recordings", runs.len());

@@ -54,13 +54,16 @@ fn looks(entry: &Entry) -> Vec<Look> {
 }
 
 #[test]
-fn recorded_queues_are_whole_and_small() {
+fn recorded_queues_are_complete_and_small() {
     let runs = recorded();
     assert!(runs.len() >= 10, "only {} recordings", runs.len());
     for part in [Part::Tuning, Part::HeldOut] {
         let healthy =
             runs.iter().filter(|entry| entry.part == part).map(|entry| entry.overloads.is_empty());
-        assert!(healthy.clone().any(|is| is) && healthy.clone().any(|is| !is), "{part:?} should have overloaded and healthy runs");
+        assert!(
+            healthy.clone().any(|is| is) && healthy.clone().any(|is| !is),
+            "{part:?} should have overloaded and healthy runs"
+        );
     }
     let mut traces = Vec::new();
     for entry in &runs {

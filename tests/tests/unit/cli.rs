@@ -1,4 +1,4 @@
-//! The commands that need no host: what they print, and what their exit code says.
+//! Commands that need no host: output and exit codes.
 
 use std::{
     io::Write as _,
@@ -14,10 +14,10 @@ fn spillway(args: &[&str], input: &[u8]) -> Output {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("the agent starts");
-    // It may end before it has read everything.
-    let _ = child.stdin.take().expect("stdin is piped").write_all(input);
-    child.wait_with_output().expect("the agent ends")
+        .expect("starting the agent");
+    // The agent may end before it has read everything.
+    let _ = child.stdin.take().expect("stdin should be piped").write_all(input);
+    child.wait_with_output().expect("waiting for the agent")
 }
 
 fn stderr(output: &Output) -> String {
@@ -51,7 +51,7 @@ fn the_printed_defaults_are_the_shipped_file() {
 }
 
 #[test]
-fn a_bad_configuration_tells_everything_and_exits_2() {
+fn bad_configuration_is_fully_reported_and_exits_2() {
     let output = spillway(
         &["check-config", "/dev/stdin"],
         b"mode = \"bold\"\n[sense]\ninterval = 5\nintervall = \"1s\"\n",
@@ -113,7 +113,7 @@ fn a_trace_without_a_header_is_refused() {
     assert_eq!(spillway(&["replay", "/nonexistent"], b"").status.code(), Some(2));
 }
 
-/// The demo's agent has a short warm-up.
+/// Configuration of the demo, with a short warm-up.
 const DEMO_CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/demo.toml");
 
 #[test]
@@ -121,7 +121,7 @@ fn a_process_is_explained_as_a_picture() {
     let trace = concat!(env!("CARGO_MANIFEST_DIR"), "/traces/live-demo.jsonl");
     let output = spillway(&["explain", trace, "--pid", "26921", "--config", DEMO_CONFIG], b"");
     assert!(output.status.success(), "{}", stderr(&output));
-    let svg = String::from_utf8(output.stdout).expect("SVG is text");
+    let svg = String::from_utf8(output.stdout).expect("the SVG should be UTF-8");
     assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"), "{svg}");
     for told in [
         "demo-leak (pid 26921) in /demo",
@@ -140,14 +140,14 @@ fn a_process_is_explained_as_a_picture() {
         "hint: spillway explain {trace} --pid 26921 --config configs/demo.toml > \
          tests/traces/live-demo.svg"
     );
-    // The curve, the pace through it, and a line for each claim.
+    // The curve, the fitted line, and a line for each claim.
     assert!(svg.matches("<polyline").count() > 3, "{svg}");
     let healthy = spillway(&["explain", trace, "--pid", "26923"], b"");
     assert!(String::from_utf8_lossy(&healthy.stdout).contains("Nothing was claimed about it."));
 }
 
 #[test]
-fn a_pid_that_the_trace_lacks_is_told_with_those_that_it_has() {
+fn unknown_pid_error_lists_known_pids() {
     let trace = concat!(env!("CARGO_MANIFEST_DIR"), "/traces/live-demo.jsonl");
     let output = spillway(&["explain", trace, "--pid", "1"], b"");
     assert_eq!(output.status.code(), Some(2));
@@ -159,7 +159,7 @@ fn a_pid_that_the_trace_lacks_is_told_with_those_that_it_has() {
     assert_eq!(
         output.status.code(),
         Some(2),
-        "a file that exists is not overwritten: {}",
+        "an existing file should not be overwritten: {}",
         stderr(&output)
     );
 }

@@ -1,5 +1,4 @@
-//! What an operator is told about a configuration, word for word, and that no text makes the reader
-//! fall over.
+//! Messages about a configuration, word for word, and proof that no text makes the reader fail.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -145,7 +144,7 @@ fn uncommented() -> String {
 }
 
 #[test]
-fn everything_wrong_is_told_at_once_in_file_order() {
+fn every_problem_is_reported_in_file_order() {
     assert_eq!(parse(NASTY, "configs/spillway.toml").unwrap_err().to_string(), TOLD);
 }
 
@@ -169,8 +168,8 @@ fn the_shipped_file_with_every_key_set_is_still_the_defaults() {
 }
 
 #[test]
-fn what_is_set_is_what_is_read() {
-    // Every key with a value of its own, in all the ways TOML has; with a byte order mark and
+fn every_option_is_read_as_set() {
+    // Every key with a distinct value, in all of TOML's notations, with a byte order mark and
     // Windows line ends.
     let text = "mode = \"observe\"\r\n\
                 detect.leak = { horizons = ['1m', \"2h 30m\"], max_extrapolation = 0x10, \
@@ -251,7 +250,7 @@ fn what_is_set_is_what_is_read() {
 }
 
 #[test]
-fn each_contradiction_is_told_at_the_key_that_was_set() {
+fn contradiction_is_reported_at_the_key_that_was_set() {
     for (text, wanted) in [
         (
             "detect.leak.horizons = []",
@@ -320,7 +319,7 @@ fn each_contradiction_is_told_at_the_key_that_was_set() {
 }
 
 #[test]
-fn a_key_in_error_is_not_told_twice() {
+fn invalid_key_is_reported_once() {
     assert_eq!(
         told("decide.drain_within = '2h'\ndecide.limit_within = 3"),
         "x.toml:2: decide.limit_within = 3 has no unit\n  \
@@ -329,7 +328,7 @@ fn a_key_in_error_is_not_told_twice() {
 }
 
 #[test]
-fn what_leaves_this_host_goes_over_https() {
+fn remote_urls_require_https() {
     let url = |url: &str| told(&format!("act.drain.secret_file = '/a'\nact.drain.url = '{url}'"));
     for good in [
         "https://lb.internal/a?b=c",
@@ -367,7 +366,7 @@ fn what_leaves_this_host_goes_over_https() {
 }
 
 #[test]
-fn an_address_that_other_hosts_reach_needs_networks_or_a_token() {
+fn public_address_needs_networks_or_a_token() {
     for good in [
         "serve.listen = '127.0.0.1:1'",
         "serve.listen = '[::1]:1'",
@@ -459,7 +458,7 @@ fn ranges_include_their_ends_and_nothing_beyond() {
 }
 
 #[test]
-fn tables_and_keys_are_not_taken_for_one_another() {
+fn tables_and_keys_are_distinguished() {
     for (text, wanted) in [
         (
             "[[sense]]",
@@ -492,7 +491,7 @@ fn tables_and_keys_are_not_taken_for_one_another() {
 }
 
 #[test]
-fn what_is_quoted_is_bounded_and_harmless_to_a_terminal() {
+fn quoted_text_is_bounded_and_printable() {
     let told =
         told(&format!("\"\\u001b[31m\" = 1\nmode = '{}'\n\u{1b} = \u{7}", "é".repeat(1_000)));
     assert!(told.chars().all(|c| c == '\n' || !c.is_control()), "{told:?}");
@@ -500,7 +499,7 @@ fn what_is_quoted_is_bounded_and_harmless_to_a_terminal() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_told_as_one_problem() {
+fn unreadable_file_is_one_problem() {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let write = |name: &str, bytes: &[u8]| {
         let path = directory.join(name);
@@ -546,7 +545,7 @@ fn a_file_that_cannot_be_read_is_told_as_one_problem() {
     assert_eq!(load(&exactly_full).unwrap(), Config::default());
 }
 
-/// The name of every key, without its table.
+/// Names of all keys, without their tables.
 fn key_names() -> Vec<String> {
     uncommented()
         .lines()
@@ -554,13 +553,13 @@ fn key_names() -> Vec<String> {
         .collect()
 }
 
-/// Reads `text`, and checks what holds of every answer.
+/// Reads `text` and checks the properties of every result.
 fn check(text: &str) {
     if let Err(errors) = parse(text, "x.toml") {
         let lines = text.lines().count().max(1);
         let mut last = 1;
         for problem in errors.problems() {
-            let line = problem.line.expect("text has lines");
+            let line = problem.line.expect("a problem should have a line");
             assert!((last..=lines).contains(&line), "{problem:?} of {lines} lines in {text:?}");
             assert!(!problem.message.is_empty() && !problem.hint.is_empty(), "{problem:?}");
             last = line;
@@ -569,7 +568,7 @@ fn check(text: &str) {
     }
 }
 
-/// A cut out of the text, and what is put in its place.
+/// Range to cut from the text, and its replacement.
 fn mutation() -> impl Strategy<Value = (usize, usize, String)> {
     let scrap = prop_oneof![
         4 => "[\\[\\]{}=\",.'#\n\r0-9a-z_µ -]{0,6}",
@@ -581,7 +580,7 @@ fn mutation() -> impl Strategy<Value = (usize, usize, String)> {
 }
 
 proptest! {
-    // A counterexample goes into a test of its own, not into a file.
+    // Counterexamples become tests; no file is kept.
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
