@@ -44,11 +44,11 @@ impl Manifests {
         let directory = shipped("");
         let built = servers.kubectl(&["kustomize", &directory.display().to_string()], "");
         // The label's value does not matter: kubectl prints every object as JSON.
-        let told = servers.kubectl(
+        let output = servers.kubectl(
             &["label", "--local", "--filename=-", "--output=json", "read-by=kubectl"],
             &built,
         );
-        let objects = serde_json::Deserializer::from_str(&told)
+        let objects = serde_json::Deserializer::from_str(&output)
             .into_iter()
             .map(|object| object.expect("kubectl should print JSON"));
         Self { objects: objects.collect() }
@@ -117,7 +117,7 @@ impl Manifests {
     ///
     /// # Panics
     ///
-    /// Panics if there is none.
+    /// Panics if there is no such volume.
     pub fn mounted(&self, kind: &str) -> (&str, &Value) {
         let volumes = self.pod()["volumes"].as_array().expect("the pod should have volumes");
         let volume = volumes

@@ -20,7 +20,7 @@ use crate::Workload;
 ///
 /// # Panics
 ///
-/// The workload does not start.
+/// Panics if the workload does not start.
 pub fn apart(name: &str, command: &mut Command) -> (Option<OwnCgroup>, Workload) {
     let hierarchy = Hierarchy::detect();
     let cgroup = hierarchy.mount().and_then(|mount| OwnCgroup::make(mount, name).ok());
@@ -42,7 +42,7 @@ impl OwnCgroup {
     ///
     /// # Errors
     ///
-    /// Returns an error if none may be made.
+    /// Returns an error if the cgroup cannot be made.
     pub fn make(mount: &Path, name: &str) -> io::Result<Self> {
         let path = format!("/spillway-{name}-{}", std::process::id());
         Self::make_at(mount.join(&path[1..]), path)
@@ -52,7 +52,7 @@ impl OwnCgroup {
     ///
     /// # Errors
     ///
-    /// Returns an error if none may be made.
+    /// Returns an error if the cgroup cannot be made.
     pub fn make_below(&self, name: &str) -> io::Result<Self> {
         Self::make_at(self.directory.join(name), format!("{}/{name}", self.path))
     }
@@ -76,7 +76,7 @@ impl OwnCgroup {
     /// charged here.
     /// # Errors
     ///
-    /// Returns an error if nobody can enter.
+    /// Returns an error if the cgroup cannot be entered.
     pub fn admit<'a>(&self, command: &'a mut Command) -> anyhow::Result<&'a mut Command> {
         let path = self.directory.join("cgroup.procs");
         let mut procs = File::options()
@@ -93,7 +93,7 @@ impl OwnCgroup {
     ///
     /// # Errors
     ///
-    /// Returns an error if the kernel does not take it.
+    /// Returns an error if the kernel rejects the value.
     pub fn set(&self, file: &str, value: impl ToString) -> anyhow::Result<()> {
         let (path, value) = (self.directory.join(file), value.to_string());
         fs::write(&path, &value).with_context(|| format!("{}={value} was refused", path.display()))

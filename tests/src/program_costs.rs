@@ -14,7 +14,7 @@ pub type ProgramCost = (String, f64, u64);
 ///
 /// # Errors
 ///
-/// Returns an error if a descriptor of our own cannot be looked up.
+/// Returns an error if a descriptor cannot be inspected.
 pub fn program_costs(kernel: &LoadedBpf) -> io::Result<Vec<ProgramCost>> {
     let mut costs = Vec::new();
     for (name, program) in kernel.programs() {

@@ -19,7 +19,7 @@ pub fn in_real_time(command: &mut Command) -> &mut Command {
 ///
 /// # Errors
 ///
-/// Returns an error if it is not allowed.
+/// Returns an error if this is not permitted.
 pub fn real_time() -> io::Result<()> {
     let lowest = libc::sched_param { sched_priority: 1 };
     // SAFETY: the call reads one sched_param, which lives here; 0 is this thread.

@@ -32,7 +32,7 @@ impl Reference {
     ///
     /// # Errors
     ///
-    /// Why it cannot be used.
+    /// Returns an error if the library is not available.
     pub fn find() -> Result<Self, String> {
         let dir = env::var_os("SPILLWAY_WEBHOOKS").map(PathBuf::from);
         dir.map(Self).ok_or_else(|| {
@@ -44,11 +44,11 @@ impl Reference {
     ///
     /// # Errors
     ///
-    /// What the library has against it.
+    /// Returns an error if the library rejects the request.
     ///
     /// # Panics
     ///
-    /// Panics if it does not run.
+    /// Panics if Python cannot be run.
     pub fn verify(&self, key: &str, call: &Call) -> Result<(), String> {
         let body = str::from_utf8(&call.body).expect("the body should be UTF-8");
         let request = json!({"key": key, "headers": call.headers, "body": body});
@@ -75,7 +75,7 @@ impl Reference {
     ///
     /// # Panics
     ///
-    /// Panics if that is not so.
+    /// Panics if a check fails.
     pub fn judge(&self, keys: &[&str], call: &Call) {
         let with = |name: &str, value: String| {
             let mut call = call.clone();

@@ -37,7 +37,7 @@ impl Resolver {
     ///
     /// # Errors
     ///
-    /// Returns an error if somebody else is there.
+    /// Returns an error if the port is in use.
     pub fn start(knows: Knows) -> io::Result<Self> {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53))?;
         let resolver = Self { knows: Arc::new(AtomicU8::new(knows as u8)) };

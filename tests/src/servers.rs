@@ -90,7 +90,7 @@ impl Servers {
     ///
     /// # Errors
     ///
-    /// Returns the reason to skip the test if a program is missing.
+    /// Returns an error with the reason to skip the test if a program is missing.
     pub fn find() -> Result<Self, String> {
         let root = env::var_os("SPILLWAY_SERVERS").map(PathBuf::from);
         let root = root.ok_or(

@@ -18,11 +18,11 @@ use spillway_agent::{
 };
 
 /// Interval between two samples and the number kept: an hour of the usual scrape interval.
-const LOOK_SECS: f64 = 60.0;
-const LOOKS: usize = 60;
+const SAMPLE_SECS: f64 = 60.0;
+const SAMPLES_MAX: usize = 60;
 
 /// Minimum number of samples for a verdict on a trend: the 15 minutes that the first rule requires.
-const LOOKS_MIN: usize = 15;
+const SAMPLES_MIN: usize = 15;
 
 /// Coroot's check for memory leaks: ordinary least squares over an instance's last hour, growth of
 /// 10 % an hour (its default threshold), held for the 15 minutes of its built-in alert.
@@ -91,8 +91,8 @@ pub fn rules(host: HostInfo) -> Vec<(&'static str, Box<dyn Rule>)> {
                 host,
                 available: host.mem_total_bytes,
                 condition,
-                next_look: 0.0,
-                looks: false,
+                next_sample: 0.0,
+                is_sampled: false,
                 processes: HashMap::new(),
             }),
         ));
@@ -145,7 +145,7 @@ impl Rule for Detector {
 /// Samples of one process kept by a baseline.
 struct Seen {
     start_ticks: u64,
-    looks: VecDeque<(f64, f64)>,
+    samples: VecDeque<(f64, f64)>,
     held: usize,
     raised: bool,
 }
@@ -166,9 +166,9 @@ struct Baseline {
     host: HostInfo,
     available: u64,
     condition: Condition,
-    next_look: f64,
+    next_sample: f64,
     /// True if this scan is sampled.
-    looks: bool,
+    is_sampled: bool,
     processes: HashMap<u32, Seen>,
 }
 
@@ -177,32 +177,36 @@ impl Rule for Baseline {
         match &observation.fact {
             Fact::Host(host) => {
                 self.available = host.mem_available_bytes;
-                self.looks = observation.t >= self.next_look;
-                if self.looks {
-                    self.next_look = observation.t + LOOK_SECS;
+                self.is_sampled = observation.t >= self.next_sample;
+                if self.is_sampled {
+                    self.next_sample = observation.t + SAMPLE_SECS;
                 }
             }
             Fact::Exit(id) | Fact::Exec(id) => drop(self.processes.remove(&id.pid)),
-            Fact::Process(fact) if self.looks => self.look(observation.t, fact, alarms),
+            Fact::Process(fact) if self.is_sampled => self.sample(observation.t, fact, alarms),
             _ => {}
         }
     }
 }
 
 impl Baseline {
-    fn look(&mut self, t: f64, fact: &ProcessFact, alarms: &mut Vec<Alarm>) {
+    fn sample(&mut self, t: f64, fact: &ProcessFact, alarms: &mut Vec<Alarm>) {
         let start_ticks = fact.id.start_ticks;
-        let fresh =
-            || Seen { start_ticks, looks: VecDeque::with_capacity(LOOKS), held: 0, raised: false };
+        let fresh = || Seen {
+            start_ticks,
+            samples: VecDeque::with_capacity(SAMPLES_MAX),
+            held: 0,
+            raised: false,
+        };
         let seen = self.processes.entry(fact.id.pid).or_insert_with(fresh);
         if seen.start_ticks != start_ticks {
             *seen = fresh();
         }
         let rss = (fact.anon_bytes + fact.shmem_bytes) as f64;
-        if seen.looks.len() == LOOKS {
-            seen.looks.pop_front();
+        if seen.samples.len() == SAMPLES_MAX {
+            seen.samples.pop_front();
         }
-        seen.looks.push_back((t, rss));
+        seen.samples.push_back((t, rss));
         let limit = fact.memory_max_bytes.unwrap_or(self.host.mem_total_bytes) as f64;
         let left = fact.memory_max_bytes.map_or(f64::INFINITY, |max| max as f64 - rss);
         let limited = fact.memory_max_bytes.is_some();
@@ -230,10 +234,10 @@ fn coroot(seen: &mut Seen, now: &Now) -> Option<Option<f64>> {
     } else {
         COROOT_UNLIMITED_BYTES
     });
-    let whole = line(seen.looks.iter()).filter(|_| seen.looks.len() >= LOOKS_MIN);
-    let growing = whole.is_some_and(|(slope, _)| {
-        let quarter = seen.looks.len() * 3 / 4;
-        let last = line(seen.looks.iter().skip(quarter)).map_or(0.0, |(slope, _)| slope);
+    let trend = line(seen.samples.iter()).filter(|_| seen.samples.len() >= SAMPLES_MIN);
+    let growing = trend.is_some_and(|(slope, _)| {
+        let quarter = seen.samples.len() * 3 / 4;
+        let last = line(seen.samples.iter().skip(quarter)).map_or(0.0, |(slope, _)| slope);
         slope > 0.0 && slope * 3_600.0 >= least && last >= COROOT_LAST_QUARTER * slope
     });
     seen.held = if growing { seen.held + 1 } else { 0 };
@@ -241,13 +245,13 @@ fn coroot(seen: &mut Seen, now: &Now) -> Option<Option<f64>> {
 }
 
 fn mann_kendall(seen: &mut Seen, now: &Now) -> Option<Option<f64>> {
-    let n = seen.looks.len();
-    if n < LOOKS_MIN {
+    let n = seen.samples.len();
+    if n < SAMPLES_MIN {
         return None;
     }
     let (mut s, mut slopes) = (0.0, Vec::with_capacity(n * n / 2));
-    for (place, (t, y)) in seen.looks.iter().enumerate() {
-        for (earlier, before) in seen.looks.iter().take(place) {
+    for (place, (t, y)) in seen.samples.iter().enumerate() {
+        for (earlier, before) in seen.samples.iter().take(place) {
             s += if y > before {
                 1.0
             } else if y < before {
@@ -258,7 +262,7 @@ fn mann_kendall(seen: &mut Seen, now: &Now) -> Option<Option<f64>> {
             slopes.push((y - before) / (t - earlier));
         }
     }
-    let mut sorted: Vec<f64> = seen.looks.iter().map(|look| look.1).collect();
+    let mut sorted: Vec<f64> = seen.samples.iter().map(|sample| sample.1).collect();
     sorted.sort_by(f64::total_cmp);
     let term = |m: f64| m * (m - 1.0) * (2.0 * m + 5.0);
     let ties: f64 = sorted.chunk_by(|a, b| a == b).map(|group| term(group.len() as f64)).sum();
@@ -273,7 +277,7 @@ fn mann_kendall(seen: &mut Seen, now: &Now) -> Option<Option<f64>> {
 }
 
 fn ols_r2(seen: &mut Seen, now: &Now) -> Option<Option<f64>> {
-    let (slope, r2) = line(seen.looks.iter()).filter(|_| seen.looks.len() >= LOOKS_MIN)?;
+    let (slope, r2) = line(seen.samples.iter()).filter(|_| seen.samples.len() >= SAMPLES_MIN)?;
     let secs = now.headroom / slope;
     (slope > 0.0 && r2 >= R2_MIN && secs <= R2_WITHIN_SECS).then_some(Some(secs))
 }
@@ -283,14 +287,15 @@ fn threshold(_: &mut Seen, now: &Now) -> Option<Option<f64>> {
 }
 
 /// Slope and R² of ordinary least squares.
-fn line<'a>(looks: impl ExactSizeIterator<Item = &'a (f64, f64)> + Clone) -> Option<(f64, f64)> {
-    if looks.len() < 3 {
+fn line<'a>(samples: impl ExactSizeIterator<Item = &'a (f64, f64)> + Clone) -> Option<(f64, f64)> {
+    if samples.len() < 3 {
         return None;
     }
-    let n = looks.len() as f64;
-    let (mx, my) = looks.clone().fold((0.0, 0.0), |(x, y), look| (x + look.0 / n, y + look.1 / n));
+    let n = samples.len() as f64;
+    let (mx, my) =
+        samples.clone().fold((0.0, 0.0), |(x, y), sample| (x + sample.0 / n, y + sample.1 / n));
     let (mut xx, mut xy, mut yy) = (0.0, 0.0, 0.0);
-    for (x, y) in looks {
+    for (x, y) in samples {
         xx += (x - mx) * (x - mx);
         xy += (x - mx) * (y - my);
         yy += (y - my) * (y - my);
@@ -304,10 +309,11 @@ mod tests {
 
     fn claims(y: impl Fn(f64) -> f64) -> Vec<bool> {
         let conditions = BASELINES.iter().map(|(_, condition)| {
-            let mut seen = Seen { start_ticks: 0, looks: VecDeque::new(), held: 0, raised: false };
-            (0..40).any(|look| {
-                let rss = y(f64::from(look));
-                seen.looks.push_back((f64::from(look) * 60.0, rss));
+            let mut seen =
+                Seen { start_ticks: 0, samples: VecDeque::new(), held: 0, raised: false };
+            (0..40).any(|sample| {
+                let rss = y(f64::from(sample));
+                seen.samples.push_back((f64::from(sample) * 60.0, rss));
                 condition(&mut seen, &Now { rss, limit: 1e9, limited: true, headroom: 1e9 - rss })
                     .is_some()
             })

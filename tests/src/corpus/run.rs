@@ -27,18 +27,18 @@ const HOST_GIB: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0,
 const AHEAD: f64 = 20.0;
 
 /// Evaluations per such length: the moment is then known to half a percent of it.
-const LOOKS: usize = 200;
+const EVALUATIONS: usize = 200;
 
 /// Minimum spare share on top of a healthy host's use: with less, its own kernel would be
 /// unhealthy. A guess.
 const SPARE: f64 = 0.05;
 
 /// Evaluations of a healthy run to find its peak.
-const PEAK_LOOKS: usize = 400;
+const PEAK_EVALUATIONS: usize = 400;
 
 /// Steps from a leak's start to the end of its run in which the leak is integrated: a few minutes
 /// each in a run of days.
-const RATE_LOOKS: usize = 1_000;
+const RATE_STEPS: usize = 1_000;
 
 /// Definition of one run by its family.
 pub(super) struct Plan {
@@ -183,8 +183,8 @@ impl Draft {
             (Room::Left(left), _) => {
                 let (left, secs) = (*left, self.plan.secs);
                 let mut worst = (0.0, 0.0);
-                for look in 0..=PEAK_LOOKS {
-                    let t = secs * look as f64 / PEAK_LOOKS as f64;
+                for step in 0..=PEAK_EVALUATIONS {
+                    let t = secs * step as f64 / PEAK_EVALUATIONS as f64;
                     let leaked = self.plan.leak.as_mut().map_or(0.0, |leak| (leak.leaked)(t));
                     let (own, all) = self.use_at(t);
                     worst = (f64::max(worst.0, own - leaked), f64::max(worst.1, all - leaked));
@@ -193,19 +193,20 @@ impl Draft {
             }
             (Room::AbovePeak(share), _) => {
                 let (share, secs) = (*share, self.plan.secs);
-                let mut looks: Vec<_> =
-                    (0..=PEAK_LOOKS).map(|look| secs * look as f64 / PEAK_LOOKS as f64).collect();
+                let mut times: Vec<_> = (0..=PEAK_EVALUATIONS)
+                    .map(|step| secs * step as f64 / PEAK_EVALUATIONS as f64)
+                    .collect();
                 // An old process and its successor may coexist for less than the time between two
                 // evaluations.
-                looks.extend(
+                times.extend(
                     self.sim
                         .actors
                         .iter()
                         .map(|actor| actor.dies.next_down())
                         .filter(|dies| *dies < secs),
                 );
-                looks.sort_by(f64::total_cmp);
-                let (own, all) = looks
+                times.sort_by(f64::total_cmp);
+                let (own, all) = times
                     .into_iter()
                     .map(|t| self.use_at(t))
                     .fold((0.0, 0.0), |(own, all), (o, a)| (f64::max(own, o), f64::max(all, a)));
@@ -232,9 +233,9 @@ impl Draft {
 
     fn exhausted_secs(mut self) -> Option<f64> {
         let leak = self.plan.leak.as_ref().filter(|leak| !leak.never_ends)?;
-        let (start, step) = (leak.start, (self.plan.secs - leak.start) / LOOKS as f64);
-        (1..(AHEAD * LOOKS as f64) as usize)
-            .map(|look| start + look as f64 * step)
+        let (start, step) = (leak.start, (self.plan.secs - leak.start) / EVALUATIONS as f64);
+        (1..(AHEAD * EVALUATIONS as f64) as usize)
+            .map(|step| start + look as f64 * step)
             .find(|t| self.sim.headroom(*t, &self.subject.cgroup) <= 0.0)
     }
 }
@@ -262,9 +263,9 @@ impl Run {
         let leak = draft.plan.leak.as_mut();
         let leak = leak.map(|leak| {
             // Evaluated step by step: an integral is only as accurate as its steps.
-            let step = (secs - leak.start) / RATE_LOOKS as f64;
-            let leaked = (0..=RATE_LOOKS)
-                .map(|look| (leak.leaked)(leak.start + look as f64 * step))
+            let step = (secs - leak.start) / RATE_STEPS as f64;
+            let leaked = (0..=RATE_STEPS)
+                .map(|step| (leak.leaked)(leak.start + look as f64 * step))
                 .fold(0.0, |_, now| now);
             (leak.start, (leaked / (secs - leak.start)).round())
         });

@@ -195,7 +195,8 @@ impl Observations {
             if !alive {
                 continue;
             }
-            let fact = look(actor, t, sim.blur_pages, seed ^ ((place as u64 + 3) << 20), index);
+            let fact =
+                blurred_fact(actor, t, sim.blur_pages, seed ^ ((place as u64 + 3) << 20), index);
             let own = actor.charged(t);
             all += own;
             if actor.memory_max_bytes.is_some() {
@@ -231,7 +232,7 @@ impl Observations {
     }
 }
 
-fn look(actor: &mut Actor, t: f64, blur_pages: f64, seed: u64, index: i64) -> ProcessFact {
+fn blurred_fact(actor: &mut Actor, t: f64, blur_pages: f64, seed: u64, index: i64) -> ProcessFact {
     let blur = (unit_at(seed, index) - 0.5) * 2.0 * blur_pages * PAGE;
     let pages = |bytes: f64| (bytes.max(0.0) / PAGE) as u64 * 4_096;
     let (total, swapped) = ((actor.anon)(t).max(0.0), (actor.swapped)(t));

@@ -47,8 +47,8 @@ impl Line {
             else {
                 return (value > 0.0).then(|| t + area / value);
             };
-            let whole = f64::midpoint(value, height) * (end - t);
-            if whole >= area {
+            let piece_area = f64::midpoint(value, height) * (end - t);
+            if piece_area >= area {
                 let slope = (height - value) / (end - t);
                 // Root of value·x + slope·x²/2 = area, in the form that stays accurate for a small
                 // slope.
@@ -57,7 +57,7 @@ impl Line {
                         / (value + libm::sqrt((value * value + 2.0 * slope * area).max(0.0))),
                 );
             }
-            (t, area) = (end, area - whole);
+            (t, area) = (end, area - piece_area);
         }
     }
 

@@ -42,7 +42,7 @@ pub(super) struct Seen {
     addr: Arc<str>,
     cgroup: Arc<str>,
     pid: u32,
-    look: u64,
+    readings: u64,
     t: Nanos,
     /// Counters at the last reading, by socket.
     last: Vec<Last>,
@@ -72,7 +72,7 @@ impl Seen {
                 .into(),
             cgroup: format!("/system.slice/{name}.service").into(),
             pid: 700 + rng.below(9_000) as u32,
-            look: 0,
+            readings: 0,
             t: 0,
             last: vec![Last::default(); sim.sockets.len()],
             arrived_before: sim.plan.counted_before,
@@ -101,10 +101,10 @@ impl Seen {
     }
 
     /// Makes the next reading; returns false at the end of the run.
-    fn look(&mut self) -> bool {
+    fn read_next(&mut self) -> bool {
         let Looks { interval_secs, late, ref gaps, .. } = self.sim.plan.looks;
-        let due = self.look as f64 * interval_secs;
-        self.look += 1;
+        let due = self.readings as f64 * interval_secs;
+        self.readings += 1;
         if due > self.sim.plan.secs {
             self.end();
             return false;
@@ -121,7 +121,7 @@ impl Seen {
         let crossed = |secs: f64| before == 0 || (now / nanos(secs)) > (before / nanos(secs));
         if crossed(1.0) {
             let host = self.host_fact();
-            self.tell(Fact::Host(host));
+            self.push(Fact::Host(host));
         }
         if self.sim.plan.keepalives > 0 && crossed(HANDLES_SECS) {
             let id = ProcessId { pid: self.pid, start_ticks: 4_711 };
@@ -133,7 +133,7 @@ impl Seen {
                 threads: 5,
                 close_wait: Some(0),
             };
-            self.tell(Fact::Handles(handles));
+            self.push(Fact::Handles(handles));
         }
         for place in 0..self.sim.sockets.len() {
             self.socket(place);
@@ -141,7 +141,7 @@ impl Seen {
         true
     }
 
-    fn tell(&mut self, fact: Fact) {
+    fn push(&mut self, fact: Fact) {
         self.ready.push_back(Observation { t: self.t as f64 / SECOND, fact });
     }
 
@@ -218,7 +218,7 @@ impl Seen {
             strain,
             ..ListenerFact::default()
         };
-        self.tell(Fact::Listener(fact));
+        self.push(Fact::Listener(fact));
     }
 
     /// Pressure on the service behind a socket since the last reading; `None` if hardly anything
@@ -298,7 +298,7 @@ impl Iterator for Seen {
             if let Some(observation) = self.ready.pop_front() {
                 return Some(observation);
             }
-            if self.overloads.is_some() || !self.look() {
+            if self.overloads.is_some() || !self.read_next() {
                 return None;
             }
         }

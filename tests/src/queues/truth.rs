@@ -16,7 +16,7 @@ use super::{
 
 /// Age of the queue's head from which the queue counts as standing: CoDel's target and the agent's
 /// default.
-const STANDS: Nanos = 5_000_000;
+const STANDING_AGE: Nanos = 5_000_000;
 
 /// Maximum distance of overloads that count as one.
 const APART_SECS: f64 = 10.0;
@@ -122,10 +122,10 @@ impl Truth {
         for (place, socket) in sockets.iter().enumerate() {
             let drained = |since: Nanos| socket.queue.is_empty() || socket.empty_t >= since;
             let watch = &mut self.sockets[place];
-            let stands = socket.head_age(now).is_some_and(|age| age >= STANDS);
+            let is_standing = socket.head_age(now).is_some_and(|age| age >= STANDING_AGE);
             let mut over = None;
             if let Some(&(from, to)) = watch.excess.get(watch.place).filter(|span| span.0 <= now) {
-                watch.stood |= stands;
+                watch.stood |= is_standing;
                 if now >= to && drained(to) {
                     over = watch.stood.then_some((from, now));
                     (watch.place, watch.stood) = (watch.place + 1, false);

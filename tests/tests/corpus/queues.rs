@@ -29,28 +29,28 @@ fn recorded() -> Vec<Entry> {
 
 /// One reading of the address, over all of its sockets.
 #[derive(Default)]
-struct Look {
+struct Reading {
     t: f64,
     backlog: u32,
     overflows_total: u64,
 }
 
-fn looks(entry: &Entry) -> Vec<Look> {
-    let mut looks: Vec<Look> = Vec::new();
+fn readings(entry: &Entry) -> Vec<Reading> {
+    let mut readings: Vec<Reading> = Vec::new();
     for seen in Stream::open(entry, &dir()).unwrap().map(Result::unwrap) {
         let fact = match seen.fact {
             Fact::Listener(fact) if *fact.addr == *entry.addr => fact,
             Fact::Sensing(_) => continue,
             other => panic!("{}: unexpected fact {other:?}", entry.run),
         };
-        if looks.last().is_none_or(|last| last.t < seen.t) {
-            looks.push(Look { t: seen.t, ..Look::default() });
+        if readings.last().is_none_or(|last| last.t < seen.t) {
+            readings.push(Reading { t: seen.t, ..Reading::default() });
         }
-        let look = looks.last_mut().unwrap();
-        look.backlog += fact.backlog;
-        look.overflows_total += fact.overflows_total.unwrap();
+        let reading = readings.last_mut().unwrap();
+        reading.backlog += fact.backlog;
+        reading.overflows_total += fact.overflows_total.unwrap();
     }
-    looks
+    readings
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn recorded_queues_are_complete_and_small() {
     }
     let mut traces = Vec::new();
     for entry in &runs {
-        let (seen, due) = (looks(entry).len(), (entry.secs - 2.0) / entry.interval_secs);
+        let (seen, due) = (readings(entry).len(), (entry.secs - 2.0) / entry.interval_secs);
         assert!(seen as f64 > 0.9 * due, "{}: {seen} readings of {due:.0}", entry.run);
         let path = dir().join(entry.trace.as_ref().unwrap());
         assert!(path.metadata().unwrap().len() < 100_000, "{}", entry.run);
@@ -85,11 +85,12 @@ fn recorded_queues_are_complete_and_small() {
 fn labels_of_recorded_queues_hold_in_their_traces() {
     let mut drops = 0;
     for entry in recorded() {
-        let seen = looks(&entry);
+        let seen = readings(&entry);
         for overload in &entry.overloads {
-            let within = |look: &&Look| (overload.onset_secs..=overload.end_secs).contains(&look.t);
+            let within =
+                |reading: &&Reading| (overload.onset_secs..=overload.end_secs).contains(&reading.t);
             let all = seen.iter().filter(within).count();
-            let waits = seen.iter().filter(within).filter(|look| look.backlog > 0).count();
+            let waits = seen.iter().filter(within).filter(|reading| reading.backlog > 0).count();
             // An overload that only drops hardly ever shows in the readings.
             assert!(
                 overload.kind == Kind::Drops || 10 * waits > 9 * all,
@@ -99,8 +100,8 @@ fn labels_of_recorded_queues_hold_in_their_traces() {
             // The sensors count drops independently.
             let Some(dropped) = overload.overflow_secs else { continue };
             drops += 1;
-            let later = |pair: &&[Look]| pair[1].t + SEEN_WITHIN_SECS > overload.onset_secs;
-            let rose = |pair: &&[Look]| pair[1].overflows_total > pair[0].overflows_total;
+            let later = |pair: &&[Reading]| pair[1].t + SEEN_WITHIN_SECS > overload.onset_secs;
+            let rose = |pair: &&[Reading]| pair[1].overflows_total > pair[0].overflows_total;
             let rose = seen.windows(2).filter(later).find(rose).map(|pair| pair[1].t).unwrap();
             assert!(
                 (rose - dropped).abs() < SEEN_WITHIN_SECS,
@@ -113,7 +114,9 @@ fn labels_of_recorded_queues_hold_in_their_traces() {
         };
         let waits = seen
             .chunk_by(|a, b| a.backlog.min(b.backlog) > 0 && !overloaded(a.t) && !overloaded(b.t));
-        let longest = waits.map(|looks| looks[looks.len() - 1].t - looks[0].t).fold(0.0, f64::max);
+        let longest = waits
+            .map(|readings| readings[readings.len() - 1].t - readings[0].t)
+            .fold(0.0, f64::max);
         assert!(
             longest < WAITS_MAX_SECS,
             "{}: a connection waited at each reading for {longest:.1} s",

@@ -57,9 +57,9 @@ fn bad_configuration_is_fully_reported_and_exits_2() {
         b"mode = \"bold\"\n[sense]\ninterval = 5\nintervall = \"1s\"\n",
     );
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
-    let said = stderr(&output);
+    let printed = stderr(&output);
     for line in [":1: ", ":3: ", ":4: ", "did you mean \"interval\"?"] {
-        assert!(said.contains(line), "{said}");
+        assert!(printed.contains(line), "{printed}");
     }
     let open = b"serve.listen = \"0.0.0.0:9646\"\nact.drain.agent_check.listen = \"[::]:9647\"\n";
     for command in [&["check-config", "/dev/stdin"][..], &["run", "--config", "/dev/stdin"]] {
@@ -88,13 +88,13 @@ fn a_hostile_trace_is_skipped_line_by_line() {
     trace.extend(vec![b'x'; 10 << 20]);
     trace.extend(b"\n{\"t\":3.0,\"kind\":\"ho");
     let output = spillway(&["replay", "-"], &trace);
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(0), "{said}");
+    let printed = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{printed}");
     assert!(output.stdout.is_empty());
-    assert!(said.contains("skipped 7 of 9 lines"), "{said}");
-    assert!(said.contains("unknown kind \"weather\""), "{said}");
+    assert!(printed.contains("skipped 7 of 9 lines"), "{printed}");
+    assert!(printed.contains("unknown kind \"weather\""), "{printed}");
     for line in ["line 3", "line 4", "line 5", "line 7", "line 8", "line 9"] {
-        assert!(said.contains(line), "no {line} in {said}");
+        assert!(printed.contains(line), "no {line} in {printed}");
     }
 }
 
@@ -123,7 +123,7 @@ fn a_process_is_explained_as_a_picture() {
     assert!(output.status.success(), "{}", stderr(&output));
     let svg = String::from_utf8(output.stdout).expect("the SVG should be UTF-8");
     assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"), "{svg}");
-    for told in [
+    for expected in [
         "demo-leak (pid 26921) in /demo",
         "raised",
         "cleared",
@@ -132,7 +132,7 @@ fn a_process_is_explained_as_a_picture() {
         "without slowing",
         "it exited",
     ] {
-        assert!(svg.contains(told), "no {told:?} in {svg}");
+        assert!(svg.contains(expected), "no {expected:?} in {svg}");
     }
     let shipped = include_str!("../../traces/live-demo.svg");
     assert!(
@@ -151,8 +151,11 @@ fn unknown_pid_error_lists_known_pids() {
     let trace = concat!(env!("CARGO_MANIFEST_DIR"), "/traces/live-demo.jsonl");
     let output = spillway(&["explain", trace, "--pid", "1"], b"");
     assert_eq!(output.status.code(), Some(2));
-    let said = stderr(&output);
-    assert!(said.contains("no process with pid 1") && said.contains("26921 (demo-leak)"), "{said}");
+    let printed = stderr(&output);
+    assert!(
+        printed.contains("no process with pid 1") && printed.contains("26921 (demo-leak)"),
+        "{printed}"
+    );
     let output = spillway(&["explain", "-", "--pid", "1"], HEADER.as_bytes());
     assert!(stderr(&output).contains("it has no processes at all"), "{}", stderr(&output));
     let output = spillway(&["explain", trace, "--pid", "26921", "--out", trace], b"");

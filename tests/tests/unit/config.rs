@@ -58,7 +58,7 @@ url = "https://lb.internal"
 state_dir = "var/lib/spillway"
 "#;
 
-const TOLD: &str = r#"configs/spillway.toml:2: mode = "enforced" is not a mode
+const PROBLEMS: &str = r#"configs/spillway.toml:2: mode = "enforced" is not a mode
   hint: "observe" only records what would be done; "enforce" carries out enabled actions
 configs/spillway.toml:3: unknown option "interval" at the top level
   hint: "interval" belongs in [sense] or in [detect.overload]
@@ -129,7 +129,7 @@ configs/spillway.toml:47: unknown table [act.restart]
 configs/spillway.toml:51: record.state_dir = "var/lib/spillway" is not an absolute path
   hint: an absolute path in quotes: "/var/lib/spillway""#;
 
-fn told(text: &str) -> String {
+fn problems(text: &str) -> String {
     parse(text, "x.toml").map_or_else(|errors| errors.to_string(), |_| "nothing".to_owned())
 }
 
@@ -145,7 +145,7 @@ fn uncommented() -> String {
 
 #[test]
 fn every_problem_is_reported_in_file_order() {
-    assert_eq!(parse(NASTY, "configs/spillway.toml").unwrap_err().to_string(), TOLD);
+    assert_eq!(parse(NASTY, "configs/spillway.toml").unwrap_err().to_string(), PROBLEMS);
 }
 
 #[test]
@@ -314,14 +314,14 @@ fn contradiction_is_reported_at_the_key_that_was_set() {
              hint: set both or neither: a certificate needs its key",
         ),
     ] {
-        assert_eq!(told(text), wanted, "{text}");
+        assert_eq!(problems(text), wanted, "{text}");
     }
 }
 
 #[test]
 fn invalid_key_is_reported_once() {
     assert_eq!(
-        told("decide.drain_within = '2h'\ndecide.limit_within = 3"),
+        problems("decide.drain_within = '2h'\ndecide.limit_within = 3"),
         "x.toml:2: decide.limit_within = 3 has no unit\n  \
          hint: a number with its unit in quotes: \"5s\", \"100ms\", \"10m\", \"2h\", \"1h30m\""
     );
@@ -329,7 +329,8 @@ fn invalid_key_is_reported_once() {
 
 #[test]
 fn remote_urls_require_https() {
-    let url = |url: &str| told(&format!("act.drain.secret_file = '/a'\nact.drain.url = '{url}'"));
+    let url =
+        |url: &str| problems(&format!("act.drain.secret_file = '/a'\nact.drain.url = '{url}'"));
     for good in [
         "https://lb.internal/a?b=c",
         "http://127.0.0.1:80/",
@@ -360,7 +361,7 @@ fn remote_urls_require_https() {
         assert!(url(none).contains(&format!("{wrong}\n  hint: ")), "{none}: {}", url(none));
     }
     assert!(
-        told("act.drain.secret_file = 'key'")
+        problems("act.drain.secret_file = 'key'")
             .contains("is neither an absolute path nor a credential")
     );
 }
@@ -374,10 +375,10 @@ fn public_address_needs_networks_or_a_token() {
         "serve.listen = '[::]:1'\nserve.token_file = '/a'",
         "act.drain.agent_check.listen = '10.0.0.1:1'\nserve.allow = ['10.0.0.10']",
     ] {
-        assert_eq!(told(good), "nothing", "{good}");
+        assert_eq!(problems(good), "nothing", "{good}");
     }
     assert_eq!(
-        told(
+        problems(
             "mode = 'observe'\nserve.listen = '10.0.0.1:9646'\nact.drain.agent_check.listen = \
             '[::]:9647'"
         ),
@@ -390,11 +391,11 @@ fn public_address_needs_networks_or_a_token() {
     );
     // HAProxy sends no token.
     assert!(
-        told("serve.token_file = '/a'\nact.drain.agent_check.listen = '10.0.0.1:1'")
+        problems("serve.token_file = '/a'\nact.drain.agent_check.listen = '10.0.0.1:1'")
             .contains("is open to every network")
     );
     assert_eq!(
-        told("serve.allow = ['10.0.0.1/8', 'lb.internal', 10]\nserve.host_names = ['a:1']"),
+        problems("serve.allow = ['10.0.0.1/8', 'lb.internal', 10]\nserve.host_names = ['a:1']"),
         "x.toml:1: serve.allow[0] = '10.0.0.1/8' is an address with a prefix length, not a \
          network: the network is 10.0.0.0/8\n  \
          hint: one of \"10.0.0.0/8\", \"fd00::/8\", \"192.0.2.7\"\n\
@@ -447,12 +448,12 @@ fn ranges_include_their_ends_and_nothing_beyond() {
         ("act.drain.agent_check.floor", "'10%'", "'9%'"),
         ("act.drain.agent_check.floor", "'100%'", "'101%'"),
     ] {
-        assert_eq!(told(&format!("{key} = {within}")), "nothing");
-        let told = told(&format!("{key} = {beyond}"));
+        assert_eq!(problems(&format!("{key} = {within}")), "nothing");
+        let problems = problems(&format!("{key} = {beyond}"));
         assert!(
-            told.contains(" is out of range\n  hint: ")
-                && told.contains(&beyond.replace(['[', ']'], "")),
-            "{told}"
+            problems.contains(" is out of range\n  hint: ")
+                && problems.contains(&beyond.replace(['[', ']'], "")),
+            "{problems}"
         );
     }
 }
@@ -486,16 +487,16 @@ fn tables_and_keys_are_distinguished() {
              hint: in quotes a dot is part of the name: write sense.interval without quotes",
         ),
     ] {
-        assert_eq!(told(text), wanted, "{text}");
+        assert_eq!(problems(text), wanted, "{text}");
     }
 }
 
 #[test]
 fn quoted_text_is_bounded_and_printable() {
-    let told =
-        told(&format!("\"\\u001b[31m\" = 1\nmode = '{}'\n\u{1b} = \u{7}", "é".repeat(1_000)));
-    assert!(told.chars().all(|c| c == '\n' || !c.is_control()), "{told:?}");
-    assert!(told.lines().all(|line| line.chars().count() < 130), "{told}");
+    let problems =
+        problems(&format!("\"\\u001b[31m\" = 1\nmode = '{}'\n\u{1b} = \u{7}", "é".repeat(1_000)));
+    assert!(problems.chars().all(|c| c == '\n' || !c.is_control()), "{problems:?}");
+    assert!(problems.lines().all(|line| line.chars().count() < 130), "{problems}");
 }
 
 #[test]

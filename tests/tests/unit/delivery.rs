@@ -98,7 +98,7 @@ impl Lane {
         }
     }
 
-    fn teller(&self) -> Command {
+    fn notifier(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_crash_target"));
         command.args(["notify", "--config"]).arg(&self.config).stdout(Stdio::piped());
         command
@@ -106,7 +106,7 @@ impl Lane {
 
     /// Starts the process, passes it something to report, and kills it.
     fn kill(&mut self, random: u64) {
-        let mut command = self.teller();
+        let mut command = self.notifier();
         command.arg(format!("--raise={}", self.next));
         let mut expected = 1;
         if random.is_multiple_of(3) {
@@ -127,19 +127,20 @@ impl Lane {
         };
         self.pagerduty.behaves(manner.clone());
         self.webhook.behaves(manner);
-        let mut teller = command.spawn().expect("starting the process");
+        let mut notifier = command.spawn().expect("starting the process");
         sleep(self.kills_at.after(random));
         let is_calling = self.pagerduty.open() + self.webhook.open() > 0;
-        teller.kill().expect("killing the process");
-        teller.wait().expect("waiting for the process");
+        notifier.kill().expect("killing the process");
+        notifier.wait().expect("waiting for the process");
         self.kills += 1;
         self.killed_calling += u64::from(is_calling);
         // The receivers have its calls and finish them before the next run makes one.
         wait_for(SOON, || (self.pagerduty.open() + self.webhook.open() == 0).then_some(()));
-        let said = BufReader::new(teller.stdout.take().expect("stdout should be piped"));
-        let said: Vec<_> = said.lines().map(|line| line.expect("output should be UTF-8")).collect();
-        self.kills_at.note(said.len() == expected);
-        for line in said {
+        let printed = BufReader::new(notifier.stdout.take().expect("stdout should be piped"));
+        let printed: Vec<_> =
+            printed.lines().map(|line| line.expect("output should be UTF-8")).collect();
+        self.kills_at.note(printed.len() == expected);
+        for line in printed {
             let (what, number) = line.split_once(' ').expect("the line should have two words");
             let number: u32 = number.parse().expect("the second word should be a number");
             match what {
@@ -166,12 +167,12 @@ impl Lane {
             manner.behaves(Manner::Well);
         }
         for _ in 0..200 {
-            let output = self.teller().arg("--drain").output().expect("running the process");
-            let said = String::from_utf8_lossy(&output.stdout).into_owned();
-            if said.trim() == "left 0" {
+            let output = self.notifier().arg("--drain").output().expect("running the process");
+            let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+            if printed.trim() == "left 0" {
                 return;
             }
-            assert!(output.status.success() && said.starts_with("left "), "{output:?}");
+            assert!(output.status.success() && printed.starts_with("left "), "{output:?}");
         }
         panic!("pending notifications were not all delivered");
     }
@@ -205,15 +206,16 @@ impl Lane {
             };
             (what.to_owned(), number(key))
         };
-        let told = [told(&events, of_webhook), told(&alerts, of_pagerduty)];
-        for (told, calls) in told.iter().zip([&events, &alerts]) {
+        let positions = [positions(&events, of_webhook), positions(&alerts, of_pagerduty)];
+        for (positions, calls) in positions.iter().zip([&events, &alerts]) {
             let acknowledged = [
                 ("raised", &self.raised),
                 ("changed", &self.changed),
                 ("resolved", &self.resolved),
             ];
             for (what, numbers) in acknowledged {
-                let has = |what: &str, number: u32| told.contains_key(&(what.to_owned(), number));
+                let has =
+                    |what: &str, number: u32| positions.contains_key(&(what.to_owned(), number));
                 let is_lost = |number: &&u32| match what {
                     "raised" => !has(what, **number) && !self.resolving.contains(number),
                     "resolved" => {
@@ -225,7 +227,7 @@ impl Lane {
                 let lost: Vec<_> = numbers.iter().filter(is_lost).collect();
                 assert!(lost.is_empty(), "{what} and not delivered: {lost:?}");
             }
-            for (what, at) in told {
+            for (what, at) in positions {
                 let first = &calls[at[0]];
                 let is_same = |nth: &usize| {
                     calls[*nth].body == first.body && identity(&calls[*nth]) == identity(first)
@@ -233,10 +235,10 @@ impl Lane {
                 assert!(at.iter().all(is_same), "{what:?} has two different bodies");
             }
             for number in
-                told.keys().filter(|(what, _)| what == "resolved").map(|(_, number)| *number)
+                positions.keys().filter(|(what, _)| what == "resolved").map(|(_, number)| *number)
             {
                 let at = |what: &str| {
-                    told.get(&(what.to_owned(), number)).map_or(&[][..], Vec::as_slice)
+                    positions.get(&(what.to_owned(), number)).map_or(&[][..], Vec::as_slice)
                 };
                 let (raised, resolved) = (at("raised"), at("resolved"));
                 assert!(
@@ -255,24 +257,24 @@ impl Lane {
             cancelled: self
                 .raised
                 .iter()
-                .filter(|number| !told[0].contains_key(&("raised".to_owned(), **number)))
+                .filter(|number| !positions[0].contains_key(&("raised".to_owned(), **number)))
                 .count(),
             calls,
-            again: calls - told.iter().map(BTreeMap::len).sum::<usize>(),
+            again: calls - positions.iter().map(BTreeMap::len).sum::<usize>(),
         }
     }
 }
 
 /// Positions of each notification among the calls.
-fn told(
+fn positions(
     calls: &[Call],
     of: impl Fn(&Call) -> (String, u32),
 ) -> BTreeMap<(String, u32), Vec<usize>> {
-    let mut told = BTreeMap::<_, Vec<_>>::new();
+    let mut positions = BTreeMap::<_, Vec<_>>::new();
     for (nth, call) in calls.iter().enumerate() {
-        told.entry(of(call)).or_default().push(nth);
+        positions.entry(of(call)).or_default().push(nth);
     }
-    told
+    positions
 }
 
 /// Number of an incident, from its name.

@@ -48,7 +48,7 @@ struct Node {
 struct Agent {
     /// Drain worker; `None` once it has ended.
     drainer: Option<DrainWorker>,
-    told: Vec<Outcome>,
+    outcomes: Vec<Outcome>,
 }
 
 impl Node {
@@ -75,7 +75,7 @@ impl Node {
                 DrainWorker::start(&self.config, Clock::start(), None)
                     .expect("starting the worker"),
             ),
-            told: Vec::new(),
+            outcomes: Vec::new(),
         }
     }
 
@@ -137,18 +137,18 @@ impl Agent {
 
     /// All outcomes not yet waited for.
     fn rest(&mut self) -> Vec<OutcomeKind> {
-        self.told.extend(self.drainer.iter_mut().flat_map(|drainer| drainer.outcomes(0.0)));
-        self.told.iter().map(|outcome| outcome.event).collect()
+        self.outcomes.extend(self.drainer.iter_mut().flat_map(|drainer| drainer.outcomes(0.0)));
+        self.outcomes.iter().map(|outcome| outcome.event).collect()
     }
 
     /// Waits for an outcome of this kind and returns it.
     fn until(&mut self, event: OutcomeKind) -> Outcome {
         let found = wait_for(SOON, || {
-            self.told.extend(self.drainer.iter_mut().flat_map(|drainer| drainer.outcomes(0.0)));
-            self.told.iter().position(|outcome| outcome.event == event)
+            self.outcomes.extend(self.drainer.iter_mut().flat_map(|drainer| drainer.outcomes(0.0)));
+            self.outcomes.iter().position(|outcome| outcome.event == event)
         });
-        let at = found.unwrap_or_else(|| panic!("no outcome {event:?}: {:?}", self.told));
-        self.told.drain(..=at).next_back().expect("the range is not empty")
+        let at = found.unwrap_or_else(|| panic!("no outcome {event:?}: {:?}", self.outcomes));
+        self.outcomes.drain(..=at).next_back().expect("the range is not empty")
     }
 
     fn says(&self) -> Readiness {
@@ -368,7 +368,11 @@ fn drain_that_ends_before_its_grant_is_withdrawn() {
     let types: Vec<_> =
         node.receiver.calls().iter().map(|call| call.json()["type"].clone()).collect();
     assert_eq!(types, ["io.spillway.node.drain.requested", "io.spillway.node.undrain.requested"]);
-    assert!(agent.told.is_empty() && agent.says() == Readiness::Ready(100), "{:?}", agent.told);
+    assert!(
+        agent.outcomes.is_empty() && agent.says() == Readiness::Ready(100),
+        "{:?}",
+        agent.outcomes
+    );
 }
 
 #[test]
@@ -478,7 +482,7 @@ fn useless_drain_is_undone_and_not_repeated() {
     assert!(
         !agent.rest().contains(&OutcomeKind::DrainUseless) && agent.says() == Readiness::Drain,
         "{:?}",
-        agent.told
+        agent.outcomes
     );
 }
 
@@ -497,27 +501,27 @@ fn ungranted_overload_lowers_the_weight_to_the_floor() {
         let node = without_granter(&format!("floor-{action}"));
         let mut agent = node.start();
         assert_eq!(agent.decide_on(action, &overload(100)), action == Action::Weigh);
-        let said: Vec<_> = (0..8)
+        let steps: Vec<_> = (0..8)
             .map(|nth| {
                 // The overload never shrinks.
                 agent.sees(f64::from(nth) * 4.0, &[overload(100)]);
                 agent.says()
             })
             .collect();
-        assert_eq!(said, [90, 80, 70, 60, 50, 50, 50, 50].map(Readiness::Ready));
+        assert_eq!(steps, [90, 80, 70, 60, 50, 50, 50, 50].map(Readiness::Ready));
         sleep(Duration::from_secs(2));
         assert_eq!((agent.rest(), agent.says()), (vec![], Readiness::Ready(50)), "{action}");
         agent.decide_on(
             if action == Action::Weigh { Action::Unweigh } else { Action::Undrain },
             &overload(100),
         );
-        let said: Vec<_> = (0..7)
+        let steps: Vec<_> = (0..7)
             .map(|nth| {
                 agent.sees(40.0 + f64::from(nth) * 10.0, &[]);
                 agent.says()
             })
             .collect();
-        assert_eq!(said, [60, 70, 80, 90, 100, 100, 100].map(Readiness::Ready));
+        assert_eq!(steps, [60, 70, 80, 90, 100, 100, 100].map(Readiness::Ready));
         assert!(node.receiver.calls().is_empty());
     }
 }
@@ -665,7 +669,7 @@ fn two_agents_without_state_send_one_request() {
     assert_eq!(node.calls("drain").len(), 1);
     let refused = agents.iter_mut().filter_map(|agent| {
         agent.rest();
-        agent.told.iter().find(|outcome| outcome.event == OutcomeKind::DrainRefused).cloned()
+        agent.outcomes.iter().find(|outcome| outcome.event == OutcomeKind::DrainRefused).cloned()
     });
     let refused: Vec<_> = refused.collect();
     assert!(
@@ -792,7 +796,7 @@ fn unwritable_disk_prevents_drains() {
     assert!(
         node.receiver.calls().is_empty() && agent.says() == Readiness::Ready(100),
         "{:?}",
-        agent.told
+        agent.outcomes
     );
 }
 

@@ -32,7 +32,7 @@ struct Lane {
     word: OverrideFile,
     receiver: Receiver,
     /// Reported outcomes of all runs, with their counts.
-    said: BTreeMap<String, u64>,
+    reported: BTreeMap<String, u64>,
     /// Pending request after each kill, if it changed.
     asked: Vec<Option<String>>,
     kills: Kills,
@@ -55,13 +55,13 @@ impl Lane {
             scratch.file("ca.crt", &Authority::make().pem()).display(),
         );
         let config = scratch.file("spillway.toml", &text);
-        let (word, said) = (OverrideFile::below(&state_dir), BTreeMap::new());
+        let (word, reported) = (OverrideFile::below(&state_dir), BTreeMap::new());
         Self {
             scratch,
             config,
             word,
             receiver,
-            said,
+            reported,
             asked: Vec::new(),
             kills: Kills::default(),
             killed_calling: 0,
@@ -101,10 +101,13 @@ impl Lane {
         if self.asked.last() != Some(&asked) {
             self.asked.push(asked);
         }
-        let said = BufReader::new(drainer.stdout.take().expect("stdout should be piped"));
-        let said: Vec<_> = said.lines().map(|line| line.expect("output should be UTF-8")).collect();
-        let last =
-            said.iter().rev().find(|said| ["draining", "undrained"].contains(&said.as_str()));
+        let reported = BufReader::new(drainer.stdout.take().expect("stdout should be piped"));
+        let reported: Vec<_> =
+            reported.lines().map(|line| line.expect("output should be UTF-8")).collect();
+        let last = reported
+            .iter()
+            .rev()
+            .find(|reported| ["draining", "undrained"].contains(&reported.as_str()));
         if is_new {
             self.kills.note(last.is_some());
         }
@@ -115,11 +118,11 @@ impl Lane {
             let is_asked = taken.iter().rev().take(3).any(|call| ask(call) == wanted);
             assert!(
                 is_asked,
-                "it reported {said:?}, but was granted {:?}",
+                "it reported {reported:?}, but was granted {:?}",
                 taken.iter().map(ask).collect::<Vec<_>>()
             );
         }
-        said.into_iter().for_each(|said| *self.said.entry(said).or_default() += 1);
+        reported.into_iter().for_each(|reported| *self.reported.entry(reported).or_default() += 1);
         let unreadable = self.scratch.0.join("state/drain.json.unreadable");
         assert!(!unreadable.exists(), "{:?}", fs::read_to_string(unreadable));
     }
@@ -181,11 +184,11 @@ fn drain_survives_any_number_of_kills() {
         randoms.iter().for_each(|random| lane.kill(*random));
         let [calls, requests, taken] = lane.judge();
         println!(
-            "{} kills, {} in a call; {calls} calls for {requests} requests, {taken} taken; said: \
+            "{} kills, {} in a call; {calls} calls for {requests} requests, {taken} taken; reported: \
              {:?}; {:.0} s",
             randoms.len(),
             lane.killed_calling,
-            lane.said,
+            lane.reported,
             begun.elapsed().as_secs_f64()
         );
         (lane.killed_calling, calls, requests)

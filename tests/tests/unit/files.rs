@@ -366,8 +366,10 @@ fn files_of_another_version_are_kept_and_reported() {
     let undo = || {
         let output = host.spillway("undo");
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-        for told in ["format version 2 is not supported", "cgroup-7.json", "drain.json", "hint: "] {
-            assert!(said(&output).contains(told), "{told}: {}", said(&output));
+        for expected in
+            ["format version 2 is not supported", "cgroup-7.json", "drain.json", "hint: "]
+        {
+            assert!(said(&output).contains(expected), "{expected}: {}", said(&output));
         }
     };
     undo();

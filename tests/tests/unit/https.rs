@@ -130,8 +130,8 @@ fn server_needs_a_trusted_certificate_of_its_name() {
             answer(stream, "200 OK", "text/plain", "")
         });
         match asker.get(server.addr, WHOLE) {
-            Err(HttpError::Failed { phase: RequestPhase::Handshaking, why: told }) => {
-                assert!(told.starts_with(why), "{told}")
+            Err(HttpError::Failed { phase: RequestPhase::Handshaking, why: reason }) => {
+                assert!(reason.starts_with(why), "{reason}")
             }
             other => panic!("{other:?}"),
         }
@@ -164,7 +164,7 @@ fn client_certificate_is_sent_on_request() {
 #[test]
 fn invalid_tls_file_is_named() {
     let asker = Asker::make("https-files");
-    let whole = asker.scratch.file("ca.crt", &asker.authority.pem());
+    let ca_file = asker.scratch.file("ca.crt", &asker.authority.pem());
     let [cert_file, key_file] = ["client.crt", "client.key"].map(|name| asker.scratch.0.join(name));
     asker.authority.client(&cert_file, &key_file);
     let files = |cert_file: &PathBuf, key_file: &PathBuf| {
@@ -181,13 +181,13 @@ fn invalid_tls_file_is_named() {
         (&missing, None, &missing, "No such file"),
         (&empty, None, &empty, "the file has no certificate"),
         (&garbage, None, &garbage, "invalid peer certificate: BadEncoding"),
-        (&whole, files(&missing, &key_file), &missing, "No such file"),
-        (&whole, files(&cert_file, &cert_file), &cert_file, ""),
-        (&whole, files(&cert_file, &other.1), &other.1, "keys may not be consistent"),
+        (&ca_file, files(&missing, &key_file), &missing, "No such file"),
+        (&ca_file, files(&cert_file, &cert_file), &cert_file, ""),
+        (&ca_file, files(&cert_file, &other.1), &other.1, "keys may not be consistent"),
     ] {
         match HttpClient::new(&TlsOptions { ca_file: Some(ca_file.clone()), client }).map(drop) {
-            Err(HttpError::File { path, why: told }) => {
-                assert!(path == *named && told.contains(why), "{path:?}: {told}")
+            Err(HttpError::File { path, why: reason }) => {
+                assert!(path == *named && reason.contains(why), "{path:?}: {reason}")
             }
             other => panic!("{other:?} for {named:?}"),
         }

@@ -111,7 +111,7 @@ fn bad_response_is_reported_with_a_hint() {
          group \"\" at the cluster scope\n  \
          hint: bind a ClusterRole that lists pods to the agent's service account"
     );
-    for said in [
+    for response in [
         "",
         "<html>Please log in</html>",
         "null",
@@ -121,21 +121,24 @@ fn bad_response_is_reported_with_a_hint() {
         "{\"kind\":\"ServiceList\",\"items\":[]}",
         "{\"kind\":\"PodList\",\"items\":[{\"metadata\":{\"uid\":\"1\",\"labels\":{\"app\":1}}}]}",
     ] {
-        cluster.server.conduct(Conduct::Says(said.to_owned()));
-        let told = cluster.refused();
+        cluster.server.conduct(Conduct::Says(response.to_owned()));
+        let error = cluster.refused();
         assert!(
-            told.starts_with("the Kubernetes API at ADDRESS returned no list of pods: "),
-            "{said}: {told}"
+            error.starts_with("the Kubernetes API at ADDRESS returned no list of pods: "),
+            "{response}: {error}"
         );
-        assert!(told.lines().count() == 2 && told.len() < 1_000, "{told}");
+        assert!(error.lines().count() == 2 && error.len() < 1_000, "{error}");
     }
     // A server that sends the token back.
     let token = fs::read_to_string(cluster.directory().join("token")).expect("reading a test file");
     cluster
         .server
         .conduct(Conduct::Says(format!("{{\"kind\":\"Bearer {}\",\"items\":[]}}", token.trim())));
-    let told = cluster.refused();
-    assert!(told.contains("kind is \"Bearer [secret]\"") && !told.contains(token.trim()), "{told}");
+    let error = cluster.refused();
+    assert!(
+        error.contains("kind is \"Bearer [secret]\"") && !error.contains(token.trim()),
+        "{error}"
+    );
     cluster.server.conduct(Conduct::Resets);
     assert!(
         cluster.refused().starts_with("the Kubernetes API at ADDRESS: failed while "),
@@ -144,12 +147,12 @@ fn bad_response_is_reported_with_a_hint() {
     );
     // On a machine that needs more than three seconds to read this much, the timeout comes first.
     cluster.server.conduct(Conduct::Floods);
-    let told = cluster.refused();
-    let is_it = |why: &str| told.starts_with(&format!("the Kubernetes API at ADDRESS: {why}\n"));
+    let error = cluster.refused();
+    let is_it = |why: &str| error.starts_with(&format!("the Kubernetes API at ADDRESS: {why}\n"));
     assert!(
         is_it("the response is larger than 16777216 bytes")
             || is_it("timed out after 3 s while reading the response"),
-        "{told}"
+        "{error}"
     );
 }
 
@@ -157,14 +160,14 @@ fn bad_response_is_reported_with_a_hint() {
 fn hanging_server_times_out() {
     let cluster = Cluster::start("k8s-hangs", Conduct::Hangs);
     let before = now();
-    let told = cluster.refused();
+    let error = cluster.refused();
     // Three seconds, plus slack for a loaded machine.
     assert!(before.elapsed() < Duration::from_secs(10), "{:?}", before.elapsed());
     assert!(
-        told.starts_with(
+        error.starts_with(
             "the Kubernetes API at ADDRESS: timed out after 3 s while waiting for the response\n"
         ),
-        "{told}"
+        "{error}"
     );
 }
 
@@ -178,8 +181,8 @@ fn no_request_without_token_or_trusted_certificate() {
         ("a\nb", "it has characters that are invalid in an HTTP header"),
     ] {
         fs::write(&token, text).expect("writing a test file");
-        let told = cluster.refused();
-        assert!(told.starts_with(&token.display().to_string()) && told.contains(why), "{told}");
+        let error = cluster.refused();
+        assert!(error.starts_with(&token.display().to_string()) && error.contains(why), "{error}");
     }
     fs::remove_file(&token).expect("removing a test file");
     assert!(cluster.refused().contains("No such file"), "{}", cluster.refused());
@@ -188,8 +191,8 @@ fn no_request_without_token_or_trusted_certificate() {
     let asked = cluster.server.server.received().len();
     fs::write(cluster.directory().join("ca.crt"), Authority::make().pem())
         .expect("writing a test file");
-    let told = cluster.refused();
-    assert!(told.contains("failed while negotiating TLS: invalid peer certificate: "), "{told}");
+    let error = cluster.refused();
+    assert!(error.contains("failed while negotiating TLS: invalid peer certificate: "), "{error}");
     fs::remove_file(cluster.directory().join("ca.crt")).expect("removing a test file");
     assert!(cluster.refused().contains("ca.crt: No such file"), "{}", cluster.refused());
     assert_eq!(cluster.server.server.received().len(), asked);

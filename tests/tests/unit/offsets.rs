@@ -39,10 +39,10 @@ fn renamed(test: &str, names: &[(&str, &str)]) -> Option<Btf> {
         .iter()
         .map(|(from, to)| {
             assert_eq!(from.len(), to.len());
-            let whole = format!("\0{from}\0");
+            let delimited = format!("\0{from}\0");
             let found = bytes[strings.clone()]
-                .windows(whole.len())
-                .position(|name| name == whole.as_bytes());
+                .windows(delimited.len())
+                .position(|name| name == delimited.as_bytes());
             (strings.start + 1 + found.unwrap_or_else(|| panic!("no name {from}")), to)
         })
         .collect();

@@ -24,14 +24,14 @@ const KEYS: [&str; 2] =
 const SOON: Duration = Duration::from_secs(20);
 
 /// Notifier of an agent and its policy.
-struct Told {
+struct Pager {
     config: Config,
     paging: Option<Notifier>,
     policy: Policy,
     scratch: Scratch,
 }
 
-impl Told {
+impl Pager {
     /// Starts notifications to receivers configured by `tables`, in which `{}` is the address.
     fn start(test: &str, tables: &[(&str, &str)]) -> Self {
         let scratch = Scratch::make(test);
@@ -60,14 +60,14 @@ impl Told {
         = \"https://wiki.internal/leaks\"\npicture_url = \"https://graphs.internal/a.png\"\n",
         );
         let config = parse(&text, "page.toml").expect("the configuration should be valid");
-        let mut told = Self {
+        let mut pager = Self {
             policy: Policy::new(&config.decide, Mode::Enforce),
             config,
             paging: None,
             scratch,
         };
-        told.run();
-        told
+        pager.run();
+        pager
     }
 
     fn run(&mut self) {
@@ -145,7 +145,7 @@ fn each_receiver_gets_its_own_format() {
         Receiver::start(Form::Slack),
         Receiver::start(Form::Webhook),
     );
-    let mut told = Told::start(
+    let mut pager = Pager::start(
         "page-forms",
         &[
             ("pagerduty", &pagerduty.url("/v2/enqueue")),
@@ -153,11 +153,11 @@ fn each_receiver_gets_its_own_format() {
             ("webhook", &webhook.url("/spillway")),
         ],
     );
-    told.judge(812, ClaimState::Raised);
+    pager.judge(812, ClaimState::Raised);
     until(&pagerduty, "triggered", |calls| calls.len() == 1);
-    told.limited(812);
-    until(&pagerduty, "told of the limit", |calls| calls.len() == 3);
-    told.judge(812, ClaimState::Cleared);
+    pager.limited(812);
+    until(&pagerduty, "notified of the limit", |calls| calls.len() == 3);
+    pager.judge(812, ClaimState::Cleared);
     let calls = until(&pagerduty, "resolved", |calls| calls.len() == 4);
     assert!(calls.iter().all(|call| call.status == 202), "{calls:?}");
     assert_eq!(actions(&calls), ["trigger", "trigger", "change", "resolve"]);
@@ -174,7 +174,7 @@ fn each_receiver_gets_its_own_format() {
     assert_eq!(first["custom_details"]["growth_bytes_per_sec"], 1_048_576.0);
     assert_eq!(calls[0].json()["links"][0]["href"], "https://wiki.internal/leaks");
 
-    let calls = until(&slack, "told", |calls| calls.len() == 4);
+    let calls = until(&slack, "notified", |calls| calls.len() == 4);
     assert!(calls.iter().all(|call| call.status == 200), "{calls:?}");
     let text = calls[0].json()["text"].as_str().expect("the message should have a text").to_owned();
     assert!(
@@ -182,7 +182,7 @@ fn each_receiver_gets_its_own_format() {
         "{text}"
     );
 
-    let calls = until(&webhook, "told", |calls| calls.len() == 4);
+    let calls = until(&webhook, "notified", |calls| calls.len() == 4);
     let types: Vec<_> = calls
         .iter()
         .map(|call| call.json()["type"].as_str().unwrap_or_default().to_owned())
@@ -214,14 +214,14 @@ fn python_library_accepts_only_unchanged_signatures() {
         Err(reason) => return skip(test, &reason),
     };
     let webhook = Receiver::start(Form::Webhook);
-    let mut told = Told::start(test, &[("webhook", &webhook.url("/spillway"))]);
-    told.judge(812, ClaimState::Raised);
-    let calls = until(&webhook, "told", |calls| calls.len() == 1);
+    let mut pager = Pager::start(test, &[("webhook", &webhook.url("/spillway"))]);
+    pager.judge(812, ClaimState::Raised);
+    let calls = until(&webhook, "notified", |calls| calls.len() == 1);
     reference.judge(&KEYS, &calls[0]);
     // The older key is removed once every receiver has the newer one.
-    fs::write(told.scratch.0.join("keys"), KEYS[0]).expect("writing a test file");
-    told.judge(812, ClaimState::Cleared);
-    let calls = until(&webhook, "told", |calls| calls.len() == 2);
+    fs::write(pager.scratch.0.join("keys"), KEYS[0]).expect("writing a test file");
+    pager.judge(812, ClaimState::Cleared);
+    let calls = until(&webhook, "notified", |calls| calls.len() == 2);
     reference.judge(&KEYS[..1], &calls[1]);
     assert_eq!(reference.verify(KEYS[1], &calls[1]), Err("No matching signature found".to_owned()));
 }
@@ -240,13 +240,14 @@ fn real_alertmanager_accepts_raise_and_resolve() {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let addr = port.expect("finding a free port");
     let _alertmanager = servers.alertmanager(&scratch.0, addr);
-    let mut told = Told::start(test, &[("alertmanager", &format!("http://{addr}/api/v2/alerts"))]);
+    let mut pager =
+        Pager::start(test, &[("alertmanager", &format!("http://{addr}/api/v2/alerts"))]);
     let alerts = || -> Vec<Value> {
         let text = http_get(addr, "/api/v2/alerts").expect("the server should respond");
         let (_, body) = text.split_once("\r\n\r\n").expect("the response should be HTTP");
         serde_json::from_str(body).expect("the response should list alerts")
     };
-    told.judge(812, ClaimState::Raised);
+    pager.judge(812, ClaimState::Raised);
     let standing =
         wait_for(SOON, || alerts().into_iter().next()).expect("Alertmanager should have the alert");
     assert_eq!(
@@ -254,7 +255,7 @@ fn real_alertmanager_accepts_raise_and_resolve() {
         (&"Spillway".into(), &"active".into())
     );
     assert_eq!(standing["annotations"]["runbook_url"], "https://wiki.internal/leaks");
-    told.limited(812);
+    pager.limited(812);
     let done = " Spillway: memory limited to 512.0 MiB. ";
     let updated = wait_for(SOON, || {
         let alerts = alerts();
@@ -262,7 +263,7 @@ fn real_alertmanager_accepts_raise_and_resolve() {
         (alerts.len() == 1 && summary.contains(done)).then_some(())
     });
     assert!(updated.is_some(), "{:?}", alerts());
-    told.judge(812, ClaimState::Cleared);
+    pager.judge(812, ClaimState::Cleared);
     assert!(wait_for(SOON, || alerts().is_empty().then_some(())).is_some(), "{:?}", alerts());
 }
 
@@ -279,12 +280,12 @@ fn every_receiver_is_notified_eventually_and_once() {
     for (nth, manner) in manners.into_iter().enumerate() {
         let receiver = Receiver::start(Form::PagerDuty);
         receiver.behaves(manner.clone());
-        let mut told = Told::start(
+        let mut pager = Pager::start(
             &format!("page-manners-{nth}"),
             &[("pagerduty", &receiver.url("/v2/enqueue"))],
         );
         let start = now();
-        told.judge(812, ClaimState::Raised);
+        pager.judge(812, ClaimState::Raised);
         until(&receiver, "tried again", |calls| calls.len() == 2);
         let took = start.elapsed();
         assert!(
@@ -292,10 +293,10 @@ fn every_receiver_is_notified_eventually_and_once() {
             "{manner:?}: the first retry came after {took:?}"
         );
         receiver.behaves(Manner::Well);
-        until(&receiver, "told", |calls| calls.last().is_some_and(|call| call.status == 202));
-        told.judge(812, ClaimState::Cleared);
+        until(&receiver, "notified", |calls| calls.last().is_some_and(|call| call.status == 202));
+        pager.judge(812, ClaimState::Cleared);
         let is_resolve = |call: &Call| call.json()["event_action"] == "resolve";
-        let calls = until(&receiver, "told", |calls| calls.iter().any(is_resolve));
+        let calls = until(&receiver, "notified", |calls| calls.iter().any(is_resolve));
         assert!(calls.iter().rev().skip(1).all(|call| !is_resolve(call)), "{manner:?}: {calls:?}");
         assert_eq!(
             calls[calls.len() - 2].status,
@@ -310,12 +311,12 @@ fn every_receiver_is_notified_eventually_and_once() {
 fn rejected_page_is_not_resent_and_blocks_nothing() {
     let receiver = Receiver::start(Form::PagerDuty);
     receiver.behaves(Manner::Answers(400, "", b"{\"status\":\"invalid event\"}".to_vec()));
-    let mut told = Told::start("page-refused", &[("pagerduty", &receiver.url("/v2/enqueue"))]);
-    told.judge(812, ClaimState::Raised);
+    let mut pager = Pager::start("page-refused", &[("pagerduty", &receiver.url("/v2/enqueue"))]);
+    pager.judge(812, ClaimState::Raised);
     until(&receiver, "asked", |calls| calls.len() == 1);
     receiver.behaves(Manner::Well);
-    told.judge(813, ClaimState::Raised);
-    let calls = until(&receiver, "told of the next", |calls| calls.len() == 2);
+    pager.judge(813, ClaimState::Raised);
+    let calls = until(&receiver, "notified of the next", |calls| calls.len() == 2);
     assert!(
         calls[1].json()["dedup_key"].as_str().is_some_and(|key| key.ends_with("leak-813-4711"))
     );
@@ -325,24 +326,24 @@ fn rejected_page_is_not_resent_and_blocks_nothing() {
 fn next_run_delivers_under_the_same_identity() {
     let receiver = Receiver::start(Form::Webhook);
     receiver.behaves(Manner::Answers(503, "", Vec::new()));
-    let mut told = Told::start("page-next-run", &[("webhook", &receiver.url("/"))]);
-    told.judge(812, ClaimState::Raised);
-    told.judge(813, ClaimState::Raised);
+    let mut pager = Pager::start("page-next-run", &[("webhook", &receiver.url("/"))]);
+    pager.judge(812, ClaimState::Raised);
+    pager.judge(813, ClaimState::Raised);
     let first = until(&receiver, "tried", |calls| !calls.is_empty());
-    told.paging.take().expect("the notifier should be running").stop();
+    pager.paging.take().expect("the notifier should be running").stop();
     receiver.behaves(Manner::Well);
     let before = receiver.calls().len();
-    told.run();
-    let calls = until(&receiver, "told", |calls| calls.len() == before + 2);
+    pager.run();
+    let calls = until(&receiver, "notified", |calls| calls.len() == before + 2);
     let id = |call: &Call| call.headers["webhook-id"].clone();
     assert_eq!(id(&calls[before]), id(&first[0]));
     // It continues from the last run: repeated claims are not new, and cleared ones are resolved.
-    told.policy = Policy::new(&told.config.decide, Mode::Enforce);
-    told.judge(812, ClaimState::Raised);
-    told.judge(812, ClaimState::Cleared);
+    pager.policy = Policy::new(&pager.config.decide, Mode::Enforce);
+    pager.judge(812, ClaimState::Raised);
+    pager.judge(812, ClaimState::Cleared);
     let calls = until(&receiver, "resolved", |calls| calls.len() == before + 3);
     assert_eq!(calls[before + 2].json()["type"], "io.spillway.incident.resolved");
-    drop(told.scratch);
+    drop(pager.scratch);
 }
 
 #[test]
@@ -352,32 +353,32 @@ fn full_disk_delays_no_page_and_saves_later() {
         return;
     }
     let receiver = Receiver::start(Form::Webhook);
-    let mut told = Told::start(test, &[("webhook", &receiver.url("/"))]);
-    told.paging.take().expect("the notifier should be running").stop();
-    let disk = told.scratch.0.join("disk");
+    let mut pager = Pager::start(test, &[("webhook", &receiver.url("/"))]);
+    pager.paging.take().expect("the notifier should be running").stop();
+    let disk = pager.scratch.0.join("disk");
     fs::create_dir(&disk).expect("making a directory");
     let mounted = Mounted::make(&disk);
-    told.config.record.state_dir = disk.join("state");
+    pager.config.record.state_dir = disk.join("state");
     let ballast = disk.join("ballast");
     let full = fs::write(&ballast, vec![0; 8 << 20]);
     assert!(full.is_err(), "the disk should be full");
-    told.run();
-    told.judge(812, ClaimState::Raised);
-    until(&receiver, "told", |calls| calls.len() == 1);
+    pager.run();
+    pager.judge(812, ClaimState::Raised);
+    until(&receiver, "notified", |calls| calls.len() == 1);
     receiver.behaves(Manner::Answers(503, "", Vec::new()));
-    told.judge(812, ClaimState::Cleared);
+    pager.judge(812, ClaimState::Cleared);
     let tried = until(&receiver, "tried", |calls| calls.len() >= 2);
     fs::remove_file(&ballast).expect("removing a test file");
     // Delivery is retried every five seconds.
     sleep(Duration::from_secs(7));
-    told.paging.take().expect("the notifier should be running").stop();
+    pager.paging.take().expect("the notifier should be running").stop();
     receiver.behaves(Manner::Well);
     let before = receiver.calls().len();
-    told.run();
-    let calls = until(&receiver, "told", |calls| calls.len() > before);
+    pager.run();
+    let calls = until(&receiver, "notified", |calls| calls.len() > before);
     assert_eq!(calls[before].headers["webhook-id"], tried[1].headers["webhook-id"]);
     assert_eq!(calls[before].json()["type"], "io.spillway.incident.resolved");
-    told.paging.take().expect("the notifier should be running").stop();
+    pager.paging.take().expect("the notifier should be running").stop();
     drop(mounted);
 }
 
@@ -414,14 +415,14 @@ impl Drop for Mounted {
 fn hanging_receiver_costs_one_socket_and_few_calls() {
     let receiver = Receiver::start(Form::PagerDuty);
     receiver.behaves(Manner::Hangs);
-    let mut told = Told::start("page-hangs", &[("pagerduty", &receiver.url("/v2/enqueue"))]);
+    let mut pager = Pager::start("page-hangs", &[("pagerduty", &receiver.url("/v2/enqueue"))]);
     for pid in 0..100 {
-        told.judge(pid, ClaimState::Raised);
-        told.judge(pid, ClaimState::Cleared);
+        pager.judge(pid, ClaimState::Raised);
+        pager.judge(pid, ClaimState::Cleared);
     }
     let start = now();
     sleep(Duration::from_secs(3));
     assert!(receiver.most_open() <= 1, "{}", receiver.most_open());
-    told.paging.take().expect("the notifier should be running").stop();
+    pager.paging.take().expect("the notifier should be running").stop();
     assert!(start.elapsed() < Duration::from_secs(8), "stopping should not wait for the receiver");
 }

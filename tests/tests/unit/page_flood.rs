@@ -139,16 +139,16 @@ fn flood(
             flood.decide(SERVICE, "0.0.0.0:443", ClaimState::Raised, Severity::Critical);
             begun = Some(now());
         }
-        let is_told = || webhook.calls().iter().any(|call| is_about(call, SERVICE));
-        took = took.or_else(|| begun.filter(|_| is_told()).map(|begun| begun.elapsed()));
+        let is_delivered = || webhook.calls().iter().any(|call| is_about(call, SERVICE));
+        took = took.or_else(|| begun.filter(|_| is_delivered()).map(|begun| begun.elapsed()));
         spool_bytes = spool_bytes.max(flood.spool_bytes());
         sleep(Duration::from_millis(50));
     }
     let took = took.or_else(|| {
-        let told = wait_for(SOON, || {
+        let delivered = wait_for(SOON, || {
             webhook.calls().iter().any(|call| is_about(call, SERVICE)).then_some(())
         });
-        told.and(begun).map(|begun| begun.elapsed())
+        delivered.and(begun).map(|begun| begun.elapsed())
     });
     let waiting = flood.paging.counts().waiting.get();
     let grown_bytes = resident_bytes().saturating_sub(before);
@@ -175,7 +175,7 @@ fn thousand_flapping_listeners_delay_no_critical_page() {
         calls.iter().filter(|call| call.json()["data"]["class"] == "many incidents").collect();
     assert!(!summaries.is_empty(), "{calls:?}");
     let text = summaries[0].json()["data"]["summary"].as_str().unwrap_or_default().to_owned();
-    println!("told: {text}");
+    println!("delivered: {text}");
     assert!(text.starts_with("/user.slice/user-1000.slice on "), "{text}");
 }
 

@@ -325,7 +325,7 @@ fn stuck_acceptor_of_a_service_pages_once_it_lasts() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    let told: Vec<_> = lines
+    let printed: Vec<_> = lines
         .iter()
         .map(|line| {
             (
@@ -336,7 +336,7 @@ fn stuck_acceptor_of_a_service_pages_once_it_lasts() {
         .collect();
     // It recovers before the five seconds that would make it critical.
     assert_eq!(
-        told,
+        printed,
         [
             (3.7, "raised"),
             (6.7, "updated"),

@@ -37,9 +37,9 @@ fn acknowledged_entries_survive_any_number_of_kills() {
         sleep(opened_within + kills_at.after(kill.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         spooler.kill().expect("killing the process");
         spooler.wait().expect("waiting for the process");
-        let said = BufReader::new(spooler.stdout.take().expect("stdout should be piped"));
+        let output = BufReader::new(spooler.stdout.take().expect("stdout should be piped"));
         let mut commits = 0;
-        for line in said.lines() {
+        for line in output.lines() {
             commits += 1;
             let line = line.expect("output should be UTF-8");
             let (what, nth) = line.split_once(' ').expect("the line should have two words");

@@ -23,9 +23,9 @@ pub(super) fn ahead(rng: &mut Rng, capacity: f64) -> f64 {
 /// as it takes until chance cannot explain it (a drift of six standard deviations), and at least
 /// half a minute unless connections are many.
 pub(super) fn lasts(rng: &mut Rng, capacity: f64, excess: f64) -> f64 {
-    let told = 36.0 * (2.0 + excess) / (excess * excess * capacity);
+    let detectable = 36.0 * (2.0 + excess) / (excess * excess * capacity);
     let least = (CONNECTIONS / capacity / (1.0 + excess)).clamp(10.0, 30.0);
-    (3.0 * told).clamp(least, 400.0) * rng.range(1.0, 1.5)
+    (3.0 * detectable).clamp(least, 400.0) * rng.range(1.0, 1.5)
 }
 
 /// Rates over time: `healthy` until `from`, then following `points`, and in half of the runs

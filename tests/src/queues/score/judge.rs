@@ -81,12 +81,12 @@ impl Outcome {
         let right =
             |claim: &&Claim| entry.overloads.iter().any(|overload| rightly(claim, overload));
         let find = |(overload, harmed_secs): (&Overload, &Option<f64>)| {
-            let stands = |claim: &&Claim| {
+            let counts = |claim: &&Claim| {
                 let cleared = claim.cleared_secs.unwrap_or(f64::INFINITY);
                 rightly(claim, overload)
                     || (right(claim) && (claim.raised_secs..cleared).contains(&overload.onset_secs))
             };
-            let claim = claims.iter().find(stands)?;
+            let claim = claims.iter().find(counts)?;
             let since = |then: f64| (claim.raised_secs - then).max(0.0);
             Some(Found {
                 after_secs: since(overload.onset_secs),

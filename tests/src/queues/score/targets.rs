@@ -16,7 +16,7 @@ const WARNING_SECS: f64 = 0.3;
 
 /// Time within which a stopped acceptor must be claimed after it becomes harmful: four connections
 /// wait, or fewer for six seconds in total.
-const STOP_TOLD_SECS: f64 = 1.0;
+const STOP_CLAIMED_SECS: f64 = 1.0;
 
 /// Healthy days in which one false alarm is acceptable.
 const DAYS: f64 = 10.0;
@@ -72,7 +72,7 @@ pub(super) fn rows(scored: &[&Scored], rules: usize) -> Vec<Row> {
         }),
         row("stopped: claimed within 1 s", Some(Target::AtLeast(1.0)), &|runs| {
             let in_time =
-                |found: &Found| found.after_stop_secs.is_some_and(|secs| secs <= STOP_TOLD_SECS);
+                |found: &Found| found.after_stop_secs.is_some_and(|secs| secs <= STOP_CLAIMED_SECS);
             // An overload that ends before it does harm needs no claim.
             let harmed = |found: &Found| found.after_stop_secs.is_some();
             let all = runs.iter().flat_map(|(run, outcome)| overloads(&run.entry, outcome));
