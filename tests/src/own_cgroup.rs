@@ -74,6 +74,7 @@ impl OwnCgroup {
 
     /// Makes a command's process enter the cgroup before it runs, so that all of its memory is
     /// charged here.
+    ///
     /// # Errors
     ///
     /// Returns an error if the cgroup cannot be entered.

@@ -235,7 +235,7 @@ impl Draft {
         let leak = self.plan.leak.as_ref().filter(|leak| !leak.never_ends)?;
         let (start, step) = (leak.start, (self.plan.secs - leak.start) / EVALUATIONS as f64);
         (1..(AHEAD * EVALUATIONS as f64) as usize)
-            .map(|step| start + look as f64 * step)
+            .map(|nth| start + nth as f64 * step)
             .find(|t| self.sim.headroom(*t, &self.subject.cgroup) <= 0.0)
     }
 }
@@ -265,7 +265,7 @@ impl Run {
             // Evaluated step by step: an integral is only as accurate as its steps.
             let step = (secs - leak.start) / RATE_STEPS as f64;
             let leaked = (0..=RATE_STEPS)
-                .map(|step| (leak.leaked)(leak.start + look as f64 * step))
+                .map(|nth| (leak.leaked)(leak.start + nth as f64 * step))
                 .fold(0.0, |_, now| now);
             (leak.start, (leaked / (secs - leak.start)).round())
         });

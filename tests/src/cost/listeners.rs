@@ -70,7 +70,7 @@ fn measure() -> anyhow::Result<[Row; 3]> {
             format!("the same while connections wait at {STANDING} more"),
             with_standing.share,
             None,
-            format!("{:.0} µs to ask one what it runs short of", reading_secs * 1e6),
+            format!("{:.0} µs to ask one what it is short of", reading_secs * 1e6),
         ),
         row(
             "the agent's CPU beside them, of one core".to_owned(),

@@ -95,7 +95,7 @@ impl Tun {
         set
     }
 
-    /// Changes the port of the server to the one that it was given.
+    /// Sets the port of the server, once it is known.
     pub fn serve_at(&mut self, server_port: u16) {
         self.server_port = server_port;
     }

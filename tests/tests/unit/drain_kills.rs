@@ -184,8 +184,8 @@ fn drain_survives_any_number_of_kills() {
         randoms.iter().for_each(|random| lane.kill(*random));
         let [calls, requests, taken] = lane.judge();
         println!(
-            "{} kills, {} in a call; {calls} calls for {requests} requests, {taken} taken; reported: \
-             {:?}; {:.0} s",
+            "{} kills, {} in a call; {calls} calls for {requests} requests, {taken} taken; \
+             reported: {:?}; {:.0} s",
             randoms.len(),
             lane.killed_calling,
             lane.reported,

@@ -232,7 +232,7 @@ fn journal_entry_for_a_non_cgroup_writes_nothing() {
             "{file}: {text}"
         );
     }
-    assert_eq!(said(&host.spillway("undo")), text, "it is reported each time");
+    assert_eq!(said(&host.spillway("undo")), text, "every undo should report it");
     // A journal that is not the state directory's own is rejected; the drain is undone all the
     // same.
     fs::rename(host.path("journal"), host.scratch.0.join("journal")).expect("renaming a directory");

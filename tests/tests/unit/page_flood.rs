@@ -153,8 +153,8 @@ fn flood(
     let waiting = flood.paging.counts().waiting.get();
     let grown_bytes = resident_bytes().saturating_sub(before);
     println!(
-        "{test}: delivered after {took:?}, {} calls, {waiting} wait, {grown_bytes} bytes more, a spool \
-         of {spool_bytes} bytes",
+        "{test}: delivered after {took:?}, {} calls, {waiting} wait, {grown_bytes} bytes more, \
+         a spool of {spool_bytes} bytes",
         webhook.calls().len()
     );
     assert!(took.is_some_and(|took| took < SOON), "the real incident was delivered after {took:?}");
