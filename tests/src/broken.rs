@@ -1,10 +1,9 @@
-//! An agent of which one BPF program is broken, for the kernel's verifier to refuse.
+//! Breaks one BPF program of an agent's binary, so that the kernel's verifier refuses it.
 //!
-//! The agent carries its BPF object as it was built, so the program is found in the agent's own
-//! file: the only ELF image for the BPF machine in it, its symbol table, and the symbol's
-//! instructions.
+//! The agent embeds its BPF object unchanged, so the program is found in the agent's own file: the
+//! only ELF image for the BPF machine, its symbol table, and the symbol's instructions.
 
-/// `EM_BPF` of include/uapi/linux/elf-em.h, at the place of `e_machine`.
+/// `EM_BPF` of include/uapi/linux/elf-em.h, as bytes of `e_machine`.
 const BPF_MACHINE: [u8; 2] = [247, 0];
 const ELF_64_LITTLE: [u8; 6] = [0x7F, b'E', b'L', b'F', 2, 1];
 
@@ -13,25 +12,25 @@ const SECTION_BYTES: usize = 64;
 const SYMBOL_BYTES: usize = 24;
 const INSTRUCTION_BYTES: usize = 8;
 
-/// No instruction has this code, on any kernel.
+/// Instruction code that no kernel knows.
 const INVALID_CODE: u8 = 0xFF;
 
-/// Makes the last instruction of a BPF program invalid, in the bytes of an agent's binary.
+/// Makes the last instruction of a BPF program in an agent's binary invalid.
 ///
 /// # Panics
 ///
-/// Where the binary holds no BPF object, or that no such program.
+/// Panics if the binary contains no BPF object or the object has no such program.
 pub fn break_program(binary: &mut [u8], program: &str) {
     let object = binary
         .windows(64)
         .position(|bytes| bytes.starts_with(&ELF_64_LITTLE) && bytes[18..20] == BPF_MACHINE)
-        .expect("the agent holds a BPF object");
+        .expect("the agent should contain a BPF object");
     let (at, bytes) = instructions(&binary[object..], program)
         .unwrap_or_else(|| panic!("no BPF program {program}"));
     binary[object + at + bytes - INSTRUCTION_BYTES] = INVALID_CODE;
 }
 
-/// Where a function's instructions are in an object, and how many bytes they take.
+/// Offset and length of a function's instructions in an object.
 fn instructions(elf: &[u8], function: &str) -> Option<(usize, usize)> {
     let sections = number(elf, 0x28, 8)?;
     let section = |index: usize| elf.get(sections + index * SECTION_BYTES..)?.get(..SECTION_BYTES);
@@ -48,7 +47,7 @@ fn instructions(elf: &[u8], function: &str) -> Option<(usize, usize)> {
     })
 }
 
-/// A little-endian number of so many bytes.
+/// Little-endian number of `size` bytes.
 fn number(bytes: &[u8], at: usize, size: usize) -> Option<usize> {
     bytes
         .get(at..at + size)?

@@ -1,11 +1,11 @@
-//! What a process holds of what must not pile up.
+//! Resources of a process that must not accumulate.
 
 use std::fs;
 
-/// At one moment.
+/// Resources held at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
-    /// Memory that is in RAM.
+    /// Resident memory.
     pub resident_bytes: u64,
     /// Threads.
     pub threads: usize,
@@ -14,17 +14,24 @@ pub struct Held {
 }
 
 impl Held {
-    /// Of this process.
+    /// Reads the resources of a process.
     ///
     /// # Panics
     ///
-    /// Where it is gone.
+    /// Panics if the process is gone.
     pub fn by(pid: u32) -> Self {
-        let count =
-            |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).expect("it runs").count();
-        let statm = fs::read_to_string(format!("/proc/{pid}/statm")).expect("it runs");
-        let pages: u64 =
-            statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("it has a size");
+        let count = |what: &str| {
+            fs::read_dir(format!("/proc/{pid}/{what}"))
+                .expect("the process should be running")
+                .count()
+        };
+        let statm = fs::read_to_string(format!("/proc/{pid}/statm"))
+            .expect("the process should be running");
+        let pages: u64 = statm
+            .split(' ')
+            .nth(1)
+            .and_then(|pages| pages.parse().ok())
+            .expect("statm should have a resident size");
         Self { resident_bytes: pages * 4096, threads: count("task"), descriptors: count("fd") }
     }
 }

@@ -1,5 +1,5 @@
-//! What the host tests share: workloads that end with the test, skips that are told, the agent as
-//! it runs, and the faults that it is put through.
+//! Shared code of the host tests: workloads that end with the test, reported skips, the running
+//! agent, and injected faults.
 
 pub mod api_nodes;
 pub mod api_server;
@@ -59,15 +59,15 @@ pub use running::{
 pub use servers::{Program, Servers};
 pub use syscall_stepper::{Call, Stopped};
 
-/// A program that runs until it is dropped.
+/// Program that runs until it is dropped.
 pub struct Workload {
     child: Child,
     output: BufReader<ChildStdout>,
-    /// What it said when it was ready.
+    /// Ready line that it printed.
     pub ready: Value,
 }
 
-/// A program that was started, and has not yet said that it is ready.
+/// Program that was started and has not yet printed its ready line.
 pub struct Starting {
     command: String,
     child: Child,
@@ -79,25 +79,25 @@ impl Starting {
     ///
     /// # Panics
     ///
-    /// Where it cannot be started.
+    /// Panics if the command cannot be started.
     pub fn start(command: &mut Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .stdin(Stdio::null())
             .spawn()
-            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
-        let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
+            .unwrap_or_else(|error| panic!("{command:?} did not start: {error}"));
+        let output = BufReader::new(child.stdout.take().expect("stdout should be piped"));
         Self { command: format!("{command:?}"), child, output }
     }
 
-    /// Waits for its ready line.
+    /// Waits for the ready line.
     ///
     /// # Panics
     ///
-    /// Where it says nothing.
+    /// Panics if the program prints none.
     pub fn ready(mut self) -> Workload {
         let mut line = String::new();
-        self.output.read_line(&mut line).expect("its output can be read");
+        self.output.read_line(&mut line).expect("reading the workload's output");
         let command = self.command;
         let ready = serde_json::from_str(&line)
             .unwrap_or_else(|error| panic!("{command} said {line:?}: {error}"));
@@ -110,54 +110,54 @@ impl Workload {
     ///
     /// # Panics
     ///
-    /// Where it cannot be started or says nothing.
+    /// Panics if the command cannot be started or prints no ready line.
     pub fn start(command: &mut Command) -> Self {
         Starting::start(command).ready()
     }
 
-    /// Its pid.
+    /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// The address that it listens on.
+    /// Address that the workload listens on.
     ///
     /// # Panics
     ///
-    /// Where it named none.
+    /// Panics if its ready line has none.
     pub fn addr(&self) -> SocketAddr {
         self.ready["addr"]
             .as_str()
             .and_then(|addr| addr.parse().ok())
-            .expect("the workload names its address")
+            .expect("the ready line should have an address")
     }
 
-    /// The next line that it says.
+    /// Next line that the workload prints.
     ///
     /// # Panics
     ///
-    /// Where its output cannot be read.
+    /// Panics if its output cannot be read.
     pub fn next_line(&mut self) -> String {
         let mut line = String::new();
-        self.output.read_line(&mut line).expect("its output can be read");
+        self.output.read_line(&mut line).expect("reading the workload's output");
         line
     }
 
-    /// Waits until it says that it is done, as those do that come to an end by themselves.
+    /// Waits until a workload that ends by itself reports that it is done.
     ///
     /// # Panics
     ///
-    /// Where its output cannot be read.
+    /// Panics if its output cannot be read.
     pub fn until_done(&mut self) {
         while !self.ready.to_string().contains("done") && !self.next_line().contains("done") {}
     }
 
-    /// Whether it runs still.
+    /// Returns true while the process is running.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().is_ok_and(|ended| ended.is_none())
     }
 
-    /// Ends it and waits until it is gone.
+    /// Ends the process and waits until it is gone.
     pub fn stop(self) {}
 }
 
@@ -168,18 +168,18 @@ impl Drop for Workload {
     }
 }
 
-/// A binary of the tests' own package: beside this one, or one directory up from a test's.
+/// Path of one of this package's binaries: beside this program or one directory up.
 ///
 /// # Panics
 ///
-/// Where it is not built.
+/// Panics if it is not built.
 pub fn built(name: &str) -> PathBuf {
-    let own = env::current_exe().expect("this program has a path");
+    let own = env::current_exe().expect("this program should have a path");
     let mut beside = own.ancestors().skip(1).take(2).map(|dir| dir.join(name));
     beside.find(|path| path.is_file()).unwrap_or_else(|| panic!("{name} is not built"))
 }
 
-/// Says that a test cannot run here, and why. The test then returns.
+/// Reports that a test cannot run here, and why. The test then returns.
 pub fn skip(test: &str, reason: &str) {
     println!("SKIP {test}: {reason}");
     if let Some(file) = env::var_os("SPILLWAY_SKIPS") {
@@ -188,8 +188,8 @@ pub fn skip(test: &str, reason: &str) {
     }
 }
 
-/// Sensors with the probe that a test is about attached; `None`, told as a skip, where it cannot
-/// be.
+/// Sensors with the probe under test attached. Reports a skip and returns `None` if it cannot be
+/// attached.
 pub fn sensors_with(probe: Probe, test: &str) -> Option<Sensors> {
     let sensors = Sensors::start();
     let report = sensors.reports().iter().find(|report| report.probe == probe);
@@ -202,7 +202,7 @@ pub fn sensors_with(probe: Probe, test: &str) -> Option<Sensors> {
     }
 }
 
-/// Whether this is root; told as a skip where it is not.
+/// Returns true if the test runs as root; otherwise reports a skip.
 pub fn is_root(test: &str) -> bool {
     // SAFETY: a plain system call without arguments.
     let root = unsafe { libc::geteuid() } == 0;
@@ -221,7 +221,7 @@ pub fn processes(sensors: &mut Sensors) -> Vec<ProcessFact> {
         .collect()
 }
 
-/// One look at every listener, `t` seconds into the test.
+/// One reading of every listener, `t` seconds into the test.
 pub fn listeners(sensors: &mut Sensors, t: f64) -> Vec<ListenerFact> {
     let mut seen = Vec::new();
     sensors.scan_listeners(t, &mut seen);
@@ -230,13 +230,13 @@ pub fn listeners(sensors: &mut Sensors, t: f64) -> Vec<ListenerFact> {
         .collect()
 }
 
-/// The monotonic clock, now.
-#[expect(clippy::disallowed_methods, reason = "tests hold what is seen against their own clock")]
+/// Current time of the monotonic clock.
+#[expect(clippy::disallowed_methods, reason = "tests compare results with their own clock")]
 pub fn now() -> Instant {
     Instant::now()
 }
 
-/// What one scan says of outbound connects, `t` seconds into the test.
+/// Outbound connects of one scan, `t` seconds into the test.
 pub fn outbound(sensors: &mut Sensors, t: f64) -> Vec<OutboundFact> {
     let mut seen = Vec::new();
     sensors.scan_processes(t, &mut seen);
@@ -245,7 +245,7 @@ pub fn outbound(sensors: &mut Sensors, t: f64) -> Vec<OutboundFact> {
         .collect()
 }
 
-/// Waits until `done` gives something, for at most `limit`.
+/// Waits at most `limit` until `done` returns a value.
 pub fn wait_for<T>(limit: Duration, mut done: impl FnMut() -> Option<T>) -> Option<T> {
     const STEP: Duration = Duration::from_millis(20);
     for _ in 0..=limit.as_millis() / STEP.as_millis() {

@@ -1,5 +1,5 @@
-//! Network namespaces of a test's own: nobody else's traffic is in their counters, and no port of
-//! theirs is taken. Names are looked up where the test says.
+//! Network namespaces for single tests. Their counters see no other traffic and their ports are all
+//! free. Each test sets how names are resolved.
 
 use std::{
     ffi::{CStr, CString},
@@ -9,13 +9,13 @@ use std::{
     ptr,
 };
 
-/// Moves this thread into a network namespace that it makes, loopback up, and gives the namespace's
-/// inode number. What the thread starts from here on, threads and programs, is inside too; what it
-/// started before is not. Needs root.
+/// Moves this thread into a new network namespace with loopback up, and returns the namespace's
+/// inode number. Threads and programs that the thread starts from now on are inside too; those
+/// started before are not. Needs root.
 ///
 /// # Errors
 ///
-/// Where the kernel refuses.
+/// Returns an error if the kernel refuses.
 pub fn own_network() -> io::Result<u32> {
     // SAFETY: unshare takes a number and touches no memory of ours; it concerns this thread alone.
     done(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
@@ -23,12 +23,12 @@ pub fn own_network() -> io::Result<u32> {
     Ok(fs::metadata("/proc/thread-self/ns/net")?.ino() as u32)
 }
 
-/// Takes the loopback interface of this thread's network namespace up. Safe between fork and exec:
-/// system calls alone.
+/// Brings up the loopback interface of this thread's network namespace. Safe between fork and exec,
+/// because it only makes system calls.
 ///
 /// # Errors
 ///
-/// Where the kernel refuses.
+/// Returns an error if the kernel refuses.
 pub fn loopback_up() -> io::Result<()> {
     // SAFETY: socket takes three integers.
     let socket =
@@ -49,12 +49,12 @@ fn done(returned: libc::c_int) -> io::Result<libc::c_int> {
     if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(returned) }
 }
 
-/// Moves this thread into a mount namespace that it makes, in which names are looked up as the file
-/// `resolv_conf` says. What the thread starts from here on is inside too. Needs root.
+/// Moves this thread into a new mount namespace in which names are resolved as the file
+/// `resolv_conf` says. Threads and programs started from now on are inside too. Needs root.
 ///
 /// # Errors
 ///
-/// Where the kernel refuses.
+/// Returns an error if the kernel refuses.
 pub fn own_resolver(resolv_conf: &Path) -> io::Result<()> {
     let resolv_conf = CString::new(resolv_conf.as_os_str().as_bytes())?;
     // SAFETY: unshare takes a number and touches no memory of ours; it concerns this thread alone.
@@ -64,7 +64,7 @@ pub fn own_resolver(resolv_conf: &Path) -> io::Result<()> {
         // options.
         done(unsafe { libc::mount(from, to.as_ptr(), ptr::null(), flags, ptr::null()) }).map(drop)
     };
-    // What is mounted here is nobody else's business.
+    // Keeps the mounts made here out of the host's namespace.
     mount(ptr::null(), c"/", libc::MS_REC | libc::MS_PRIVATE)?;
     mount(resolv_conf.as_ptr(), c"/etc/resolv.conf", libc::MS_BIND)
 }

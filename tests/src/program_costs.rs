@@ -1,4 +1,4 @@
-//! What the kernel counted of each BPF program: how often it ran, and how long.
+//! Run counts and run times of each BPF program, as counted by the kernel.
 
 use std::{
     fs, io,
@@ -7,14 +7,14 @@ use std::{
 
 use spillway_agent::bpf::LoadedBpf;
 
-/// A program's name, its mean cost of an event in nanoseconds, and how many there were.
+/// A program's name, its mean cost per event in nanoseconds, and the number of events.
 pub type ProgramCost = (String, f64, u64);
 
-/// Every program that ran while the kernel counted (`BPF_ENABLE_STATS`).
+/// Costs of every program that ran while the kernel counted (`BPF_ENABLE_STATS`).
 ///
 /// # Errors
 ///
-/// Where a descriptor of our own cannot be looked up.
+/// Returns an error if a descriptor cannot be inspected.
 pub fn program_costs(kernel: &LoadedBpf) -> io::Result<Vec<ProgramCost>> {
     let mut costs = Vec::new();
     for (name, program) in kernel.programs() {

@@ -1,13 +1,13 @@
-//! Scheduling ahead of what else runs on the machine: a server's capacity is then its own, and a
-//! clock that is looked at every few milliseconds is looked at every few milliseconds. The agent
-//! under test is never scheduled so.
+//! Real-time scheduling for servers and samplers. A server then has its full capacity whatever else
+//! runs on the machine, and a clock meant to be read every few milliseconds is. The agent under
+//! test never gets real-time priority.
 
 use std::{io, os::unix::process::CommandExt as _, process::Command};
 
-/// Has what `command` starts scheduled in real time, with all that it starts itself.
+/// Schedules the process that `command` starts, and its children, in real time.
 pub fn in_real_time(command: &mut Command) -> &mut Command {
     let before_exec = || {
-        // It may not be allowed; then it competes like all others.
+        // Failure is ignored: without permission it competes like all others.
         let _ = real_time();
         Ok(())
     };
@@ -15,11 +15,11 @@ pub fn in_real_time(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(before_exec) }
 }
 
-/// Schedules this thread in real time, at the lowest such priority, in turns with others of it.
+/// Schedules this thread in real time, round-robin at the lowest real-time priority.
 ///
 /// # Errors
 ///
-/// Where it is not allowed.
+/// Returns an error if this is not permitted.
 pub fn real_time() -> io::Result<()> {
     let lowest = libc::sched_param { sched_priority: 1 };
     // SAFETY: the call reads one sched_param, which lives here; 0 is this thread.

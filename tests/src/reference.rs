@@ -1,5 +1,5 @@
-//! Standard Webhooks as its own library in Python reads it, which `cargo xtask test` downloads.
-//! `SPILLWAY_WEBHOOKS` names the directory.
+//! Verification of webhooks by Standard Webhooks' own Python library, which `cargo xtask test`
+//! downloads. `SPILLWAY_WEBHOOKS` names its directory.
 
 use std::{
     env,
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::receiver::Call;
 
-/// Exits 3 where the library does not verify what it is given.
+/// Script that exits with 3 if the library does not verify its input.
 const SCRIPT: &str = r#"
 import json, sys
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -24,15 +24,15 @@ except WebhookVerificationError as error:
     sys.exit(3)
 "#;
 
-/// The library.
+/// Directory of the library.
 pub struct Reference(PathBuf);
 
 impl Reference {
-    /// Finds it.
+    /// Finds the library.
     ///
     /// # Errors
     ///
-    /// Why it cannot be used.
+    /// Returns an error if the library is not available.
     pub fn find() -> Result<Self, String> {
         let dir = env::var_os("SPILLWAY_WEBHOOKS").map(PathBuf::from);
         dir.map(Self).ok_or_else(|| {
@@ -40,17 +40,17 @@ impl Reference {
         })
     }
 
-    /// Whether whoever has this key takes a request for the agent's.
+    /// Verifies a request with this key.
     ///
     /// # Errors
     ///
-    /// What the library has against it.
+    /// Returns an error if the library rejects the request.
     ///
     /// # Panics
     ///
-    /// Where it does not run.
+    /// Panics if Python cannot be run.
     pub fn verify(&self, key: &str, call: &Call) -> Result<(), String> {
-        let body = str::from_utf8(&call.body).expect("JSON is text");
+        let body = str::from_utf8(&call.body).expect("the body should be UTF-8");
         let request = json!({"key": key, "headers": call.headers, "body": body});
         let mut python = Command::new("python3");
         python
@@ -58,11 +58,11 @@ impl Reference {
             .env("PYTHONPATH", &self.0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        let mut running = python.spawn().expect("there is Python");
-        let mut stdin = running.stdin.take().expect("it is piped");
-        stdin.write_all(request.to_string().as_bytes()).expect("it reads");
+        let mut running = python.spawn().expect("starting Python");
+        let mut stdin = running.stdin.take().expect("stdin should be piped");
+        stdin.write_all(request.to_string().as_bytes()).expect("writing the request to Python");
         drop(stdin);
-        let output = running.wait_with_output().expect("it ends");
+        let output = running.wait_with_output().expect("waiting for Python");
         match output.status.code() {
             Some(0) => Ok(()),
             Some(3) => Err(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
@@ -70,24 +70,25 @@ impl Reference {
         }
     }
 
-    /// That whoever has one of these keys takes a request, and not once its body, its time or its
-    /// identity is another.
+    /// Checks that each of these keys verifies a request, and that none does once its body, time or
+    /// identity is changed.
     ///
     /// # Panics
     ///
-    /// Where that is not so.
+    /// Panics if a check fails.
     pub fn judge(&self, keys: &[&str], call: &Call) {
         let with = |name: &str, value: String| {
             let mut call = call.clone();
             call.request.headers.insert(name.to_owned(), value);
             call
         };
-        let at: u64 = call.headers["webhook-timestamp"].parse().expect("it is in seconds");
+        let at: u64 =
+            call.headers["webhook-timestamp"].parse().expect("the timestamp should be in seconds");
         let mut other_body = call.clone();
         other_body.request.body.push(b' ');
         let other_time = with("webhook-timestamp", (at - 1).to_string());
         let other_id = with("webhook-id", format!("{}0", call.headers["webhook-id"]));
-        // As it was an hour ago: it may have been sent by anybody who had listened.
+        // One hour old: anyone who recorded the request could have replayed it.
         let old = with("webhook-timestamp", (at - 3_600).to_string());
         for key in keys {
             assert_eq!(self.verify(key, call), Ok(()), "{call:?}");

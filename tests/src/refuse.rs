@@ -1,28 +1,27 @@
-//! A kernel that refuses: system calls answered with an error by a seccomp filter, files hidden
-//! under an empty file system.
+//! A kernel that refuses: a seccomp filter fails system calls, and empty file systems hide files.
 //!
-//! Either is put in place between fork and exec, so that only the agent under test meets it.
+//! Both are set up between fork and exec, so that only the agent under test is affected.
 
 use std::{ffi::OsStr, io, mem::offset_of, os::unix::process::CommandExt as _, process::Command};
 
-/// What is refused.
+/// System call to refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refused {
     /// Number of the system call.
     pub call: libc::c_long,
-    /// Only where its first argument is this, if one is given.
+    /// Required value of the first argument, if any.
     pub first_argument: Option<u32>,
-    /// What it answers.
+    /// Error returned.
     pub errno: libc::c_int,
 }
 
 impl Refused {
-    /// Every `bpf()`, as lockdown, seccomp and `unprivileged_bpf_disabled` do.
+    /// Refuses every `bpf()`, as lockdown, seccomp and `unprivileged_bpf_disabled` do.
     pub const BPF: Self = Self { call: libc::SYS_bpf, first_argument: None, errno: libc::EPERM };
-    /// Every map, as a kernel out of memory does; `BPF_MAP_CREATE` is 0.
+    /// Refuses every map, as a kernel out of memory does; `BPF_MAP_CREATE` is 0.
     pub const BPF_MAPS: Self =
         Self { call: libc::SYS_bpf, first_argument: Some(0), errno: libc::ENOMEM };
-    /// Every perf event, as `kernel.perf_event_paranoid` does.
+    /// Refuses every perf event, as `kernel.perf_event_paranoid` does.
     pub const PERF_EVENTS: Self =
         Self { call: libc::SYS_perf_event_open, first_argument: None, errno: libc::EPERM };
 }
@@ -34,17 +33,17 @@ const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
 const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
-/// Has the kernel refuse a system call to what `command` starts.
+/// Makes the kernel refuse a system call to the process that `command` starts.
 pub fn refuse(command: &mut Command, refused: Refused) {
     let filter = filter(refused);
-    // SAFETY: between fork and exec it makes two system calls and allocates nothing.
+    // SAFETY: between fork and exec, the closure makes two system calls and allocates nothing.
     unsafe { command.pre_exec(move || install(&filter)) };
 }
 
 fn filter(refused: Refused) -> Vec<libc::sock_filter> {
     let load = |at: usize| libc::sock_filter { code: LOAD_WORD, jt: 0, jf: 0, k: at as u32 };
     let answer = |k: u32| libc::sock_filter { code: RETURN, jt: 0, jf: 0, k };
-    // What is not equal is allowed, by the last instruction but one.
+    // A mismatch jumps to the last instruction but one, which allows the call.
     let require = |k: u32, to_the_end: u8| libc::sock_filter {
         code: JUMP_IF_EQUAL,
         jt: 0,
@@ -55,7 +54,7 @@ fn filter(refused: Refused) -> Vec<libc::sock_filter> {
         (offset_of!(libc::seccomp_data, arch), ARCH),
         (offset_of!(libc::seccomp_data, nr), refused.call as u32),
     ];
-    // Low half of a 64-bit argument: this is x86-64 alone.
+    // Compares the low half of the 64-bit argument; the layout is that of x86-64.
     checks.extend(
         refused.first_argument.map(|argument| (offset_of!(libc::seccomp_data, args), argument)),
     );
@@ -79,8 +78,8 @@ fn install(filter: &[libc::sock_filter]) -> io::Result<()> {
     if installed { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// `command` in a mount namespace of its own, in which the directories are empty. A directory that
-/// is not there is empty enough.
+/// Wraps `command` in its own mount namespace in which these directories are empty. Missing
+/// directories are skipped.
 pub fn hide(command: &Command, directories: &[&str]) -> Command {
     let mounts = directories
         .iter()

@@ -1,7 +1,7 @@
-//! The agent's binary as it runs: what it logs, prints and serves, and how it ends.
+//! The running agent: its log, output, HTTP endpoints and exit.
 //!
-//! Its output is read by threads of its own, so that an agent that logs more than a pipe holds is
-//! not held up by the test.
+//! Separate threads read its output, so that an agent that logs more than a pipe holds is not
+//! blocked by the test.
 
 use std::{
     env, fs,
@@ -19,46 +19,47 @@ use serde_json::Value;
 
 use crate::{now, wait_for};
 
-/// How long the agent may take until it watches, whatever the kernel refuses it.
+/// Limit on the agent's start, whatever the kernel refuses it.
 pub const STARTS_WITHIN: Duration = Duration::from_secs(5);
 
-/// A configuration that serves on a port which the kernel picks.
+/// Configuration that serves on a port chosen by the kernel.
 pub const ANY_PORT: &str = "[serve]\nlisten = \"127.0.0.1:0\"\n";
 
-/// A directory that goes with the test.
+/// Directory that is removed at the end of the test.
 pub struct Scratch(pub PathBuf);
 
 impl Scratch {
-    /// Makes it.
+    /// Makes the directory.
     ///
     /// # Panics
     ///
-    /// Where it cannot be made.
+    /// Panics if it cannot be made.
     pub fn make(test: &str) -> Self {
         let path = env::temp_dir().join(format!("spillway-{test}-{}", std::process::id()));
-        fs::create_dir(&path).expect("a scratch directory can be made");
+        fs::create_dir(&path).expect("making a scratch directory");
         Self(path)
     }
 
-    /// Writes a file in it.
+    /// Writes a file in the directory.
     ///
     /// # Panics
     ///
-    /// Where it cannot be written.
+    /// Panics if it cannot be written.
     pub fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
-        fs::write(&path, text).expect("a scratch file can be written");
+        fs::write(&path, text).expect("writing a scratch file");
         path
     }
 
-    /// Writes one that nobody else may read, as the agent wants of a secret.
+    /// Writes a file that only its owner can read, as the agent requires of secrets.
     ///
     /// # Panics
     ///
-    /// As of [`Scratch::file`].
+    /// Panics if it cannot be written.
     pub fn secret(&self, name: &str, text: &str) -> PathBuf {
         let path = self.file(name, text);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is ours");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
+            .expect("setting the mode of a scratch file");
         path
     }
 }
@@ -69,15 +70,15 @@ impl Drop for Scratch {
     }
 }
 
-/// The agent's binary, which `cargo xtask test` builds and names.
+/// Command with the agent's binary, which `cargo xtask test` builds and names in `SPILLWAY_BIN`.
 ///
 /// # Panics
 ///
-/// Where it is not named.
+/// Panics if `SPILLWAY_BIN` is not set.
 pub fn agent() -> Command {
     let binary = env::var_os("SPILLWAY_BIN").map(PathBuf::from);
     let binary =
-        binary.expect("SPILLWAY_BIN names the agent; hint: run the tests with `cargo xtask test`");
+        binary.expect("SPILLWAY_BIN is not set; hint: run the tests with `cargo xtask test`");
     Command::new(binary)
 }
 
@@ -88,16 +89,16 @@ pub fn run_with(config: &Path) -> Command {
     command
 }
 
-/// A line that the agent printed.
+/// Line printed by the agent.
 #[derive(Debug, Clone)]
 pub struct Printed {
-    /// When it arrived here.
+    /// Time at which the test received it.
     pub at: Instant,
-    /// Without its line end.
+    /// Text without the newline.
     pub line: String,
 }
 
-/// What a pipe has said so far, read by a thread until its other end is closed.
+/// Output of a pipe so far, collected by a thread until the other end is closed.
 struct Heard {
     lines: Arc<Mutex<Vec<Printed>>>,
     reader: JoinHandle<()>,
@@ -134,134 +135,135 @@ impl Heard {
     }
 }
 
-/// A running agent; killed where the test ends before it was stopped.
+/// Running agent; killed if the test ends before stopping it.
 pub struct Running {
     child: Child,
-    /// Both taken when it is stopped.
+    /// Readers of stdout and the log; taken by [`Running::stop`].
     pipes: Option<(Heard, Heard)>,
 }
 
 impl Running {
-    /// Starts a command that becomes the agent, and waits until it watches.
+    /// Starts a command that becomes the agent and waits until it is watching.
     ///
     /// # Panics
     ///
-    /// Where it ends, or does not say that it watches within [`STARTS_WITHIN`].
+    /// Panics if the agent ends or is not watching within [`STARTS_WITHIN`].
     pub fn start(command: Command) -> Self {
         Self::start_within(command, STARTS_WITHIN)
     }
 
-    /// As [`Running::start`], with another limit: an emulated processor is slower.
+    /// Same as [`Running::start`] with another limit, because an emulated processor is slower.
     ///
     /// # Panics
     ///
-    /// As [`Running::start`].
+    /// Panics if the agent ends or is not watching within `limit`.
     pub fn start_within(mut command: Command, limit: Duration) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
-        let out = Heard::from(child.stdout.take().expect("stdout is piped"));
-        let log = Heard::from(child.stderr.take().expect("stderr is piped"));
+            .unwrap_or_else(|error| panic!("{command:?} did not start: {error}"));
+        let out = Heard::from(child.stdout.take().expect("stdout should be piped"));
+        let log = Heard::from(child.stderr.take().expect("stderr should be piped"));
         let mut running = Self { child, pipes: Some((out, log)) };
         let watching = wait_for(limit, || {
-            let ended = running.child.try_wait().expect("it can be waited for");
+            let ended = running.child.try_wait().expect("waiting for the agent");
             assert!(ended.is_none(), "the agent ended with {ended:?}: {}", running.log());
             running.log().contains("spillway is watching").then_some(())
         });
-        assert!(watching.is_some(), "after {limit:?} it does not watch: {}", running.log());
+        assert!(watching.is_some(), "the agent is not watching after {limit:?}: {}", running.log());
         running
     }
 
-    /// Its pid.
+    /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it logged so far.
+    /// Log so far.
     pub fn log(&self) -> String {
         self.pipes.as_ref().map_or_else(String::new, |(_, log)| log.so_far())
     }
 
-    /// What it printed so far: verdicts and decisions.
+    /// Standard output so far: verdicts and decisions.
     pub fn printed(&self) -> String {
         self.pipes.as_ref().map_or_else(String::new, |(out, _)| out.so_far())
     }
 
-    /// The first line that it printed of this kind and about this cgroup, as JSON.
+    /// First printed JSON line of this kind about this cgroup.
     pub fn line_of(&self, kind: &str, value: &str, cgroup: &str) -> Option<Value> {
         let is_it = |line: &Value| line[kind] == value && line["cgroup"] == cgroup;
         self.printed().lines().filter_map(|line| serde_json::from_str(line).ok()).find(is_it)
     }
 
-    /// The same, each line with the time at which it came.
+    /// Printed lines with their times of arrival.
     pub fn printed_at(&self) -> Vec<Printed> {
         self.pipes.as_ref().map_or_else(Vec::new, |(out, _)| out.lines())
     }
 
-    /// Where it serves.
+    /// Address of the agent's HTTP server.
     ///
     /// # Panics
     ///
-    /// Where it does not.
+    /// Panics if the log does not name it.
     pub fn address(&self) -> SocketAddr {
         let log = self.log();
-        let (_, rest) = log.split_once("listen=").expect("it says where it serves");
+        let (_, rest) = log.split_once("listen=").expect("the log should name the address");
         rest.split_whitespace()
             .next()
             .and_then(|addr| addr.parse().ok())
-            .expect("that is an address")
+            .expect("the address should be valid")
     }
 
-    /// Its answer to a request, head and all.
+    /// Response to a GET, including the head.
     ///
     /// # Panics
     ///
-    /// Where it does not answer within five seconds.
+    /// Panics if there is no response within five seconds.
     pub fn get(&self, path: &str) -> String {
-        http_get(self.address(), path).expect("it answers")
+        http_get(self.address(), path).expect("the agent should respond")
     }
 
-    /// Whether it calls itself well.
+    /// Returns true if `/healthz` reports success.
     pub fn is_well(&self) -> bool {
         self.get("/healthz").starts_with("HTTP/1.1 200")
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the agent.
     ///
     /// # Panics
     ///
-    /// Where it is gone.
+    /// Panics if the agent is gone.
     pub fn signal(&self, signal: libc::c_int) {
         // SAFETY: a signal to a child that was not waited for yet.
         let sent = unsafe { libc::kill(self.child.id() as i32, signal) };
-        assert_eq!(sent, 0, "it takes signal {signal}: {}", self.log());
+        assert_eq!(sent, 0, "sending signal {signal}: {}", self.log());
     }
 
-    /// Asks it to stop; gives its exit code and all that it logged.
+    /// Stops the agent with SIGTERM and returns its exit code and complete log.
     ///
     /// # Panics
     ///
-    /// It does not end within five seconds.
+    /// Panics if the agent does not end within five seconds.
     pub fn stop(self) -> (Option<i32>, String) {
         self.stop_by(libc::SIGTERM)
     }
 
-    /// Asks it to stop by this signal, as [`Running::stop`].
+    /// Stops the agent with this signal, as [`Running::stop`] does.
     ///
     /// # Panics
     ///
-    /// It does not end within five seconds.
+    /// Panics if the agent does not end within five seconds.
     pub fn stop_by(mut self, signal: libc::c_int) -> (Option<i32>, String) {
         self.signal(signal);
         let status = wait_for(Duration::from_secs(5), || {
-            self.child.try_wait().expect("it can be waited for")
+            self.child.try_wait().expect("waiting for the agent")
         });
-        let status = status
-            .unwrap_or_else(|| panic!("it does not stop within five seconds: {}", self.log()));
-        let (_, log) = self.pipes.take().expect("it is stopped once");
+        let status = status.unwrap_or_else(|| {
+            panic!("the agent did not stop within five seconds: {}", self.log())
+        });
+        let (_, log) = self.pipes.take().expect("the agent is stopped only once");
         (status.code(), log.until_closed())
     }
 }
@@ -273,11 +275,11 @@ impl Drop for Running {
     }
 }
 
-/// What is answered to a GET, head and all.
+/// Response to a GET, including the head.
 ///
 /// # Errors
 ///
-/// Where nobody answers within five seconds.
+/// Returns an error if there is no response within five seconds.
 pub fn http_get(addr: SocketAddr, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect(addr)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -287,28 +289,29 @@ pub fn http_get(addr: SocketAddr, path: &str) -> io::Result<String> {
     Ok(answer)
 }
 
-/// The value of a metric, by its name with labels; `None` where it is not there.
+/// Value of a metric, by name with labels; `None` if it is missing.
 ///
 /// # Panics
 ///
-/// Where its value is no number.
+/// Panics if its value is not a number.
 pub fn find_metric(metrics: &str, name: &str) -> Option<f64> {
     let line = metrics
         .lines()
         .find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')))?;
-    line.rsplit_once(' ').map(|(_, value)| value.parse().expect("a metric has a value"))
+    line.rsplit_once(' ')
+        .map(|(_, value)| value.parse().expect("a metric's value should be a number"))
 }
 
-/// The value of a metric that must be there.
+/// Value of a metric that must exist.
 ///
 /// # Panics
 ///
-/// Where it is not.
+/// Panics if the metric is missing.
 pub fn metric(metrics: &str, name: &str) -> f64 {
     find_metric(metrics, name).unwrap_or_else(|| panic!("no metric {name} in {metrics}"))
 }
 
-/// The lines of a log that warn.
+/// Warnings in a log.
 pub fn warnings(log: &str) -> Vec<&str> {
     log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")).collect()
 }

@@ -1,5 +1,5 @@
-//! nginx, HAProxy, wrk and others as Debian packages them, unpacked into the user's cache by `cargo
-//! xtask test` and not installed: no service of theirs is ever enabled on this machine.
+//! nginx, HAProxy, wrk and others as packaged by Debian. `cargo xtask test` unpacks them into the
+//! user's cache without installing them, so that no service is ever enabled on this machine.
 //! `SPILLWAY_SERVERS` names the directory.
 
 use std::{
@@ -17,21 +17,21 @@ use std::{
 
 use crate::{in_real_time, wait_for};
 
-/// How long a program may take to end when it is asked to, before it is killed.
+/// Time that a program gets to end after SIGTERM before it is killed.
 const ENDS_WITHIN: Duration = Duration::from_secs(3);
 
 const ALERTMANAGER: &str = "usr/bin/prometheus-alertmanager";
 
-/// A program without a ready line, ended with what it started when it is dropped, and when this
-/// thread ends.
+/// Program without a ready line. It and its children end when it is dropped and when this thread
+/// ends.
 pub struct Program(Child);
 
 impl Program {
-    /// Starts it.
+    /// Starts the program.
     ///
     /// # Panics
     ///
-    /// Where it cannot be started.
+    /// Panics if it cannot be started.
     pub fn start(command: &mut Command) -> Self {
         let die_with_parent = || {
             // SAFETY: PR_SET_PDEATHSIG takes a signal number and touches no memory.
@@ -41,28 +41,28 @@ impl Program {
         // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
         unsafe { command.pre_exec(die_with_parent) };
         let child = command.stdin(Stdio::null()).spawn();
-        Self(child.unwrap_or_else(|error| panic!("{command:?} does not start: {error}")))
+        Self(child.unwrap_or_else(|error| panic!("{command:?} did not start: {error}")))
     }
 
-    /// Its pid.
+    /// Process id.
     pub fn pid(&self) -> u32 {
         self.0.id()
     }
 
-    /// Whether it runs still.
+    /// Returns true while the process is running.
     pub fn is_running(&mut self) -> bool {
         self.0.try_wait().is_ok_and(|ended| ended.is_none())
     }
 
-    /// What it says on a standard output that is piped, until it ends.
+    /// Reads the piped standard output until the program ends.
     ///
     /// # Panics
     ///
-    /// Where that cannot be read.
+    /// Panics if the output cannot be read.
     pub fn said(mut self) -> String {
         let mut said = String::new();
-        let mut output = self.0.stdout.take().expect("its output is piped");
-        output.read_to_string(&mut said).expect("its output can be read");
+        let mut output = self.0.stdout.take().expect("stdout should be piped");
+        output.read_to_string(&mut said).expect("reading the program's output");
         said
     }
 }
@@ -78,7 +78,7 @@ impl Drop for Program {
     }
 }
 
-/// Where the packages are unpacked, and how what they hold is run.
+/// Directory of the unpacked packages and settings for running their programs.
 #[derive(Debug, Clone)]
 pub struct Servers {
     root: PathBuf,
@@ -86,11 +86,11 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Where the environment says, or why there is nothing.
+    /// Finds the directory named by `SPILLWAY_SERVERS`.
     ///
     /// # Errors
     ///
-    /// The reason, for a skip.
+    /// Returns an error with the reason to skip the test if a program is missing.
     pub fn find() -> Result<Self, String> {
         let root = env::var_os("SPILLWAY_SERVERS").map(PathBuf::from);
         let root = root.ok_or(
@@ -107,27 +107,27 @@ impl Servers {
         }
     }
 
-    /// The same, run ahead of what else runs here.
+    /// Runs the programs ahead of everything else on this machine.
     pub fn ahead(self) -> Self {
         Self { ahead: true, ..self }
     }
 
-    /// nginx with one worker on the first CPU and files of its own in `dir`, serving `page`
-    /// compressed at `/`: what one connection costs is set by the page's size. Everything else is
-    /// its default, the backlog of 511 among it.
+    /// Starts nginx with one worker on the first CPU and its own files in `dir`. It serves `page`
+    /// compressed at `/`, so the page's size sets the cost of a connection. All other settings are
+    /// defaults, including the backlog of 511.
     ///
     /// # Panics
     ///
-    /// Where it does not listen within five seconds.
+    /// Panics if nginx does not listen within five seconds.
     pub fn nginx(&self, dir: &Path, addr: SocketAddr, page: &[u8]) -> Program {
         self.nginx_with(dir, addr, page, 1, "")
     }
 
-    /// The same with so many workers and these parameters of its `listen`.
+    /// Starts nginx with this number of workers and these parameters of `listen`.
     ///
     /// # Panics
     ///
-    /// As [`Servers::nginx`].
+    /// Panics if nginx does not listen within five seconds.
     pub fn nginx_with(
         &self,
         dir: &Path,
@@ -138,8 +138,8 @@ impl Servers {
     ) -> Program {
         let at = dir.display();
         let (www, config) = (dir.join("www"), dir.join("nginx.conf"));
-        fs::create_dir_all(&www).expect("a directory can be made");
-        fs::write(www.join("index.html"), page).expect("a page can be written");
+        fs::create_dir_all(&www).expect("making a directory");
+        fs::write(www.join("index.html"), page).expect("writing the page");
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
         let temporary: String =
             temporary.iter().map(|name| format!("{name}_temp_path {at}/{name};\n")).collect();
@@ -152,21 +152,21 @@ impl Servers {
              text/html;\n{temporary}\
              server {{ listen {addr} {listen}; root {at}/www; }} }}\n"
         );
-        fs::write(&config, text).expect("a configuration can be written");
+        fs::write(&config, text).expect("writing the configuration");
         let mut command = self.command(self.root.join("usr/sbin/nginx"));
         command.arg("-e").arg(dir.join("error.log")).arg("-c").arg(&config);
         listening(&mut command, addr)
     }
 
-    /// HAProxy with one thread and files of its own in `dir`, which answers each connection after
-    /// `held` and holds so many at once, as `maxconn` says; more wait in its backlog of 511. What
-    /// it can do is the one over the other, whatever the CPUs do.
+    /// Starts HAProxy with one thread and its own files in `dir`. It responds to each connection
+    /// after `held` and serves `maxconn` at once; more wait in its backlog of 511. Its capacity is
+    /// `maxconn / held`, whatever the CPUs do.
     ///
     /// # Panics
     ///
-    /// Where it does not listen within five seconds.
+    /// Panics if HAProxy does not listen within five seconds.
     pub fn haproxy(&self, dir: &Path, addr: SocketAddr, maxconn: u32, held: Duration) -> Program {
-        fs::create_dir_all(dir).expect("a directory can be made");
+        fs::create_dir_all(dir).expect("making a directory");
         let (config, held_ms) = (dir.join("haproxy.cfg"), held.as_millis());
         let text = format!(
             "global\n  nbthread 1\n  maxconn 4096\n\
@@ -177,22 +177,23 @@ impl Servers {
              httpclose\n  \
              http-request tarpit deny_status 200\n"
         );
-        fs::write(&config, text).expect("a configuration can be written");
+        fs::write(&config, text).expect("writing the configuration");
         let mut command = self.command(self.root.join("usr/sbin/haproxy"));
         command.arg("-db").arg("-f").arg(&config);
         listening(&mut command, addr)
     }
 
-    /// Alertmanager with files of its own in `dir`, alone and with nobody to tell. It finds its
-    /// templates at one place alone, where they are put for it and nobody else: that takes root.
+    /// Starts Alertmanager with its own files in `dir`, without peers or receivers. It reads
+    /// templates from one fixed path only; they are mounted there for this process alone, which
+    /// needs root.
     ///
     /// # Panics
     ///
-    /// Where it does not listen within five seconds.
+    /// Panics if Alertmanager does not listen within five seconds.
     pub fn alertmanager(&self, dir: &Path, addr: SocketAddr) -> Program {
         let config = dir.join("alertmanager.yml");
         fs::write(&config, "route:\n  receiver: nobody\nreceivers:\n  - name: nobody\n")
-            .expect("a configuration can be written");
+            .expect("writing the configuration");
         let mut command = self.command("unshare");
         let within = "mount --bind \"$1/usr/share\" /usr/share && shift && exec \"$@\"";
         command
@@ -210,55 +211,56 @@ impl Servers {
         listening(&mut command, addr)
     }
 
-    /// HAProxy with a configuration of the test's own, once it listens on `addr`.
+    /// Starts HAProxy with a configuration of the test's own and waits until it listens on `addr`.
     ///
     /// # Panics
     ///
-    /// Where it does not within five seconds.
+    /// Panics if HAProxy does not listen within five seconds.
     pub fn haproxy_with(&self, config: &Path, addr: SocketAddr) -> Program {
         let mut command = self.command(self.root.join("usr/sbin/haproxy"));
         command.arg("-db").arg("-f").arg(config);
         listening(&mut command, addr)
     }
 
-    /// What HAProxy has against a configuration; empty where it takes it without a word.
+    /// Errors and warnings of HAProxy about a configuration; empty if it accepts it silently.
     ///
     /// # Panics
     ///
-    /// Where it cannot be asked.
+    /// Panics if HAProxy cannot be run.
     pub fn haproxy_objects_to(&self, config: &Path) -> String {
         let mut command = self.command(self.root.join("usr/sbin/haproxy"));
-        let output = command.args(["-c", "-q", "-f"]).arg(config).output().expect("haproxy runs");
+        let output =
+            command.args(["-c", "-q", "-f"]).arg(config).output().expect("running haproxy");
         let said = String::from_utf8_lossy(&output.stderr).into_owned()
             + &String::from_utf8_lossy(&output.stdout);
         if output.status.success() { said } else { format!("{}: {said}", output.status) }
     }
 
-    /// What kubectl makes of manifests by itself, without an API to ask.
+    /// Output of kubectl for manifests on its standard input, without an API server.
     ///
     /// # Panics
     ///
-    /// Where it objects.
+    /// Panics if kubectl fails.
     pub fn kubectl(&self, arguments: &[&str], input: &str) -> String {
         let mut command = self.command(self.root.join("usr/bin/kubectl"));
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("kubectl runs");
+        let mut child = command.spawn().expect("starting kubectl");
         child
             .stdin
             .take()
-            .expect("it is piped")
+            .expect("stdin should be piped")
             .write_all(input.as_bytes())
-            .expect("kubectl reads");
-        let output = child.wait_with_output().expect("kubectl ends");
+            .expect("writing to kubectl");
+        let output = child.wait_with_output().expect("waiting for kubectl");
         assert!(
             output.status.success(),
             "kubectl {arguments:?}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
-        String::from_utf8(output.stdout).expect("kubectl writes UTF-8")
+        String::from_utf8(output.stdout).expect("kubectl should print UTF-8")
     }
 
-    /// wrk with one thread on the last CPU: a new connection for each request, `secs` long.
+    /// Runs wrk with one thread on the last CPU for `secs`, with a new connection for each request.
     pub fn wrk(&self, addr: SocketAddr, connections: u32, secs: u32) -> Command {
         let mut command = self.command("taskset");
         let last = thread::available_parallelism().map_or(0, |cpus| cpus.get() - 1);
@@ -275,12 +277,12 @@ impl Servers {
         command
     }
 
-    /// Connections that the server completes in a second under wrk, which waits for each answer
-    /// before it asks again.
+    /// Connections per second that the server completes under wrk, which waits for each response
+    /// before its next request.
     ///
     /// # Panics
     ///
-    /// Where wrk fails.
+    /// Panics if wrk fails.
     pub fn closed_loop_per_sec(&self, addr: SocketAddr, connections: u32, secs: u32) -> f64 {
         let output =
             self.wrk(addr, connections, secs).stdout(Stdio::piped()).output().expect("wrk runs");
@@ -302,10 +304,10 @@ impl Servers {
     }
 }
 
-/// A server, once it listens.
+/// Starts a server and waits until it listens.
 fn listening(command: &mut Command, addr: SocketAddr) -> Program {
     let server = Program::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
     let listens = wait_for(Duration::from_secs(5), || TcpStream::connect(addr).ok());
-    assert!(listens.is_some(), "{command:?} does not listen on {addr}");
+    assert!(listens.is_some(), "{command:?} did not listen on {addr}");
     server
 }

@@ -1,29 +1,28 @@
-//! A program that is stopped at the begin of any of its system calls, and killed there, or
-//! overtaken.
+//! Stops a program at the start of any of its system calls and kills it there, or lets others act
+//! first.
 //!
-//! What SIGKILL interrupts at a call's begin was not done, so that a stop at the begin of each call
-//! is a stop after each call before it.
+//! A call that SIGKILL interrupts at its start has no effect, so a stop at the start of each call
+//! is also a stop after each earlier call.
 
 use std::{io, mem::MaybeUninit, os::unix::process::CommandExt as _, process::Command, ptr};
 
-/// A program of one thread that stands at the begin of a system call. It is killed where it is
-/// dropped.
+/// Single-threaded program stopped at the start of a system call. It is killed when dropped.
 #[derive(Debug)]
 pub struct Stopped {
     pid: libc::pid_t,
 }
 
-/// A system call that is about to be made.
+/// System call about to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Call {
-    /// Number of the call, as `libc::SYS_…` names it.
+    /// Number of the call, as in `libc::SYS_…`.
     pub number: libc::c_long,
-    /// Arguments, as the kernel gets them.
+    /// Arguments as the kernel gets them.
     pub arguments: [u64; 6],
 }
 
-/// Calls that reach no further than the process that makes them, whatever their arguments: its
-/// memory, signals, clocks, identity and descriptors. What is opened in it ends with it.
+/// Calls that affect only the calling process, whatever their arguments: its memory, signals,
+/// clocks, identity and descriptors. Whatever is opened ends with the process.
 const WITHIN_THE_PROCESS: &[libc::c_long] = &[
     libc::SYS_brk,
     libc::SYS_clock_gettime,
@@ -53,8 +52,8 @@ const WITHIN_THE_PROCESS: &[libc::c_long] = &[
     libc::SYS_uname,
 ];
 
-/// Calls that tell something and change nothing outside the process; a close gives up what the
-/// process's end gives up as well.
+/// Calls that read and change nothing outside the process; a close releases only what the end of
+/// the process releases as well.
 const READING: &[libc::c_long] = &[
     libc::SYS_close,
     libc::SYS_faccessat,
@@ -74,7 +73,7 @@ const READING: &[libc::c_long] = &[
     libc::SYS_statx,
 ];
 
-/// Those that only some machines have.
+/// Reading calls that only some architectures have.
 #[cfg(target_arch = "x86_64")]
 const OLD_READING: &[libc::c_long] = &[
     libc::SYS_access,
@@ -88,8 +87,8 @@ const OLD_READING: &[libc::c_long] = &[
 const OLD_READING: &[libc::c_long] = &[];
 
 impl Call {
-    /// Whether something outside the process may differ after it: so of every call that is not
-    /// known to be harmless.
+    /// Returns true if the call may change something outside the process: true for every call that
+    /// is not known to be harmless.
     pub fn may_change_something(&self) -> bool {
         let creates = libc::O_CREAT | libc::O_TRUNC;
         let command = self.arguments[1] as libc::c_int;
@@ -109,9 +108,9 @@ impl Call {
         }
     }
 
-    /// Whether what others do meanwhile may make a difference to it: so of every call that is not
-    /// known to stay within the process, except for steps along a path. Those find the same
-    /// directories as long as others change no more than files in them.
+    /// Returns true if concurrent changes by others may affect the call: true for every call that
+    /// is not known to stay within the process, except lookups of directories. Lookups find the
+    /// same directories as long as others only change files in them.
     pub fn may_meet_others(&self) -> bool {
         let steps_along =
             self.number == libc::SYS_openat && self.arguments[2] as libc::c_int & libc::O_PATH != 0;
@@ -124,8 +123,8 @@ impl Stopped {
     ///
     /// # Panics
     ///
-    /// It cannot be started or traced.
-    #[expect(clippy::zombie_processes, reason = "it is waited for by its pid, stop by stop")]
+    /// Panics if the program cannot be started or traced.
+    #[expect(clippy::zombie_processes, reason = "its pid is waited for, stop by stop")]
     pub fn start(mut command: Command) -> Self {
         let trace_me = || {
             // SAFETY: asks to be traced by the parent; the other arguments are not read.
@@ -139,25 +138,25 @@ impl Stopped {
         // SAFETY: after fork the closure makes one system call, and allocates nothing.
         unsafe { command.pre_exec(trace_me) };
         let child =
-            command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+            command.spawn().unwrap_or_else(|error| panic!("{command:?} did not start: {error}"));
         let stopped = Self { pid: child.id() as libc::pid_t };
-        // It stops by itself where its program begins.
-        assert!(libc::WIFSTOPPED(wait(stopped.pid)), "it stops where it begins");
+        // A traced program stops by itself after exec.
+        assert!(libc::WIFSTOPPED(wait(stopped.pid)), "the program should stop after exec");
         let marked = ptr::without_provenance_mut::<u8>(libc::PTRACE_O_TRACESYSGOOD as usize);
         // SAFETY: the child is stopped, and traced by this thread; the options are a number.
         let set = unsafe {
             libc::ptrace(libc::PTRACE_SETOPTIONS, stopped.pid, ptr::null_mut::<u8>(), marked)
         };
-        assert_eq!(set, 0, "its calls can be told from signals: {}", io::Error::last_os_error());
+        assert_eq!(set, 0, "setting PTRACE_O_TRACESYSGOOD: {}", io::Error::last_os_error());
         stopped
     }
 
-    /// Runs a program to the begin of the `nth`, counted from 1, of its calls that count. `None` if
-    /// it ended before.
+    /// Runs a program to the start of its `nth` call (counted from 1) for which `counts` is true.
+    /// Returns `None` if it ended before.
     ///
     /// # Panics
     ///
-    /// As of [`Self::start`] and [`Self::next`].
+    /// Panics as [`Self::start`] and [`Self::next`] do.
     pub fn at(command: Command, nth: u32, counts: impl Fn(&Call) -> bool) -> Option<Self> {
         let (mut stopped, mut left) = (Self::start(command), nth);
         while left > 0 {
@@ -168,28 +167,28 @@ impl Stopped {
         Some(stopped)
     }
 
-    /// Runs it to the begin of its next call. `None` if it ended, which it must do well.
+    /// Runs the program to the start of its next call. Returns `None` if it ended successfully.
     ///
     /// # Panics
     ///
-    /// It cannot be traced, or fails.
+    /// Panics if the program cannot be traced or fails.
     pub fn next(self) -> Option<(Self, Call)> {
         loop {
             self.resume(libc::PTRACE_SYSCALL);
             let status = wait(self.pid);
             if libc::WIFEXITED(status) {
                 std::mem::forget(self);
-                assert_eq!(libc::WEXITSTATUS(status), 0, "it ends well");
+                assert_eq!(libc::WEXITSTATUS(status), 0, "the program should succeed");
                 return None;
             }
-            assert!(libc::WIFSTOPPED(status), "it is neither stopped nor at its end: {status}");
+            assert!(libc::WIFSTOPPED(status), "the program is neither stopped nor ended: {status}");
             if let Some(call) = self.call() {
                 return Some((self, call));
             }
         }
     }
 
-    /// The call at whose begin it stands, if it does.
+    /// Call at whose start the program is stopped, if any.
     fn call(&self) -> Option<Call> {
         let mut info = MaybeUninit::<libc::ptrace_syscall_info>::zeroed();
         let size = ptr::without_provenance_mut::<u8>(size_of::<libc::ptrace_syscall_info>());
@@ -198,7 +197,7 @@ impl Stopped {
         let info = unsafe {
             let filled =
                 libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, self.pid, size, info.as_mut_ptr());
-            assert!(filled > 0, "its call is known: {}", io::Error::last_os_error());
+            assert!(filled > 0, "reading the call: {}", io::Error::last_os_error());
             info.assume_init()
         };
         (info.op == libc::PTRACE_SYSCALL_INFO_ENTRY).then(|| {
@@ -208,14 +207,14 @@ impl Stopped {
         })
     }
 
-    /// Kills it. What SIGKILL interrupts at a call's begin was not done.
+    /// Kills the program; a call that SIGKILL interrupts at its start has no effect.
     pub fn kill(self) {}
 
-    /// Lets it run to its end.
+    /// Lets the program run to its end.
     ///
     /// # Panics
     ///
-    /// Where it fails.
+    /// Panics if the program fails.
     pub fn go_on(self) {
         self.resume(libc::PTRACE_DETACH);
         let pid = self.pid;
@@ -223,7 +222,7 @@ impl Stopped {
         let status = wait(pid);
         assert!(
             libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
-            "it ends well: {status}"
+            "the program should succeed: {status}"
         );
     }
 
@@ -232,7 +231,7 @@ impl Stopped {
         // read.
         let went_on =
             unsafe { libc::ptrace(how, self.pid, ptr::null_mut::<u8>(), ptr::null_mut::<u8>()) };
-        assert_eq!(went_on, 0, "it goes on: {}", io::Error::last_os_error());
+        assert_eq!(went_on, 0, "resuming the program: {}", io::Error::last_os_error());
     }
 }
 
@@ -248,6 +247,6 @@ fn wait(pid: libc::pid_t) -> i32 {
     let mut status = 0;
     // SAFETY: waits for a child of this thread; the status outlives the call.
     let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
-    assert_eq!(waited, pid, "it can be waited for: {}", io::Error::last_os_error());
+    assert_eq!(waited, pid, "waiting for the program: {}", io::Error::last_os_error());
     status
 }

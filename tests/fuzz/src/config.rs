@@ -1,4 +1,4 @@
-//! Any text as a configuration: it is taken, or every problem has a line that the text has.
+//! Arbitrary text as a configuration: it is accepted, or every problem has one of the text's lines.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

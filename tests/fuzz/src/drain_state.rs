@@ -1,4 +1,4 @@
-//! The drain's state file, in any bytes: see `spillway_agent::fuzzing::drain_state`.
+//! Arbitrary bytes as the drain's state file: see `spillway_agent::fuzzing::drain_state`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| spillway_agent::fuzzing::drain_state(bytes));

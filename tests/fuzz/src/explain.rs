@@ -1,4 +1,4 @@
-//! Any bytes as a trace: whatever it says of a process can be drawn.
+//! Arbitrary bytes as a trace: the picture of a process can always be drawn.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -7,12 +7,12 @@ use spillway_agent::{
     config::Config,
 };
 
-/// The process that most of the seeds are about.
+/// Process that most of the seeds are about.
 const PID: u32 = 812;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(explained) = explain(bytes, &Config::default(), PID) {
-        let svg = draw(&explained).expect("it needs nothing but memory");
+        let svg = draw(&explained).expect("drawing should not fail");
         assert!(svg.trim_end().ends_with("</svg>"));
     }
 });

@@ -1,4 +1,4 @@
-//! A journal entry, in any bytes: see `spillway_agent::fuzzing::journal`.
+//! Arbitrary bytes as a journal entry: see `spillway_agent::fuzzing::journal`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| spillway_agent::fuzzing::journal(bytes));

@@ -1,4 +1,4 @@
-//! Files of `/proc` and of cgroups, in any bytes: see `spillway_agent::fuzzing::proc`.
+//! Arbitrary bytes as files of `/proc` and cgroups: see `spillway_agent::fuzzing::proc`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| spillway_agent::fuzzing::proc(bytes));

@@ -1,4 +1,4 @@
-//! Records of the ring buffer and of iterators, in any bytes: see
+//! Arbitrary bytes as records of the ring buffer and of iterators: see
 //! `spillway_agent::fuzzing::records`.
 #![no_main]
 

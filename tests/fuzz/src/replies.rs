@@ -1,4 +1,4 @@
-//! A reply of a receiver, or of the Kubernetes API, in any bytes: see
+//! Arbitrary bytes as a reply of a receiver or of the Kubernetes API: see
 //! `spillway_agent::fuzzing::replies`.
 #![no_main]
 

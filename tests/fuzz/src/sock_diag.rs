@@ -1,4 +1,4 @@
-//! An answer of `sock_diag`, in any bytes: see `spillway_agent::fuzzing::sock_diag`.
+//! Arbitrary bytes as a `sock_diag` reply: see `spillway_agent::fuzzing::sock_diag`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| spillway_agent::fuzzing::sock_diag(bytes));

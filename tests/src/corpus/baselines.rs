@@ -1,9 +1,9 @@
-//! The rules that are compared: the detector itself, and the reference rules as small baselines
-//! over the same facts.
+//! The compared rules: the detector itself, and reference rules as small baselines over the same
+//! facts.
 //!
-//! Baselines look at the resident memory of all processes once a minute, as a metrics system that
-//! scrapes does, over an hour at most, and claim once until their condition no longer holds. They
-//! know pids, not workloads, as the originals know instances.
+//! Baselines read the resident memory of all processes once a minute, as a metrics system does when
+//! it scrapes, and keep at most an hour. They claim once until their condition no longer holds.
+//! They know pids, not workloads, just as the originals know instances.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,66 +17,65 @@ use spillway_agent::{
     sense::{Fact, Observation, ProcessFact, ProcessId},
 };
 
-/// Time between two looks, and how many are kept: an hour of the usual scrape interval.
-const LOOK_SECS: f64 = 60.0;
-const LOOKS: usize = 60;
+/// Interval between two samples and the number kept: an hour of the usual scrape interval.
+const SAMPLE_SECS: f64 = 60.0;
+const SAMPLES_MAX: usize = 60;
 
-/// Fewest looks for a verdict on a trend: the quarter of an hour that the first rule asks for.
-const LOOKS_MIN: usize = 15;
+/// Minimum number of samples for a verdict on a trend: the 15 minutes that the first rule requires.
+const SAMPLES_MIN: usize = 15;
 
-/// Coroot's check of memory leaks: ordinary least squares over the last hour of an instance, growth
-/// of 10 % an hour (its default threshold), held for the 15 minutes of its built-in alert.
+/// Coroot's check for memory leaks: ordinary least squares over an instance's last hour, growth of
+/// 10 % an hour (its default threshold), held for the 15 minutes of its built-in alert.
 const COROOT_PER_HOUR: f64 = 0.10;
 const COROOT_HELD: usize = 15;
 
-/// What it also asks for since April 2026: a growth worth a share of the limit an hour, or so much
-/// without one, and a last quarter that still rises at a share of the whole.
+/// Condition that Coroot added in April 2026: growth of at least a share of the limit per hour (an
+/// absolute rate without a limit), and a last quarter that still rises at a share of the whole.
 const COROOT_LIMIT_SHARE: f64 = 0.05;
 const COROOT_UNLIMITED_BYTES: f64 = 50e6;
 const COROOT_LAST_QUARTER: f64 = 0.3;
 
-/// Mann-Kendall with Theil and Sen's slope: z of 5 %, two-sided, which is what implementations
-/// default to. Machida and others (2013) find it prone to false alarms in software ageing; it is
-/// here because that field uses it all the same.
+/// Mann-Kendall with the Theil-Sen slope: z of 5 %, two-sided, the usual default of
+/// implementations. Machida and others (2013) find it prone to false alarms in software ageing; it
+/// is included because that field uses it nevertheless.
 const MANN_KENDALL_Z: f64 = 1.96;
 
-/// Precog (Jindal and others, 2021): a line whose R² is at least 0.8, as in its authors' published
-/// results (their code defaults to 0.78 in one variant and 0.88 in another), and that meets the
-/// limit within seven days. Its training on the past and its six hours that a trend must last are
-/// left out: they would keep it silent on short runs.
+/// Precog (Jindal and others, 2021): a line with R² of at least 0.8, as in its authors' published
+/// results (their code defaults to 0.78 in one variant and 0.88 in another), that reaches the limit
+/// within seven days. Its training on the past and the six hours that a trend must last are
+/// omitted: they would keep it silent on short runs.
 const R2_MIN: f64 = 0.8;
 const R2_WITHIN_SECS: f64 = 7.0 * 86_400.0;
 
-/// The usual alert on memory: 80 % of the limit, as in the collections of alerting rules that
-/// people start from.
+/// The usual alert on memory: 80 % of the limit, as in widely used collections of alerting rules.
 const THRESHOLD: f64 = 0.8;
 
-/// A claim that a process leaks.
+/// Claim that a process leaks.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Alarm {
-    /// When.
+    /// Time of the claim.
     pub t: f64,
-    /// Which process.
+    /// Process claimed.
     pub id: ProcessId,
-    /// Its name.
+    /// Name of the process.
     pub comm: Arc<str>,
-    /// Its cgroup.
+    /// Cgroup of the process.
     pub cgroup: Arc<str>,
-    /// When memory will be gone, in seconds from then.
+    /// Seconds until memory is exhausted.
     pub exhaustion_secs: Option<f64>,
-    /// From when to when that may be; `None` for a rule that does not say.
+    /// Interval of that forecast; `None` for a rule that gives none.
     pub exhaustion_interval_secs: Option<[f64; 2]>,
-    /// What the rule says of it; empty where it says nothing.
+    /// Explanation by the rule; may be empty.
     pub why: String,
 }
 
-/// Anything that claims leaks from observations.
+/// A rule that claims leaks from observations.
 pub trait Rule {
-    /// Takes one observation; appends the claims that it makes.
+    /// Processes one observation and appends new claims.
     fn observe(&mut self, observation: &Observation, alarms: &mut Vec<Alarm>);
 }
 
-/// The detector first, then the baselines, each with the name of its column.
+/// The detector first, then the baselines, each with its column name.
 pub fn rules(host: HostInfo) -> Vec<(&'static str, Box<dyn Rule>)> {
     let mut rules: Vec<(&'static str, Box<dyn Rule>)> = vec![(
         "spillway",
@@ -92,8 +91,8 @@ pub fn rules(host: HostInfo) -> Vec<(&'static str, Box<dyn Rule>)> {
                 host,
                 available: host.mem_total_bytes,
                 condition,
-                next_look: 0.0,
-                looks: false,
+                next_sample: 0.0,
+                is_sampled: false,
                 processes: HashMap::new(),
             }),
         ));
@@ -101,7 +100,7 @@ pub fn rules(host: HostInfo) -> Vec<(&'static str, Box<dyn Rule>)> {
     rules
 }
 
-/// The names of all columns.
+/// Number of columns.
 pub(super) const COLUMNS: usize = 1 + BASELINES.len();
 
 const BASELINES: [(&str, Condition); 4] = [
@@ -121,7 +120,7 @@ impl Rule for Detector {
         self.core.apply_into(observation, &mut self.output);
         self.output.decisions.clear();
         for verdict in self.output.verdicts.drain(..) {
-            // The labels are about memory.
+            // Other verdicts are ignored: the labels are about memory.
             if let (Claim::Leak(claim), ClaimState::Raised) = (verdict.claim, verdict.state)
                 && claim.resource == Resource::Memory
             {
@@ -143,33 +142,33 @@ impl Rule for Detector {
     }
 }
 
-/// What a baseline sees of one process.
+/// Samples of one process kept by a baseline.
 struct Seen {
     start_ticks: u64,
-    looks: VecDeque<(f64, f64)>,
+    samples: VecDeque<(f64, f64)>,
     held: usize,
     raised: bool,
 }
 
-/// What is known at a look beside the past.
+/// State at a sample, apart from the past.
 struct Now {
     rss: f64,
     limit: f64,
-    /// Whether that is a limit of the cgroup.
+    /// True if the limit is the cgroup's, not the host's.
     limited: bool,
     headroom: f64,
 }
 
-/// Whether the claim holds now, and its forecast.
+/// Condition of a rule: `Some` with its forecast while it holds.
 type Condition = fn(&mut Seen, &Now) -> Option<Option<f64>>;
 
 struct Baseline {
     host: HostInfo,
     available: u64,
     condition: Condition,
-    next_look: f64,
-    /// Whether this scan is looked at.
-    looks: bool,
+    next_sample: f64,
+    /// True if this scan is sampled.
+    is_sampled: bool,
     processes: HashMap<u32, Seen>,
 }
 
@@ -178,32 +177,36 @@ impl Rule for Baseline {
         match &observation.fact {
             Fact::Host(host) => {
                 self.available = host.mem_available_bytes;
-                self.looks = observation.t >= self.next_look;
-                if self.looks {
-                    self.next_look = observation.t + LOOK_SECS;
+                self.is_sampled = observation.t >= self.next_sample;
+                if self.is_sampled {
+                    self.next_sample = observation.t + SAMPLE_SECS;
                 }
             }
             Fact::Exit(id) | Fact::Exec(id) => drop(self.processes.remove(&id.pid)),
-            Fact::Process(fact) if self.looks => self.look(observation.t, fact, alarms),
+            Fact::Process(fact) if self.is_sampled => self.sample(observation.t, fact, alarms),
             _ => {}
         }
     }
 }
 
 impl Baseline {
-    fn look(&mut self, t: f64, fact: &ProcessFact, alarms: &mut Vec<Alarm>) {
+    fn sample(&mut self, t: f64, fact: &ProcessFact, alarms: &mut Vec<Alarm>) {
         let start_ticks = fact.id.start_ticks;
-        let fresh =
-            || Seen { start_ticks, looks: VecDeque::with_capacity(LOOKS), held: 0, raised: false };
+        let fresh = || Seen {
+            start_ticks,
+            samples: VecDeque::with_capacity(SAMPLES_MAX),
+            held: 0,
+            raised: false,
+        };
         let seen = self.processes.entry(fact.id.pid).or_insert_with(fresh);
         if seen.start_ticks != start_ticks {
             *seen = fresh();
         }
         let rss = (fact.anon_bytes + fact.shmem_bytes) as f64;
-        if seen.looks.len() == LOOKS {
-            seen.looks.pop_front();
+        if seen.samples.len() == SAMPLES_MAX {
+            seen.samples.pop_front();
         }
-        seen.looks.push_back((t, rss));
+        seen.samples.push_back((t, rss));
         let limit = fact.memory_max_bytes.unwrap_or(self.host.mem_total_bytes) as f64;
         let left = fact.memory_max_bytes.map_or(f64::INFINITY, |max| max as f64 - rss);
         let limited = fact.memory_max_bytes.is_some();
@@ -231,10 +234,10 @@ fn coroot(seen: &mut Seen, now: &Now) -> Option<Option<f64>> {
     } else {
         COROOT_UNLIMITED_BYTES
     });
-    let whole = line(seen.looks.iter()).filter(|_| seen.looks.len() >= LOOKS_MIN);
-    let growing = whole.is_some_and(|(slope, _)| {
-        let quarter = seen.looks.len() * 3 / 4;
-        let last = line(seen.looks.iter().skip(quarter)).map_or(0.0, |(slope, _)| slope);
+    let trend = line(seen.samples.iter()).filter(|_| seen.samples.len() >= SAMPLES_MIN);
+    let growing = trend.is_some_and(|(slope, _)| {
+        let quarter = seen.samples.len() * 3 / 4;
+        let last = line(seen.samples.iter().skip(quarter)).map_or(0.0, |(slope, _)| slope);
         slope > 0.0 && slope * 3_600.0 >= least && last >= COROOT_LAST_QUARTER * slope
     });
     seen.held = if growing { seen.held + 1 } else { 0 };
@@ -242,13 +245,13 @@ fn coroot(seen: &mut Seen, now: &Now) -> Option<Option<f64>> {
 }
 
 fn mann_kendall(seen: &mut Seen, now: &Now) -> Option<Option<f64>> {
-    let n = seen.looks.len();
-    if n < LOOKS_MIN {
+    let n = seen.samples.len();
+    if n < SAMPLES_MIN {
         return None;
     }
     let (mut s, mut slopes) = (0.0, Vec::with_capacity(n * n / 2));
-    for (place, (t, y)) in seen.looks.iter().enumerate() {
-        for (earlier, before) in seen.looks.iter().take(place) {
+    for (place, (t, y)) in seen.samples.iter().enumerate() {
+        for (earlier, before) in seen.samples.iter().take(place) {
             s += if y > before {
                 1.0
             } else if y < before {
@@ -259,7 +262,7 @@ fn mann_kendall(seen: &mut Seen, now: &Now) -> Option<Option<f64>> {
             slopes.push((y - before) / (t - earlier));
         }
     }
-    let mut sorted: Vec<f64> = seen.looks.iter().map(|look| look.1).collect();
+    let mut sorted: Vec<f64> = seen.samples.iter().map(|sample| sample.1).collect();
     sorted.sort_by(f64::total_cmp);
     let term = |m: f64| m * (m - 1.0) * (2.0 * m + 5.0);
     let ties: f64 = sorted.chunk_by(|a, b| a == b).map(|group| term(group.len() as f64)).sum();
@@ -274,7 +277,7 @@ fn mann_kendall(seen: &mut Seen, now: &Now) -> Option<Option<f64>> {
 }
 
 fn ols_r2(seen: &mut Seen, now: &Now) -> Option<Option<f64>> {
-    let (slope, r2) = line(seen.looks.iter()).filter(|_| seen.looks.len() >= LOOKS_MIN)?;
+    let (slope, r2) = line(seen.samples.iter()).filter(|_| seen.samples.len() >= SAMPLES_MIN)?;
     let secs = now.headroom / slope;
     (slope > 0.0 && r2 >= R2_MIN && secs <= R2_WITHIN_SECS).then_some(Some(secs))
 }
@@ -284,14 +287,15 @@ fn threshold(_: &mut Seen, now: &Now) -> Option<Option<f64>> {
 }
 
 /// Slope and R² of ordinary least squares.
-fn line<'a>(looks: impl ExactSizeIterator<Item = &'a (f64, f64)> + Clone) -> Option<(f64, f64)> {
-    if looks.len() < 3 {
+fn line<'a>(samples: impl ExactSizeIterator<Item = &'a (f64, f64)> + Clone) -> Option<(f64, f64)> {
+    if samples.len() < 3 {
         return None;
     }
-    let n = looks.len() as f64;
-    let (mx, my) = looks.clone().fold((0.0, 0.0), |(x, y), look| (x + look.0 / n, y + look.1 / n));
+    let n = samples.len() as f64;
+    let (mx, my) =
+        samples.clone().fold((0.0, 0.0), |(x, y), sample| (x + sample.0 / n, y + sample.1 / n));
     let (mut xx, mut xy, mut yy) = (0.0, 0.0, 0.0);
-    for (x, y) in looks {
+    for (x, y) in samples {
         xx += (x - mx) * (x - mx);
         xy += (x - mx) * (y - my);
         yy += (y - my) * (y - my);
@@ -305,10 +309,11 @@ mod tests {
 
     fn claims(y: impl Fn(f64) -> f64) -> Vec<bool> {
         let conditions = BASELINES.iter().map(|(_, condition)| {
-            let mut seen = Seen { start_ticks: 0, looks: VecDeque::new(), held: 0, raised: false };
-            (0..40).any(|look| {
-                let rss = y(f64::from(look));
-                seen.looks.push_back((f64::from(look) * 60.0, rss));
+            let mut seen =
+                Seen { start_ticks: 0, samples: VecDeque::new(), held: 0, raised: false };
+            (0..40).any(|sample| {
+                let rss = y(f64::from(sample));
+                seen.samples.push_back((f64::from(sample) * 60.0, rss));
                 condition(&mut seen, &Now { rss, limit: 1e9, limited: true, headroom: 1e9 - rss })
                     .is_some()
             })

@@ -1,8 +1,8 @@
-//! What else runs on the host: services that any Debian has, and a job now and then. They are
+//! Other processes on the host: services of any Debian system and an occasional job. They are
 //! healthy in every run.
 //!
-//! They are few and dull on purpose: each family of healthy behaviour has runs of its own. A claim
-//! about any of them is a false alarm.
+//! They are few and simple on purpose: each family of healthy behaviour has runs of its own. A
+//! claim about any of them is a false alarm.
 
 use super::{
     curve::{HOUR, MIB, at_most, breathing, flat, logarithmic, noise, ramp, sawtooth, sum},
@@ -10,7 +10,7 @@ use super::{
     sim::Actor,
 };
 
-/// Adds a handful of them.
+/// Adds a handful of bystanders.
 pub(super) fn add(rng: &mut Rng, secs: f64, actors: &mut Vec<Actor>) {
     let mut pid = 300 + rng.below(200) as u32;
     let mut next = || {
@@ -52,7 +52,7 @@ pub(super) fn add(rng: &mut Rng, secs: f64, actors: &mut Vec<Actor>) {
         actors.push(Actor::new(next(), "nginx", "/system.slice/nginx.service", nginx));
     }
     if rng.chance(0.5) {
-        // A timer starts it; it reads its database in, swells, and ends.
+        // A timer job: it reads its database, swells and ends.
         let (every, lasts, swell) =
             (rng.range(1.0, 6.0) * HOUR, rng.range(60.0, 600.0), rng.range(5.0, 80.0) * MIB);
         let mut born = rng.unit() * every;
@@ -65,7 +65,7 @@ pub(super) fn add(rng: &mut Rng, secs: f64, actors: &mut Vec<Actor>) {
             born += every;
         }
     }
-    // Short jobs: a process each, here and gone.
+    // Short jobs, one process each.
     let mut t = rng.range(0.0, HOUR);
     while t < secs {
         let lives = rng.log_range(2.0, 120.0);

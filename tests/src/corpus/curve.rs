@@ -1,14 +1,14 @@
-//! What a process weighs over time, put together from a few mechanisms: each is a function from
-//! seconds to bytes.
+//! Memory of a process over time, composed of a few mechanisms, each a function from seconds to
+//! bytes.
 //!
-//! Curves are asked in order of time, and may remember (a high-water mark, an integral). What is
-//! random in them is drawn by index, so that asking at other moments gives the same curve: the
-//! scorer looks beyond the end of a run for the moment of exhaustion with coarser steps than the
+//! Curves are evaluated in order of time and may have memory (a high-water mark, an integral).
+//! Their randomness is drawn by index, so that evaluating at other times gives the same curve: the
+//! scorer looks for the moment of exhaustion beyond the end of a run, in coarser steps than the
 //! run's.
 
 use super::rng::{Rng, unit_at};
 
-/// Seconds to bytes.
+/// Function from seconds to bytes.
 pub(super) type Curve = Box<dyn FnMut(f64) -> f64 + Send>;
 
 pub(super) const KIB: f64 = 1024.0;
@@ -26,22 +26,22 @@ pub(super) fn sum(mut curves: Vec<Curve>) -> Curve {
     Box::new(move |t| curves.iter_mut().map(|curve| curve(t)).sum())
 }
 
-/// Nothing until `from`, then so much a second.
+/// Zero until `from`, then linear growth.
 pub(super) fn ramp(from: f64, per_sec: f64) -> Curve {
     Box::new(move |t| (t - from).max(0.0) * per_sec)
 }
 
-/// Fast at first, then never more than `height`.
+/// Fast growth that slows down and never exceeds `height`.
 pub(super) fn saturating(from: f64, height: f64, tau: f64) -> Curve {
     Box::new(move |t| height * (1.0 - libm::exp(-(t - from).max(0.0) / tau)))
 }
 
-/// Ever slower, without a plateau: what fragmentation does.
+/// Growth that slows down without a plateau, as fragmentation causes.
 pub(super) fn logarithmic(from: f64, scale: f64, tau: f64) -> Curve {
     Box::new(move |t| scale * libm::log1p((t - from).max(0.0) / tau))
 }
 
-/// `curve`'s time begins at `origin`.
+/// Shifts `curve` so that its time begins at `origin`.
 pub(super) fn since(origin: f64, mut curve: Curve) -> Curve {
     Box::new(move |t| curve(t - origin))
 }
@@ -50,7 +50,7 @@ pub(super) fn at_most(mut curve: Curve, bytes: f64) -> Curve {
     Box::new(move |t| curve(t).min(bytes))
 }
 
-/// Never gives back: an arena, a heap that is not trimmed.
+/// Maximum so far: an arena, or a heap that is not trimmed.
 pub(super) fn high_water(mut curve: Curve) -> Curve {
     let mut highest = 0.0_f64;
     Box::new(move |t| {
@@ -59,17 +59,17 @@ pub(super) fn high_water(mut curve: Curve) -> Curve {
     })
 }
 
-/// In whole steps of so many bytes.
+/// Rounds to whole steps.
 pub(super) fn in_steps(mut curve: Curve, step: f64) -> Curve {
     Box::new(move |t| (curve(t) / step).ceil() * step)
 }
 
-/// The product, such as an amplitude and a load.
+/// Product, such as an amplitude times a load.
 pub(super) fn scaled(mut curve: Curve, mut by: Curve) -> Curve {
     Box::new(move |t| curve(t) * by(t))
 }
 
-/// What has come together since `from` at `per_sec` times a load.
+/// Integral of a load since `from`, times `per_sec`.
 pub(super) fn integral(from: f64, per_sec: f64, mut load: Curve) -> Curve {
     let (mut last_t, mut last_load, mut total) = (from, 0.0, 0.0);
     Box::new(move |t| {
@@ -83,7 +83,8 @@ pub(super) fn integral(from: f64, per_sec: f64, mut load: Curve) -> Curve {
     })
 }
 
-/// A collector's: rises over a period, falls at its end; periods' heights differ by up to a third.
+/// Sawtooth of a collector: rises over a period and falls at its end; heights differ by up to a
+/// third.
 pub(super) fn sawtooth(seed: u64, period: f64, height: f64) -> Curve {
     let phase = unit_at(seed, -1) * period;
     Box::new(move |t| {
@@ -93,7 +94,8 @@ pub(super) fn sawtooth(seed: u64, period: f64, height: f64) -> Curve {
     })
 }
 
-/// Filled evenly, `height` in a period, and emptied at a moment of its own in each period.
+/// Cache that is filled evenly, `height` in a period, and emptied at a random moment of each
+/// period.
 pub(super) fn purges(seed: u64, period: f64, height: f64) -> Curve {
     let phase = unit_at(seed, -1);
     Box::new(move |t| {
@@ -105,7 +107,7 @@ pub(super) fn purges(seed: u64, period: f64, height: f64) -> Curve {
     })
 }
 
-/// Wanders between `-amplitude` and `amplitude`, over about `period` from one mood to the next.
+/// Smooth noise between `-amplitude` and `amplitude` that changes over about `period`.
 pub(super) fn noise(seed: u64, period: f64, amplitude: f64) -> Curve {
     Box::new(move |t| {
         let place = t / period;
@@ -116,8 +118,8 @@ pub(super) fn noise(seed: u64, period: f64, amplitude: f64) -> Curve {
     })
 }
 
-/// Steps that come one to a period, at a moment of their own in it; each between half and one and a
-/// half times as big.
+/// Steps, one per period at a random moment of it, each between half and one and a half times
+/// `step`.
 pub(super) fn stairs(seed: u64, from: f64, period: f64, step: f64) -> Curve {
     let (mut turn, mut total) = (0_i64, 0.0);
     Box::new(move |t| {
@@ -129,8 +131,8 @@ pub(super) fn stairs(seed: u64, from: f64, period: f64, step: f64) -> Curve {
     })
 }
 
-/// `height` for the first `busy` seconds of each period, with flanks of a tenth of that; heights
-/// differ by up to a half.
+/// Bursts of `height` for the first `busy` seconds of each period, with flanks of a tenth of that;
+/// heights differ by up to a half.
 pub(super) fn bursts(seed: u64, period: f64, busy: f64, height: f64) -> Curve {
     let phase = unit_at(seed, -1) * period;
     Box::new(move |t| {
@@ -142,13 +144,13 @@ pub(super) fn bursts(seed: u64, period: f64, busy: f64, height: f64) -> Curve {
     })
 }
 
-/// The load of a day between about 0.2 and 1: one smooth wave, nights low.
+/// Load of a day between about 0.2 and 1: one smooth wave, low at night.
 pub(super) fn day_wave(phase: f64) -> Curve {
     Box::new(move |t| 0.6 - 0.4 * libm::cos(std::f64::consts::TAU * (t / DAY + phase)))
 }
 
-/// The load of offices: a morning, a lunch dip, an afternoon, a night near nothing; weekends at a
-/// quarter.
+/// Load of offices: a morning, a dip at lunch, an afternoon, almost nothing at night, and a quarter
+/// at weekends.
 pub(super) fn office_hours(phase: f64) -> Curve {
     Box::new(move |t| {
         let days = t / DAY + phase;
@@ -160,9 +162,9 @@ pub(super) fn office_hours(phase: f64) -> Curve {
     })
 }
 
-/// A base that breathes: request buffers over seconds, caches and pools over many minutes. Shares
-/// of the base are guesses from services of a few hundred MiB, which breathe by a few parts in a
-/// thousand to a few in a hundred.
+/// Base that fluctuates: request buffers over seconds, caches and pools over many minutes. The
+/// shares of the base are guesses from services of a few hundred MiB, which fluctuate by a few
+/// parts in a thousand to a few in a hundred.
 pub(super) fn breathing(rng: &mut Rng, base: f64) -> Curve {
     let quick = base * rng.log_range(0.000_5, 0.01);
     let slow = base * rng.log_range(0.000_5, 0.01);

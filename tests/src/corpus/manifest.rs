@@ -1,98 +1,98 @@
-//! The manifest: one JSON line a run, with its label. `tests/corpus/manifest.jsonl` is the
-//! synthetic runs' lines, made by `cargo xtask corpus write-manifest`; `recorded/manifest.jsonl`
-//! beside it is those of recorded runs, made by `cargo xtask corpus record`. Each command writes
-//! its own file alone, and both files are always read.
+//! The manifest: one JSON line per run, with its label. `tests/corpus/manifest.jsonl` has the
+//! synthetic runs and is written by `cargo xtask corpus write-manifest`; `recorded/manifest.jsonl`
+//! beside it has the recorded runs and is written by `cargo xtask corpus record`. Each command
+//! writes only its own file, and both files are always read.
 //!
-//! Only the scorer reads labels. A line that cannot be read ends the scoring: a corpus that shrinks
-//! in silence scores well.
+//! Only the scorer reads labels. An unreadable line aborts scoring: a corpus that silently shrinks
+//! scores well.
 
 use std::{fs, path::Path};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// One run and what is known of it.
+/// Run with its label.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Its name: the family and the seed, or what a recording is called.
+    /// Name: the family and the seed, or the name of a recording.
     pub run: String,
-    /// The mechanism.
+    /// Mechanism.
     pub family: String,
-    /// Which part its family belongs to.
+    /// Part of the corpus that the family belongs to.
     pub part: Part,
-    /// Where its observations come from.
+    /// Source of the observations.
     pub source: Source,
-    /// The seed of a synthetic run.
+    /// Seed of a synthetic run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// The trace of a recorded run, from `tests/corpus/`; gzip where its name ends in `.gz`.
+    /// Trace of a recorded run, relative to `tests/corpus/`; compressed if its name ends in `.gz`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
-    /// Whether its subject leaks.
+    /// Label of the subject.
     pub label: Label,
-    /// The workload that the run is about; everything else in it is healthy.
+    /// Workload that the run is about; everything else in it is healthy.
     pub subject: Subject,
-    /// When the leak starts; `None` where there is none.
+    /// Start of the leak; `None` if there is none.
     pub leak_start_secs: Option<f64>,
-    /// Its mean rate, of the whole workload, from its start to the end of the run.
+    /// Mean rate of the leak in the whole workload, from its start to the end of the run.
     pub leak_bytes_per_sec: Option<f64>,
-    /// When memory is gone if nothing is done, on the run's clock; `None` where unknown or never.
+    /// Time of exhaustion without intervention, on the run's clock; `None` if unknown or never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exhausted_secs: Option<f64>,
-    /// How long the run is.
+    /// Length of the run.
     pub secs: f64,
-    /// Time between two scans.
+    /// Interval between two scans.
     pub interval_secs: f64,
-    /// What it is, in a sentence.
+    /// Description in one sentence.
     pub why: String,
 }
 
-/// A part of the corpus.
+/// Part of the corpus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
-    /// To be looked at while working on the detector.
+    /// For work on the detector.
     Tuning,
-    /// For figures that are quoted.
+    /// For published figures.
     HeldOut,
-    /// Healthy, and up to its end the same as a leak: shown, and in no target.
+    /// Healthy, but identical to a leak until its end: reported, without targets.
     Untellable,
 }
 
-/// Where observations come from.
+/// Source of observations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
-    /// A family and a seed.
+    /// Family and seed.
     Synthetic,
-    /// A trace of real programs.
+    /// Trace of real programs.
     Recorded,
 }
 
-/// The truth about a run's subject.
+/// Truth about a run's subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Label {
-    /// It leaks.
+    /// The subject leaks.
     Leak,
-    /// It does not.
+    /// The subject does not leak.
     Healthy,
 }
 
-/// A workload: whatever pids carry it.
+/// Workload, independent of its pids.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Subject {
-    /// Its cgroup.
+    /// Cgroup of the workload.
     pub cgroup: String,
-    /// Its processes' name.
+    /// Name of its processes.
     pub comm: String,
 }
 
-/// Reads a manifest of synthetic runs, then that of recorded ones beside it.
+/// Reads a manifest of synthetic runs, then the one of recorded runs beside it.
 ///
 /// # Errors
 ///
-/// If either cannot be read, or a line is no entry.
+/// Returns an error if either cannot be read or a line is invalid.
 pub fn load(path: &Path) -> anyhow::Result<Vec<Entry>> {
     let mut entries = read(path, "write-manifest")?;
     entries.extend(read(&path.with_file_name("recorded").join("manifest.jsonl"), "record")?);
@@ -103,7 +103,7 @@ pub fn load(path: &Path) -> anyhow::Result<Vec<Entry>> {
 pub(crate) fn read<E: DeserializeOwned>(path: &Path, writer: &str) -> anyhow::Result<Vec<E>> {
     let text = fs::read_to_string(path).with_context(|| {
         format!(
-            "the manifest {} cannot be read\n  hint: `cargo xtask corpus {writer}` writes it",
+            "reading the manifest {}\n  hint: `cargo xtask corpus {writer}` writes it",
             path.display()
         )
     })?;
@@ -122,17 +122,16 @@ pub(crate) fn read<E: DeserializeOwned>(path: &Path, writer: &str) -> anyhow::Re
         .collect()
 }
 
-/// Entries as the manifest keeps them.
+/// Renders entries as lines of the manifest.
 ///
 /// # Errors
 ///
-/// If a number is not finite.
+/// Returns an error if a number is not finite.
 pub fn render<E: Serialize>(entries: &[E]) -> anyhow::Result<String> {
     let mut text = String::new();
     for (index, entry) in entries.iter().enumerate() {
         text.push_str(
-            &serde_json::to_string(entry)
-                .with_context(|| format!("entry {index} cannot be written"))?,
+            &serde_json::to_string(entry).with_context(|| format!("serialising entry {index}"))?,
         );
         text.push('\n');
     }

@@ -1,11 +1,11 @@
-//! The published corpus: labelled runs of hosts whose processes leak or do not, and the score of
-//! the leak detector on them.
+//! The published corpus: labelled runs of hosts whose processes leak or do not, and the leak
+//! detector's score on them.
 //!
-//! A synthetic run is its family's name and a seed: nothing of it is kept but a line of the
-//! manifest, and it is made anew, fact by fact, each time it is scored. A recorded run is a
-//! compressed trace. Either reaches the detector as the same stream of observations that a live
-//! host gives; labels stay in the manifest, which only the scorer reads. Families stand apart by
-//! mechanism, and whole families, never single runs, belong to the tuning or to the held-out part.
+//! A synthetic run is its family's name and a seed: only a line in the manifest is stored, and the
+//! run is generated again, fact by fact, each time it is scored. A recorded run is a compressed
+//! trace. Both reach the detector as the same stream of observations that a live host gives; labels
+//! stay in the manifest, which only the scorer reads. Families are separated by mechanism, and
+//! whole families, never single runs, belong to the tuning or the held-out part.
 
 mod baselines;
 mod bystanders;

@@ -1,16 +1,16 @@
-//! Randomness that is the same for ever: a family's name and a seed give one stream, on every
-//! machine and version.
+//! Reproducible randomness: a family's name and a seed give the same stream on every machine and
+//! version.
 //!
-//! ChaCha's stream is specified, and the few distributions needed are written here, so that an
-//! update of a crate cannot change a published run. Logarithms and exponentials come from `libm`,
-//! not from the host's C library, for the same reason.
+//! ChaCha's stream is specified, and the few distributions needed are implemented here, so that
+//! updating a crate cannot change a published run. For the same reason, logarithms and exponentials
+//! come from `libm` and not from the host's C library.
 
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng as _, SeedableRng as _},
 };
 
-/// A stream of random numbers.
+/// Stream of random numbers.
 #[derive(Debug, Clone)]
 pub(crate) struct Rng(ChaCha8Rng);
 
@@ -26,7 +26,7 @@ impl Rng {
         self.0.next_u64()
     }
 
-    /// From 0 up to but without 1.
+    /// Uniform in [0, 1).
     pub(crate) fn unit(&mut self) -> f64 {
         to_unit(self.bits())
     }
@@ -35,18 +35,17 @@ impl Rng {
         low + (high - low) * self.unit()
     }
 
-    /// Each order of magnitude is as likely as any other.
+    /// Log-uniform: each order of magnitude is equally likely.
     pub(crate) fn log_range(&mut self, low: f64, high: f64) -> f64 {
         libm::exp(self.range(libm::log(low), libm::log(high)))
     }
 
-    /// Exponential with a mean of 1: time between two events of a Poisson process.
+    /// Exponential with mean 1: the time between two events of a Poisson process.
     pub(crate) fn exponential(&mut self) -> f64 {
         -libm::log(1.0 - self.unit())
     }
 
-    /// Standard normal (Box and Muller's; the second of each pair is thrown away, so that no state
-    /// is kept).
+    /// Standard normal (Box-Muller; the second of each pair is discarded to avoid keeping state).
     pub(crate) fn normal(&mut self) -> f64 {
         let radius = libm::sqrt(2.0 * self.exponential());
         radius * libm::cos(std::f64::consts::TAU * self.unit())
@@ -65,15 +64,15 @@ impl Rng {
     }
 }
 
-/// FNV-1a, as specified: names to seeds, and streams to something that a test can compare.
+/// FNV-1a as specified: turns names into seeds, and streams into comparable hashes.
 pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
-/// A number from 0 to 1 that belongs to `index`: random access where a stream would need to be kept
-/// (SplitMix64's mixer).
+/// Uniform number for `index`: random access if a stream would have to be stored (SplitMix64's
+/// mixer).
 pub(crate) fn unit_at(seed: u64, index: i64) -> f64 {
     let mut z = seed.wrapping_add((index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

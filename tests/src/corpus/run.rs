@@ -1,9 +1,9 @@
-//! From a family and a seed to a run: its truth for the manifest, and its observations for the
+//! Builds a run from a family and a seed: its truth for the manifest and its observations for the
 //! detector.
 //!
-//! A family says what its subject does; here it gets a host, bystanders and a limit, so that memory
-//! adds up and each leak has an end that can be known: the scorer's truth of exhaustion is the
-//! moment at which the simulated host itself runs out.
+//! A family defines what its subject does. Here it gets a host, bystanders and a limit, so that
+//! memory adds up and each leak has a known end: the true time of exhaustion is when the simulated
+//! host itself runs out.
 
 use std::{fs::File, io::BufReader, path::Path};
 
@@ -20,35 +20,34 @@ use super::{
     sim::{Actor, Sim},
 };
 
-/// Physical memory that hosts come with.
+/// Usual sizes of physical memory.
 const HOST_GIB: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
-/// How many times the run's length after the leak's start is looked at for the moment of
-/// exhaustion.
+/// Horizon for the moment of exhaustion, in multiples of the run's length after the leak's start.
 const AHEAD: f64 = 20.0;
 
-/// Looks at each such length: the moment is then known to half a percent of it.
-const LOOKS: usize = 200;
+/// Evaluations per such length: the moment is then known to half a percent of it.
+const EVALUATIONS: usize = 200;
 
-/// Share of what is in use that a healthy host has to spare at least: below, its own kernel would
-/// not be healthy. A guess.
+/// Minimum spare share on top of a healthy host's use: with less, its own kernel would be
+/// unhealthy. A guess.
 const SPARE: f64 = 0.05;
 
-/// Looks at a healthy run for its peak.
-const PEAK_LOOKS: usize = 400;
+/// Evaluations of a healthy run to find its peak.
+const PEAK_EVALUATIONS: usize = 400;
 
-/// Steps from a leak's start to the end of its run in which what leaks is added up: a few minutes
-/// each over days.
-const RATE_LOOKS: usize = 1_000;
+/// Steps from a leak's start to the end of its run in which the leak is integrated: a few minutes
+/// each in a run of days.
+const RATE_STEPS: usize = 1_000;
 
-/// What a family says about one run.
+/// Definition of one run by its family.
 pub(super) struct Plan {
-    /// The subject's processes; all in one cgroup and of one name.
+    /// Processes of the subject, all in one cgroup and with one name.
     pub(super) subjects: Vec<Actor>,
     pub(super) secs: f64,
     pub(super) leak: Option<Leak>,
     pub(super) room: Room,
-    /// The interval between scans, where the family needs a particular one.
+    /// Interval between scans, if the family needs a particular one.
     pub(super) interval_secs: Option<f64>,
     pub(super) gaps: Vec<(f64, f64)>,
     pub(super) loss: f64,
@@ -56,17 +55,17 @@ pub(super) struct Plan {
 
 pub(super) struct Leak {
     pub(super) start: f64,
-    /// What has leaked by then: the truth that the subject's curve also contains.
+    /// Bytes leaked by a given time: the truth that the subject's curve also contains.
     pub(super) leaked: Curve,
-    /// Whether restarts always come before the end.
+    /// True if restarts always come before exhaustion.
     pub(super) never_ends: bool,
 }
 
-/// How near the limit is.
+/// Distance to the limit.
 pub(super) enum Room {
-    /// So many bytes are left when the leak starts.
+    /// Bytes left when the leak starts.
     Left(f64),
-    /// The limit is the peak of the run and this share of it again.
+    /// Share of the run's peak by which the limit exceeds it.
     AbovePeak(f64),
 }
 
@@ -90,47 +89,47 @@ impl Plan {
         }
     }
 
-    /// Limits between a tenth above the peak and twice it: tight ones look as dangerous as a leak.
+    /// Plan of a healthy run, with a limit between 1.1 and 2 times the peak: tight limits look as
+    /// dangerous as a leak.
     pub(super) fn healthy(rng: &mut Rng, subjects: Vec<Actor>, secs: f64) -> Self {
         let room = Room::AbovePeak(rng.log_range(0.1, 1.0));
         Self { subjects, secs, leak: None, room, interval_secs: None, gaps: Vec::new(), loss: 0.0 }
     }
 }
 
-/// A synthetic run.
+/// Synthetic run.
 pub struct Run {
-    /// Its line of the manifest.
+    /// Entry in the manifest.
     pub entry: Entry,
     sim: Sim,
     truth: Option<Truth>,
 }
 
-/// The host of a run and what is seen of it.
+/// Host and observations of a run.
 pub struct Stream {
-    /// The host.
+    /// Host of the run.
     pub host: HostInfo,
-    /// What is seen, in order of time.
+    /// Observations in order of time.
     pub observations: Box<dyn Iterator<Item = anyhow::Result<Observation>>>,
-    /// How far the leak is; `None` where there is none, where restarts set it back, and where it is
-    /// not known.
+    /// Progress of the leak; `None` if there is no leak, if restarts reset it, or if it is unknown.
     pub truth: Option<Truth>,
 }
 
-/// The truth about a leak.
+/// Truth about a leak.
 pub struct Truth {
     leaked: Curve,
     left_bytes: f64,
 }
 
 impl Truth {
-    /// The share of the headroom that has leaked away; what swings healthily does not count. Asked
-    /// in order of time.
+    /// Share of the headroom that has leaked away, without healthy swings. Call it in order of
+    /// time.
     pub fn used(&mut self, t: f64) -> f64 {
         ((self.leaked)(t) / self.left_bytes).clamp(0.0, 1.0)
     }
 }
 
-/// Plan and host, before anything is known of limits.
+/// Plan and host before limits are known.
 struct Draft {
     plan: Plan,
     subject: Subject,
@@ -163,7 +162,7 @@ impl Draft {
         Self { limited: rng.chance(0.5), plan, subject, subjects, sim }
     }
 
-    /// Bytes that a limit counts: the subject's, and everybody's.
+    /// Bytes charged to the subject, and to everything.
     fn use_at(&mut self, t: f64) -> (f64, f64) {
         let mut used = (0.0, 0.0);
         for (place, actor) in self.sim.actors.iter_mut().enumerate() {
@@ -176,16 +175,16 @@ impl Draft {
         used
     }
 
-    /// What the subject and the host must have room for.
+    /// Memory that the subject and the host must have.
     fn needs(mut self) -> (f64, f64) {
         match (&self.plan.room, &self.plan.leak) {
-            // What is left is left above every healthy swing: a collector's teeth and a day's load
-            // never were a danger.
+            // The rest is above every healthy swing: a collector's teeth and a day's load were
+            // never a danger.
             (Room::Left(left), _) => {
                 let (left, secs) = (*left, self.plan.secs);
                 let mut worst = (0.0, 0.0);
-                for look in 0..=PEAK_LOOKS {
-                    let t = secs * look as f64 / PEAK_LOOKS as f64;
+                for step in 0..=PEAK_EVALUATIONS {
+                    let t = secs * step as f64 / PEAK_EVALUATIONS as f64;
                     let leaked = self.plan.leak.as_mut().map_or(0.0, |leak| (leak.leaked)(t));
                     let (own, all) = self.use_at(t);
                     worst = (f64::max(worst.0, own - leaked), f64::max(worst.1, all - leaked));
@@ -194,23 +193,24 @@ impl Draft {
             }
             (Room::AbovePeak(share), _) => {
                 let (share, secs) = (*share, self.plan.secs);
-                let mut looks: Vec<_> =
-                    (0..=PEAK_LOOKS).map(|look| secs * look as f64 / PEAK_LOOKS as f64).collect();
-                // An old process and its successor may be there together for less than the time
-                // between two looks.
-                looks.extend(
+                let mut times: Vec<_> = (0..=PEAK_EVALUATIONS)
+                    .map(|step| secs * step as f64 / PEAK_EVALUATIONS as f64)
+                    .collect();
+                // An old process and its successor may coexist for less than the time between two
+                // evaluations.
+                times.extend(
                     self.sim
                         .actors
                         .iter()
                         .map(|actor| actor.dies.next_down())
                         .filter(|dies| *dies < secs),
                 );
-                looks.sort_by(f64::total_cmp);
-                let (own, all) = looks
+                times.sort_by(f64::total_cmp);
+                let (own, all) = times
                     .into_iter()
                     .map(|t| self.use_at(t))
                     .fold((0.0, 0.0), |(own, all), (o, a)| (f64::max(own, o), f64::max(all, a)));
-                // A small process never was all that stands between a host and its end.
+                // A small process was never all that stands between a host and exhaustion.
                 (own * (1.0 + share), all + (own * share).max(all * SPARE))
             }
         }
@@ -233,21 +233,21 @@ impl Draft {
 
     fn exhausted_secs(mut self) -> Option<f64> {
         let leak = self.plan.leak.as_ref().filter(|leak| !leak.never_ends)?;
-        let (start, step) = (leak.start, (self.plan.secs - leak.start) / LOOKS as f64);
-        (1..(AHEAD * LOOKS as f64) as usize)
-            .map(|look| start + look as f64 * step)
+        let (start, step) = (leak.start, (self.plan.secs - leak.start) / EVALUATIONS as f64);
+        (1..(AHEAD * EVALUATIONS as f64) as usize)
+            .map(|nth| start + nth as f64 * step)
             .find(|t| self.sim.headroom(*t, &self.subject.cgroup) <= 0.0)
     }
 }
 
-/// Mostly the default. Long runs are scanned as often as short ones: seldom scans would leave the
+/// Mostly the default. Long runs are scanned as often as short ones: rare scans would leave the
 /// horizons of seconds blind, which see fast leaks and are the first to be wrong about a burst.
 fn interval(rng: &mut Rng) -> f64 {
     rng.pick(&[1.0, 1.0, 1.0, 2.0])
 }
 
 impl Run {
-    /// The run of a family and a seed; always the same.
+    /// Run of a family and a seed; always the same.
     pub fn new(family: &Family, seed: u64) -> Self {
         let draft = || Draft::new(family, seed);
         let needs = draft().needs();
@@ -262,10 +262,10 @@ impl Run {
         draft.sim.secs = secs;
         let leak = draft.plan.leak.as_mut();
         let leak = leak.map(|leak| {
-            // Step by step: an integral is only as good as how often it is asked.
-            let step = (secs - leak.start) / RATE_LOOKS as f64;
-            let leaked = (0..=RATE_LOOKS)
-                .map(|look| (leak.leaked)(leak.start + look as f64 * step))
+            // Evaluated step by step: an integral is only as accurate as its steps.
+            let step = (secs - leak.start) / RATE_STEPS as f64;
+            let leaked = (0..=RATE_STEPS)
+                .map(|nth| (leak.leaked)(leak.start + nth as f64 * step))
                 .fold(0.0, |_, now| now);
             (leak.start, (leaked / (secs - leak.start)).round())
         });
@@ -288,14 +288,14 @@ impl Run {
         Self { entry, sim: draft.sim, truth }
     }
 
-    /// What is seen of it.
+    /// Observations of the run.
     pub fn stream(self) -> Stream {
         let host = self.sim.host;
         Stream { host, observations: Box::new(self.sim.observations().map(Ok)), truth: self.truth }
     }
 }
 
-/// Every synthetic run of a part, or of all.
+/// Synthetic runs of one part, or of all.
 pub fn synthetic(part: Option<Part>) -> impl Iterator<Item = (&'static Family, u64)> {
     let families =
         FAMILIES.iter().filter(move |family| part.is_none_or(|part| family.part == part));
@@ -303,11 +303,11 @@ pub fn synthetic(part: Option<Part>) -> impl Iterator<Item = (&'static Family, u
 }
 
 impl Stream {
-    /// The observations of a run in the manifest; `dir` is the corpus's.
+    /// Observations of a run in the manifest; `dir` is the corpus's directory.
     ///
     /// # Errors
     ///
-    /// If its family is not known, or its trace cannot be read.
+    /// Returns an error if the family is unknown or the trace cannot be read.
     pub fn open(entry: &Entry, dir: &Path) -> anyhow::Result<Self> {
         match (entry.source, entry.seed, &entry.trace) {
             (Source::Synthetic, Some(seed), _) => {
@@ -316,7 +316,7 @@ impl Stream {
                     .find(|family| family.name == entry.family)
                     .with_context(|| {
                         format!(
-                            "{}: no family {:?}\n  hint: `cargo xtask corpus list` names them",
+                            "{}: unknown family {:?}\n  hint: `cargo xtask corpus list` names them",
                             entry.run, entry.family
                         )
                     })?;
@@ -327,17 +327,17 @@ impl Stream {
         }
     }
 
-    /// The observations of a trace; gzip where its name ends in `.gz`.
+    /// Observations of a trace; compressed with gzip if its name ends in `.gz`.
     pub(crate) fn recorded(path: &Path) -> anyhow::Result<Self> {
-        let file = File::open(path)
-            .with_context(|| format!("the trace {} cannot be opened", path.display()))?;
+        let file =
+            File::open(path).with_context(|| format!("opening the trace {}", path.display()))?;
         let input: Box<dyn std::io::Read> = if path.extension().is_some_and(|end| end == "gz") {
             Box::new(MultiGzDecoder::new(file))
         } else {
             Box::new(file)
         };
         let reader = TraceReader::new(BufReader::new(input))
-            .with_context(|| format!("{} is no trace", path.display()))?;
+            .with_context(|| format!("reading the trace {}", path.display()))?;
         let (host, path) = (reader.header().host, path.to_owned());
         let observations = reader.map(move |line| {
             line.map_err(|skip| {

@@ -1,10 +1,10 @@
-//! A simulated host: processes that live and die, memory that adds up, and scans of it as the agent
-//! makes them.
+//! A simulated host: processes that are born and die, memory that adds up, and scans of it as the
+//! agent makes them.
 //!
-//! What the sensors would blur is blurred here: pages, counters that are off by a few pages a CPU,
-//! scans that come a little late or not at all. What the kernel would add up is added up:
-//! `MemAvailable` is what all processes leave, and a cgroup's use is that of all its processes.
-//! Page cache counts for neither: it is given back before anybody runs out.
+//! Sensor errors are simulated: whole pages, counters that are off by a few pages per CPU, scans
+//! that are slightly late or lost. The kernel's sums are consistent: `MemAvailable` is what all
+//! processes leave, and a cgroup's use is the sum over its processes. Page cache counts for
+//! neither, because it is reclaimed before memory runs out.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -23,17 +23,17 @@ use super::{
 
 const PAGE: f64 = 4_096.0;
 
-/// How often open files and threads are counted, as the agent does.
+/// Interval at which open files and threads are counted, as in the agent.
 const HANDLES_SECS: f64 = 10.0;
 
-/// In how large pieces allocators map memory: glibc's arenas, V8's and CPython's chunks, Go's and
-/// jemalloc's extents, regions of a JVM.
+/// Sizes in which allocators map memory: glibc's arenas, V8's and CPython's chunks, extents of Go
+/// and jemalloc, regions of a JVM.
 const ALLOCATORS: [f64; 5] = [132.0 * 1_024.0, 262_144.0, 1_048_576.0, 4_194_304.0, 8_388_608.0];
 
-/// The usual limit on open files.
+/// Usual limit on open files.
 const FDS_MAX: u64 = 1_024 * 512;
 
-/// One process.
+/// Simulated process.
 pub(super) struct Actor {
     pub(super) id: ProcessId,
     pub(super) ppid: u32,
@@ -42,21 +42,20 @@ pub(super) struct Actor {
     pub(super) memory_max_bytes: Option<u64>,
     pub(super) born: f64,
     pub(super) dies: f64,
-    /// Whether a program is executed when it is born; workers of a prefork server only fork.
+    /// True if it executes a program when it is born; workers of a prefork server only fork.
     pub(super) execs: bool,
     pub(super) anon: Curve,
     pub(super) file: Curve,
     pub(super) shmem: Curve,
-    /// Share of the anonymous memory that is swapped out.
+    /// Share of anonymous memory that is swapped out.
     pub(super) swapped: Curve,
-    /// Bytes of the anonymous memory that are still the parent's: resident twice, charged once.
+    /// Anonymous bytes still shared with the parent: resident twice, charged once.
     pub(super) shared: Curve,
-    /// In how large pieces its allocator maps memory.
+    /// Size in which the allocator maps memory.
     pub(super) mapped_by_bytes: f64,
-    /// The most it has mapped so far; memory that is mapped at the start and touched later belongs
-    /// here.
+    /// Maximum mapped so far; set it for memory that is mapped at the start and touched later.
     pub(super) mapped_bytes: f64,
-    /// Open files: a few, and one for each connection.
+    /// Open files: a few, plus one per connection.
     pub(super) fds: Curve,
     pub(super) threads: Curve,
 }
@@ -84,7 +83,7 @@ impl Actor {
         }
     }
 
-    /// Born and dead at these times; ticks are hundredths of a second after a boot of ten days ago.
+    /// Sets times of birth and death; ticks are hundredths of a second since a boot ten days ago.
     pub(super) fn living(mut self, born: f64, dies: f64) -> Self {
         (self.born, self.dies) = (born, dies);
         if born.is_finite() {
@@ -102,7 +101,7 @@ impl Actor {
         self.born <= t && t < self.dies
     }
 
-    /// Bytes that a limit counts.
+    /// Bytes charged against a limit.
     pub(super) fn charged(&mut self, t: f64) -> f64 {
         if !self.lives_at(t) {
             return 0.0;
@@ -112,19 +111,19 @@ impl Actor {
     }
 }
 
-/// A host and how it is watched.
+/// Simulated host and how it is watched.
 pub(super) struct Sim {
     pub(super) host: HostInfo,
     pub(super) actors: Vec<Actor>,
-    /// What the kernel and processes that nobody looks at hold.
+    /// Memory held by the kernel and unwatched processes.
     pub(super) other_bytes: f64,
     pub(super) secs: f64,
     pub(super) interval_secs: f64,
-    /// Spans in which nothing is seen: the host sleeps.
+    /// Spans without observations: the host sleeps.
     pub(super) gaps: Vec<(f64, f64)>,
-    /// Share of scans, and of single facts in the others, that are lost.
+    /// Share of scans that are lost, and of single facts in the others.
     pub(super) loss: f64,
-    /// By how many pages a counter may be off.
+    /// Maximum error of a counter, in pages.
     pub(super) blur_pages: f64,
     pub(super) seed: u64,
 }
@@ -155,12 +154,12 @@ impl Sim {
     }
 }
 
-/// The scans of a simulated host, fact by fact.
+/// Scans of a simulated host, fact by fact.
 pub(super) struct Observations {
     sim: Sim,
     scan: i64,
     counted_t: f64,
-    /// Whether each actor was alive at the last scan; empty before the first.
+    /// Liveness of each actor at the last scan; empty before the first.
     alive: Vec<bool>,
     ready: VecDeque<Observation>,
 }
@@ -170,7 +169,7 @@ impl Observations {
         let sim = &mut self.sim;
         let (index, seed) = (self.scan, sim.seed);
         self.scan += 1;
-        // Scans come up to a fiftieth of an interval late.
+        // Scans are late by up to a fiftieth of an interval.
         let t = (index as f64 + unit_at(seed, index) / 50.0) * sim.interval_secs;
         let t = (t * 1e3).round() / 1e3;
         let asleep = sim.gaps.iter().any(|(from, to)| (*from..*to).contains(&t));
@@ -196,7 +195,8 @@ impl Observations {
             if !alive {
                 continue;
             }
-            let fact = look(actor, t, sim.blur_pages, seed ^ ((place as u64 + 3) << 20), index);
+            let fact =
+                blurred_fact(actor, t, sim.blur_pages, seed ^ ((place as u64 + 3) << 20), index);
             let own = actor.charged(t);
             all += own;
             if actor.memory_max_bytes.is_some() {
@@ -232,7 +232,7 @@ impl Observations {
     }
 }
 
-fn look(actor: &mut Actor, t: f64, blur_pages: f64, seed: u64, index: i64) -> ProcessFact {
+fn blurred_fact(actor: &mut Actor, t: f64, blur_pages: f64, seed: u64, index: i64) -> ProcessFact {
     let blur = (unit_at(seed, index) - 0.5) * 2.0 * blur_pages * PAGE;
     let pages = |bytes: f64| (bytes.max(0.0) / PAGE) as u64 * 4_096;
     let (total, swapped) = ((actor.anon)(t).max(0.0), (actor.swapped)(t));

@@ -1,9 +1,8 @@
-//! How fast a real server accepts with the agent's programs attached, against without.
+//! Accept rate of a real server with the agent's programs attached and without.
 //!
-//! Speeds here wander by percents from second to second, so windows are short and compared with the
-//! one beside them. What the agent takes of a CPU beside it is another row. Everything is in a
-//! network namespace of its own, because the host's would fill with what is left of so many
-//! connections.
+//! Rates drift by percents from second to second, so windows are short and each is compared with
+//! its neighbour. The agent's own CPU use is another row. Everything runs in its own network
+//! namespace, because so many connections would fill the host's with remains.
 
 use std::{
     fs,
@@ -28,27 +27,27 @@ use crate::{
     tun::{SERVER, Tun},
 };
 
-/// Requests that are under way at once at a server that is never idle.
+/// Requests in progress at once, so that the server is never idle.
 const AT_ONCE: usize = 16;
-/// Pairs of windows in which connections are counted, how long each is, and how long what was
-/// attached or taken away settles.
+/// Pairs of windows in which connections are counted, their length, and the settling time after
+/// attaching or detaching.
 const WINDOWS: usize = 600;
 const WINDOW: Duration = Duration::from_millis(60);
 const WINDOW_SETTLES: Duration = Duration::from_millis(20);
 
 const PORT: u16 = 8_000;
 
-/// Where those are who ask.
+/// Location of the clients.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Clients {
-    /// On another machine, as far as the server's kernel can tell: the server has its CPU for
-    /// itself, the network's part of it included.
+    /// Another machine, as far as the server's kernel can see: the server has its CPU to itself,
+    /// including the network's share.
     Elsewhere,
-    /// On this one: both ends of each connection are paid for here.
+    /// This machine, so that both ends of each connection are paid for here.
     Here,
 }
 
-/// A server's accept rate, where there is a server.
+/// Accept rates, if a server is available.
 pub fn rows() -> anyhow::Result<Vec<Row>> {
     let servers = match Servers::find() {
         Ok(servers) => servers,
@@ -68,10 +67,10 @@ pub fn rows() -> anyhow::Result<Vec<Row>> {
 
 fn row(servers: &Servers, what: &str, clients: Clients, page: Vec<u8>) -> anyhow::Result<Row> {
     tell(&format!(
-        "running a server {what}, in {WINDOWS} windows with what follows connections and without"
+        "running a server {what} for {WINDOWS} windows with connection tracking and without"
     ));
     let servers = servers.clone();
-    // In a thread of its own, since that moves to a network namespace of its own.
+    // Runs in a new thread, which moves to its own network namespace.
     let measured = thread::spawn(move || rates(&servers, clients, &page));
     let [off, on] = measured.join().map_err(|_| anyhow!("the accept rate's thread panicked"))??;
     let mut kept: Vec<_> = on.iter().zip(&off).map(|(on, off)| on / off * 100.0).collect();
@@ -90,8 +89,7 @@ fn row(servers: &Servers, what: &str, clients: Clients, page: Vec<u8>) -> anyhow
     })
 }
 
-/// Connections a second that nginx takes, window by window, without and with what follows
-/// connections.
+/// Connections per second that nginx accepts in each window, without and with connection tracking.
 fn rates(servers: &Servers, clients: Clients, page: &[u8]) -> anyhow::Result<[Vec<f64>; 2]> {
     let tun = match clients {
         Clients::Elsewhere => {
@@ -129,37 +127,37 @@ fn rates(servers: &Servers, clients: Clients, page: &[u8]) -> anyhow::Result<[Ve
             break;
         }
     }
-    // Says why, where it ended by itself.
+    // Reports the reason if the load ended by itself.
     load.end()?;
     ensure!(rates[1].len() == WINDOWS, "the load ended before the measurement");
     Ok(rates)
 }
 
-/// Who asks.
+/// Source of the requests.
 enum Load {
     Here(Child),
     Elsewhere { stop: Arc<AtomicBool>, thread: JoinHandle<anyhow::Result<u64>> },
 }
 
 impl Load {
-    /// On the last CPU; the server has the first.
+    /// Starts the load on the last CPU; the server has the first.
     fn start(servers: &Servers, addr: SocketAddr, tun: Option<Tun>) -> anyhow::Result<Self> {
         let Some(tun) = tun else {
-            // Longer than it takes even on a busy machine: it is ended before.
+            // Longer than the measurement takes even on a busy machine: it is ended earlier.
             let secs = (WINDOW + WINDOW_SETTLES).as_secs_f64() * 2.0 * WINDOWS as f64 * 10.0;
             let mut wrk = servers.wrk(addr, AT_ONCE as u32, secs as u32);
-            return Ok(Self::Here(wrk.spawn().context("wrk does not start")?));
+            return Ok(Self::Here(wrk.spawn().context("starting wrk")?));
         };
         let stop = Arc::new(AtomicBool::new(false));
         let until = stop.clone();
         let thread = thread::spawn(move || {
-            on_last_cpu().context("the far clients cannot have a CPU for themselves")?;
+            on_last_cpu().context("pinning the far clients to a CPU")?;
             FarLoad::new(tun).run(AT_ONCE, &until)
         });
         Ok(Self::Elsewhere { stop, thread })
     }
 
-    /// Whether nobody asks any more.
+    /// Returns true if the load has ended.
     fn has_ended(&mut self) -> anyhow::Result<bool> {
         Ok(match self {
             Self::Here(wrk) => wrk.try_wait()?.is_some(),
@@ -182,7 +180,7 @@ impl Load {
     }
 }
 
-/// Keeps this thread to the last CPU.
+/// Pins this thread to the last CPU.
 fn on_last_cpu() -> anyhow::Result<()> {
     let last = thread::available_parallelism()?.get() - 1;
     // SAFETY: cpu_set_t is plain data, for which all zeroes is a valid value: no CPU.
@@ -197,12 +195,12 @@ fn on_last_cpu() -> anyhow::Result<()> {
     }
 }
 
-/// How far from the median, in ranks, its interval of 95 % reaches.
+/// Half-width of the median's 95 % interval, in ranks.
 fn sign_test_margin() -> usize {
     (0.98 * (WINDOWS as f64).sqrt()).ceil() as usize
 }
 
-/// Connections that this network namespace has accepted so far.
+/// Connections accepted so far in this network namespace.
 fn accepted() -> anyhow::Result<u64> {
     let snmp = fs::read_to_string("/proc/thread-self/net/snmp")?;
     let mut rows = snmp.lines().filter_map(|line| line.strip_prefix("Tcp: "));

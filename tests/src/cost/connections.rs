@@ -1,9 +1,9 @@
-//! What a connection costs with the programs at its sockets' states, all of it in one thread.
+//! Cost of a connection with the programs on socket states attached, measured in one thread.
 //!
-//! The thread's CPU time tells, with them against without: the way to a program is a part of it,
-//! and the kernel's own counting of programs, which takes more than some of them do, is not. They
-//! are attached and taken away between turns so short that whatever else a machine does meets all
-//! alike.
+//! The thread's CPU time is compared with and without them. It includes the kernel's path to a
+//! program, but not the kernel's own counting of programs, which costs more than some of them do.
+//! Programs are attached and detached between turns so short that other load on the machine affects
+//! all alike.
 
 use std::{
     io,
@@ -18,15 +18,15 @@ use spillway_agent::sense::{AcceptLatency, OutboundSensor, Sensors, TcpListenerS
 use crate::{Row, Target, far_client::FarClient, median, tell, thread_cpu_secs};
 
 const TURNS: usize = 100;
-/// Connections in a turn: some 5 ms of them. Before them a part as many, until caches are as warm
-/// as they leave them themselves.
+/// Connections in a turn, about 5 ms. Each turn is preceded by a fraction of them to warm the
+/// caches.
 const CONNECTIONS: usize = 2500;
 
 /// `BPF_RAW_TRACEPOINT_OPEN` of include/uapi/linux/bpf.h.
 const BPF_RAW_TRACEPOINT_OPEN: libc::c_long = 17;
 
-/// The part of `union bpf_attr` that it reads. A name is for raw tracepoints alone; others know
-/// where they attach to.
+/// Part of `union bpf_attr` that the command reads. The name is only for raw tracepoints; other
+/// programs know their target.
 #[repr(C)]
 struct RawTracepointOpen {
     name: u64,
@@ -34,10 +34,10 @@ struct RawTracepointOpen {
     reserved: u32,
 }
 
-/// Measures it, at a server whose clients are elsewhere and with both ends here.
+/// Measures connections of a server with remote clients, and connections with both ends here.
 pub fn rows() -> anyhow::Result<Vec<Row>> {
-    tell(&format!("connecting in {TURNS} turns without and with what follows connections"));
-    // In a thread of its own, since that moves to a network namespace of its own.
+    tell(&format!("connecting in {TURNS} turns without and with connection tracking"));
+    // Runs in a new thread, which moves to its own network namespace.
     let far = || -> anyhow::Result<[Row; 2]> {
         let mut client = FarClient::start()?;
         measure("at its server's end", Some(Target::AtMost(500.0)), || client.connect())
@@ -66,7 +66,7 @@ fn measure(
     ];
     let mut nanos: [Vec<f64>; 3] = Default::default();
     for turn in 0..TURNS {
-        // Whoever goes first in a turn may be favoured: take turns at that, too.
+        // The first in a turn may have an advantage, so the order rotates.
         for nth in (0..3).map(|nth| (nth + turn) % 3) {
             let attached = watched[nth].as_ref().map(Programs::attach).transpose()?;
             (0..CONNECTIONS / 5).try_for_each(|_| connect())?;
@@ -95,18 +95,18 @@ fn measure(
     Ok([("listeners", listeners), ("listeners and connects", both)].map(row))
 }
 
-/// Whether connects are followed beside listeners.
+/// Tracking of connects in addition to listeners.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Connects {
     Watched,
     Unwatched,
 }
 
-/// The programs that connections meet, loaded and not attached.
+/// Programs on the path of a connection, loaded but not attached.
 pub struct Programs(Vec<OwnedFd>);
 
 impl Programs {
-    /// Those of the kernel's side that watches listeners alone, or connects as well.
+    /// Loads the programs for listeners alone, or for connects as well.
     pub fn load(connects: Connects) -> anyhow::Result<Self> {
         let mut hooks = vec![TcpListenerSensor::ITER, AcceptLatency::FEXIT];
         if connects == Connects::Watched {
@@ -126,19 +126,19 @@ impl Programs {
         Ok(Self(fds.collect::<io::Result<_>>()?))
     }
 
-    /// Attaches them, until what this gives is dropped.
+    /// Attaches the programs until the result is dropped.
     pub fn attach(&self) -> anyhow::Result<Vec<OwnedFd>> {
         let attached = self.0.iter().map(attach).collect::<io::Result<Vec<_>>>();
-        attached.context("a program cannot be attached a second time")
+        attached.context("attaching a program a second time")
     }
 
-    /// Whether they time each connection's wait for accept().
+    /// Returns true if the programs time each connection's wait for accept().
     fn are_exact(&self) -> bool {
         self.0.len() > 1
     }
 }
 
-/// Attaches a program to where it belongs, until what this gives is dropped.
+/// Attaches a program to its target until the result is dropped.
 fn attach(program: &OwnedFd) -> io::Result<OwnedFd> {
     let open = RawTracepointOpen { name: 0, prog_fd: program.as_raw_fd() as u32, reserved: 0 };
     // SAFETY: the kernel reads so many bytes of `open`, which lives until it returns.

@@ -1,8 +1,7 @@
-//! A client on another machine, as a server's kernel sees one, that makes one connection after the
-//! other: all of it in one thread.
+//! A client that looks like another machine to the server's kernel and makes one connection after
+//! another, all in one thread.
 //!
-//! It knows a connection that all goes well with and nothing else: what is lost or comes otherwise
-//! than expected is an error.
+//! It only handles the expected packets: any loss or other order is an error.
 
 use std::net::TcpListener;
 
@@ -10,7 +9,7 @@ use anyhow::{Context as _, bail};
 
 use crate::tun::{ACK, FIN, PORTS, SERVER, SYN, Segment, Tun};
 
-/// A listener in a network of its own, and the client that reaches it.
+/// Listener in its own network and the client that reaches it.
 pub struct FarClient {
     tun: Tun,
     listener: TcpListener,
@@ -18,7 +17,7 @@ pub struct FarClient {
 }
 
 impl FarClient {
-    /// Moves this thread to a network namespace of its own, with them both.
+    /// Moves this thread to a new network namespace with a listener and a client.
     pub fn start() -> anyhow::Result<Self> {
         let mut tun = Tun::open(0)?;
         let listener = TcpListener::bind((SERVER, 0))?;
@@ -26,10 +25,10 @@ impl FarClient {
         Ok(Self { tun, listener, port: PORTS.start })
     }
 
-    /// A connection from its first packet to its last.
+    /// Runs a connection from its first packet to its last.
     pub fn connect(&mut self) -> anyhow::Result<()> {
         self.port = if self.port + 1 < PORTS.end { self.port + 1 } else { PORTS.start };
-        // Any number does; the server's is what it says.
+        // Any initial sequence number is valid.
         let ours = u32::from(self.port) << 8;
         self.send(SYN, ours, 0)?;
         let theirs = self.receive(SYN | ACK)?.wrapping_add(1);
@@ -45,13 +44,13 @@ impl FarClient {
         Ok(self.tun.send(Segment { port: self.port, flags, seq, ack, len: 0 }, &[])?)
     }
 
-    /// The sequence number of the next packet of our connection with these flags; others are passed
-    /// over.
+    /// Waits for our connection's next packet with these flags and returns its sequence number;
+    /// other connections' packets are skipped.
     fn receive(&mut self, flags: u8) -> anyhow::Result<u32> {
         loop {
             match self.tun.receive()? {
-                // The server's kernel answers while it takes a packet, unless it has much to do and
-                // puts that off.
+                // The server's kernel responds while it receives a packet, unless it is busy and
+                // defers that.
                 None => self
                     .tun
                     .wait()

@@ -1,8 +1,8 @@
-//! Clients on another machine that keep a web server busy: so many requests at once, a connection
-//! for each, which the client closes.
+//! Clients on another machine that keep a web server busy: a fixed number of requests at once, each
+//! on its own connection, which the client closes.
 //!
-//! What the server sends again, having seen no answer, is answered again: one packet in some ten
-//! thousand is lost on the way. A reset is an error, and so are two seconds in which nothing comes.
+//! Retransmissions by the server are acknowledged again: about one packet in ten thousand is lost.
+//! A reset is an error, and so are two seconds without a packet.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,10 +12,10 @@ use crate::tun::{ACK, FIN, PORTS, RST, SYN, Segment, Tun};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: far\r\n\r\n";
 
-/// Bytes of the request, as sequence numbers count.
+/// Length of the request in sequence numbers.
 const ASKED: u32 = REQUEST.len() as u32;
 
-/// How far each connection is, by port.
+/// State of each connection, by port.
 pub struct FarLoad {
     tun: Tun,
     at: Vec<At>,
@@ -25,21 +25,21 @@ pub struct FarLoad {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
     Rest,
-    /// The first packet is sent.
+    /// First packet sent.
     Begun,
-    /// The request is sent.
+    /// Request sent.
     Asked,
-    /// It is answered, and the client is through.
+    /// Response received; the client is done.
     Answered,
 }
 
 impl FarLoad {
-    /// Clients behind a device.
+    /// Creates clients behind a device.
     pub fn new(tun: Tun) -> Self {
         Self { tun, at: vec![At::Rest; PORTS.len()], next: 0 }
     }
 
-    /// Keeps `at_once` requests under way until it is told to stop; gives how many were answered.
+    /// Keeps `at_once` requests in progress until `stop` is set; returns the number of responses.
     pub fn run(&mut self, at_once: usize, stop: &AtomicBool) -> anyhow::Result<u64> {
         (0..at_once).try_for_each(|_| self.begin())?;
         let mut answered = 0;
@@ -59,7 +59,7 @@ impl FarLoad {
         Ok(answered)
     }
 
-    /// Begins a connection at the next port.
+    /// Begins a connection on the next port.
     fn begin(&mut self) -> anyhow::Result<()> {
         while self.at[self.next] != At::Rest {
             self.next = (self.next + 1) % self.at.len();
@@ -70,8 +70,8 @@ impl FarLoad {
         self.send(nth, SYN, 0, 0, &[])
     }
 
-    /// Goes on with a connection of which a segment came, and says whether it is over: then another
-    /// has begun.
+    /// Advances the connection of a received segment. Returns true if the connection ended and
+    /// another has begun.
     fn follow(&mut self, segment: Segment) -> anyhow::Result<bool> {
         let Some(nth) = segment
             .port
@@ -106,7 +106,7 @@ impl FarLoad {
         Ok(false)
     }
 
-    /// Sends a segment of the connection at the `nth` port, so many bytes after its first.
+    /// Sends a segment of the connection on the `nth` port, `sent` bytes after its first.
     fn send(
         &mut self,
         nth: usize,
@@ -116,7 +116,7 @@ impl FarLoad {
         data: &[u8],
     ) -> anyhow::Result<()> {
         let port = PORTS.start + nth as u16;
-        // Where a connection begins to count is its own affair.
+        // Any initial sequence number is valid.
         let seq = (u32::from(port) << 8).wrapping_add(sent);
         Ok(self.tun.send(Segment { port, flags, seq, ack, len: 0 }, data)?)
     }

@@ -1,8 +1,8 @@
-//! What each BPF program costs an event, as the kernel counts it while real workloads run.
+//! Cost of each BPF program per event, as counted by the kernel under real workloads.
 //!
-//! The kernel's own clock around a program is part of each figure, some 20 ns. Iterators count one
-//! event for each process, file or listener that they pass. A program that cannot be attached here
-//! has no figure.
+//! Each figure includes the kernel's own clock reads around the program, about 20 ns. Iterators
+//! count one event per process, file or listener. Programs that cannot be attached here have no
+//! figure.
 
 use std::{
     collections::BTreeMap,
@@ -20,14 +20,14 @@ use spillway_agent::sense::{
 };
 use spillway_tests::{ProgramCost, Workload, program_costs};
 
-/// Births and deaths, connections, and passes: enough for a mean that single interruptions do not
+/// Births and deaths, connections and passes: enough for a mean that single interruptions do not
 /// move.
 const LIVES: u32 = 2_000;
 const EXECS: u32 = 300;
 const CONNECTIONS: usize = 5_000;
 const PASSES: usize = 20;
 
-/// Measures every program that this kernel takes, those of second choice as well.
+/// Measures every program that this kernel accepts, including those of second choice.
 pub fn measure(
     workload: impl Fn(&str, &[String]) -> anyhow::Result<Workload>,
 ) -> anyhow::Result<Vec<ProgramCost>> {
@@ -36,7 +36,7 @@ pub fn measure(
     for unwanted in [&[][..], &best] {
         let mut sensors = Sensors::start_without(unwanted);
         let _counting =
-            enable_stats(Stats::RunTime).context("the kernel does not count what programs cost")?;
+            enable_stats(Stats::RunTime).context("enabling the kernel's program statistics")?;
         exercise(&mut sensors, &workload)?;
         for (name, nanos, events) in program_costs(sensors.bpf())? {
             costs.entry(name).or_insert((nanos, events));
@@ -56,7 +56,7 @@ fn exercise(
         Command::new("true").status()?;
     }
 
-    let memory = sensors.get_mut::<ProcessMemorySensor>().context("processes are not read")?;
+    let memory = sensors.get_mut::<ProcessMemorySensor>().context("no sensor reads processes")?;
     for _ in 0..PASSES {
         memory.scan(&mut LossCounters::default(), |_| ())?;
     }
@@ -81,8 +81,8 @@ fn exercise(
     Ok(())
 }
 
-/// How long a read of the ends of connects takes, medians in seconds: of none, and of so many
-/// destinations that do not change. `None` where they are not followed.
+/// Median seconds for reading outbound connects, with no destination and with a number of
+/// unchanging ones. `None` if connects are not tracked.
 pub fn outbound_read_secs(
     destinations: u32,
     workload: impl Fn(&str, &[String]) -> anyhow::Result<Workload>,
@@ -100,8 +100,7 @@ pub fn outbound_read_secs(
         Ok(secs[PASSES / 2])
     };
     let none = read()?;
-    // Port 1 of loopback addresses: nobody listens there, which ends a connect as well as any other
-    // answer.
+    // Port 1 of loopback addresses is closed, which ends a connect as well as any other response.
     let _connected =
         workload("connects", &["--to=127.16.0.0:1".to_owned(), format!("--hosts={destinations}")])?;
     Ok(Some([none, read()?]))

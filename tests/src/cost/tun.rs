@@ -1,8 +1,8 @@
-//! A TUN device in a network namespace of its own, and the few TCP segments that clients on another
+//! A TUN device in its own network namespace, and the few TCP segments that clients on another
 //! machine send through it.
 //!
-//! To a server's kernel they are what comes from a network, so that a connection has one end alone
-//! in this kernel.
+//! The server's kernel sees them arrive from a network, so only one end of each connection is in
+//! this kernel.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -19,14 +19,13 @@ use std::{
 use anyhow::Context as _;
 use spillway_tests::{Scratch, own_network};
 
-/// The server's address.
+/// Address of the server.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
 const NAME: &str = "far0";
 
-/// The clients' ports, to be taken one after the other: the server's kernel is done with one long
-/// before it comes again.
+/// Client ports, used in order: the server's kernel has forgotten one long before it is used again.
 pub const PORTS: std::ops::Range<u16> = 10_000..60_000;
 
 pub const FIN: u8 = 1;
@@ -34,34 +33,34 @@ pub const SYN: u8 = 2;
 pub const RST: u8 = 4;
 pub const ACK: u8 = 16;
 
-/// Lengths of an IPv4 header without options, and with a TCP header without options.
+/// Lengths of an IPv4 header without options, alone and with a TCP header without options.
 const IP_LEN: usize = 20;
 const LEN: usize = 40;
 
-/// What a packet may be at most, of either direction.
+/// Maximum length of a packet in either direction.
 const PACKET_LEN: usize = 2_048;
 
-/// A segment, as the client sends or gets it.
+/// TCP segment as the client sends or receives it.
 #[derive(Debug, Clone, Copy)]
 pub struct Segment {
-    /// The client's port.
+    /// Port of the client.
     pub port: u16,
     pub flags: u8,
     pub seq: u32,
     pub ack: u32,
-    /// Bytes that it carries.
+    /// Length of the payload.
     pub len: u32,
 }
 
-/// The device.
+/// TUN device with its file and server port.
 pub struct Tun {
     file: File,
     server_port: u16,
 }
 
 impl Tun {
-    /// Moves this thread to a network namespace of its own with a device in it, behind which there
-    /// are clients of a server at `server_port`.
+    /// Moves this thread to a new network namespace with a device behind which clients reach a
+    /// server at `server_port`.
     pub fn open(server_port: u16) -> anyhow::Result<Self> {
         own_network().context("no network namespace; hint: the bench needs root")?;
         let file = OpenOptions::new()
@@ -69,41 +68,39 @@ impl Tun {
             .write(true)
             .custom_flags(libc::O_NONBLOCK)
             .open("/dev/net/tun");
-        let file = file.context("/dev/net/tun cannot be opened")?;
+        let file = file.context("opening /dev/net/tun")?;
         let mut request = interface();
         request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
-        ioctl(file.as_raw_fd(), libc::TUNSETIFF, &mut request)
-            .context("no TUN device can be made")?;
-        bring_up().context("the TUN device cannot be configured")?;
+        ioctl(file.as_raw_fd(), libc::TUNSETIFF, &mut request).context("creating a TUN device")?;
+        bring_up().context("configuring the TUN device")?;
         Ok(Self { file, server_port })
     }
 
-    /// Has the first CPU take every packet that comes, as a server's network card would: a packet
-    /// that a thread puts into the device is otherwise taken on that thread's CPU and account.
+    /// Makes the first CPU receive every packet, as a server's network card would: otherwise the
+    /// CPU time is charged to the thread that writes a packet to the device.
     pub fn taken_by_first_cpu(&self) -> anyhow::Result<()> {
         let sysfs = Scratch::make("far-sysfs");
-        // What /sys says of network devices are those of the namespace in which it was mounted.
-        // SAFETY: unshare takes a number; this thread alone gets a table of mounts of its own.
+        // /sys shows the network devices of the namespace in which it was mounted. SAFETY: unshare
+        // takes a number; only this thread gets its own mount table.
         done(unsafe { libc::unshare(libc::CLONE_NEWNS) }).context("no mount namespace")?;
         mount(Path::new("/"), None, libc::MS_REC | libc::MS_PRIVATE)
-            .context("mounts cannot be kept to this thread")?;
-        mount(&sysfs.0, Some(c"sysfs"), 0).context("no sysfs can be mounted")?;
+            .context("making mounts private to this thread")?;
+        mount(&sysfs.0, Some(c"sysfs"), 0).context("mounting sysfs")?;
         let file = sysfs.0.join("class/net").join(NAME).join("queues/rx-0/rps_cpus");
-        let set =
-            fs::write(&file, "1").with_context(|| format!("{} cannot be set", file.display()));
+        let set = fs::write(&file, "1").with_context(|| format!("setting {}", file.display()));
         let path = std::ffi::CString::new(sysfs.0.as_os_str().as_encoded_bytes())?;
         // SAFETY: umount2 reads a NUL-terminated string, which lives until it returns.
         done(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) })
-            .context("sysfs cannot be unmounted")?;
+            .context("unmounting sysfs")?;
         set
     }
 
-    /// Puts a server that was found a port at it.
+    /// Sets the port of the server, once it is known.
     pub fn serve_at(&mut self, server_port: u16) {
         self.server_port = server_port;
     }
 
-    /// Sends a segment, with `data` in it.
+    /// Sends a segment with `data` as its payload.
     pub fn send(
         &mut self,
         Segment { port, flags, seq, ack, .. }: Segment,
@@ -128,15 +125,14 @@ impl Tun {
         tcp[13] = flags;
         tcp[14..16].copy_from_slice(&u16::MAX.to_be_bytes());
         tcp[LEN - IP_LEN..].copy_from_slice(data);
-        // Of the header that TCP's checksum is over as well, the addresses are in the packet.
+        // TCP's checksum also covers a pseudo-header, whose addresses are in the packet.
         let sum =
             checksum(libc::IPPROTO_TCP as u32 + (packet.len() - IP_LEN) as u32, &packet[12..]);
         packet[36..38].copy_from_slice(&sum.to_be_bytes());
         self.file.write_all(packet)
     }
 
-    /// The next segment that there is; `None` where there is none yet. What is no TCP is passed
-    /// over.
+    /// Next segment, or `None` if there is none yet. Skips packets that are not TCP.
     pub fn receive(&mut self) -> io::Result<Option<Segment>> {
         let mut packet = [0; PACKET_LEN];
         loop {
@@ -163,8 +159,7 @@ impl Tun {
         }
     }
 
-    /// Waits until there is something to receive, for longer than a kernel waits before it sends
-    /// something again.
+    /// Waits for a packet, for longer than a kernel waits before it retransmits.
     pub fn wait(&self) -> io::Result<()> {
         let mut poll = libc::pollfd { fd: self.file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: the kernel reads and writes one pollfd, which lives until it returns.
@@ -175,7 +170,7 @@ impl Tun {
     }
 }
 
-/// The Internet's checksum, with what is summed up before.
+/// Internet checksum, continued from the sum `before`.
 fn checksum(before: u32, bytes: &[u8]) -> u16 {
     let words = bytes
         .chunks(2)
@@ -208,7 +203,7 @@ fn bring_up() -> io::Result<()> {
             sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(addr.octets()) },
             sin_zero: [0; 8],
         };
-        // SAFETY: both are 16 bytes of plain data, of which the family tells the form.
+        // SAFETY: both are 16 bytes of plain data whose layout depends on the family.
         request.ifr_ifru.ifru_addr =
             unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(addr) };
         ioctl(socket.as_raw_fd(), what, &mut request)?;
@@ -218,7 +213,7 @@ fn bring_up() -> io::Result<()> {
     ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &mut request)
 }
 
-/// Mounts a file system of this kind, or changes how a place is mounted.
+/// Mounts a file system of this kind, or changes the propagation of a mount.
 fn mount(place: &Path, kind: Option<&std::ffi::CStr>, flags: libc::c_ulong) -> io::Result<()> {
     let place = std::ffi::CString::new(place.as_os_str().as_encoded_bytes())?;
     let kind = kind.map_or(ptr::null(), std::ffi::CStr::as_ptr);

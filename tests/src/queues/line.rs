@@ -1,11 +1,10 @@
-//! A number that changes in time along straight pieces: rates of arrival, slowness, shares of a
-//! CPU.
+//! A piecewise linear function of time: rates of arrival, slowness, shares of a CPU.
 //!
-//! Pieces are straight so that a Poisson process of changing rate can be drawn exactly, by its
-//! area, and not by thinning.
+//! Pieces are linear so that a Poisson process of changing rate can be drawn exactly, by area
+//! instead of by thinning.
 
-/// Points in order of time; two at the same time are a step. Before the first and after the last it
-/// is flat.
+/// Points in order of time; two at the same time are a step. The function is constant before the
+/// first and after the last.
 #[derive(Debug, Clone)]
 pub(super) struct Line(Vec<(f64, f64)>);
 
@@ -14,7 +13,7 @@ impl Line {
         Self(vec![(0.0, value)])
     }
 
-    /// Through these points, of which there is at least one.
+    /// Line through these points; there must be at least one.
     pub(super) fn through(points: Vec<(f64, f64)>) -> Self {
         Self(points)
     }
@@ -23,7 +22,7 @@ impl Line {
         Self(vec![(at, before), (at, after)])
     }
 
-    /// `inside` from one time to another, `outside` before and after.
+    /// Line with the value `inside` between two times and `outside` before and after.
     pub(super) fn spell(outside: f64, from: f64, to: f64, inside: f64) -> Self {
         Self(vec![(from, outside), (from, inside), (to, inside), (to, outside)])
     }
@@ -39,8 +38,8 @@ impl Line {
         }
     }
 
-    /// When the area under it since `t` has grown to `area`; `None` where it never does. Values are
-    /// not negative.
+    /// Time at which the area under the line since `t` reaches `area`; `None` if it never does.
+    /// Values must not be negative.
     pub(super) fn filled(&self, mut t: f64, mut area: f64) -> Option<f64> {
         loop {
             let value = self.at(t);
@@ -48,21 +47,21 @@ impl Line {
             else {
                 return (value > 0.0).then(|| t + area / value);
             };
-            let whole = f64::midpoint(value, height) * (end - t);
-            if whole >= area {
+            let piece_area = f64::midpoint(value, height) * (end - t);
+            if piece_area >= area {
                 let slope = (height - value) / (end - t);
-                // The root of value·x + slope·x²/2 = area, in the form that loses no digits where
-                // the slope is small.
+                // Root of value·x + slope·x²/2 = area, in the form that stays accurate for a small
+                // slope.
                 return Some(
                     t + 2.0 * area
                         / (value + libm::sqrt((value * value + 2.0 * slope * area).max(0.0))),
                 );
             }
-            (t, area) = (end, area - whole);
+            (t, area) = (end, area - piece_area);
         }
     }
 
-    /// Times at which its slope changes.
+    /// Times at which the slope changes.
     pub(super) fn breaks(&self) -> impl Iterator<Item = f64> {
         self.0.iter().map(|point| point.0)
     }
@@ -85,7 +84,7 @@ mod tests {
     #[test]
     fn filling_is_the_inverse_of_the_area() {
         let line = Line::through(vec![(1.0, 2.0), (2.0, 0.0), (4.0, 0.0), (4.0, 6.0)]);
-        // 2 until the first second, 1 in the triangle, nothing, then six a second.
+        // 2 until the first second, 1 in the triangle, nothing, then 6 per second.
         for (area, t) in [(1.0, 0.5), (2.0, 1.0), (2.75, 1.5), (3.0, 2.0), (9.0, 5.0)] {
             assert!((line.filled(0.0, area).unwrap() - t).abs() < 1e-9, "{area}");
         }

@@ -1,8 +1,9 @@
-//! What the agent sees of a simulated address: the facts of its own sensors, at their pace.
+//! The agent's observations of a simulated address: the facts of its own sensors, at their pace.
 //!
-//! Looks come a little late, as timers do. Where accept() can be followed, waits are exact;
-//! elsewhere a socket that has its address to itself accepted what arrived and no longer waits, and
-//! of several that is not known of each. Counters are as wide as the kernel's, 32 bits, and wrap.
+//! Readings come slightly late, as timers do. If accept() can be tracked, waits are exact.
+//! Otherwise a socket alone on its address is known to have accepted the arrivals that no longer
+//! wait; of several sockets that is unknown for each. Counters are 32 bits wide, like the kernel's,
+//! and wrap.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -22,18 +23,18 @@ use super::{
 };
 use crate::corpus::rng::Rng;
 
-/// Every timer is late by up to so much.
+/// Maximum delay of every timer.
 const TIMER_SECS: f64 = 0.001;
 
-/// What a service is short of is asked for once the head of its queue has waited so long.
+/// Age of the queue's head from which the agent asks what the service is short of.
 const STRAIN_FROM: Nanos = 1_000_000;
 
-/// Share of looks that find the head of a queue just being taken.
+/// Share of readings that find the head of a queue just being accepted.
 const MOVING_SHARE: f64 = 0.002;
 
 const HANDLES_SECS: f64 = 10.0;
 
-/// The observations of a run, in order of time.
+/// Observations of a run in order of time.
 pub(super) struct Seen {
     sim: Sim,
     host: HostInfo,
@@ -41,12 +42,12 @@ pub(super) struct Seen {
     addr: Arc<str>,
     cgroup: Arc<str>,
     pid: u32,
-    look: u64,
+    readings: u64,
     t: Nanos,
-    /// By socket: what was counted at the last look.
+    /// Counters at the last reading, by socket.
     last: Vec<Last>,
-    /// What had arrived at sockets that are closed, since somebody has listened without a break,
-    /// and before the agent came.
+    /// Arrivals at closed sockets since listening began without a break, and arrivals before the
+    /// agent started.
     arrived_before: u64,
     ready: VecDeque<Observation>,
     overloads: Option<Vec<Overload>>,
@@ -71,7 +72,7 @@ impl Seen {
                 .into(),
             cgroup: format!("/system.slice/{name}.service").into(),
             pid: 700 + rng.below(9_000) as u32,
-            look: 0,
+            readings: 0,
             t: 0,
             last: vec![Last::default(); sim.sockets.len()],
             arrived_before: sim.plan.counted_before,
@@ -90,7 +91,7 @@ impl Seen {
         self.host
     }
 
-    /// The run's overloads; empty before its end.
+    /// Overloads of the run; empty before its end.
     pub(super) fn overloads(&self) -> &[Overload] {
         self.overloads.as_deref().unwrap_or_default()
     }
@@ -99,11 +100,11 @@ impl Seen {
         &self.sim
     }
 
-    /// Makes the next look, or says that there is none.
-    fn look(&mut self) -> bool {
+    /// Makes the next reading; returns false at the end of the run.
+    fn read_next(&mut self) -> bool {
         let Looks { interval_secs, late, ref gaps, .. } = self.sim.plan.looks;
-        let due = self.look as f64 * interval_secs;
-        self.look += 1;
+        let due = self.readings as f64 * interval_secs;
+        self.readings += 1;
         if due > self.sim.plan.secs {
             self.end();
             return false;
@@ -120,7 +121,7 @@ impl Seen {
         let crossed = |secs: f64| before == 0 || (now / nanos(secs)) > (before / nanos(secs));
         if crossed(1.0) {
             let host = self.host_fact();
-            self.tell(Fact::Host(host));
+            self.push(Fact::Host(host));
         }
         if self.sim.plan.keepalives > 0 && crossed(HANDLES_SECS) {
             let id = ProcessId { pid: self.pid, start_ticks: 4_711 };
@@ -132,7 +133,7 @@ impl Seen {
                 threads: 5,
                 close_wait: Some(0),
             };
-            self.tell(Fact::Handles(handles));
+            self.push(Fact::Handles(handles));
         }
         for place in 0..self.sim.sockets.len() {
             self.socket(place);
@@ -140,7 +141,7 @@ impl Seen {
         true
     }
 
-    fn tell(&mut self, fact: Fact) {
+    fn push(&mut self, fact: Fact) {
         self.ready.push_back(Observation { t: self.t as f64 / SECOND, fact });
     }
 
@@ -152,7 +153,7 @@ impl Seen {
         }
     }
 
-    /// Arrived at all sockets since somebody has listened without a break.
+    /// Arrivals at all sockets since listening began without a break.
     fn arrived(&self) -> u64 {
         let open = self
             .sim
@@ -217,10 +218,11 @@ impl Seen {
             strain,
             ..ListenerFact::default()
         };
-        self.tell(Fact::Listener(fact));
+        self.push(Fact::Listener(fact));
     }
 
-    /// What is short behind a socket, since the last look; `None` where hardly anybody waits.
+    /// Pressure on the service behind a socket since the last reading; `None` if hardly anything
+    /// waits.
     fn strain(&mut self, place: usize) -> Option<ServicePressureFact> {
         let (now, runs_share) = (self.t, self.sim.plan.runs_share);
         let socket = &mut self.sim.sockets[place];
@@ -236,7 +238,7 @@ impl Seen {
         let waits = socket.head_age(now).is_some_and(|age| age >= STRAIN_FROM);
         let nanos = (now - last.t.max(nanos(socket.plan.opens))).max(1) as f64;
         let busy = match socket.plan.accepts {
-            // What hangs while its thread runs, turns in circles.
+            // A service that hangs while its thread runs spins in a loop.
             _ if socket.stopped.is_some() => 1.0,
             Accepts::Workers(_) => {
                 (latest.busy_total - last.busy_total) as f64 / nanos / f64::from(socket.workers())
@@ -247,7 +249,7 @@ impl Seen {
             return None;
         }
         let (cpu, memory) = (self.stalls(Scarce::Cpu), self.stalls(Scarce::Memory));
-        // What is stalled does not run.
+        // A stalled service does not run.
         let runs = busy.min(1.0) * runs_share * (1.0 - cpu.or(memory).unwrap_or(0.0) / 100.0);
         let mut blur =
             |percent: f64, by: f64| (percent + by * self.rng.unit()).clamp(0.0, 100.0).round();
@@ -262,8 +264,8 @@ impl Seen {
         })
     }
 
-    /// Percent of the time in which the first service waits for what it is short of; `None` where
-    /// that is something else.
+    /// Percentage of time in which the first service waits for the scarce resource; `None` if it is
+    /// another one.
     fn stalls(&self, scarce: Scarce) -> Option<f64> {
         let socket = self.sim.plan.sockets.first().filter(|_| self.sim.plan.scarce == scarce)?;
         let t = self.t as f64 / SECOND;
@@ -279,7 +281,7 @@ impl Seen {
     }
 }
 
-/// The shortest, the mean and the 99th percentile.
+/// Minimum, mean and 99th percentile.
 fn waits(waits_us: &mut [u32]) -> Option<(u64, u64, u64)> {
     let count = waits_us.len();
     let least = *waits_us.iter().min()?;
@@ -296,7 +298,7 @@ impl Iterator for Seen {
             if let Some(observation) = self.ready.pop_front() {
                 return Some(observation);
             }
-            if self.overloads.is_some() || !self.look() {
+            if self.overloads.is_some() || !self.read_next() {
                 return None;
             }
         }

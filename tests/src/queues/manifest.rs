@@ -1,9 +1,9 @@
-//! The manifest of the queues: one JSON line a run, with its label.
+//! The manifest of accept queues: one JSON line per run, with its label.
 //! `tests/corpus/queues/manifest.jsonl` is written by `cargo xtask corpus queues write-manifest`;
-//! `recorded/manifest.jsonl` beside it is of recorded runs, and may be missing.
+//! `recorded/manifest.jsonl` beside it has the recorded runs and may be missing.
 //!
-//! Only the scorer reads labels, and it compares those of synthetic runs with what their simulation
-//! says each time.
+//! Only the scorer reads labels. It compares those of synthetic runs with their simulation each
+//! time.
 
 use std::{fs, path::Path};
 
@@ -13,42 +13,43 @@ use serde::{Deserialize, Serialize};
 use super::truth::Overload;
 use crate::corpus::{Part, Source, manifest::read, render};
 
-/// One run and what is known of it.
+/// Run with its label.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Its name: the family and the seed, or what a recording is called.
+    /// Name: the family and the seed, or the name of a recording.
     pub run: String,
-    /// The mechanism.
+    /// Mechanism.
     pub family: String,
-    /// Which part its family belongs to.
+    /// Part of the corpus that the family belongs to.
     pub part: Part,
-    /// Where its observations come from.
+    /// Source of the observations.
     pub source: Source,
-    /// The seed of a synthetic run.
+    /// Seed of a synthetic run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// The trace of a recorded run, from `tests/corpus/queues/`; gzip where its name ends in `.gz`.
+    /// Trace of a recorded run, relative to `tests/corpus/queues/`; compressed if its name ends in
+    /// `.gz`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
-    /// The address that it is about; everything else in it is healthy.
+    /// Address that the run is about; everything else in it is healthy.
     pub addr: String,
-    /// Its overloads, in order of time; none where it is healthy.
+    /// Overloads in order of time; empty if it is healthy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overloads: Vec<Overload>,
-    /// How long it is.
+    /// Length of the run.
     pub secs: f64,
-    /// Time between two looks at its listeners.
+    /// Interval between two readings of its listeners.
     pub interval_secs: f64,
-    /// What a recorded run is, in a sentence; of a synthetic one its family says it.
+    /// Description of a recorded run in one sentence; a synthetic run has its family's.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub why: String,
 }
 
-/// Reads the manifest of synthetic runs, then that of recorded ones beside it if there is one.
+/// Reads the manifest of synthetic runs, then the one of recorded runs beside it if it exists.
 ///
 /// # Errors
 ///
-/// If one cannot be read, or a line is no entry.
+/// Returns an error if either cannot be read or a line is invalid.
 pub fn load(path: &Path) -> anyhow::Result<Vec<Entry>> {
     let mut entries = read(path, "queues write-manifest")?;
     let recorded = path.with_file_name("recorded").join("manifest.jsonl");
@@ -58,17 +59,16 @@ pub fn load(path: &Path) -> anyhow::Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// Puts a recorded run into its manifest, in place of the one of the same name.
+/// Adds a recorded run to its manifest, replacing the one of the same name.
 ///
 /// # Errors
 ///
-/// If the manifest cannot be read or written.
+/// Returns an error if the manifest cannot be read or written.
 pub fn put(path: &Path, entry: Entry) -> anyhow::Result<()> {
     let mut entries: Vec<Entry> =
         if path.exists() { read(path, "queues record")? } else { Vec::new() };
     entries.retain(|other| other.run != entry.run);
     entries.push(entry);
     entries.sort_by(|a, b| a.run.cmp(&b.run));
-    fs::write(path, render(&entries)?)
-        .with_context(|| format!("{} cannot be written", path.display()))
+    fs::write(path, render(&entries)?).with_context(|| format!("writing {}", path.display()))
 }

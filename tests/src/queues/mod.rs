@@ -1,10 +1,10 @@
 //! The published corpus of accept queues: labelled runs of listeners that are overloaded or not,
-//! and the score of the overload detector on them.
+//! and the overload detector's score on them.
 //!
-//! It is made as the corpus of leaks is ([`crate::corpus`]): a synthetic run is its family's name
-//! and a seed, a recorded one a compressed trace, and whole families belong to a part. What differs
-//! is where labels come from: a simulation of connections, accept queue and server says itself when
-//! more was offered than could be taken, and no family is asked.
+//! It is built like the corpus of leaks ([`crate::corpus`]): a synthetic run is its family's name
+//! and a seed, a recorded one is a compressed trace, and whole families belong to a part. Labels
+//! come from elsewhere: a simulation of connections, accept queue and server determines when
+//! offered load exceeded the capacity; families do not state it.
 
 mod families;
 mod line;

@@ -1,46 +1,45 @@
-//! What a family says about one run: who connects, who accepts, and how the agent looks.
+//! Definition of one run by its family: clients, acceptors, and readings by the agent.
 //!
-//! Times are seconds on the run's clock, rates connections a second. Nothing here says what is an
-//! overload: that follows from it.
+//! Times are seconds on the run's clock, rates are connections per second. Overloads are not
+//! defined here: they follow from it.
 
 use serde::{Deserialize, Serialize};
 
 use super::line::Line;
 use crate::corpus::rng::Rng;
 
-/// One listener address and everything around it.
+/// Listener address with its clients and servers.
 pub(super) struct Plan {
     pub(super) secs: f64,
-    /// The limit of each accept queue.
+    /// Limit of each accept queue.
     pub(super) backlog_max: u32,
     pub(super) sources: Vec<Source>,
     pub(super) bursts: Vec<Burst>,
     pub(super) loops: Vec<Loop>,
-    /// Seconds after which clients of the sources that have no answer give up and connect anew, at
-    /// once.
+    /// Seconds after which clients of sources give up without a response and reconnect at once.
     pub(super) patience_secs: Option<f64>,
-    /// One socket each; those open at the same time share the address (SO_REUSEPORT).
+    /// Sockets; those open at the same time share the address (SO_REUSEPORT).
     pub(super) sockets: Vec<Socket>,
-    /// What an overload of this run is short of.
+    /// Resource that is scarce in an overload of this run.
     pub(super) scarce: Scarce,
-    /// Share of the time of a service in which its thread runs.
+    /// Share of its service time in which a service's thread runs.
     pub(super) runs_share: f64,
     pub(super) looks: Looks,
-    /// Where the kernel's counters of drops, and the counts of arrivals, begin.
+    /// Start value of the kernel's counters of drops and of the counts of arrivals.
     pub(super) counted_before: u64,
-    /// Connections that are open all along without a word.
+    /// Idle connections that are open throughout.
     pub(super) keepalives: u64,
 }
 
-/// What a service runs short of.
+/// Resource that a service runs short of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scarce {
-    /// Time on a CPU.
+    /// CPU time.
     Cpu,
     /// Memory: it stalls on reclaim or swap.
     Memory,
-    /// Turns of the one thread that accepts.
+    /// Turns of the only thread that accepts.
     AcceptLoop,
     /// Room in the accept queue.
     Backlog,
@@ -48,25 +47,25 @@ pub enum Scarce {
     Workers,
 }
 
-/// Clients that do not know of each other.
+/// Independent clients.
 pub(super) struct Source {
-    /// Connections a second, clumps counted in full.
+    /// Connections per second, counting each connection of a clump.
     pub(super) rate: Line,
     pub(super) spacing: Spacing,
-    /// Fewest and most connections that come together...
+    /// Minimum and maximum number of connections that arrive together...
     pub(super) clump: [u32; 2],
-    /// ...within so long.
+    /// ...within this time.
     pub(super) spread_secs: f64,
 }
 
 #[derive(Clone, Copy)]
 pub(super) enum Spacing {
     Poisson,
-    /// As paced by a balancer; each gap is off by up to this share.
+    /// Evenly spaced by a balancer, with jitter of up to this share of a gap.
     Regular(f64),
 }
 
-/// So many connections at once.
+/// Many connections at once.
 #[derive(Clone, Copy)]
 pub(super) struct Burst {
     pub(super) t: f64,
@@ -74,38 +73,38 @@ pub(super) struct Burst {
     pub(super) spread_secs: f64,
 }
 
-/// Clients that each wait for an answer, think, and connect again.
+/// Clients that each wait for a response, think, and reconnect.
 pub(super) struct Loop {
     pub(super) clients: u32,
     pub(super) from: f64,
     pub(super) to: f64,
-    /// Mean of an exponential distribution; 0 for clients that never rest.
+    /// Mean of an exponential distribution; 0 for clients that never pause.
     pub(super) think_secs: f64,
 }
 
-/// One listening socket and the process behind it.
+/// Listening socket and the process behind it.
 #[derive(Clone)]
 pub(super) struct Socket {
     pub(super) opens: f64,
     pub(super) closes: f64,
     pub(super) accepts: Accepts,
     pub(super) service: Service,
-    /// By how much service takes longer than that.
+    /// Factor by which service is slowed down.
     pub(super) slow: Line,
     /// Share of each tenth of a second in which its cgroup may run (CFS quota).
     pub(super) quota: Line,
-    /// Spans in which nothing runs, in order: collections, or for good.
+    /// Spans in which nothing runs, in order: collections, or a permanent stop.
     pub(super) pauses: Vec<(f64, f64)>,
-    /// From when on one more worker never comes back from what it serves, in order.
+    /// Times from which one more worker never returns from its current connection, in order.
     pub(super) lost_workers: Vec<f64>,
 }
 
 #[derive(Clone, Copy)]
 pub(super) enum Accepts {
-    /// Workers that take one connection each, serve it, and come back. An event loop is one worker.
+    /// Workers that accept one connection each, serve it and return. An event loop is one worker.
     Workers(u32),
-    /// Whoever waits is accepted at the turn of a loop, at most so many; turns are so many seconds
-    /// apart.
+    /// Accept loop that takes at most `most` waiting connections per turn; `secs` is the range of
+    /// the interval between turns.
     Turns { secs: [f64; 2], most: u32 },
 }
 
@@ -119,23 +118,23 @@ pub(super) struct Service {
 pub(super) enum Shape {
     Fixed,
     Exponential,
-    /// With this standard deviation of the logarithm.
+    /// Log-normal, with this standard deviation of the logarithm.
     LogNormal(f64),
 }
 
-/// How the agent looks.
+/// Timing of the agent's readings.
 pub(super) struct Looks {
     pub(super) interval_secs: f64,
-    /// Share of looks that come late, and by how much at most.
+    /// Share of late readings and their maximum delay.
     pub(super) late: (f64, f64),
-    /// Spans without any look.
+    /// Spans without any reading.
     pub(super) gaps: Vec<(f64, f64)>,
-    /// Whether accept() can be followed.
+    /// True if accept() can be tracked.
     pub(super) exact: bool,
 }
 
 impl Source {
-    /// When the next clump comes, after `t`.
+    /// Time of the next clump after `t`.
     pub(super) fn next(&self, t: f64, rng: &mut Rng) -> Option<f64> {
         let share = match self.spacing {
             Spacing::Poisson => rng.exponential(),
@@ -157,7 +156,7 @@ impl Service {
     }
 }
 
-/// A pause that lasts so long is no collection: the acceptor has stopped.
+/// Minimum length of a pause that counts as a stopped acceptor and not as a collection.
 pub(super) const STOP_SECS: f64 = 1.0;
 
 impl Socket {
@@ -174,7 +173,7 @@ impl Socket {
         }
     }
 
-    /// Connections a second that it can take at `t`, as a mean over its collections; 0 while it has
+    /// Capacity in connections per second at `t`, averaged over its collections; 0 while it is
     /// stopped.
     pub(super) fn capacity(&self, t: f64) -> f64 {
         let stops = |pause: &&(f64, f64)| pause.1 - pause.0 >= STOP_SECS;
@@ -203,7 +202,7 @@ impl Socket {
 }
 
 impl Plan {
-    /// Connections a second that one open socket is offered at `t`, bursts aside.
+    /// Connections per second offered to one open socket at `t`, without bursts.
     pub(super) fn offered(&self, t: f64) -> f64 {
         let open = self.sockets.iter().filter(|socket| socket.is_open(t)).count().max(1);
         let service = &self.sockets[0];
@@ -214,7 +213,7 @@ impl Plan {
         (self.sources.iter().map(|source| source.rate.at(t)).sum::<f64>() + looped) / open as f64
     }
 
-    /// Spans in which a socket that has not stopped is offered more than it can take.
+    /// Spans in which a socket that has not stopped is offered more than its capacity.
     pub(super) fn excess(&self, socket: &Socket) -> Vec<(f64, f64)> {
         let exceeds = |t: f64| {
             let capacity = socket.capacity(t);
@@ -234,7 +233,7 @@ impl Plan {
         breaks.dedup();
         let mut spans: Vec<(f64, f64)> = Vec::new();
         for piece in breaks.windows(2) {
-            // Between two breaks both sides are smooth: a few looks find where they cross.
+            // Both sides are smooth between two breaks: a few samples find where they cross.
             let (mut from, step) = (piece[0], (piece[1] - piece[0]) / PIECES);
             let mut was = exceeds(from);
             for look in 1..=PIECES as u32 {
@@ -256,13 +255,13 @@ impl Plan {
     }
 }
 
-/// Looks between two breaks.
+/// Samples between two breaks.
 const PIECES: f64 = 16.0;
 
-/// Shorter excess is a burst.
+/// Minimum length of an excess; a shorter one is a burst.
 const EXCESS_SECS_MIN: f64 = 1.0;
 
-/// Where a condition changes between two times, to a microsecond or so.
+/// Time between two others at which a condition changes, to about a microsecond.
 fn cross(holds: &dyn Fn(f64) -> bool, mut from: f64, mut to: f64) -> f64 {
     let was = holds(from);
     for _ in 0..32 {

@@ -1,5 +1,5 @@
-//! A ramp from all that an event loop can do to ever more, as the live tests load nginx: what the
-//! agent sees of it, and what a clock of two milliseconds does.
+//! A ramp from an event loop's full capacity to overload, as the live tests load nginx: the agent's
+//! observations of it, and a queue depth sampled every two milliseconds.
 
 use spillway_agent::{engine::HostInfo, sense::Observation};
 
@@ -12,41 +12,41 @@ use super::{
 };
 use crate::corpus::rng::Rng;
 
-/// How long the server is idle first, and how long the ramp takes.
+/// Duration of the idle time at the start, and of the ramp.
 const IDLE_SECS: f64 = 1.0;
 const RAMP_SECS: f64 = 4.0;
 
-/// What a clock sees of a queue.
+/// Sample of a queue.
 #[derive(Debug, Clone, Copy)]
 pub struct Tick {
-    /// When, in seconds.
+    /// Time in seconds.
     pub t: f64,
-    /// Connections that wait.
+    /// Waiting connections.
     pub depth: u64,
-    /// Connections that came so far.
+    /// Connections that arrived so far.
     pub arrived: u64,
-    /// Connections that found no room so far.
+    /// Connections dropped so far for lack of room.
     pub overflows: u64,
 }
 
-/// A server of so many connections a second under a load that grows to so many times that.
+/// Server of a fixed capacity under a load that grows linearly.
 #[derive(Debug, Clone, Copy)]
 pub struct Ramp {
-    /// Connections a second.
+    /// Capacity in connections per second.
     pub capacity_per_sec: f64,
-    /// The load at the ramp's begin and end, as shares of that.
+    /// Load at the start and end of the ramp, as shares of the capacity.
     pub load: [f64; 2],
-    /// Connections that may wait.
+    /// Limit on waiting connections.
     pub backlog_max: u32,
-    /// Share by which the server's speed goes up and down within fractions of a second, as that of
-    /// a virtual processor does.
+    /// Share by which the server's speed fluctuates within fractions of a second, as that of a
+    /// virtual CPU does.
     pub sways: f64,
-    /// What all chance follows from.
+    /// Seed of all randomness.
     pub seed: u64,
 }
 
 impl Ramp {
-    /// The address that is loaded, as facts name it.
+    /// Simulation of the loaded address.
     fn sim(self) -> Sim {
         let rate = self.load.map(|load| load * self.capacity_per_sec);
         let end = IDLE_SECS + RAMP_SECS;
@@ -76,7 +76,7 @@ impl Ramp {
             sockets: vec![socket],
             scarce: Scarce::Cpu,
             runs_share: 1.0,
-            // As where accept() cannot be followed.
+            // As on hosts where accept() cannot be tracked.
             looks: Looks { interval_secs: 0.1, late: (0.01, 0.03), gaps: Vec::new(), exact: false },
             counted_before: 0,
             keepalives: 0,
@@ -84,12 +84,12 @@ impl Ramp {
         Sim::new(plan, Rng::new("ramp", self.seed))
     }
 
-    /// What the agent sees, ten times a second.
+    /// The agent's observations, ten times a second.
     pub fn observations(self, host: HostInfo) -> impl Iterator<Item = Observation> {
         Seen::new(self.sim(), host, Rng::new("ramp's looks", self.seed))
     }
 
-    /// What a clock sees, every two milliseconds.
+    /// Samples every two milliseconds.
     pub fn ticks(self) -> Vec<Tick> {
         let mut sim = self.sim();
         let ticks = (sim.plan.secs / 0.002) as u32;

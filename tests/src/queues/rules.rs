@@ -1,9 +1,9 @@
-//! The rules that are compared: the detector itself, and the reference rules as small baselines
-//! over the same looks.
+//! The compared rules: the detector itself, and reference rules as small baselines over the same
+//! readings.
 //!
-//! Each says after every observation whether it holds that an address is overloaded; a claim is the
-//! time from one such moment until it has not held for five seconds, as the detector's own claims
-//! clear. Baselines see what the agent sees, ten times a second.
+//! After every observation, each rule either holds for an address or does not. A claim lasts from
+//! the first moment at which the rule holds until it has not held for five seconds, as the
+//! detector's own claims do. Baselines get the agent's observations, ten times a second.
 
 use std::collections::HashMap;
 
@@ -16,51 +16,51 @@ use spillway_agent::{
 
 use super::plan::Scarce;
 
-/// DAGOR (Zhou and others, 2018, section 4.1): the mean time in the queue over 20 ms in a window of
-/// a second. Its window also ends at 2,000 requests, which a look of a tenth of a second cannot
-/// see. It was made for a queue of requests within the server.
+/// DAGOR (Zhou and others, 2018, section 4.1): mean time in the queue over 20 ms in a window of a
+/// second. Its window also ends after 2,000 requests, which readings every tenth of a second cannot
+/// reproduce. It was designed for a queue of requests inside the server.
 const DAGOR_US: f64 = 20_000.0;
 const DAGOR_WINDOW_SECS: f64 = 1.0;
 
-/// CoDel as Facebook put it on queues (Maurer, 2015): the least wait was over 5 ms throughout 100
-/// ms.
+/// CoDel as applied to queues by Facebook (Maurer, 2015): the minimum wait was over 5 ms throughout
+/// 100 ms.
 const CODEL_US: u64 = 5_000;
 const CODEL_WINDOW_SECS: f64 = 0.1;
 
-/// A look that is due after a window of CoDel's comes a millisecond early or late.
+/// Tolerance for readings that come slightly early at the end of CoDel's window.
 const TIMER_SECS: f64 = 0.005;
 
 /// The usual alert on a queue: 80 % of its limit.
 const DEPTH_SHARE: f64 = 0.8;
 
-/// The usual alert on drops: any within so long.
+/// The usual alert on drops: any drop within this window.
 const OVERFLOW_WINDOW_SECS: f64 = 10.0;
 
-/// How long a rule must not hold until its claim is over.
+/// Time for which a rule must not hold before its claim is cleared.
 const CLEAR_SECS: f64 = 5.0;
 
-/// A claim that an address is overloaded.
+/// Claim that an address is overloaded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Claim {
-    /// The address.
+    /// Address of the listener.
     pub addr: String,
-    /// When it was made.
+    /// Time at which it was raised.
     pub raised_secs: f64,
-    /// When it was withdrawn; `None` while it stands.
+    /// Time at which it was cleared; `None` while it is active.
     pub cleared_secs: Option<f64>,
-    /// What the rule says is scarce; `None` where it does not.
+    /// Scarce resource according to the rule; `None` if it names none.
     pub scarce: Option<Scarce>,
-    /// What the rule says of it; empty where it says nothing.
+    /// Explanation by the rule; may be empty.
     pub why: String,
 }
 
-/// Anything that claims overloads from observations.
+/// A rule that claims overloads from observations.
 pub trait Rule {
-    /// Takes one observation; appends the claims that it makes, and closes those that it withdraws.
+    /// Processes one observation: appends new claims and closes cleared ones.
     fn observe(&mut self, observation: &Observation, claims: &mut Vec<Claim>);
 }
 
-/// The detector first, then the baselines, each with the name of its column.
+/// The detector first, then the baselines, each with its column name.
 pub fn rules(host: HostInfo) -> Vec<(&'static str, Box<dyn Rule>)> {
     let detector =
         Detector { core: Engine::new(&Config::default(), host), output: Output::default() };
@@ -71,7 +71,7 @@ pub fn rules(host: HostInfo) -> Vec<(&'static str, Box<dyn Rule>)> {
     rules
 }
 
-/// The number of all columns.
+/// Number of columns.
 pub(super) const COLUMNS: usize = 1 + BASELINES.len();
 
 const BASELINES: [(&str, Condition); 4] =
@@ -121,19 +121,19 @@ fn clear(claims: &mut [Claim], addr: &str, t: f64) {
     }
 }
 
-/// Whether the rule holds for one socket, which was last seen so many seconds ago.
+/// Condition of a rule for one socket; `t` is the time since its last reading.
 type Condition = fn(&mut Seen, t: f64, &ListenerFact) -> bool;
 
-/// What a baseline keeps of one socket.
+/// State of a baseline for one socket.
 #[derive(Default)]
 struct Seen {
     accepted: Option<u64>,
     overflows: Option<u64>,
-    /// DAGOR's window: when it began, waits in it and how many.
+    /// DAGOR's window: its start, the sum of waits in it and their number.
     window: (f64, f64, f64),
-    /// What it last said.
+    /// Last result of the rule.
     holds: bool,
-    /// Since when the least wait has been over the target.
+    /// Time since which the minimum wait has been over the target.
     over_t: Option<f64>,
     overflow_t: Option<f64>,
 }
@@ -176,7 +176,7 @@ impl Rule for Baseline {
     }
 }
 
-/// By how much a counter of 32 bits rose; 0 where it began anew.
+/// Increase of a 32-bit counter; 0 if it was reset.
 fn rise(last: &mut Option<u64>, now: Option<u64>) -> u64 {
     let (Some(now), last) = (now, last) else { return 0 };
     let rise = last.replace(now).map_or(0, |last| (now as u32).wrapping_sub(last as u32));
@@ -185,7 +185,7 @@ fn rise(last: &mut Option<u64>, now: Option<u64>) -> u64 {
 
 fn dagor(seen: &mut Seen, t: f64, fact: &ListenerFact) -> bool {
     let accepted = rise(&mut seen.accepted, fact.accepted_total) as f64;
-    // Without exact waits the head's age stands for them.
+    // Without exact waits, the age of the head is used.
     let (wait_us, weight) = match (fact.sojourn_mean_us, fact.oldest_wait_us) {
         (Some(mean), _) => (mean as f64, accepted),
         (None, Some(age)) => (age as f64, 1.0),
@@ -202,7 +202,7 @@ fn dagor(seen: &mut Seen, t: f64, fact: &ListenerFact) -> bool {
 
 fn codel(seen: &mut Seen, t: f64, fact: &ListenerFact) -> bool {
     let over = |wait: Option<u64>| wait.is_some_and(|wait| wait > CODEL_US);
-    // Who was accepted since the last look, and who is at the head now, must all have waited.
+    // All connections accepted since the last reading, and the current head, must have waited.
     let least =
         over(fact.oldest_wait_us) && (fact.sojourn_min_us.is_none() || over(fact.sojourn_min_us));
     if !least {

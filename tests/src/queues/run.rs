@@ -1,5 +1,5 @@
-//! From a family and a seed to a run: its observations for the detector, and, once they are all
-//! told, its truth.
+//! Builds a run from a family and a seed: its observations for the detector and, at the end, its
+//! truth.
 
 use std::path::Path;
 
@@ -15,10 +15,10 @@ use super::{
 };
 use crate::corpus::{Part, Source, rng::Rng, run::Stream as Trace};
 
-/// Physical memory and processors of all simulated hosts: nothing about a queue follows from them.
+/// Memory and CPUs of all simulated hosts: queues do not depend on them.
 const HOST: HostInfo = HostInfo { mem_total_bytes: 16 << 30, cpus: 4 };
 
-/// What is seen of a run, in order of time.
+/// Observations of a run in order of time.
 pub struct Stream(Origin);
 
 enum Origin {
@@ -26,14 +26,14 @@ enum Origin {
     Recorded(Trace),
 }
 
-/// The run of a family and a seed; always the same.
+/// Simulation of a family and a seed; always the same.
 pub(super) fn simulate(family: &Family, seed: u64) -> Seen {
     let mut rng = Rng::new(family.name, seed);
     let plan = (family.plan)(&mut rng);
     Seen::new(Sim::new(plan, Rng::new(family.name, rng.bits())), HOST, rng)
 }
 
-/// The line of the manifest that belongs to a family and a seed: simulates all of it.
+/// Manifest entry of a family and a seed; simulates the whole run.
 pub fn entry(family: &Family, seed: u64) -> Entry {
     let mut seen = simulate(family, seed);
     seen.by_ref().for_each(drop);
@@ -53,7 +53,7 @@ pub fn entry(family: &Family, seed: u64) -> Entry {
     }
 }
 
-/// Every synthetic run of a part, or of all.
+/// Synthetic runs of one part, or of all.
 pub fn synthetic(part: Option<Part>) -> impl Iterator<Item = (&'static Family, u64)> {
     let families =
         FAMILIES.iter().filter(move |family| part.is_none_or(|part| family.part == part));
@@ -61,11 +61,11 @@ pub fn synthetic(part: Option<Part>) -> impl Iterator<Item = (&'static Family, u
 }
 
 impl Stream {
-    /// The observations of a run in the manifest; `dir` is the corpus's.
+    /// Observations of a run in the manifest; `dir` is the corpus's directory.
     ///
     /// # Errors
     ///
-    /// If its family is not known, or its trace cannot be read.
+    /// Returns an error if the family is unknown or the trace cannot be read.
     pub fn open(entry: &Entry, dir: &Path) -> anyhow::Result<Self> {
         match (entry.source, entry.seed, &entry.trace) {
             (Source::Synthetic, Some(seed), _) => {
@@ -74,7 +74,7 @@ impl Stream {
                     .find(|family| family.name == entry.family)
                     .with_context(|| {
                         let hint = "`cargo xtask corpus queues list` names them";
-                        format!("{}: no family {:?}\n  hint: {hint}", entry.run, entry.family)
+                        format!("{}: unknown family {:?}\n  hint: {hint}", entry.run, entry.family)
                     })?;
                 Ok(Self(Origin::Synthetic(Box::new(simulate(family, seed)))))
             }
@@ -85,7 +85,7 @@ impl Stream {
         }
     }
 
-    /// Its host.
+    /// Host of the run.
     pub fn host(&self) -> HostInfo {
         match &self.0 {
             Origin::Synthetic(seen) => seen.host(),
@@ -93,7 +93,7 @@ impl Stream {
         }
     }
 
-    /// What the simulation says that the run was, once it has ended; `None` for a recording.
+    /// Truth according to the simulation, once the run has ended; `None` for a recording.
     pub fn truth(&self) -> Option<&[Overload]> {
         match &self.0 {
             Origin::Synthetic(seen) => Some(seen.overloads()),

@@ -1,9 +1,8 @@
-//! The simulation of one listener address, event by event: who connects, what waits, what is
-//! accepted, what is dropped.
+//! Event-driven simulation of one listener address: connections, waiting, accepts and drops.
 //!
-//! Times are whole nanoseconds and all chance comes from one seeded stream, so that a run is the
-//! same everywhere. Clients whose connection is dropped send again after 1, 3 and 7 s, as TCP does,
-//! to the same socket, since their ports hash alike; then they give up.
+//! Times are whole nanoseconds and all randomness comes from one seeded stream, so a run is the
+//! same everywhere. Clients whose connection is dropped retry after 1, 3 and 7 s, as TCP does, at
+//! the same socket, since their ports hash alike; then they give up.
 
 use std::{
     cmp::Reverse,
@@ -17,13 +16,14 @@ use super::{
 };
 use crate::corpus::rng::Rng;
 
-/// Seconds between a connection's tries; after the last it is given up.
+/// Seconds between a connection's tries; it is given up after the last.
 const TRIES_SECS: [f64; 3] = [1.0, 2.0, 4.0];
 
-/// When a client of a closed loop starts over after it gave up, or was refused or reset. A guess.
+/// Delay after which a client of a closed loop starts over once it gave up or was refused or reset.
+/// A guess.
 const AGAIN_SECS: f64 = 1.0;
 
-/// How often the truth is looked at.
+/// Interval between samples of the truth.
 const POLL: Nanos = 50_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,35 +31,35 @@ enum Event {
     Poll,
     Opens(u16),
     Closes(u16),
-    /// A try to connect, the first one (0) to whichever socket.
+    /// Try to connect; the first one (0) goes to any socket.
     Connect {
         client: Client,
         tries: u8,
         socket: u16,
     },
-    /// A worker is done with a client.
+    /// A worker has finished with a client.
     Free {
         socket: u16,
         client: Client,
     },
-    /// A socket looks at its queue again.
+    /// Next turn of a socket's accept loop.
     Turn(u16),
 }
 
-/// One client that gives up after a while.
+/// Client that gives up after a while.
 struct Patient {
     until: Nanos,
     answered: bool,
 }
 
-/// An address, its clients and its servers.
+/// Address with its clients and servers.
 pub(super) struct Sim {
     pub(super) plan: Plan,
     pub(super) sockets: Vec<Socket>,
     pub(super) truth: Truth,
-    /// Tries that followed a drop.
+    /// Tries after a drop.
     pub(super) retransmits_total: u64,
-    /// Tries at a time when nobody listened.
+    /// Tries without any listener.
     pub(super) refused_total: u64,
     /// Clients that gave up.
     pub(super) given_up_total: u64,
@@ -67,11 +67,11 @@ pub(super) struct Sim {
     rng: Rng,
     events: BinaryHeap<Reverse<(Nanos, u64, Event)>>,
     sequence: u64,
-    /// When each source has its next clump, in seconds.
+    /// Time of each source's next clump, in seconds.
     sources: Vec<Option<f64>>,
     burst: usize,
     patients: VecDeque<Patient>,
-    /// The number of the first of them.
+    /// Number of the first patient client.
     patient: u64,
 }
 
@@ -108,7 +108,7 @@ impl Sim {
                 sim.plan.loops[place].think_secs,
             );
             for _ in 0..clients {
-                // They do not come all at once: over one round, or a tenth of a second.
+                // Clients start spread over one round, or over a tenth of a second.
                 let t = from + think.max(0.1) * sim.rng.unit();
                 sim.push(
                     nanos(t),
@@ -132,7 +132,7 @@ impl Sim {
         self.push(self.now + nanos(secs), event);
     }
 
-    /// Lets everything happen up to and including `until`.
+    /// Processes all events up to and including `until`.
     pub(super) fn advance(&mut self, until: Nanos) {
         loop {
             let event = self.events.peek().map_or(Nanos::MAX, |next| next.0.0);
@@ -183,7 +183,7 @@ impl Sim {
         }
     }
 
-    /// Somebody who connects for the first time, or once more after having lost patience.
+    /// Client that connects for the first time, or again after losing patience.
     fn newcomer(&mut self) -> Client {
         let Some(patience_secs) = self.plan.patience_secs else { return Client::Stranger };
         self.patients
@@ -206,7 +206,7 @@ impl Sim {
         match event {
             Event::Poll => {
                 for place in 0..self.sockets.len() {
-                    // Stops are noticed even where nobody comes.
+                    // Detects stops even without arrivals.
                     let _ = self.sockets[place].held_until(self.now);
                 }
                 self.truth.poll(self.now, &self.sockets);
@@ -294,7 +294,7 @@ impl Sim {
         socket.counts.dropped += 1;
         self.truth.dropped(now);
         match TRIES_SECS.get(usize::from(tries)) {
-            // Who has lost patience meanwhile has a new connection.
+            // A client that has lost patience has a new connection by now.
             Some(secs) if !self.gives_up_within(client, *secs) => {
                 self.push_in(
                     *secs,
@@ -317,7 +317,7 @@ impl Sim {
             .is_none_or(|patient| patient.until <= self.now + nanos(secs))
     }
 
-    /// A socket by hash: any that is open.
+    /// Picks an open socket by hash.
     fn pick(&mut self) -> Option<usize> {
         let open = self.sockets.iter().filter(|socket| socket.open).count();
         let nth = match open {
@@ -333,7 +333,7 @@ impl Sim {
             .map(|(place, _)| place)
     }
 
-    /// Accepts what may be accepted now.
+    /// Accepts all connections that may be accepted now.
     fn take(&mut self, place: usize) {
         let now = self.now;
         if !self.sockets[place].open {

@@ -1,32 +1,32 @@
-//! One listening socket as it runs: its accept queue, and the process that takes from it.
+//! A simulated listening socket: its accept queue and the process that accepts from it.
 //!
-//! The limit is the kernel's: a connection is dropped once the queue *exceeds* it, so that one more
-//! than the limit may wait.
+//! The limit is the kernel's: a connection is dropped once the queue *exceeds* it, so one more than
+//! the limit may wait.
 
 use std::collections::VecDeque;
 
 use super::plan::{self, Accepts, STOP_SECS};
 
-/// Nanoseconds since the run began.
+/// Nanoseconds since the start of the run.
 pub type Nanos = u64;
 
 pub(super) const SECOND: f64 = 1e9;
 
-/// The period of a CPU quota, as the kernel's default.
+/// Period of a CPU quota, as in the kernel's default.
 const QUOTA_PERIOD: Nanos = 100_000_000;
 
 pub(super) fn nanos(secs: f64) -> Nanos {
     if secs.is_finite() { (secs * SECOND) as Nanos } else { Nanos::MAX / 2 }
 }
 
-/// Who waits for an answer.
+/// Client that waits for a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Client {
-    /// Nobody that the simulation follows.
+    /// Client that the simulation does not track.
     Stranger,
-    /// One client of a closed loop, by the loop's place.
+    /// Client of a closed loop, by the loop's index.
     Looped(u16),
-    /// One that gives up after a while, by its number.
+    /// Client that gives up after a while, by its number.
     Patient(u64),
 }
 
@@ -35,13 +35,13 @@ pub(super) struct Waiting {
     pub(super) client: Client,
 }
 
-/// What is counted of a socket since it was opened.
+/// Counters of a socket since it was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) arrived: u64,
     pub(super) accepted: u64,
     pub(super) dropped: u64,
-    /// Connections that waited when it was closed.
+    /// Connections waiting when it was closed.
     pub(super) reset: u64,
 }
 
@@ -50,23 +50,23 @@ pub(super) struct Socket {
     pub(super) open: bool,
     pub(super) queue: VecDeque<Waiting>,
     pub(super) counts: Counts,
-    /// How long each that was accepted since the last look had waited, in microseconds.
+    /// Waits of connections accepted since the last reading, in microseconds.
     pub(super) waits_us: Vec<u32>,
-    /// When the queue was last empty.
+    /// Time at which the queue was last empty.
     pub(super) empty_t: Nanos,
-    /// When a connection last found it empty as it came.
+    /// Time at which an arriving connection last found it empty.
     pub(super) found_empty: Option<Nanos>,
-    /// Worker-nanoseconds of service since the run began.
+    /// Worker-nanoseconds of service since the start of the run.
     pub(super) busy_total: u64,
-    /// Since when nothing is accepted any more.
+    /// Time since which accepting has stopped.
     pub(super) stopped: Option<Nanos>,
-    /// When it is to look at its queue again, where it must wait for that.
+    /// Time of its next turn, if it has to wait for one.
     pub(super) turn: Option<Nanos>,
     workers: u32,
     busy: u32,
     lost: usize,
     busy_t: Nanos,
-    /// The first pause that is not over.
+    /// Index of the first pause that is not over.
     pause: usize,
     pauses: Vec<(Nanos, Nanos)>,
     quota_is_flat: bool,
@@ -111,12 +111,12 @@ impl Socket {
         self.queue.front().map(|head| now - head.since)
     }
 
-    /// Whether one more fits, at a limit of `backlog_max`.
+    /// Returns true if another connection fits, at a limit of `backlog_max`.
     pub(super) fn has_room(&self, backlog_max: u32) -> bool {
         self.queue.len() as u64 <= u64::from(backlog_max)
     }
 
-    /// Takes the head of the queue.
+    /// Accepts the head of the queue.
     pub(super) fn accept(&mut self, now: Nanos) -> Option<Client> {
         let head = self.queue.pop_front()?;
         self.counts.accepted += 1;
@@ -127,7 +127,7 @@ impl Socket {
         Some(head.client)
     }
 
-    /// A worker begins to serve; says whether it will ever come back.
+    /// Begins service by a worker. Returns true if the worker will come back.
     pub(super) fn begin(&mut self, now: Nanos) -> bool {
         self.account(now);
         if self.plan.lost_workers.get(self.lost).is_some_and(|t| nanos(*t) <= now) {
@@ -141,20 +141,21 @@ impl Socket {
         true
     }
 
-    /// A worker is done.
+    /// Ends service by a worker.
     pub(super) fn done(&mut self, now: Nanos) {
         self.account(now);
         self.busy -= 1;
     }
 
-    /// Adds up what was served until now. Workers that never come back are not counted: nobody
-    /// knows what they do.
+    /// Accumulates service time until `now`. Workers that never come back are not counted, because
+    /// their activity is unknown.
     pub(super) fn account(&mut self, now: Nanos) {
         self.busy_total += u64::from(self.busy) * (now - self.busy_t);
         self.busy_t = now;
     }
 
-    /// Until when nothing may begin; `None` where it may now. Notes a stop as it comes and goes.
+    /// Time until which no service may begin; `None` if it may begin now. Records when a stop
+    /// begins and ends.
     pub(super) fn held_until(&mut self, now: Nanos) -> Option<Nanos> {
         while self.pauses.get(self.pause).is_some_and(|pause| pause.1 <= now) {
             self.pause += 1;
@@ -173,7 +174,7 @@ impl Socket {
         (now - period >= off).then_some(period + QUOTA_PERIOD)
     }
 
-    /// How much of the quota's period at `now` it may run; `None` where all of it.
+    /// Time that it may run in the quota's period at `now`; `None` without a limit.
     fn runs_in_period(&self, now: Nanos) -> Option<Nanos> {
         if self.quota_is_flat {
             return None;
@@ -182,7 +183,7 @@ impl Socket {
         (share < 1.0).then(|| ((share * QUOTA_PERIOD as f64) as Nanos).max(1))
     }
 
-    /// When `work` that begins now is done: pauses stop everything.
+    /// Time at which `work` that begins now is done; pauses stop everything.
     pub(super) fn finish(&self, now: Nanos, mut work: Nanos) -> Nanos {
         let (mut t, mut place) = (now, self.pause);
         loop {
@@ -192,7 +193,7 @@ impl Socket {
                 place += 1;
                 continue;
             }
-            // It runs until the next pause, or the end of its share of this period.
+            // It runs until the next pause or until its share of this period is used.
             let pause_t = pause.map_or(Nanos::MAX, |pause| pause.0);
             let (runs_to, goes_on) = match self.runs_in_period(t) {
                 None if self.quota_is_flat => (Nanos::MAX, Nanos::MAX),

@@ -1,10 +1,11 @@
-//! What a run turned out to be: when it was overloaded, from what moment, until when, and when it
-//! first dropped a connection.
+//! Ground truth of a run: when it was overloaded, since when, until when, and when it first dropped
+//! a connection.
 //!
-//! Nothing is asked of the family. Three things are an overload: a socket is offered more than it
-//! can take for a second or more and its queue stands; its acceptor has stopped and a connection
-//! waits; connections are dropped again and again. It begins at the moment from which that holds,
-//! and ends once it no longer does and the queue has drained. What lies near is one.
+//! The family has no say in it. There are three kinds of overload: a socket is offered more than
+//! its capacity for a second or more and its queue does not drain; its acceptor has stopped and a
+//! connection waits; connections are dropped repeatedly. An overload begins when its condition
+//! first holds, and ends when it no longer does and the queue has drained. Overloads close to each
+//! other are one.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,56 +14,56 @@ use super::{
     socket::{Nanos, SECOND, Socket, nanos},
 };
 
-/// A head that has waited so long stands: the target that CoDel has, and the agent's default.
-const STANDS: Nanos = 5_000_000;
+/// Age of the queue's head from which the queue counts as standing: CoDel's target and the agent's
+/// default.
+const STANDING_AGE: Nanos = 5_000_000;
 
-/// Overloads this near to each other are one.
+/// Maximum distance of overloads that count as one.
 const APART_SECS: f64 = 10.0;
 
-/// Drops recur where there are so many moments of them...
+/// Minimum number of moments of drops that count as recurring...
 const DROPS_MIN: usize = 3;
 
-/// ...at least so far apart each...
+/// ...the minimum distance between them...
 const DROPS_APART_SECS: f64 = 1.0;
 
-/// ...and no farther than this. A guess: who is dropped once a minute calls it a fault of the
-/// network.
+/// ...and the maximum distance. A guess: a client dropped once a minute blames the network.
 const DROPS_WITHIN_SECS: f64 = 60.0;
 
-/// One overload.
+/// Overload of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Overload {
-    /// How it began.
+    /// Kind of its beginning.
     pub kind: Kind,
-    /// From when it is one.
+    /// Time of its beginning.
     pub onset_secs: f64,
-    /// When its acceptor had stopped and a connection first waited; `None` where it goes on
+    /// Time at which its acceptor had stopped and a connection first waited; `None` if it keeps
     /// accepting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_secs: Option<f64>,
-    /// When the first connection was dropped; `None` where none was.
+    /// Time of the first drop; `None` if nothing was dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overflow_secs: Option<f64>,
-    /// When it is over: the end of the run where it never is.
+    /// Time of its end, or the end of the run if it never ends.
     pub end_secs: f64,
-    /// What is short; `None` where nobody knows.
+    /// Scarce resource; `None` if unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scarce: Option<Scarce>,
 }
 
-/// How an overload begins.
+/// Kind of an overload's beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// More is offered than can be taken.
+    /// Offered load exceeds the capacity.
     Load,
-    /// Nothing is accepted any more.
+    /// Accepting has stopped.
     Stopped,
-    /// Connections are dropped again and again.
+    /// Connections are dropped repeatedly.
     Drops,
 }
 
-/// What is known so far.
+/// Truth as known so far.
 pub(super) struct Truth {
     sockets: Vec<Watch>,
     spans: Vec<Overload>,
@@ -70,21 +71,21 @@ pub(super) struct Truth {
     scarce: Scarce,
 }
 
-/// When connections were dropped.
+/// Times of dropped connections.
 #[derive(Debug, Default)]
 pub struct Drops {
-    /// Those within a second taken as one.
+    /// Moments of drops; those within a second are one.
     moments: Vec<Nanos>,
-    /// All of them, one a millisecond at the most.
+    /// Times of all drops, at most one per millisecond.
     all: Vec<Nanos>,
 }
 
 struct Watch {
     excess: Vec<(Nanos, Nanos)>,
-    /// Which of them is next or under way, and whether the queue has stood in it.
+    /// Index of the next or current overload, and whether the queue has stood in it.
     place: usize,
     stood: bool,
-    /// Since when a connection waits for an acceptor that has stopped.
+    /// Time since which a connection waits for a stopped acceptor.
     stopped: Option<Nanos>,
 }
 
@@ -116,15 +117,15 @@ impl Truth {
         self.spans.push(Overload::new(kind, (from, to), Some(self.scarce)));
     }
 
-    /// Looks at every socket.
+    /// Samples every socket.
     pub(super) fn poll(&mut self, now: Nanos, sockets: &[Socket]) {
         for (place, socket) in sockets.iter().enumerate() {
             let drained = |since: Nanos| socket.queue.is_empty() || socket.empty_t >= since;
             let watch = &mut self.sockets[place];
-            let stands = socket.head_age(now).is_some_and(|age| age >= STANDS);
+            let is_standing = socket.head_age(now).is_some_and(|age| age >= STANDING_AGE);
             let mut over = None;
             if let Some(&(from, to)) = watch.excess.get(watch.place).filter(|span| span.0 <= now) {
-                watch.stood |= stands;
+                watch.stood |= is_standing;
                 if now >= to && drained(to) {
                     over = watch.stood.then_some((from, now));
                     (watch.place, watch.stood) = (watch.place + 1, false);
@@ -149,7 +150,7 @@ impl Truth {
         }
     }
 
-    /// All overloads, once the run is over.
+    /// Returns all overloads at the end of the run.
     pub(super) fn finish(&mut self, now: Nanos) -> Vec<Overload> {
         for watch in std::mem::take(&mut self.sockets) {
             if let Some(&(from, _)) =
@@ -166,7 +167,7 @@ impl Truth {
 }
 
 impl Overload {
-    /// One from here to there, of which no drop is known yet.
+    /// Overload in a span, without a known drop.
     pub fn new(kind: Kind, (from, to): (Nanos, Nanos), scarce: Option<Scarce>) -> Self {
         let secs = |t: Nanos| t as f64 / SECOND;
         Self {
@@ -181,9 +182,9 @@ impl Overload {
 }
 
 impl Drops {
-    /// One now; told in order of time.
+    /// Records a drop; call it in order of time.
     pub fn note(&mut self, now: Nanos) {
-        // One a millisecond says when the first was.
+        // One per millisecond is enough to know the first.
         if self.all.last().is_none_or(|last| now - last >= 1_000_000) {
             self.all.push(now);
         }
@@ -193,8 +194,8 @@ impl Drops {
     }
 }
 
-/// Overloads of each kind, and those that drops are by recurring, in order of time: those near each
-/// other as one, each with its first drop.
+/// Merges overloads of each kind and recurring drops, in order of time: those close to each other
+/// become one, each with its first drop.
 pub fn together(mut spans: Vec<Overload>, drops: &Drops, scarce: Option<Scarce>) -> Vec<Overload> {
     let moments = drops.moments.chunk_by(|a, b| b - a <= nanos(DROPS_WITHIN_SECS));
     for chain in moments.filter(|chain| chain.len() >= DROPS_MIN) {
@@ -222,7 +223,7 @@ pub fn together(mut spans: Vec<Overload>, drops: &Drops, scarce: Option<Scarce>)
     merged
 }
 
-/// To a millisecond.
+/// Rounds to a millisecond.
 fn rounded(secs: f64) -> f64 {
     (secs * 1e3).round() / 1e3
 }

@@ -1,7 +1,7 @@
-//! The corpus keeps its promises: the same runs from the same seeds, truths that hold in the
-//! traces, a manifest that is what the families say.
+//! The corpus keeps its promises: the same seeds give the same runs, truths hold in the traces, and
+//! the manifest matches the families.
 //!
-//! A detector is no part of these tests: what it scores is for `cargo xtask corpus score`.
+//! These tests do not involve a detector: `cargo xtask corpus score` measures it.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -30,14 +30,14 @@ fn observations(entry: &Entry) -> impl Iterator<Item = Observation> + use<> {
     Stream::open(entry, &dir()).unwrap().observations.map(Result::unwrap)
 }
 
-/// Runs short enough for a test that is not optimised.
+/// Runs short enough for an unoptimised test.
 fn short() -> Vec<Entry> {
     let entries = manifest().into_iter().filter(|entry| entry.source == Source::Synthetic);
     entries.filter(|entry| entry.secs / entry.interval_secs < 4_000.0).collect()
 }
 
 #[test]
-fn the_manifest_is_what_the_families_say() {
+fn manifest_matches_the_families() {
     let kept: Vec<_> =
         manifest().into_iter().filter(|entry| entry.source == Source::Synthetic).collect();
     let made: Vec<_> = synthetic(None).map(|(family, seed)| Run::new(family, seed).entry).collect();
@@ -87,7 +87,7 @@ fn traces_are_read_back_without_a_skip() {
     }
 }
 
-/// Private bytes of the subject's processes together at each scan.
+/// Private bytes of all the subject's processes at each scan.
 fn weights(entry: &Entry) -> Vec<(f64, f64)> {
     let (mut now, mut weights): (HashMap<_, f64>, Vec<(f64, f64)>) = (HashMap::new(), Vec::new());
     for observation in observations(entry) {
@@ -120,9 +120,9 @@ fn leaks_grow_at_the_stated_rate_from_the_stated_start() {
         let weights = weights(&entry);
         let from = weights.partition_point(|weight| weight.0 < start);
         let tenth = (weights.len() - from) / 10;
-        // Floors of what was before and of the last tenth of the leak: collectors and bursts swing
-        // above them. What was before is its last fifth: a cache may have filled until then. A
-        // collector's tooth may be longer.
+        // Minima of the time before and of the last tenth of the leak, because collectors and
+        // bursts rise above them. The time before is its last fifth: a cache may have filled until
+        // then. A collector's tooth may be longer.
         let settled = if entry.family.starts_with("gc-leak") { 0 } else { from - from.div_ceil(5) };
         let (before, after) =
             (lowest(&weights[settled..from]), lowest(&weights[weights.len() - tenth..]));
@@ -135,9 +135,9 @@ fn leaks_grow_at_the_stated_rate_from_the_stated_start() {
 }
 
 #[test]
-fn the_healthy_stay_below_their_limits() {
-    // Forked processes show what they share with their parent as their own: their limit counts it
-    // once.
+fn healthy_runs_stay_below_their_limits() {
+    // Forked processes count memory shared with their parent as their own, but their limit counts
+    // it once.
     let shares = |entry: &&Entry| !entry.family.starts_with("copy-on-write");
     for entry in short().iter().filter(|run| run.label == Label::Healthy).filter(shares) {
         let limits = observations(entry).filter_map(|observation| match observation.fact {
@@ -156,9 +156,9 @@ fn the_healthy_stay_below_their_limits() {
     }
 }
 
-/// What `cargo xtask corpus record` promises of every trace that it keeps.
+/// Checks the promises of `cargo xtask corpus record` for every trace.
 #[test]
-fn recorded_runs_of_the_corpus_are_whole() {
+fn recorded_runs_are_complete() {
     let runs: Vec<_> =
         manifest().into_iter().filter(|entry| entry.source == Source::Recorded).collect();
     assert!(runs.len() >= 18, "only {} recordings", runs.len());
@@ -179,10 +179,10 @@ fn recorded_runs_of_the_corpus_are_whole() {
         let (first, began) = first.unwrap();
         assert!(
             began && handles.contains(&first),
-            "{}: its first process has no exec, or no handles",
+            "{}: its first process has no exec or no handles",
             entry.run
         );
-        assert_eq!(limits.len(), 1, "{}: its limit was moved", entry.run);
+        assert_eq!(limits.len(), 1, "{}: its limit was changed", entry.run);
         let leaks = entry.label == Label::Leak;
         assert!(leaks == entry.exhausted_secs.is_some_and(|end| end > entry.secs), "{}", entry.run);
         let weights = weights(entry);
@@ -193,5 +193,5 @@ fn recorded_runs_of_the_corpus_are_whole() {
         let name = file.as_ref().unwrap().file_name();
         name.to_string_lossy().ends_with(".gz")
     });
-    assert_eq!(traces.count(), runs.len(), "each trace has its line in the manifest");
+    assert_eq!(traces.count(), runs.len(), "a trace has no line in the manifest");
 }

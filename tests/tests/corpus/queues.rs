@@ -1,5 +1,5 @@
-//! Recorded accept queues keep the corpus's promises: traces that are whole and small, and labels
-//! that hold in them though they were got by other means.
+//! Recorded accept queues keep the corpus's promises: traces are complete and small, and their
+//! independently determined labels hold in them.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -11,11 +11,11 @@ use spillway_tests::{
     queues::{Entry, Kind, Stream, load},
 };
 
-/// Two looks: one that came just before, and one that was late.
+/// Two readings: the last came just before, and the next one late.
 const SEEN_WITHIN_SECS: f64 = 0.25;
 
-/// For so long somebody may wait at each look where nothing is overloaded: heads that are all
-/// young, or a burst that drains.
+/// Maximum time in which each reading may show waiting connections without an overload: heads that
+/// are all young, or a burst that drains.
 const WAITS_MAX_SECS: f64 = 2.0;
 
 fn dir() -> PathBuf {
@@ -27,45 +27,48 @@ fn recorded() -> Vec<Entry> {
     entries.into_iter().filter(|entry| entry.source == Source::Recorded).collect()
 }
 
-/// What one look showed of its address, all its sockets taken together.
+/// One reading of the address, over all of its sockets.
 #[derive(Default)]
-struct Look {
+struct Reading {
     t: f64,
     backlog: u32,
     overflows_total: u64,
 }
 
-fn looks(entry: &Entry) -> Vec<Look> {
-    let mut looks: Vec<Look> = Vec::new();
+fn readings(entry: &Entry) -> Vec<Reading> {
+    let mut readings: Vec<Reading> = Vec::new();
     for seen in Stream::open(entry, &dir()).unwrap().map(Result::unwrap) {
         let fact = match seen.fact {
             Fact::Listener(fact) if *fact.addr == *entry.addr => fact,
             Fact::Sensing(_) => continue,
-            other => panic!("{}: it is none of its business: {other:?}", entry.run),
+            other => panic!("{}: unexpected fact {other:?}", entry.run),
         };
-        if looks.last().is_none_or(|last| last.t < seen.t) {
-            looks.push(Look { t: seen.t, ..Look::default() });
+        if readings.last().is_none_or(|last| last.t < seen.t) {
+            readings.push(Reading { t: seen.t, ..Reading::default() });
         }
-        let look = looks.last_mut().unwrap();
-        look.backlog += fact.backlog;
-        look.overflows_total += fact.overflows_total.unwrap();
+        let reading = readings.last_mut().unwrap();
+        reading.backlog += fact.backlog;
+        reading.overflows_total += fact.overflows_total.unwrap();
     }
-    looks
+    readings
 }
 
 #[test]
-fn recorded_queues_are_whole_and_small() {
+fn recorded_queues_are_complete_and_small() {
     let runs = recorded();
     assert!(runs.len() >= 10, "only {} recordings", runs.len());
     for part in [Part::Tuning, Part::HeldOut] {
         let healthy =
             runs.iter().filter(|entry| entry.part == part).map(|entry| entry.overloads.is_empty());
-        assert!(healthy.clone().any(|is| is) && healthy.clone().any(|is| !is), "{part:?} has both");
+        assert!(
+            healthy.clone().any(|is| is) && healthy.clone().any(|is| !is),
+            "{part:?} should have overloaded and healthy runs"
+        );
     }
     let mut traces = Vec::new();
     for entry in &runs {
-        let (seen, due) = (looks(entry).len(), (entry.secs - 2.0) / entry.interval_secs);
-        assert!(seen as f64 > 0.9 * due, "{}: {seen} looks of {due:.0}", entry.run);
+        let (seen, due) = (readings(entry).len(), (entry.secs - 2.0) / entry.interval_secs);
+        assert!(seen as f64 > 0.9 * due, "{}: {seen} readings of {due:.0}", entry.run);
         let path = dir().join(entry.trace.as_ref().unwrap());
         assert!(path.metadata().unwrap().len() < 100_000, "{}", entry.run);
         traces.push(path);
@@ -75,29 +78,30 @@ fn recorded_queues_are_whole_and_small() {
     let (mut kept, mut named) = (kept.collect::<Vec<_>>(), traces);
     kept.sort();
     named.sort();
-    assert_eq!(kept, named, "each trace has its line in the manifest");
+    assert_eq!(kept, named, "a trace has no line in the manifest");
 }
 
 #[test]
 fn labels_of_recorded_queues_hold_in_their_traces() {
     let mut drops = 0;
     for entry in recorded() {
-        let seen = looks(&entry);
+        let seen = readings(&entry);
         for overload in &entry.overloads {
-            let within = |look: &&Look| (overload.onset_secs..=overload.end_secs).contains(&look.t);
+            let within =
+                |reading: &&Reading| (overload.onset_secs..=overload.end_secs).contains(&reading.t);
             let all = seen.iter().filter(within).count();
-            let waits = seen.iter().filter(within).filter(|look| look.backlog > 0).count();
-            // Of one that only drops the looks hardly ever show anything.
+            let waits = seen.iter().filter(within).filter(|reading| reading.backlog > 0).count();
+            // An overload that only drops hardly ever shows in the readings.
             assert!(
                 overload.kind == Kind::Drops || 10 * waits > 9 * all,
                 "{}: {waits} of {all}",
                 entry.run
             );
-            // The sensors count drops by themselves.
+            // The sensors count drops independently.
             let Some(dropped) = overload.overflow_secs else { continue };
             drops += 1;
-            let later = |pair: &&[Look]| pair[1].t + SEEN_WITHIN_SECS > overload.onset_secs;
-            let rose = |pair: &&[Look]| pair[1].overflows_total > pair[0].overflows_total;
+            let later = |pair: &&[Reading]| pair[1].t + SEEN_WITHIN_SECS > overload.onset_secs;
+            let rose = |pair: &&[Reading]| pair[1].overflows_total > pair[0].overflows_total;
             let rose = seen.windows(2).filter(later).find(rose).map(|pair| pair[1].t).unwrap();
             assert!(
                 (rose - dropped).abs() < SEEN_WITHIN_SECS,
@@ -110,10 +114,12 @@ fn labels_of_recorded_queues_hold_in_their_traces() {
         };
         let waits = seen
             .chunk_by(|a, b| a.backlog.min(b.backlog) > 0 && !overloaded(a.t) && !overloaded(b.t));
-        let longest = waits.map(|looks| looks[looks.len() - 1].t - looks[0].t).fold(0.0, f64::max);
+        let longest = waits
+            .map(|readings| readings[readings.len() - 1].t - readings[0].t)
+            .fold(0.0, f64::max);
         assert!(
             longest < WAITS_MAX_SECS,
-            "{}: somebody waited at each look for {longest:.1} s",
+            "{}: a connection waited at each reading for {longest:.1} s",
             entry.run
         );
     }

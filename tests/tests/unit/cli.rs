@@ -1,4 +1,4 @@
-//! The commands that need no host: what they print, and what their exit code says.
+//! Commands that need no host: output and exit codes.
 
 use std::{
     io::Write as _,
@@ -14,10 +14,10 @@ fn spillway(args: &[&str], input: &[u8]) -> Output {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("the agent starts");
-    // It may end before it has read everything.
-    let _ = child.stdin.take().expect("stdin is piped").write_all(input);
-    child.wait_with_output().expect("the agent ends")
+        .expect("starting the agent");
+    // The agent may end before it has read everything.
+    let _ = child.stdin.take().expect("stdin should be piped").write_all(input);
+    child.wait_with_output().expect("waiting for the agent")
 }
 
 fn stderr(output: &Output) -> String {
@@ -51,15 +51,15 @@ fn the_printed_defaults_are_the_shipped_file() {
 }
 
 #[test]
-fn a_bad_configuration_tells_everything_and_exits_2() {
+fn bad_configuration_is_fully_reported_and_exits_2() {
     let output = spillway(
         &["check-config", "/dev/stdin"],
         b"mode = \"bold\"\n[sense]\ninterval = 5\nintervall = \"1s\"\n",
     );
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
-    let said = stderr(&output);
+    let printed = stderr(&output);
     for line in [":1: ", ":3: ", ":4: ", "did you mean \"interval\"?"] {
-        assert!(said.contains(line), "{said}");
+        assert!(printed.contains(line), "{printed}");
     }
     let open = b"serve.listen = \"0.0.0.0:9646\"\nact.drain.agent_check.listen = \"[::]:9647\"\n";
     for command in [&["check-config", "/dev/stdin"][..], &["run", "--config", "/dev/stdin"]] {
@@ -88,13 +88,13 @@ fn a_hostile_trace_is_skipped_line_by_line() {
     trace.extend(vec![b'x'; 10 << 20]);
     trace.extend(b"\n{\"t\":3.0,\"kind\":\"ho");
     let output = spillway(&["replay", "-"], &trace);
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(0), "{said}");
+    let printed = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{printed}");
     assert!(output.stdout.is_empty());
-    assert!(said.contains("skipped 7 of 9 lines"), "{said}");
-    assert!(said.contains("unknown kind \"weather\""), "{said}");
+    assert!(printed.contains("skipped 7 of 9 lines"), "{printed}");
+    assert!(printed.contains("unknown kind \"weather\""), "{printed}");
     for line in ["line 3", "line 4", "line 5", "line 7", "line 8", "line 9"] {
-        assert!(said.contains(line), "no {line} in {said}");
+        assert!(printed.contains(line), "no {line} in {printed}");
     }
 }
 
@@ -113,7 +113,7 @@ fn a_trace_without_a_header_is_refused() {
     assert_eq!(spillway(&["replay", "/nonexistent"], b"").status.code(), Some(2));
 }
 
-/// The demo's agent has a short warm-up.
+/// Configuration of the demo, with a short warm-up.
 const DEMO_CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/demo.toml");
 
 #[test]
@@ -121,9 +121,9 @@ fn a_process_is_explained_as_a_picture() {
     let trace = concat!(env!("CARGO_MANIFEST_DIR"), "/traces/live-demo.jsonl");
     let output = spillway(&["explain", trace, "--pid", "26921", "--config", DEMO_CONFIG], b"");
     assert!(output.status.success(), "{}", stderr(&output));
-    let svg = String::from_utf8(output.stdout).expect("SVG is text");
+    let svg = String::from_utf8(output.stdout).expect("the SVG should be UTF-8");
     assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"), "{svg}");
-    for told in [
+    for expected in [
         "demo-leak (pid 26921) in /demo",
         "raised",
         "cleared",
@@ -132,7 +132,7 @@ fn a_process_is_explained_as_a_picture() {
         "without slowing",
         "it exited",
     ] {
-        assert!(svg.contains(told), "no {told:?} in {svg}");
+        assert!(svg.contains(expected), "no {expected:?} in {svg}");
     }
     let shipped = include_str!("../../traces/live-demo.svg");
     assert!(
@@ -140,26 +140,29 @@ fn a_process_is_explained_as_a_picture() {
         "hint: spillway explain {trace} --pid 26921 --config configs/demo.toml > \
          tests/traces/live-demo.svg"
     );
-    // The curve, the pace through it, and a line for each claim.
+    // The curve, the fitted line, and a line for each claim.
     assert!(svg.matches("<polyline").count() > 3, "{svg}");
     let healthy = spillway(&["explain", trace, "--pid", "26923"], b"");
     assert!(String::from_utf8_lossy(&healthy.stdout).contains("Nothing was claimed about it."));
 }
 
 #[test]
-fn a_pid_that_the_trace_lacks_is_told_with_those_that_it_has() {
+fn unknown_pid_error_lists_known_pids() {
     let trace = concat!(env!("CARGO_MANIFEST_DIR"), "/traces/live-demo.jsonl");
     let output = spillway(&["explain", trace, "--pid", "1"], b"");
     assert_eq!(output.status.code(), Some(2));
-    let said = stderr(&output);
-    assert!(said.contains("no process with pid 1") && said.contains("26921 (demo-leak)"), "{said}");
+    let printed = stderr(&output);
+    assert!(
+        printed.contains("no process with pid 1") && printed.contains("26921 (demo-leak)"),
+        "{printed}"
+    );
     let output = spillway(&["explain", "-", "--pid", "1"], HEADER.as_bytes());
     assert!(stderr(&output).contains("it has no processes at all"), "{}", stderr(&output));
     let output = spillway(&["explain", trace, "--pid", "26921", "--out", trace], b"");
     assert_eq!(
         output.status.code(),
         Some(2),
-        "a file that exists is not overwritten: {}",
+        "an existing file should not be overwritten: {}",
         stderr(&output)
     );
 }

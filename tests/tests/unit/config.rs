@@ -1,5 +1,4 @@
-//! What an operator is told about a configuration, word for word, and that no text makes the reader
-//! fall over.
+//! Messages about a configuration, word for word, and proof that no text makes the reader fail.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -59,7 +58,7 @@ url = "https://lb.internal"
 state_dir = "var/lib/spillway"
 "#;
 
-const TOLD: &str = r#"configs/spillway.toml:2: mode = "enforced" is not a mode
+const PROBLEMS: &str = r#"configs/spillway.toml:2: mode = "enforced" is not a mode
   hint: "observe" only records what would be done; "enforce" carries out enabled actions
 configs/spillway.toml:3: unknown option "interval" at the top level
   hint: "interval" belongs in [sense] or in [detect.overload]
@@ -130,7 +129,7 @@ configs/spillway.toml:47: unknown table [act.restart]
 configs/spillway.toml:51: record.state_dir = "var/lib/spillway" is not an absolute path
   hint: an absolute path in quotes: "/var/lib/spillway""#;
 
-fn told(text: &str) -> String {
+fn problems(text: &str) -> String {
     parse(text, "x.toml").map_or_else(|errors| errors.to_string(), |_| "nothing".to_owned())
 }
 
@@ -145,8 +144,8 @@ fn uncommented() -> String {
 }
 
 #[test]
-fn everything_wrong_is_told_at_once_in_file_order() {
-    assert_eq!(parse(NASTY, "configs/spillway.toml").unwrap_err().to_string(), TOLD);
+fn every_problem_is_reported_in_file_order() {
+    assert_eq!(parse(NASTY, "configs/spillway.toml").unwrap_err().to_string(), PROBLEMS);
 }
 
 #[test]
@@ -169,8 +168,8 @@ fn the_shipped_file_with_every_key_set_is_still_the_defaults() {
 }
 
 #[test]
-fn what_is_set_is_what_is_read() {
-    // Every key with a value of its own, in all the ways TOML has; with a byte order mark and
+fn every_option_is_read_as_set() {
+    // Every key with a distinct value, in all of TOML's notations, with a byte order mark and
     // Windows line ends.
     let text = "mode = \"observe\"\r\n\
                 detect.leak = { horizons = ['1m', \"2h 30m\"], max_extrapolation = 0x10, \
@@ -251,7 +250,7 @@ fn what_is_set_is_what_is_read() {
 }
 
 #[test]
-fn each_contradiction_is_told_at_the_key_that_was_set() {
+fn contradiction_is_reported_at_the_key_that_was_set() {
     for (text, wanted) in [
         (
             "detect.leak.horizons = []",
@@ -315,22 +314,23 @@ fn each_contradiction_is_told_at_the_key_that_was_set() {
              hint: set both or neither: a certificate needs its key",
         ),
     ] {
-        assert_eq!(told(text), wanted, "{text}");
+        assert_eq!(problems(text), wanted, "{text}");
     }
 }
 
 #[test]
-fn a_key_in_error_is_not_told_twice() {
+fn invalid_key_is_reported_once() {
     assert_eq!(
-        told("decide.drain_within = '2h'\ndecide.limit_within = 3"),
+        problems("decide.drain_within = '2h'\ndecide.limit_within = 3"),
         "x.toml:2: decide.limit_within = 3 has no unit\n  \
          hint: a number with its unit in quotes: \"5s\", \"100ms\", \"10m\", \"2h\", \"1h30m\""
     );
 }
 
 #[test]
-fn what_leaves_this_host_goes_over_https() {
-    let url = |url: &str| told(&format!("act.drain.secret_file = '/a'\nact.drain.url = '{url}'"));
+fn remote_urls_require_https() {
+    let url =
+        |url: &str| problems(&format!("act.drain.secret_file = '/a'\nact.drain.url = '{url}'"));
     for good in [
         "https://lb.internal/a?b=c",
         "http://127.0.0.1:80/",
@@ -361,13 +361,13 @@ fn what_leaves_this_host_goes_over_https() {
         assert!(url(none).contains(&format!("{wrong}\n  hint: ")), "{none}: {}", url(none));
     }
     assert!(
-        told("act.drain.secret_file = 'key'")
+        problems("act.drain.secret_file = 'key'")
             .contains("is neither an absolute path nor a credential")
     );
 }
 
 #[test]
-fn an_address_that_other_hosts_reach_needs_networks_or_a_token() {
+fn public_address_needs_networks_or_a_token() {
     for good in [
         "serve.listen = '127.0.0.1:1'",
         "serve.listen = '[::1]:1'",
@@ -375,10 +375,10 @@ fn an_address_that_other_hosts_reach_needs_networks_or_a_token() {
         "serve.listen = '[::]:1'\nserve.token_file = '/a'",
         "act.drain.agent_check.listen = '10.0.0.1:1'\nserve.allow = ['10.0.0.10']",
     ] {
-        assert_eq!(told(good), "nothing", "{good}");
+        assert_eq!(problems(good), "nothing", "{good}");
     }
     assert_eq!(
-        told(
+        problems(
             "mode = 'observe'\nserve.listen = '10.0.0.1:9646'\nact.drain.agent_check.listen = \
             '[::]:9647'"
         ),
@@ -391,11 +391,11 @@ fn an_address_that_other_hosts_reach_needs_networks_or_a_token() {
     );
     // HAProxy sends no token.
     assert!(
-        told("serve.token_file = '/a'\nact.drain.agent_check.listen = '10.0.0.1:1'")
+        problems("serve.token_file = '/a'\nact.drain.agent_check.listen = '10.0.0.1:1'")
             .contains("is open to every network")
     );
     assert_eq!(
-        told("serve.allow = ['10.0.0.1/8', 'lb.internal', 10]\nserve.host_names = ['a:1']"),
+        problems("serve.allow = ['10.0.0.1/8', 'lb.internal', 10]\nserve.host_names = ['a:1']"),
         "x.toml:1: serve.allow[0] = '10.0.0.1/8' is an address with a prefix length, not a \
          network: the network is 10.0.0.0/8\n  \
          hint: one of \"10.0.0.0/8\", \"fd00::/8\", \"192.0.2.7\"\n\
@@ -448,18 +448,18 @@ fn ranges_include_their_ends_and_nothing_beyond() {
         ("act.drain.agent_check.floor", "'10%'", "'9%'"),
         ("act.drain.agent_check.floor", "'100%'", "'101%'"),
     ] {
-        assert_eq!(told(&format!("{key} = {within}")), "nothing");
-        let told = told(&format!("{key} = {beyond}"));
+        assert_eq!(problems(&format!("{key} = {within}")), "nothing");
+        let problems = problems(&format!("{key} = {beyond}"));
         assert!(
-            told.contains(" is out of range\n  hint: ")
-                && told.contains(&beyond.replace(['[', ']'], "")),
-            "{told}"
+            problems.contains(" is out of range\n  hint: ")
+                && problems.contains(&beyond.replace(['[', ']'], "")),
+            "{problems}"
         );
     }
 }
 
 #[test]
-fn tables_and_keys_are_not_taken_for_one_another() {
+fn tables_and_keys_are_distinguished() {
     for (text, wanted) in [
         (
             "[[sense]]",
@@ -487,20 +487,20 @@ fn tables_and_keys_are_not_taken_for_one_another() {
              hint: in quotes a dot is part of the name: write sense.interval without quotes",
         ),
     ] {
-        assert_eq!(told(text), wanted, "{text}");
+        assert_eq!(problems(text), wanted, "{text}");
     }
 }
 
 #[test]
-fn what_is_quoted_is_bounded_and_harmless_to_a_terminal() {
-    let told =
-        told(&format!("\"\\u001b[31m\" = 1\nmode = '{}'\n\u{1b} = \u{7}", "é".repeat(1_000)));
-    assert!(told.chars().all(|c| c == '\n' || !c.is_control()), "{told:?}");
-    assert!(told.lines().all(|line| line.chars().count() < 130), "{told}");
+fn quoted_text_is_bounded_and_printable() {
+    let problems =
+        problems(&format!("\"\\u001b[31m\" = 1\nmode = '{}'\n\u{1b} = \u{7}", "é".repeat(1_000)));
+    assert!(problems.chars().all(|c| c == '\n' || !c.is_control()), "{problems:?}");
+    assert!(problems.lines().all(|line| line.chars().count() < 130), "{problems}");
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_told_as_one_problem() {
+fn unreadable_file_is_one_problem() {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let write = |name: &str, bytes: &[u8]| {
         let path = directory.join(name);
@@ -546,7 +546,7 @@ fn a_file_that_cannot_be_read_is_told_as_one_problem() {
     assert_eq!(load(&exactly_full).unwrap(), Config::default());
 }
 
-/// The name of every key, without its table.
+/// Names of all keys, without their tables.
 fn key_names() -> Vec<String> {
     uncommented()
         .lines()
@@ -554,13 +554,13 @@ fn key_names() -> Vec<String> {
         .collect()
 }
 
-/// Reads `text`, and checks what holds of every answer.
+/// Reads `text` and checks the properties of every result.
 fn check(text: &str) {
     if let Err(errors) = parse(text, "x.toml") {
         let lines = text.lines().count().max(1);
         let mut last = 1;
         for problem in errors.problems() {
-            let line = problem.line.expect("text has lines");
+            let line = problem.line.expect("a problem should have a line");
             assert!((last..=lines).contains(&line), "{problem:?} of {lines} lines in {text:?}");
             assert!(!problem.message.is_empty() && !problem.hint.is_empty(), "{problem:?}");
             last = line;
@@ -569,7 +569,7 @@ fn check(text: &str) {
     }
 }
 
-/// A cut out of the text, and what is put in its place.
+/// Range to cut from the text, and its replacement.
 fn mutation() -> impl Strategy<Value = (usize, usize, String)> {
     let scrap = prop_oneof![
         4 => "[\\[\\]{}=\",.'#\n\r0-9a-z_µ -]{0,6}",
@@ -581,7 +581,7 @@ fn mutation() -> impl Strategy<Value = (usize, usize, String)> {
 }
 
 proptest! {
-    // A counterexample goes into a test of its own, not into a file.
+    // Counterexamples become tests; no file is kept.
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]

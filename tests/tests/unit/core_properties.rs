@@ -1,7 +1,8 @@
-//! What must hold for any sequence of observations, and for any bytes that call themselves a trace.
+//! Properties of the core for any sequence of observations, and for arbitrary bytes read as a
+//! trace.
 //!
 //! Sequences are drawn from small sets of pids, listeners and sizes, so that reuse, gaps, wraps and
-//! claims meet often.
+//! claims are frequent.
 
 use std::{collections::BTreeMap, io::BufReader, sync::Arc, time::Duration};
 
@@ -22,7 +23,7 @@ use spillway_agent::{
 const MIB: u64 = 1 << 20;
 const INFO: HostInfo = HostInfo { mem_total_bytes: 16 << 30, cpus: 4 };
 
-/// A configuration that claims easily, so that arbitrary sequences reach every state.
+/// Configuration that raises claims easily, so that arbitrary sequences reach every state.
 fn eager() -> Config {
     let mut config = Config::default();
     config.detect.leak.warm_up = Duration::from_secs(1);
@@ -35,7 +36,7 @@ fn eager() -> Config {
     config
 }
 
-/// Without a warm-up: all processes count as known from the first scan on.
+/// Configuration without a warm-up: all processes count as known from the first scan on.
 fn known() -> Config {
     let mut config = Config::default();
     config.detect.leak.warm_up = Duration::ZERO;
@@ -116,8 +117,7 @@ const LOSSES: [&str; 5] = [
     "of_a_later_version",
 ];
 
-/// How bad it is with each probe: 0 at its first choice, 1 degraded, 2 off; and which losses there
-/// were.
+/// State of each probe (0 at its first choice, 1 degraded, 2 off) and losses.
 type Blindness = ([u8; PROBES.len()], [bool; LOSSES.len()]);
 
 fn blindness() -> impl Strategy<Value = Blindness> {
@@ -137,7 +137,7 @@ fn sensing((probes, losses): Blindness) -> SensorHealthFact {
     SensorHealthFact { degraded: at(1).collect(), off: at(2).collect(), lost: lost.collect() }
 }
 
-/// Opens every scan with how blind the sensors are.
+/// Adds the sensors' blindness at the start of every scan.
 fn seen_through(blindness: Blindness, observations: &[Observation]) -> Vec<Observation> {
     let with = |observation: &Observation| {
         let opens = matches!(observation.fact, Fact::Host(_));
@@ -200,7 +200,7 @@ fn handles_fact() -> impl Strategy<Value = ProcessResourcesFact> {
     )
 }
 
-/// Totals that do as they please, of a few destinations.
+/// Arbitrary totals of a few destinations.
 fn outbound_fact() -> impl Strategy<Value = OutboundFact> {
     let totals = (size(), size(), size(), size(), option::of(size()));
     (0..3_u32, 0..3_u16, any::<u32>(), totals, any::<u32>()).prop_map(
@@ -220,7 +220,7 @@ fn outbound_fact() -> impl Strategy<Value = OutboundFact> {
     )
 }
 
-/// Facts in time order, most of them close together, some after a gap or a suspend.
+/// Facts in order of time, most of them close together, some after a gap or a suspend.
 fn sequence() -> impl Strategy<Value = Vec<Observation>> {
     let step = prop_oneof![6 => Just(0.0), 6 => Just(0.1), 4 => 0.0..2.0, 1 => 0.0..1e6];
     vec((step, fact()), 0..400).prop_map(|facts| {
@@ -235,7 +235,7 @@ fn sequence() -> impl Strategy<Value = Vec<Observation>> {
     })
 }
 
-/// Growing processes and standing queues with interruptions: dense in claims.
+/// Growing processes and standing queues with interruptions, which raise many claims.
 fn eventful() -> impl Strategy<Value = Vec<Observation>> {
     let tick = prop_oneof![30 => Just(None), 1 => id().prop_map(|id| Some(Fact::Exit(id))), 1 => id().prop_map(|id| Some(Fact::Exec(id)))];
     let phase = (0..40_u64, 5..40_usize, any::<bool>(), 1..3_u64);
@@ -272,16 +272,16 @@ fn run(config: &Config, observations: &[Observation]) -> (Engine, Output) {
     (core, output)
 }
 
-/// Verdicts that claim nonsense, or do not alternate from raised on.
+/// Verdicts with impossible values, or without alternation that starts with raised.
 fn faults(verdicts: &[Verdict]) -> Vec<String> {
     let mut raised: BTreeMap<IncidentId, bool> = BTreeMap::new();
     let mut faults = Vec::new();
     for verdict in verdicts {
         let id = IncidentId::from(verdict);
         let is_raised = raised.get(&id).copied().unwrap_or(false);
-        // A claim that stands may be updated; else it is made and withdrawn by turns.
+        // An active claim may be updated; otherwise it is raised and cleared in turn.
         if is_raised != (verdict.state != ClaimState::Raised) {
-            faults.push(format!("does not alternate: {verdict:?}"));
+            faults.push(format!("no alternation: {verdict:?}"));
         }
         raised.insert(id, verdict.state != ClaimState::Cleared);
         let forecast = verdict.exhaustion_secs.unwrap_or(0.0);
@@ -290,7 +290,7 @@ fn faults(verdicts: &[Verdict]) -> Vec<String> {
             || forecast < 0.0
             || verdict.why.is_empty()
         {
-            faults.push(format!("makes no sense: {verdict:?}"));
+            faults.push(format!("impossible values: {verdict:?}"));
         }
     }
     faults
@@ -313,8 +313,8 @@ proptest! {
             let (core, output) = run(&config, &observations);
             prop_assert_eq!(faults(&output.verdicts), Vec::<String>::new());
             let tracked = core.tracked();
-            // In each of three namespaces two sockets with a number, and three holders of some
-            // without.
+            // In each of three namespaces there are two sockets with a number and three owners of
+            // sockets without one.
             prop_assert!(tracked.processes <= 3 && tracked.listeners <= 15, "{:?}", tracked);
             let raised = tracked.leaks_raised + tracked.overloads_raised + tracked.cascade_risks_raised;
             prop_assert_eq!(core.raised().count(), raised);
@@ -332,14 +332,14 @@ proptest! {
     fn order_within_a_scan_does_not_matter(
         ticks in vec((vec(0..4_000_u64, 6), any::<bool>()), 1..80), seed in any::<u64>(),
     ) {
-        // Five processes grow, one is noise; the second core sees every scan in another order.
+        // Five processes grow, one is noise; the second core gets every scan in another order.
         let mut orders = [Vec::new(), Vec::new()];
         let mut x = seed | 1;
         for (t, (noise, reverse)) in ticks.iter().enumerate() {
             let mut facts: Vec<_> = (0..6)
                 .map(|pid| {
-                    // A workload each: of a workload's processes the first to be seen names the
-                    // claim.
+                    // Each is its own workload, because a claim is named after the first process of
+                    // its workload.
                     let mib = t as u64 * u64::from(pid) * 3 + noise[pid as usize] % 20;
                     Fact::Process(ProcessFact { comm: format!("api-{pid}").into(), ..process_fact(pid, 1, mib * MIB) })
                 })
@@ -416,7 +416,7 @@ proptest! {
         let next = Fact::Process(ProcessFact { comm: Arc::from("cron"), ..process_fact(812, 2, 5_000 * MIB) });
         observations.push(Observation { t: f64::from(secs), fact: next.clone() });
         observations.push(Observation { t: f64::from(secs + 1), fact: next });
-        // Another program is no successor: the claim waits for one, and then it is over.
+        // Another program is not a successor: the claim waits for one and is then cleared.
         let after = (2..40).map(|later| Observation { t: f64::from(secs + later), fact: host_fact(8 << 30) });
         observations.extend(after);
         let states: Vec<_> = run(&known(), &observations).1.verdicts.iter().map(|v| v.state).collect();
@@ -435,14 +435,14 @@ proptest! {
         let mut out = Vec::new();
         let result = replay(&bytes[..], &eager(), &mut out, ReplayOptions { decisions: true });
         prop_assert!(!header || result.is_ok());
-        // Chunks of any size read the same.
+        // Chunks of any size give the same result.
         let small = replay(BufReader::with_capacity(3, &bytes[..]), &eager(), &mut Vec::new(), ReplayOptions::default());
         prop_assert_eq!(result.ok(), small.ok());
     }
 
     #[test]
     fn what_is_written_is_read(observations in sequence()) {
-        // The reader refuses what no kernel reports; the rest comes back as it went.
+        // The reader rejects values that no kernel reports; all others round-trip.
         let sane: Vec<_> = observations.into_iter().filter(|observation| match &observation.fact {
             Fact::Host(host) => host.mem_available_bytes <= 1 << 56,
             Fact::Process(p) => {

@@ -1,10 +1,9 @@
-//! Whatever was acknowledged is delivered, however often and wherever whoever delivers it is
-//! killed; but for an incident that is over before anybody was told of it, of which nothing has to
-//! be.
+//! Every acknowledged page is delivered, however often and at whatever point the notifier is
+//! killed. Only incidents that end before any receiver was notified may be dropped.
 //!
-//! What runs is the agent's paging as the agent runs it, over its spool and to two receivers at
-//! once: one is as strict as PagerDuty, the other is told by signed webhooks. It is killed at
-//! random, also while a call is open, before and after it was answered.
+//! The agent's own paging runs over its spool and to two receivers at once: one as strict as
+//! PagerDuty, the other with signed webhooks. It is killed at random, including during a call,
+//! before and after the response.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,39 +22,39 @@ use spillway_tests::{
 };
 use standardwebhooks::Webhook;
 
-/// A call that nobody waits for any more is over by then.
+/// Time after which a call without a waiting client is over.
 const SOON: Duration = Duration::from_secs(20);
 
 const SIGNING_KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/// A process that tells, whom it tells, and what it acknowledged.
+/// Process that sends notifications, its receivers, and its acknowledgements.
 struct Lane {
-    /// Where all that it keeps is, which goes with it.
+    /// Directory with all state, removed at the end.
     _scratch: Scratch,
     config: PathBuf,
     pagerduty: Receiver,
     webhook: Receiver,
     next: u32,
-    /// Those that are acknowledged as raised, and not yet to be resolved.
+    /// Incidents acknowledged as raised and not yet to be resolved.
     open: Vec<u32>,
     raised: BTreeSet<u32>,
     changed: BTreeSet<u32>,
     resolved: BTreeSet<u32>,
-    /// Those of which it was told that they are over, acknowledged or not.
+    /// Incidents reported to it as over, acknowledged or not.
     resolving: BTreeSet<u32>,
-    /// Kills while a call was open, before its answer.
+    /// Kills during a call, before its response.
     killed_calling: u64,
     kills: u64,
     kills_at: Kills,
 }
 
-/// What came of a lane.
+/// Results of a lane.
 #[derive(Debug, Default)]
 struct Figures {
     kills: u64,
     killed_calling: u64,
     acknowledged: usize,
-    /// Incidents that were over before the webhook was told.
+    /// Incidents that were over before the webhook was notified.
     cancelled: usize,
     calls: usize,
     again: usize,
@@ -72,7 +71,7 @@ impl Lane {
             = \"{}\"\n[act.page.pagerduty]\nurl = \"{}\"\nrouting_key_file = \"{}\"\n\
              [act.page.webhook]\nurl = \"{}\"\nsecret_file = \"{}\"\n",
             scratch.0.join("state").display(),
-            // Those of this host are many, and read before each call.
+            // The host's own certificates are many and would be read before each call.
             scratch.file("ca.crt", &Authority::make().pem()).display(),
             pagerduty.url("/v2/enqueue"),
             secret("routing-key", PAGERDUTY_KEY),
@@ -99,22 +98,22 @@ impl Lane {
         }
     }
 
-    fn teller(&self) -> Command {
+    fn notifier(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_crash_target"));
         command.args(["notify", "--config"]).arg(&self.config).stdout(Stdio::piped());
         command
     }
 
-    /// Starts it, has it tell something, and kills it.
+    /// Starts the process, passes it something to report, and kills it.
     fn kill(&mut self, random: u64) {
-        let mut command = self.teller();
+        let mut command = self.notifier();
         command.arg(format!("--raise={}", self.next));
         let mut expected = 1;
         if random.is_multiple_of(3) {
             command.arg("--limit");
             expected += 1;
         }
-        // A third of the incidents stays open, so that runs which begin find some.
+        // A third of the incidents stays open, so that new runs find some.
         if self.open.len() > 3 {
             command.arg(format!("--resolve={}", self.open[random as usize % self.open.len()]));
             expected += 2;
@@ -128,22 +127,22 @@ impl Lane {
         };
         self.pagerduty.behaves(manner.clone());
         self.webhook.behaves(manner);
-        let mut teller = command.spawn().expect("it starts");
+        let mut notifier = command.spawn().expect("starting the process");
         sleep(self.kills_at.after(random));
         let is_calling = self.pagerduty.open() + self.webhook.open() > 0;
-        teller.kill().expect("it runs until it is killed");
-        teller.wait().expect("it is ours");
+        notifier.kill().expect("killing the process");
+        notifier.wait().expect("waiting for the process");
         self.kills += 1;
         self.killed_calling += u64::from(is_calling);
-        // What it was sending is with the receivers, who are done with it before the next one
-        // sends.
+        // The receivers have its calls and finish them before the next run makes one.
         wait_for(SOON, || (self.pagerduty.open() + self.webhook.open() == 0).then_some(()));
-        let said = BufReader::new(teller.stdout.take().expect("it is piped"));
-        let said: Vec<_> = said.lines().map(|line| line.expect("it is text")).collect();
-        self.kills_at.note(said.len() == expected);
-        for line in said {
-            let (what, number) = line.split_once(' ').expect("two words");
-            let number: u32 = number.parse().expect("a number");
+        let printed = BufReader::new(notifier.stdout.take().expect("stdout should be piped"));
+        let printed: Vec<_> =
+            printed.lines().map(|line| line.expect("output should be UTF-8")).collect();
+        self.kills_at.note(printed.len() == expected);
+        for line in printed {
+            let (what, number) = line.split_once(' ').expect("the line should have two words");
+            let number: u32 = number.parse().expect("the second word should be a number");
             match what {
                 "raised" => {
                     self.raised.insert(number);
@@ -155,32 +154,32 @@ impl Lane {
                     self.resolving.insert(number);
                 }
                 "resolved" => drop(self.resolved.insert(number)),
-                other => panic!("it said {other}"),
+                other => panic!("unexpected output {other}"),
             }
         }
         self.next += 1;
     }
 
-    /// Lets it deliver what waits. No run makes more than ten calls a minute, so that it takes
-    /// some.
+    /// Delivers everything pending. A run makes at most ten calls a minute, so several runs are
+    /// needed.
     fn drain(&self) {
         for manner in [&self.pagerduty, &self.webhook] {
             manner.behaves(Manner::Well);
         }
         for _ in 0..200 {
-            let output = self.teller().arg("--drain").output().expect("it runs");
-            let said = String::from_utf8_lossy(&output.stdout).into_owned();
-            if said.trim() == "left 0" {
+            let output = self.notifier().arg("--drain").output().expect("running the process");
+            let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+            if printed.trim() == "left 0" {
                 return;
             }
-            assert!(output.status.success() && said.starts_with("left "), "{output:?}");
+            assert!(output.status.success() && printed.starts_with("left "), "{output:?}");
         }
-        panic!("it does not deliver all that waits");
+        panic!("pending notifications were not all delivered");
     }
 
     fn judge(&self) -> Figures {
         let (alerts, events) = (self.pagerduty.taken(), self.webhook.taken());
-        // What a receiver refuses was made wrong.
+        // A rejected request means that the agent formed it wrongly.
         let refused = self.pagerduty.calls().into_iter().find(|call| call.status == 400);
         assert!(refused.is_none(), "{refused:?}");
         events.iter().for_each(verify);
@@ -207,15 +206,16 @@ impl Lane {
             };
             (what.to_owned(), number(key))
         };
-        let told = [told(&events, of_webhook), told(&alerts, of_pagerduty)];
-        for (told, calls) in told.iter().zip([&events, &alerts]) {
+        let positions = [positions(&events, of_webhook), positions(&alerts, of_pagerduty)];
+        for (positions, calls) in positions.iter().zip([&events, &alerts]) {
             let acknowledged = [
                 ("raised", &self.raised),
                 ("changed", &self.changed),
                 ("resolved", &self.resolved),
             ];
             for (what, numbers) in acknowledged {
-                let has = |what: &str, number: u32| told.contains_key(&(what.to_owned(), number));
+                let has =
+                    |what: &str, number: u32| positions.contains_key(&(what.to_owned(), number));
                 let is_lost = |number: &&u32| match what {
                     "raised" => !has(what, **number) && !self.resolving.contains(number),
                     "resolved" => {
@@ -227,18 +227,18 @@ impl Lane {
                 let lost: Vec<_> = numbers.iter().filter(is_lost).collect();
                 assert!(lost.is_empty(), "{what} and not delivered: {lost:?}");
             }
-            for (what, at) in told {
+            for (what, at) in positions {
                 let first = &calls[at[0]];
                 let is_same = |nth: &usize| {
                     calls[*nth].body == first.body && identity(&calls[*nth]) == identity(first)
                 };
-                assert!(at.iter().all(is_same), "{what:?} was told in two ways");
+                assert!(at.iter().all(is_same), "{what:?} has two different bodies");
             }
             for number in
-                told.keys().filter(|(what, _)| what == "resolved").map(|(_, number)| *number)
+                positions.keys().filter(|(what, _)| what == "resolved").map(|(_, number)| *number)
             {
                 let at = |what: &str| {
-                    told.get(&(what.to_owned(), number)).map_or(&[][..], Vec::as_slice)
+                    positions.get(&(what.to_owned(), number)).map_or(&[][..], Vec::as_slice)
                 };
                 let (raised, resolved) = (at("raised"), at("resolved"));
                 assert!(
@@ -246,10 +246,7 @@ impl Lane {
                     "{number} was resolved before it was raised"
                 );
                 let opened = raised.iter().chain(at("updated")).max();
-                assert!(
-                    opened < resolved.last(),
-                    "{number} was opened again by what was told again"
-                );
+                assert!(opened < resolved.last(), "{number} was reopened by a repeated call");
             }
         }
         let calls = events.len() + alerts.len();
@@ -260,41 +257,42 @@ impl Lane {
             cancelled: self
                 .raised
                 .iter()
-                .filter(|number| !told[0].contains_key(&("raised".to_owned(), **number)))
+                .filter(|number| !positions[0].contains_key(&("raised".to_owned(), **number)))
                 .count(),
             calls,
-            again: calls - told.iter().map(BTreeMap::len).sum::<usize>(),
+            again: calls - positions.iter().map(BTreeMap::len).sum::<usize>(),
         }
     }
 }
 
-/// Where among the calls each thing was told.
-fn told(
+/// Positions of each notification among the calls.
+fn positions(
     calls: &[Call],
     of: impl Fn(&Call) -> (String, u32),
 ) -> BTreeMap<(String, u32), Vec<usize>> {
-    let mut told = BTreeMap::<_, Vec<_>>::new();
+    let mut positions = BTreeMap::<_, Vec<_>>::new();
     for (nth, call) in calls.iter().enumerate() {
-        told.entry(of(call)).or_default().push(nth);
+        positions.entry(of(call)).or_default().push(nth);
     }
-    told
+    positions
 }
 
-/// The number of an incident, by its name.
+/// Number of an incident, from its name.
 fn number(incident: &str) -> u32 {
     let number = incident.rsplit('/').next().and_then(|id| id.split('-').nth(1)?.parse().ok());
-    number.unwrap_or_else(|| panic!("{incident:?} names no incident"))
+    number.unwrap_or_else(|| panic!("invalid incident {incident:?}"))
 }
 
-/// By what a receiver tells that it has seen this before.
+/// Key by which a receiver recognises repeated calls.
 fn identity(call: &Call) -> Option<String> {
     let key = call.json()["dedup_key"].as_str().map(str::to_owned);
     call.headers.get("webhook-id").cloned().or(key)
 }
 
 fn verify(call: &Call) {
-    let verified =
-        Webhook::new(SIGNING_KEY).expect("it is a key").verify(&call.body, &call.header_map());
+    let verified = Webhook::new(SIGNING_KEY)
+        .expect("the key should be valid")
+        .verify(&call.body, &call.header_map());
     verified.unwrap_or_else(|error| panic!("{error}: {call:?}"));
 }
 
@@ -317,7 +315,7 @@ fn acknowledged_pages_survive_a_thousand_kills() {
         all.again += lane.again;
     }
     println!("{all:?} in {:.0} s", begun.elapsed().as_secs_f64());
-    // Else it was killed where nothing can go wrong.
+    // Otherwise the kills came at moments without risk.
     assert!(all.acknowledged as u64 > kills / 2, "{all:?}");
     assert!(all.killed_calling > kills / 20 && all.again as u64 > kills / 100, "{all:?}");
 }

@@ -1,7 +1,7 @@
-//! Drains over real sockets: what is asked of a receiver that works, and that one which is slow,
-//! down or a liar takes no work from a node.
+//! Drains over real sockets: the requests to a working receiver, and proof that a slow, broken or
+//! lying one takes no work from a node.
 //!
-//! Signatures are read by a library that is not the agent's.
+//! Signatures are verified by a library that is not the agent's.
 
 use std::{
     fs,
@@ -39,18 +39,18 @@ const KEYS: [&str; 2] = [
 ];
 const SOON: Duration = Duration::from_secs(10);
 
-/// A node, and who is asked.
+/// Node with its configuration and the receiver of its requests.
 struct Node {
     scratch: Scratch,
     receiver: Receiver,
     config: Config,
 }
 
-/// A node's agent, and what it told so far.
+/// Agent of a node, and its outcomes so far.
 struct Agent {
-    /// Taken when it ends.
+    /// Drain worker; `None` once it has ended.
     drainer: Option<DrainWorker>,
-    told: Vec<Outcome>,
+    outcomes: Vec<Outcome>,
 }
 
 impl Node {
@@ -74,9 +74,10 @@ impl Node {
     fn start(&self) -> Agent {
         Agent {
             drainer: Some(
-                DrainWorker::start(&self.config, Clock::start(), None).expect("it starts"),
+                DrainWorker::start(&self.config, Clock::start(), None)
+                    .expect("starting the worker"),
             ),
-            told: Vec::new(),
+            outcomes: Vec::new(),
         }
     }
 
@@ -84,7 +85,7 @@ impl Node {
         OverrideFile::below(&self.config.record.state_dir)
     }
 
-    /// Every call of this type, each signed by both keys and under one identity with the same
+    /// Calls of this type, each signed with both keys and all under one identity with the same
     /// bytes.
     fn calls(&self, ask: &str) -> Vec<Call> {
         let wanted = format!("io.spillway.node.{ask}.requested");
@@ -101,13 +102,14 @@ impl Node {
     }
 
     fn kept(&self) -> Value {
-        let text = fs::read(self.config.record.state_dir.join("drain.json")).expect("it is there");
-        serde_json::from_slice(&text).expect("it is JSON")
+        let text =
+            fs::read(self.config.record.state_dir.join("drain.json")).expect("reading a test file");
+        serde_json::from_slice(&text).expect("the file should be JSON")
     }
 }
 
 impl Drop for Agent {
-    /// It writes nothing any more where the test's directory was.
+    /// Ends the worker, so that it writes nothing after the test's directory is removed.
     fn drop(&mut self) {
         self.drainer.take().map(|drainer| Box::new(drainer).stop());
     }
@@ -115,7 +117,7 @@ impl Drop for Agent {
 
 impl Agent {
     fn drainer(&self) -> &DrainWorker {
-        self.drainer.as_ref().expect("it runs until it is dropped")
+        self.drainer.as_ref().expect("the worker runs until dropped")
     }
 
     fn decide(&mut self, action: Action) -> bool {
@@ -123,29 +125,32 @@ impl Agent {
     }
 
     fn decide_on(&mut self, action: Action, verdict: &Verdict) -> bool {
-        let drainer = self.drainer.as_mut().expect("it runs until it is dropped");
+        let drainer = self.drainer.as_mut().expect("the worker runs until dropped");
         drainer.perform(&decision(action, verdict), std::slice::from_ref(verdict))
     }
 
-    /// Tells it once of the claims that stand, as the loop does at each scan.
+    /// Passes the active claims once, as the agent's loop does at each scan.
     fn sees(&mut self, t: f64, claims: &[Verdict]) {
-        self.drainer.as_mut().expect("it runs until it is dropped").observe(t, &mut claims.iter());
+        self.drainer
+            .as_mut()
+            .expect("the worker runs until dropped")
+            .observe(t, &mut claims.iter());
     }
 
-    /// Everything that it told and nobody waited for.
+    /// All outcomes not yet waited for.
     fn rest(&mut self) -> Vec<OutcomeKind> {
-        self.told.extend(self.drainer.iter_mut().flat_map(|drainer| drainer.outcomes(0.0)));
-        self.told.iter().map(|outcome| outcome.event).collect()
+        self.outcomes.extend(self.drainer.iter_mut().flat_map(|drainer| drainer.outcomes(0.0)));
+        self.outcomes.iter().map(|outcome| outcome.event).collect()
     }
 
-    /// Waits until it told of this, and gives it.
+    /// Waits for an outcome of this kind and returns it.
     fn until(&mut self, event: OutcomeKind) -> Outcome {
         let found = wait_for(SOON, || {
-            self.told.extend(self.drainer.iter_mut().flat_map(|drainer| drainer.outcomes(0.0)));
-            self.told.iter().position(|outcome| outcome.event == event)
+            self.outcomes.extend(self.drainer.iter_mut().flat_map(|drainer| drainer.outcomes(0.0)));
+            self.outcomes.iter().position(|outcome| outcome.event == event)
         });
-        let at = found.unwrap_or_else(|| panic!("it did not tell of {event:?}: {:?}", self.told));
-        self.told.drain(..=at).next_back().expect("it is there")
+        let at = found.unwrap_or_else(|| panic!("no outcome {event:?}: {:?}", self.outcomes));
+        self.outcomes.drain(..=at).next_back().expect("the range is not empty")
     }
 
     fn says(&self) -> Readiness {
@@ -170,7 +175,7 @@ fn overload(backlog: u32) -> Verdict {
     Verdict { claim: Claim::Overload(claim), why: "its queue stands".to_owned(), ..verdict(4.0) }
 }
 
-/// A leak that ends so many seconds after the test's begin.
+/// Leak that ends this many seconds after the start of the test.
 fn verdict(exhaustion_secs: f64) -> Verdict {
     let claim = LeakClaim {
         resource: Resource::Memory,
@@ -194,16 +199,19 @@ fn verdict(exhaustion_secs: f64) -> Verdict {
     }
 }
 
-/// That either key's owner takes it, and nobody else.
+/// Checks that the holder of either key accepts the call, and no other.
 fn verify(call: &Call) {
     let headers = call.header_map();
     for key in KEYS {
-        let webhook = Webhook::new(key).expect("it is a key");
+        let webhook = Webhook::new(key).expect("the key should be valid");
         webhook.verify(&call.body, &headers).unwrap_or_else(|error| panic!("{error}: {call:?}"));
         let forged = [&call.body[..], b" "].concat();
         assert!(webhook.verify(&forged, &headers).is_err());
     }
-    assert_eq!(call.headers["webhook-id"], call.json()["id"].as_str().expect("it has an id"));
+    assert_eq!(
+        call.headers["webhook-id"],
+        call.json()["id"].as_str().expect("the request should have an id")
+    );
     assert_eq!(call.headers["content-type"], "application/cloudevents+json; charset=utf-8");
 }
 
@@ -259,8 +267,8 @@ fn python_library_accepts_only_unchanged_signatures() {
     let mut agent = node.start();
     agent.decide(Action::Drain);
     agent.until(OutcomeKind::Drained);
-    // The older key is taken away once every receiver has the newer one.
-    fs::write(node.scratch.0.join("keys"), KEYS[0]).expect("it is ours");
+    // The older key is removed once every receiver has the newer one.
+    fs::write(node.scratch.0.join("keys"), KEYS[0]).expect("writing a test file");
     agent.decide(Action::Undrain);
     agent.until(OutcomeKind::Undrained);
     let calls = node.receiver.calls();
@@ -277,13 +285,14 @@ fn failed_request_is_retried_until_granted() {
     let mut agent = node.start();
     agent.decide(Action::Drain);
     let seen = |count: usize| -> Instant {
-        wait_for(SOON, || (node.receiver.calls().len() >= count).then(now)).expect("it asks")
+        wait_for(SOON, || (node.receiver.calls().len() >= count).then(now))
+            .expect("the agent should send a request")
     };
     let (first, second) = (seen(1), seen(2));
-    // A machine that is busy elsewhere adds to it.
+    // A busy machine adds to the delay.
     assert!(second - first < Duration::from_millis(1_500), "{:?}", second - first);
     assert_eq!(agent.says(), Readiness::Ready(100));
-    // For most of its time.
+    // Most of the deadline.
     sleep(Duration::from_millis(500));
     node.receiver.behaves(Manner::Well);
     agent.until(OutcomeKind::Draining);
@@ -320,7 +329,7 @@ fn ungranted_drain_takes_no_work_from_the_node() {
         );
         assert_eq!(agent.says(), Readiness::Ready(100));
         assert_one_request(&node.calls("drain"));
-        // He may have done it all the same.
+        // The receiver may have drained the node all the same.
         node.receiver.behaves(Manner::Well);
         agent.until(OutcomeKind::UndrainRequested);
         assert!(
@@ -334,7 +343,7 @@ fn ungranted_drain_takes_no_work_from_the_node() {
 }
 
 #[test]
-fn what_is_refused_is_held_and_told_and_not_asked_for_again() {
+fn refused_drain_is_reported_and_not_retried() {
     for status in [409, 423] {
         let node = Node::make(&format!("refused-{status}"));
         node.receiver.behaves(Manner::Answers(status, "", b"two are drained already".to_vec()));
@@ -350,46 +359,51 @@ fn what_is_refused_is_held_and_told_and_not_asked_for_again() {
 }
 
 #[test]
-fn a_drain_that_is_over_before_it_was_granted_is_withdrawn() {
+fn drain_that_ends_before_its_grant_is_withdrawn() {
     let node = Node::make("withdrawn");
     node.receiver.behaves(Manner::Slow(Duration::from_secs(1)));
     let mut agent = node.start();
     agent.decide(Action::Drain);
-    wait_for(SOON, || (node.receiver.most_open() > 0).then_some(())).expect("it asks");
+    wait_for(SOON, || (node.receiver.most_open() > 0).then_some(()))
+        .expect("the agent should send a request");
     agent.decide(Action::Undrain);
     agent.until(OutcomeKind::UndrainRequested);
     agent.until(OutcomeKind::Undrained);
-    // In their order, so that what holds in the end is the undrain; and the grant that came late
-    // took nothing.
+    // In this order, so that the undrain is in effect at the end; the late grant had no effect.
     let types: Vec<_> =
         node.receiver.calls().iter().map(|call| call.json()["type"].clone()).collect();
     assert_eq!(types, ["io.spillway.node.drain.requested", "io.spillway.node.undrain.requested"]);
-    assert!(agent.told.is_empty() && agent.says() == Readiness::Ready(100), "{:?}", agent.told);
+    assert!(
+        agent.outcomes.is_empty() && agent.says() == Readiness::Ready(100),
+        "{:?}",
+        agent.outcomes
+    );
 }
 
 #[test]
-fn a_receiver_that_is_gone_is_not_asked_any_more() {
+fn receiver_returning_410_gets_no_more_requests() {
     let node = Node::make("gone");
     node.receiver.behaves(Manner::Answers(410, "", Vec::new()));
     let mut agent = node.start();
     agent.decide(Action::Drain);
     agent.until(OutcomeKind::DrainRefused);
     node.receiver.behaves(Manner::Well);
-    node.word().set(Override::Drain).expect("it can be written");
-    // An operator's word holds for whoever asks.
+    node.word().set(Override::Drain).expect("writing the override");
+    // An operator's override applies whatever the receiver does.
     assert!(wait_for(SOON, || (agent.says() == Readiness::Drain).then_some(())).is_some());
     agent.until(OutcomeKind::DrainRefused);
     assert_eq!(node.receiver.calls().len(), 1);
 }
 
 #[test]
-fn he_who_asks_to_be_left_alone_is_for_as_long() {
+fn retry_after_is_respected() {
     let node = Node::make("later");
     node.receiver.behaves(Manner::Answers(429, "retry-after: 2\r\n", Vec::new()));
     let mut agent = node.start();
     agent.decide(Action::Drain);
     let seen = |count: usize| {
-        wait_for(SOON, || (node.receiver.calls().len() >= count).then(now)).expect("it asks")
+        wait_for(SOON, || (node.receiver.calls().len() >= count).then(now))
+            .expect("the agent should send a request")
     };
     let first = seen(1);
     node.receiver.behaves(Manner::Well);
@@ -399,7 +413,7 @@ fn he_who_asks_to_be_left_alone_is_for_as_long() {
 }
 
 #[test]
-fn a_success_with_nonsense_in_it_is_one() {
+fn success_with_invalid_body_is_a_grant() {
     let node = Node::make("nonsense");
     node.receiver.behaves(Manner::Echoes(200, b"<html>\xff{".to_vec()));
     let mut agent = node.start();
@@ -408,7 +422,7 @@ fn a_success_with_nonsense_in_it_is_one() {
 }
 
 #[test]
-fn receiver_that_answers_200_to_all_drains_nothing() {
+fn receiver_returning_200_to_everything_drains_nothing() {
     let mut node = Node::make("unproven");
     node.config.act.drain.deadline = Duration::from_secs(300);
     node.receiver.behaves(Manner::Answers(
@@ -422,14 +436,14 @@ fn receiver_that_answers_200_to_all_drains_nothing() {
     let why = "HTTP 200: <html>welcome, without the webhook-id of the request\n  hint: have the \
     receiver return it";
     assert!(refused.why.starts_with(why), "{}", refused.why);
-    // It may have drained all the same; to give work back needs no proof.
+    // The receiver may have drained all the same; returning to service needs no proof.
     agent.until(OutcomeKind::Undrained);
     sleep(Duration::from_secs(2));
     assert_eq!(
         (node.calls("drain").len(), node.calls("undrain").len(), agent.says()),
         (3, 1, Readiness::Ready(100))
     );
-    // Another incident is asked for.
+    // Another incident makes a new request.
     node.receiver.behaves(Manner::Well);
     agent.decide(Action::Undrain);
     agent.decide(Action::Drain);
@@ -453,7 +467,7 @@ fn useless_drain_is_undone_and_not_repeated() {
     let mut agent = node.start();
     let before = [overload(100)];
     agent.sees(0.0, &before);
-    assert!(agent.decide_on(Action::Drain, &before[0]), "somebody grants it");
+    assert!(agent.decide_on(Action::Drain, &before[0]), "the receiver should grant it");
     agent.until(OutcomeKind::Draining);
     agent.sees(1.0, &[overload(97)]);
     let useless = agent.until(OutcomeKind::DrainUseless);
@@ -464,7 +478,7 @@ fn useless_drain_is_undone_and_not_repeated() {
     agent.until(OutcomeKind::Undrained);
     sleep(Duration::from_secs(2));
     assert_eq!((node.calls("drain").len(), agent.says()), (1, Readiness::Ready(100)));
-    // The next incident of the same name is another one, and its drain helps.
+    // The next incident of the same name is a new one, and its drain helps.
     agent.decide_on(Action::Undrain, &before[0]);
     agent.decide_on(Action::Drain, &before[0]);
     agent.until(OutcomeKind::Draining);
@@ -473,15 +487,16 @@ fn useless_drain_is_undone_and_not_repeated() {
     assert!(
         !agent.rest().contains(&OutcomeKind::DrainUseless) && agent.says() == Readiness::Drain,
         "{:?}",
-        agent.told
+        agent.outcomes
     );
 }
 
-/// A node whose balancer asks, and which asks nobody.
+/// Node whose balancer polls and which has no receiver.
 fn without_granter(test: &str) -> Node {
     let mut node = Node::make(test);
     node.config.act.drain.url = None;
-    node.config.act.drain.agent_check.listen = Some("127.0.0.1:1".parse().expect("an address"));
+    node.config.act.drain.agent_check.listen =
+        Some("127.0.0.1:1".parse().expect("the address should be valid"));
     node
 }
 
@@ -491,42 +506,43 @@ fn ungranted_overload_lowers_the_weight_to_the_floor() {
         let node = without_granter(&format!("floor-{action}"));
         let mut agent = node.start();
         assert_eq!(agent.decide_on(action, &overload(100)), action == Action::Weigh);
-        let said: Vec<_> = (0..8)
+        let steps: Vec<_> = (0..8)
             .map(|nth| {
-                // It never shrinks.
+                // The overload never shrinks.
                 agent.sees(f64::from(nth) * 4.0, &[overload(100)]);
                 agent.says()
             })
             .collect();
-        assert_eq!(said, [90, 80, 70, 60, 50, 50, 50, 50].map(Readiness::Ready));
+        assert_eq!(steps, [90, 80, 70, 60, 50, 50, 50, 50].map(Readiness::Ready));
         sleep(Duration::from_secs(2));
         assert_eq!((agent.rest(), agent.says()), (vec![], Readiness::Ready(50)), "{action}");
         agent.decide_on(
             if action == Action::Weigh { Action::Unweigh } else { Action::Undrain },
             &overload(100),
         );
-        let said: Vec<_> = (0..7)
+        let steps: Vec<_> = (0..7)
             .map(|nth| {
                 agent.sees(40.0 + f64::from(nth) * 10.0, &[]);
                 agent.says()
             })
             .collect();
-        assert_eq!(said, [60, 70, 80, 90, 100, 100, 100].map(Readiness::Ready));
+        assert_eq!(steps, [60, 70, 80, 90, 100, 100, 100].map(Readiness::Ready));
         assert!(node.receiver.calls().is_empty());
     }
 }
 
 #[test]
-fn an_overloads_drain_of_another_configuration_ends_at_once() {
+fn overload_drain_of_an_old_config_ends_at_once() {
     let mut node = Node::make("floor-kept");
     let mut agent = node.start();
     agent.decide_on(Action::Drain, &overload(100));
     agent.until(OutcomeKind::Drained);
     drop(agent);
     node.config.act.drain.url = None;
-    node.config.act.drain.agent_check.listen = Some("127.0.0.1:1".parse().expect("an address"));
+    node.config.act.drain.agent_check.listen =
+        Some("127.0.0.1:1".parse().expect("the address should be valid"));
     let mut agent = node.start();
-    assert_eq!(agent.says(), Readiness::Ready(100), "from the first moment on");
+    assert_eq!(agent.says(), Readiness::Ready(100), "ready from the start");
     agent.until(OutcomeKind::Undrained);
     assert_eq!(node.kept()["phase"], "healthy");
 }
@@ -543,20 +559,21 @@ fn ungranted_leak_waits_for_the_nodes_stagger() {
         .nth(1)
         .and_then(|rest| rest.split(' ').next()?.parse().ok());
     let waited: f64 = waited.unwrap_or_else(|| panic!("{}", asked.why));
-    // A third at most, and half a second until it is looked at.
+    // At most a third, plus half a second until the next check.
     assert!((0.0..=2.6).contains(&waited), "{waited}");
     agent.until(OutcomeKind::Draining);
     assert_eq!(agent.says(), Readiness::Drain);
 }
 
 #[test]
-fn a_drain_that_was_refused_does_not_lower_the_weight() {
+fn refused_drain_does_not_lower_the_weight() {
     let mut node = Node::make("refused-weight");
-    node.config.act.drain.agent_check.listen = Some("127.0.0.1:1".parse().expect("an address"));
+    node.config.act.drain.agent_check.listen =
+        Some("127.0.0.1:1".parse().expect("the address should be valid"));
     node.receiver.behaves(Manner::Answers(409, "", b"two are drained already".to_vec()));
     let (mut agent, near) = (node.start(), [verdict(300.0)]);
     agent.sees(1.0, &near);
-    assert_eq!(agent.says(), Readiness::Ready(50), "its end is near");
+    assert_eq!(agent.says(), Readiness::Ready(50), "the leak's end is near");
     agent.decide(Action::Drain);
     agent.until(OutcomeKind::DrainRefused);
     let risen: Vec<_> = (0..6)
@@ -567,25 +584,27 @@ fn a_drain_that_was_refused_does_not_lower_the_weight() {
         .collect();
     assert_eq!(risen, [60, 70, 80, 90, 100, 100].map(Readiness::Ready));
 
-    // Nor one that policy refuses.
+    // A drain that policy refuses does not lower it either.
     let node = without_granter("refused-by-policy");
     let mut agent = node.start();
     let refused = Some(GuardRefusal::Budget { actions_per_hour_max: 6 });
     let refused = Decision { refused, ..decision(Action::Drain, &near[0]) };
-    assert!(!agent.drainer.as_mut().expect("it runs").perform(&refused, &near));
+    assert!(
+        !agent.drainer.as_mut().expect("the worker should be running").perform(&refused, &near)
+    );
     agent.sees(1.0, &near);
     assert_eq!(agent.says(), Readiness::Ready(100));
 }
 
 #[test]
-fn an_operators_undrain_means_the_whole_share() {
+fn operator_undrain_restores_the_full_weight() {
     let node = without_granter("whole");
     let mut agent = node.start();
     agent.sees(1.0, &[verdict(300.0)]);
     assert_eq!(agent.says(), Readiness::Ready(50));
-    node.word().set(Override::Undrain).expect("it can be written");
+    node.word().set(Override::Undrain).expect("writing the override");
     assert!(wait_for(SOON, || (agent.says() == Readiness::Ready(100)).then_some(())).is_some());
-    node.word().clear().expect("it can be written");
+    node.word().clear().expect("writing the override");
     assert!(wait_for(SOON, || (agent.says() == Readiness::Ready(50)).then_some(())).is_some());
 }
 
@@ -596,29 +615,29 @@ fn next_run_continues_and_undrains_what_is_over() {
     agent.decide(Action::Drain);
     agent.until(OutcomeKind::Drained);
     drop(agent);
-    // Its process number is that of this test, which began at another time: it is gone.
+    // The recorded process has this test's pid with another start time, so it is gone.
     let mut agent = node.start();
-    assert_eq!(agent.says(), Readiness::Drain, "from the first moment on");
+    assert_eq!(agent.says(), Readiness::Drain, "drained from the start");
     agent.until(OutcomeKind::Verifying);
     agent.until(OutcomeKind::Undrained);
     assert_eq!((node.calls("drain").len(), node.calls("undrain").len()), (1, 1));
 }
 
 #[test]
-fn of_two_agents_one_drains_and_the_other_when_that_one_ends() {
+fn second_agent_drains_once_the_first_ends() {
     let node = Node::make("two");
-    fs::create_dir(&node.config.record.state_dir).expect("it can be made");
+    fs::create_dir(&node.config.record.state_dir).expect("making the state directory");
     let mut first = node.start();
     let mut second = node.start();
-    assert!(!second.decide(Action::Drain), "the other one drains");
+    assert!(!second.decide(Action::Drain), "the first agent drains");
     sleep(Duration::from_secs(1));
     assert!(node.receiver.calls().is_empty() && first.says() == Readiness::Ready(100));
     assert!(first.decide(Action::Drain));
     first.until(OutcomeKind::Drained);
     let follows = wait_for(SOON, || (second.says() == Readiness::Drain).then_some(()));
-    assert!(follows.is_some(), "whom a balancer asks makes no difference");
+    assert!(follows.is_some(), "the second agent should report the same to balancers");
     drop(first);
-    // It goes on with what both were asked for, and asks nobody again.
+    // It continues the requested drain without another request.
     assert!(wait_for(SOON, || second.decide(Action::Drain).then_some(())).is_some());
     assert_eq!(second.says(), Readiness::Drain);
     let mut third = node.start();
@@ -627,10 +646,10 @@ fn of_two_agents_one_drains_and_the_other_when_that_one_ends() {
     assert_eq!((node.calls("drain").len(), node.calls("undrain").len()), (1, 1));
     drop(second);
     drop(third);
-    // Somebody who holds it for ever holds up no end.
-    let lock =
-        fs::File::open(node.config.record.state_dir.join("drain.lock")).expect("it is there");
-    lock.lock().expect("nobody has it");
+    // A lock that is held forever must not delay the end.
+    let lock = fs::File::open(node.config.record.state_dir.join("drain.lock"))
+        .expect("opening a test file");
+    lock.lock().expect("the lock should be free");
     let waits = node.start();
     let begun = now();
     drop(waits);
@@ -638,24 +657,24 @@ fn of_two_agents_one_drains_and_the_other_when_that_one_ends() {
 }
 
 #[test]
-fn two_agents_that_never_kept_anything_ask_once() {
+fn two_agents_without_state_send_one_request() {
     let node = Node::make("two-new");
     let mut agents = [node.start(), node.start()];
     assert!(
         !node.config.record.state_dir.exists(),
-        "who has nothing to keep makes no directory for it"
+        "an agent without state should not make its directory"
     );
     let decided = agents.each_mut().map(|agent| agent.decide(Action::Drain));
-    assert!(decided.contains(&true), "one of them drains");
+    assert!(decided.contains(&true), "one of them should drain");
     let first = wait_for(SOON, || {
         let says = agents.each_ref().map(|agent| agent.says() == Readiness::Drain);
         (says == [true; 2]).then_some(())
     });
-    assert!(first.is_some(), "one drains and the other follows");
+    assert!(first.is_some(), "one should drain and the other follow");
     assert_eq!(node.calls("drain").len(), 1);
     let refused = agents.iter_mut().filter_map(|agent| {
         agent.rest();
-        agent.told.iter().find(|outcome| outcome.event == OutcomeKind::DrainRefused).cloned()
+        agent.outcomes.iter().find(|outcome| outcome.event == OutcomeKind::DrainRefused).cloned()
     });
     let refused: Vec<_> = refused.collect();
     assert!(
@@ -668,9 +687,10 @@ fn two_agents_that_never_kept_anything_ask_once() {
 fn a_request_outlives_a_restart_as_the_same_request() {
     let node = Node::make("restart-request");
     node.receiver.behaves(Manner::Answers(503, "", Vec::new()));
-    node.word().set(Override::Drain).expect("it can be written");
+    node.word().set(Override::Drain).expect("writing the override");
     let agent = node.start();
-    wait_for(SOON, || (!node.receiver.calls().is_empty()).then_some(())).expect("it asks");
+    wait_for(SOON, || (!node.receiver.calls().is_empty()).then_some(()))
+        .expect("the agent should send a request");
     drop(agent);
     node.receiver.behaves(Manner::Well);
     let mut agent = node.start();
@@ -679,24 +699,24 @@ fn a_request_outlives_a_restart_as_the_same_request() {
 }
 
 #[test]
-fn a_clock_that_was_set_confuses_nobody() {
+fn changed_clock_is_harmless() {
     let node = Node::make("clock");
     let mut agent = node.start();
-    node.word().set(Override::Drain).expect("it can be written");
+    node.word().set(Override::Drain).expect("writing the override");
     agent.until(OutcomeKind::Drained);
     drop(agent);
     for since_ms in [0_u64, u64::MAX] {
         let mut kept = node.kept();
         kept["since_ms"] = json!(since_ms);
         fs::write(node.config.record.state_dir.join("drain.json"), kept.to_string())
-            .expect("it is ours");
+            .expect("writing a test file");
         let agent = node.start();
         assert_eq!(agent.says(), Readiness::Drain);
         sleep(Duration::from_millis(300));
         assert_eq!(agent.says(), Readiness::Drain);
         drop(agent);
     }
-    // A request whose time is over by this clock is answered by nobody, and withdrawn.
+    // A request that has expired by this clock gets no response and is withdrawn.
     let mut kept = node.kept();
     let cause = json!({"id": "operator", "why": "so", "evidence": null});
     let request =
@@ -704,24 +724,24 @@ fn a_clock_that_was_set_confuses_nobody() {
     (kept["phase"], kept["is_out"], kept["request"]) =
         (json!("drain_requested"), json!(false), request);
     fs::write(node.config.record.state_dir.join("drain.json"), kept.to_string())
-        .expect("it is ours");
+        .expect("writing a test file");
     let mut agent = node.start();
     agent.until(OutcomeKind::DrainRefused);
     agent.until(OutcomeKind::UndrainRequested);
 }
 
 #[test]
-fn override_holds_whatever_the_agent_sees() {
+fn override_applies_whatever_the_agent_sees() {
     let mut node = Node::make("word");
     node.config.mode = Mode::Observe;
     let mut agent = node.start();
-    assert!(!agent.decide(Action::Drain), "nothing is drained in observe mode");
-    node.word().set(Override::Drain).expect("it can be written");
+    assert!(!agent.decide(Action::Drain), "observe mode should drain nothing");
+    node.word().set(Override::Drain).expect("writing the override");
     agent.until(OutcomeKind::Drained);
     assert_eq!(agent.says(), Readiness::Drain);
-    node.word().set(Override::Maintenance).expect("it can be written");
+    node.word().set(Override::Maintenance).expect("writing the override");
     assert!(wait_for(SOON, || (agent.says() == Readiness::Maintenance).then_some(())).is_some());
-    node.word().set(Override::Undrain).expect("it can be written");
+    node.word().set(Override::Undrain).expect("writing the override");
     agent.until(OutcomeKind::Undrained);
     assert_eq!(agent.says(), Readiness::Ready(100));
     drop(agent);
@@ -734,22 +754,22 @@ fn override_holds_whatever_the_agent_sees() {
     assert_eq!(
         (node.receiver.calls().len(), agent.says()),
         (asked, Readiness::Ready(100)),
-        "it is to stay in service"
+        "the node should stay in service"
     );
 }
 
 #[test]
-fn a_pause_stops_new_drains_and_none_that_is_there() {
+fn pause_stops_only_new_drains() {
     let node = Node::make("paused");
     let pause = spillway_agent::act::Pause::below(&node.config.record.state_dir);
-    pause.turn_on().expect("it can be done");
+    pause.turn_on().expect("writing the pause file");
     let mut agent = node.start();
     agent.decide(Action::Drain);
     sleep(Duration::from_secs(2));
     assert!(node.receiver.calls().is_empty());
-    pause.turn_off().expect("it can be done");
+    pause.turn_off().expect("writing the pause file");
     agent.until(OutcomeKind::Drained);
-    pause.turn_on().expect("it can be done");
+    pause.turn_on().expect("writing the pause file");
     sleep(Duration::from_secs(2));
     assert_eq!(agent.says(), Readiness::Drain);
 }
@@ -759,8 +779,9 @@ fn without_receiver_nothing_drains_unless_a_balancer_asks() {
     let mut node = Node::make("nobody");
     node.config.act.drain.url = None;
     assert!(!node.start().decide(Action::Drain));
-    assert!(!node.start().decide_on(Action::Weigh, &overload(100)), "nobody asks for the weight");
-    node.config.act.drain.agent_check.listen = Some("127.0.0.1:1".parse().expect("an address"));
+    assert!(!node.start().decide_on(Action::Weigh, &overload(100)), "no balancer reads the weight");
+    node.config.act.drain.agent_check.listen =
+        Some("127.0.0.1:1".parse().expect("the address should be valid"));
     let mut agent = node.start();
     assert!(agent.decide_on(Action::Drain, &verdict(3.0)));
     agent.until(OutcomeKind::Draining);
@@ -768,23 +789,24 @@ fn without_receiver_nothing_drains_unless_a_balancer_asks() {
 }
 
 #[test]
-fn a_disk_that_keeps_nothing_has_nothing_drained() {
+fn unwritable_disk_prevents_drains() {
     let node = Node::make("disk");
-    fs::write(node.scratch.0.join("state"), "no directory").expect("it is ours");
+    fs::write(node.scratch.0.join("state"), "no directory").expect("writing a test file");
     let mut agent = node.start();
-    // Whether it is paused cannot be told either, and so it is; an operator cannot say so.
+    // The pause flag cannot be read either, so the agent counts as paused; an operator cannot set
+    // an override.
     assert!(agent.decide(Action::Drain));
     sleep(Duration::from_secs(1));
     agent.rest();
     assert!(
         node.receiver.calls().is_empty() && agent.says() == Readiness::Ready(100),
         "{:?}",
-        agent.told
+        agent.outcomes
     );
 }
 
 #[test]
-fn who_is_asked_over_tls_is_known_and_knows_who_asks() {
+fn tls_receiver_and_agent_authenticate_each_other() {
     let mut node = Node::make("tls");
     let (servers, clients) = (Authority::make(), Authority::make());
     let server = TlsServer::start(&servers, &["127.0.0.1"], Some(&clients), |_, stream| {
@@ -802,7 +824,7 @@ fn who_is_asked_over_tls_is_known_and_knows_who_asks() {
     agent.until(OutcomeKind::Draining);
     assert_eq!(server.received().len(), 1);
 
-    // Somebody else's server gets nothing.
+    // A server with another certificate gets no request.
     let mut other = Node::make("tls-other");
     other.config.act.drain = node.config.act.drain.clone();
     other.config.act.drain.ca_file = Some(other.scratch.file("ca.crt", &clients.pem()));
@@ -819,7 +841,8 @@ fn undo_undrains_and_resume_returns_control() {
     let config = format!("[record]\nstate_dir = \"{}\"\n", node.config.record.state_dir.display());
     let config = node.scratch.file("agent.toml", &config);
     let run = |command: &str| {
-        let output = agent().arg(command).arg("--config").arg(&config).output().expect("it runs");
+        let output =
+            agent().arg(command).arg("--config").arg(&config).output().expect("running the agent");
         assert!(output.status.success(), "{output:?}");
         String::from_utf8_lossy(&output.stdout).into_owned()
     };

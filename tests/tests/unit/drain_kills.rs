@@ -1,5 +1,5 @@
-//! A node's drain goes on where it was, however often and wherever whoever drains it is killed:
-//! also while a call is open, before and after it was answered.
+//! A node's drain continues however often and at whatever point its drainer is killed, including
+//! during a call, before and after the response.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,15 +25,15 @@ const SOON: Duration = Duration::from_secs(20);
 
 const KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/// A node, what an operator says of it, and who gives it its work.
+/// Node, its operator's override, and the receiver that grants its drains.
 struct Lane {
     scratch: Scratch,
     config: PathBuf,
     word: OverrideFile,
     receiver: Receiver,
-    /// What was said to be done in all runs.
-    said: BTreeMap<String, u64>,
-    /// What was being asked for after each kill, where it is not what it was before.
+    /// Reported outcomes of all runs, with their counts.
+    reported: BTreeMap<String, u64>,
+    /// Pending request after each kill, if it changed.
     asked: Vec<Option<String>>,
     kills: Kills,
     killed_calling: u64,
@@ -51,17 +51,17 @@ impl Lane {
             state_dir.display(),
             receiver.url("/drains"),
             scratch.secret("keys", KEY).display(),
-            // Those of this host are many, and read before each call.
+            // The host's own certificates are many and would be read before each call.
             scratch.file("ca.crt", &Authority::make().pem()).display(),
         );
         let config = scratch.file("spillway.toml", &text);
-        let (word, said) = (OverrideFile::below(&state_dir), BTreeMap::new());
+        let (word, reported) = (OverrideFile::below(&state_dir), BTreeMap::new());
         Self {
             scratch,
             config,
             word,
             receiver,
-            said,
+            reported,
             asked: Vec::new(),
             kills: Kills::default(),
             killed_calling: 0,
@@ -74,15 +74,15 @@ impl Lane {
         command
     }
 
-    /// Starts it, with or without another word of the operator's, and kills it. What it has said by
-    /// then has come to be.
+    /// Starts the drainer, with or without a change of the override, and kills it. Everything
+    /// reported by then must be in effect.
     fn kill(&mut self, random: u64) {
         let is_new = !random.is_multiple_of(3);
         if is_new {
             let is_drain = matches!(self.word.read(), Ok(Some(Override::Drain)));
             self.word
                 .set(if is_drain { Override::Undrain } else { Override::Drain })
-                .expect("it can be written");
+                .expect("writing the override");
         }
         self.receiver.behaves(match (random >> 8) % 16 {
             0 => Manner::Answers(503, "", Vec::new()),
@@ -90,70 +90,73 @@ impl Lane {
             2..8 => Manner::Slow(Duration::from_millis(5)),
             _ => Manner::Well,
         });
-        let mut drainer = self.drainer().spawn().expect("it starts");
+        let mut drainer = self.drainer().spawn().expect("starting the process");
         sleep(self.kills.after(random));
         self.killed_calling += u64::from(self.receiver.open() > 0);
-        drainer.kill().expect("it runs until it is killed");
-        drainer.wait().expect("it is ours");
-        // What it was asking for is with the receiver, who is done with it before the next one
-        // asks.
+        drainer.kill().expect("killing the process");
+        drainer.wait().expect("waiting for the process");
+        // The receiver has the drainer's call and finishes it before the next drainer makes one.
         wait_for(SOON, || (self.receiver.open() == 0).then_some(()));
         let asked = kept(&self.scratch)["request"]["id"].as_str().map(str::to_owned);
         if self.asked.last() != Some(&asked) {
             self.asked.push(asked);
         }
-        let said = BufReader::new(drainer.stdout.take().expect("it is piped"));
-        let said: Vec<_> = said.lines().map(|line| line.expect("it is text")).collect();
-        let last =
-            said.iter().rev().find(|said| ["draining", "undrained"].contains(&said.as_str()));
+        let reported = BufReader::new(drainer.stdout.take().expect("stdout should be piped"));
+        let reported: Vec<_> =
+            reported.lines().map(|line| line.expect("output should be UTF-8")).collect();
+        let last = reported
+            .iter()
+            .rev()
+            .find(|reported| ["draining", "undrained"].contains(&reported.as_str()));
         if is_new {
             self.kills.note(last.is_some());
         }
         if let Some(last) = last {
             let wanted = if last == "draining" { "drain" } else { "undrain" };
             let taken = self.receiver.taken();
-            // The next thing may have been asked for by then, and withdrawn.
+            // The next request may have been made and withdrawn by then.
             let is_asked = taken.iter().rev().take(3).any(|call| ask(call) == wanted);
             assert!(
                 is_asked,
-                "it said {said:?}, and was granted {:?}",
+                "it reported {reported:?}, but was granted {:?}",
                 taken.iter().map(ask).collect::<Vec<_>>()
             );
         }
-        said.into_iter().for_each(|said| *self.said.entry(said).or_default() += 1);
+        reported.into_iter().for_each(|reported| *self.reported.entry(reported).or_default() += 1);
         let unreadable = self.scratch.0.join("state/drain.json.unreadable");
         assert!(!unreadable.exists(), "{:?}", fs::read_to_string(unreadable));
     }
 
-    /// Gives the node its work back, and judges all that was asked.
+    /// Puts the node back into service and checks all requests.
     fn judge(&self) -> [usize; 3] {
         self.receiver.behaves(Manner::Well);
-        self.word.set(Override::Undrain).expect("it can be written");
-        let mut drainer = self.drainer().spawn().expect("it starts");
+        self.word.set(Override::Undrain).expect("writing the override");
+        let mut drainer = self.drainer().spawn().expect("starting the process");
         let healthy = wait_for(SOON, || (kept(&self.scratch)["phase"] == "healthy").then_some(()));
-        drainer.kill().expect("it runs until it is killed");
-        drainer.wait().expect("it is ours");
+        drainer.kill().expect("killing the process");
+        drainer.wait().expect("waiting for the process");
         assert!(healthy.is_some(), "{}", kept(&self.scratch));
         let calls = self.receiver.calls();
         let mut by_id = BTreeMap::<_, Vec<&Call>>::new();
         for call in &calls {
-            let verified =
-                Webhook::new(KEY).expect("it is a key").verify(&call.body, &call.header_map());
+            let verified = Webhook::new(KEY)
+                .expect("the key should be valid")
+                .verify(&call.body, &call.header_map());
             verified.unwrap_or_else(|error| panic!("{error}: {call:?}"));
             by_id.entry(call.headers["webhook-id"].clone()).or_default().push(call);
         }
         for (id, calls) in &by_id {
             assert!(
                 calls.iter().all(|call| call.body == calls[0].body),
-                "{id} was asked for in two ways"
+                "{id} has two different requests"
             );
         }
-        // What was being asked for when each was killed: never what was over by then.
+        // A request that was over must never be pending after a later kill.
         let asked: Vec<_> = self.asked.iter().flatten().collect();
         assert_eq!(
             asked.len(),
             asked.iter().collect::<BTreeSet<_>>().len(),
-            "what was over was asked for again"
+            "a finished request was made again"
         );
         let taken = self.receiver.taken();
         assert_eq!(taken.last().map(ask), Some("undrain"));
@@ -161,11 +164,11 @@ impl Lane {
     }
 }
 
-/// Where the node is, as it is on disk.
+/// State of the drain on disk.
 fn kept(scratch: &Scratch) -> Value {
     let text = fs::read(scratch.0.join("state/drain.json"));
     text.map_or(Value::Null, |text| {
-        serde_json::from_slice(&text).expect("it is whole, whenever it is read")
+        serde_json::from_slice(&text).expect("the state file should be complete at any time")
     })
 }
 
@@ -181,17 +184,17 @@ fn drain_survives_any_number_of_kills() {
         randoms.iter().for_each(|random| lane.kill(*random));
         let [calls, requests, taken] = lane.judge();
         println!(
-            "{} kills, {} in a call; {calls} calls for {requests} requests, {taken} taken; said: \
-             {:?}; {:.0} s",
+            "{} kills, {} in a call; {calls} calls for {requests} requests, {taken} taken; \
+             reported: {:?}; {:.0} s",
             randoms.len(),
             lane.killed_calling,
-            lane.said,
+            lane.reported,
             begun.elapsed().as_secs_f64()
         );
         (lane.killed_calling, calls, requests)
     });
     for (killed_calling, calls, requests) in lanes {
-        // Else it was killed where nothing can go wrong.
+        // Otherwise the kills came at moments without risk.
         assert!(killed_calling > kills / 200 && requests as u64 > kills / 20 && calls > requests);
     }
 }

@@ -1,6 +1,5 @@
-//! The files that the agent trusts: what a local user, or whoever got a file into the state
-//! directory, can make of them. Attackers are `nobody`, the agent is the real one, and nothing here
-//! may hang.
+//! Trust in files: attacks by a local user or by a file placed in the state directory. Attackers
+//! run as `nobody`, the agent is the real one, and nothing may hang.
 
 use std::{
     fs,
@@ -17,13 +16,13 @@ use spillway_tests::{ANY_PORT, Running, Scratch, agent, is_root, now, run_with, 
 
 const NOBODY: u32 = 65_534;
 
-/// No command may take longer, whatever it finds.
+/// Time limit of each command, whatever it finds.
 const WITHIN: Duration = Duration::from_secs(1);
 
-/// As much as a busy machine needs to start a process.
+/// Time that a busy machine needs to start a process.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// A state directory, its configuration, and a file of root's that nothing may write.
+/// State directory, its configuration, and a file of root's that must not be written.
 struct Host {
     scratch: Scratch,
     state_dir: PathBuf,
@@ -32,7 +31,7 @@ struct Host {
 }
 
 impl Host {
-    /// Without a state directory, which will be below the scratch directory.
+    /// Creates a host without a state directory, whose path is below the scratch directory.
     fn new(test: &str) -> Self {
         let scratch = Scratch::make(test);
         let state_dir = scratch.0.join("state");
@@ -53,7 +52,7 @@ impl Host {
         Self { scratch, state_dir, victim, config }
     }
 
-    /// Runs a command that has to end at once.
+    /// Runs a command that must end at once.
     fn spillway(&self, command: &str) -> Output {
         let mut command_line = agent();
         command_line.args([command, "--config"]).arg(&self.config);
@@ -67,17 +66,18 @@ impl Host {
     /// Makes the state directory as an agent does.
     fn make(&self) {
         for directory in [&self.state_dir, &self.path("journal")] {
-            fs::create_dir(directory).expect("it can be made");
-            fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).expect("it is ours");
+            fs::create_dir(directory).expect("making a directory");
+            fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
+                .expect("setting a mode");
         }
     }
 
     fn is_untouched(&self) {
-        assert_eq!(fs::read_to_string(&self.victim).expect("it is there"), "root:*:0\n");
+        assert_eq!(fs::read_to_string(&self.victim).expect("reading a test file"), "root:*:0\n");
     }
 }
 
-/// Runs a command to its end, which has to be near.
+/// Runs a command that must end within the time limit.
 fn ends(mut command: Command, name: &str) -> Output {
     let began = now();
     let mut child = command
@@ -85,12 +85,12 @@ fn ends(mut command: Command, name: &str) -> Output {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("the agent starts");
-    if wait_for(WITHIN + SLACK, || child.try_wait().expect("it can be waited for")).is_none() {
-        child.kill().expect("it runs");
+        .expect("starting the agent");
+    if wait_for(WITHIN + SLACK, || child.try_wait().expect("waiting for the process")).is_none() {
+        child.kill().expect("killing the process");
         panic!("`spillway {name}` hangs: {:?}", child.wait_with_output());
     }
-    let output = child.wait_with_output().expect("it ended");
+    let output = child.wait_with_output().expect("waiting for the agent");
     println!("spillway {name}: {:?} after {:?}", output.status.code(), began.elapsed());
     output
 }
@@ -103,7 +103,7 @@ fn said(output: &Output) -> String {
     )
 }
 
-/// Has `nobody` run a script.
+/// Runs a script as `nobody`.
 fn as_nobody(script: &str) {
     let mut command = Command::new("sh");
     let status = command
@@ -112,15 +112,18 @@ fn as_nobody(script: &str) {
         .gid(NOBODY)
         .current_dir("/")
         .status()
-        .expect("sh starts");
+        .expect("starting sh");
     assert!(status.success(), "{script}");
 }
 
 fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("it can be read").trim().to_owned()
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .expect("reading the boot id")
+        .trim()
+        .to_owned()
 }
 
-/// A directory of `nobody`'s in /tmp, gone with the test.
+/// Directory of `nobody` in /tmp, removed at the end of the test.
 struct Planted(PathBuf);
 
 impl Drop for Planted {
@@ -130,19 +133,19 @@ impl Drop for Planted {
 }
 
 #[test]
-fn a_state_directory_that_nobody_made_before_is_not_trusted() {
-    if !is_root("a_state_directory_that_nobody_made_before_is_not_trusted") {
+fn state_directory_of_another_user_is_not_trusted() {
+    if !is_root("state_directory_of_another_user_is_not_trusted") {
         return;
     }
     let planted =
         Planted(std::env::temp_dir().join(format!("spillway-nobodys-{}", std::process::id())));
     let host = Host::with(Scratch::make("planted"), planted.0.join("state"));
     let (state_dir, victim) = (host.state_dir.display(), host.victim.display());
-    // An entry for the file's own directory, as an agent would have left it, and a link wherever
-    // the agent writes.
+    // An entry for the file's own directory, as left by an agent, and a link at each path that the
+    // agent writes.
     let directory = host.scratch.0.join("cgroup");
-    fs::create_dir(&directory).expect("it can be made");
-    fs::write(directory.join("memory.high"), "4096\n").expect("it can be written");
+    fs::create_dir(&directory).expect("making a directory");
+    fs::write(directory.join("memory.high"), "4096\n").expect("writing a test file");
     let entry = format!(
         "{{\"spillway_journal\":1,\"boot_id\":\"{}\",\"directory\":\"{}\",\"inode\":7,\"unit\":{{\"name\":\"a.service\"}},\
          \"incidents\":[],\"changes\":[{{\"file\":\"memory.high\",\"prior\":\"max\",\"wanted\":[\"4096\"]}}]}}",
@@ -174,23 +177,26 @@ fn a_state_directory_that_nobody_made_before_is_not_trusted() {
         "{log}"
     );
     host.is_untouched();
-    assert_eq!(fs::read_to_string(directory.join("memory.high")).expect("it is there"), "4096\n");
-    assert_eq!(fs::symlink_metadata(host.path("paused")).expect("it is there").uid(), NOBODY);
+    assert_eq!(
+        fs::read_to_string(directory.join("memory.high")).expect("reading a test file"),
+        "4096\n"
+    );
+    assert_eq!(fs::symlink_metadata(host.path("paused")).expect("reading metadata").uid(), NOBODY);
 }
 
 #[test]
-fn an_entry_for_what_is_no_cgroup_writes_nothing() {
-    if !is_root("an_entry_for_what_is_no_cgroup_writes_nothing") {
+fn journal_entry_for_a_non_cgroup_writes_nothing() {
+    if !is_root("journal_entry_for_a_non_cgroup_writes_nothing") {
         return;
     }
     let host = Host::new("no-cgroup");
     host.make();
     let target = host.scratch.0.join("target");
-    fs::create_dir(&target).expect("it can be made");
+    fs::create_dir(&target).expect("making a directory");
     for file in ["memory.high", "cgroup.subtree_control", "cgroup.procs"] {
-        fs::write(target.join(file), "4096\n").expect("it can be written");
+        fs::write(target.join(file), "4096\n").expect("writing a test file");
     }
-    let inode = fs::metadata(&target).expect("it is there").ino();
+    let inode = fs::metadata(&target).expect("reading metadata").ino();
     let entry = |inode: u64, directory: &Path, rest: &str, file: &str| {
         let (boot_id, directory) = (boot_id(), directory.display());
         let text = format!(
@@ -198,7 +204,7 @@ fn an_entry_for_what_is_no_cgroup_writes_nothing() {
              \"incidents\":[],\"changes\":[{{\"file\":\"{file}\",\"prior\":\"max\",\"wanted\":[\"4096\"]}}]}}"
         );
         fs::write(host.path(&format!("journal/cgroup-{inode}.json")), text)
-            .expect("it can be written");
+            .expect("writing a test file");
     };
     let unit = "\"unit\":{\"name\":\"spillway-no-such.service\"},";
     entry(inode, &target, "\"split\":{\"subtree_control\":\"\"},", "memory.high");
@@ -206,7 +212,7 @@ fn an_entry_for_what_is_no_cgroup_writes_nothing() {
     entry(2, &host.scratch.0, unit, "victim");
     entry(3, Path::new("/sys/fs/cgroup"), unit, "../../../etc/passwd");
     entry(4, &target, "\"unit\":{\"name\":\"../../../tmp/x.service\"},", "MemoryHigh");
-    symlink(&target, host.scratch.0.join("link")).expect("it can be made");
+    symlink(&target, host.scratch.0.join("link")).expect("making a link");
     entry(5, &host.scratch.0.join("link"), unit, "memory.high");
     let output = host.spillway("undo");
     let text = said(&output);
@@ -221,17 +227,18 @@ fn an_entry_for_what_is_no_cgroup_writes_nothing() {
     host.is_untouched();
     for file in ["memory.high", "cgroup.subtree_control", "cgroup.procs"] {
         assert_eq!(
-            fs::read_to_string(target.join(file)).expect("it is there"),
+            fs::read_to_string(target.join(file)).expect("reading a test file"),
             "4096\n",
             "{file}: {text}"
         );
     }
-    assert_eq!(said(&host.spillway("undo")), text, "it is reported each time");
-    // A journal that is another directory is refused, and the drain is undone all the same.
-    fs::rename(host.path("journal"), host.scratch.0.join("journal")).expect("it is ours");
-    symlink(host.scratch.0.join("journal"), host.path("journal")).expect("it can be made");
+    assert_eq!(said(&host.spillway("undo")), text, "every undo should report it");
+    // A journal that is not the state directory's own is rejected; the drain is undone all the
+    // same.
+    fs::rename(host.path("journal"), host.scratch.0.join("journal")).expect("renaming a directory");
+    symlink(host.scratch.0.join("journal"), host.path("journal")).expect("making a link");
     let drained = "{\"spillway_drain\":1,\"phase\":\"drained\",\"is_out\":true,\"since_ms\":1,\"cause\":null,\"request\":null}";
-    fs::write(host.path("drain.json"), drained).expect("it can be written");
+    fs::write(host.path("drain.json"), drained).expect("writing a test file");
     let output = host.spillway("undo");
     let text = said(&output);
     assert!(
@@ -240,12 +247,15 @@ fn an_entry_for_what_is_no_cgroup_writes_nothing() {
         "{text}"
     );
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert_eq!(fs::read_to_string(host.path("operator")).expect("it is there"), "undrain\n");
+    assert_eq!(
+        fs::read_to_string(host.path("operator")).expect("reading a test file"),
+        "undrain\n"
+    );
 }
 
 #[test]
-fn a_pipe_or_an_endless_device_hangs_nothing() {
-    if !is_root("a_pipe_or_an_endless_device_hangs_nothing") {
+fn pipes_and_endless_devices_never_hang() {
+    if !is_root("pipes_and_endless_devices_never_hang") {
         return;
     }
     let host = Host::new("hangs");
@@ -261,7 +271,7 @@ fn a_pipe_or_an_endless_device_hangs_nothing() {
         "drain.new",
     ];
     let make = |script: &str| {
-        let status = Command::new("sh").args(["-ec", script]).status().expect("sh starts");
+        let status = Command::new("sh").args(["-ec", script]).status().expect("running sh");
         assert!(status.success(), "{script}");
     };
     for how in ["mkfifo $0", "mknod $0 c 1 5", "ln -s /dev/zero $0"] {
@@ -287,14 +297,14 @@ fn a_pipe_or_an_endless_device_hangs_nothing() {
         for said in ["nothing will be limited", "regular file"] {
             assert!(log.contains(said), "{how}: {log}");
         }
-        // What is there by that name is replaced, and never opened.
+        // A file of that name is replaced and never opened.
         for command in ["drain", "pause", "resume"] {
             let output = host.spillway(command);
             assert_eq!(output.status.code(), Some(0), "{how}: {}", said(&output));
         }
-        for entry in fs::read_dir(&host.state_dir).expect("it can be read").flatten() {
+        for entry in fs::read_dir(&host.state_dir).expect("reading a directory").flatten() {
             if entry.file_name().to_string_lossy().contains("unreadable") {
-                fs::remove_file(entry.path()).expect("it is ours");
+                fs::remove_file(entry.path()).expect("removing a test file");
             }
         }
     }
@@ -302,7 +312,7 @@ fn a_pipe_or_an_endless_device_hangs_nothing() {
         let path = host.scratch.0.join(how);
         match how {
             "mkfifo" => make(&format!("mkfifo {}", path.display())),
-            _ => symlink("/dev/zero", &path).expect("it can be made"),
+            _ => symlink("/dev/zero", &path).expect("making a link"),
         }
         let mut command = agent();
         command.arg("check-config").arg(&path);
@@ -322,15 +332,15 @@ fn links_in_the_state_directory_are_not_followed() {
     for name in
         ["operator.new", "operator", "paused", "lock", "drain.lock", "drain.new", "spool.redb"]
     {
-        symlink(&host.victim, host.path(name)).expect("it can be made");
+        symlink(&host.victim, host.path(name)).expect("making a link");
     }
     for command in ["drain", "pause"] {
         let output = host.spillway(command);
         assert_eq!(output.status.code(), Some(0), "{command}: {}", said(&output));
         host.is_untouched();
     }
-    assert_eq!(fs::read_to_string(host.path("operator")).expect("it is there"), "drain\n");
-    assert!(fs::symlink_metadata(host.path("operator")).expect("it is there").is_file());
+    assert_eq!(fs::read_to_string(host.path("operator")).expect("reading a test file"), "drain\n");
+    assert!(fs::symlink_metadata(host.path("operator")).expect("reading metadata").is_file());
     let mut command = run_with(&host.config);
     command.arg("--no-bpf");
     let (code, log) = Running::start(command).stop();
@@ -343,21 +353,23 @@ fn links_in_the_state_directory_are_not_followed() {
 }
 
 #[test]
-fn what_another_version_has_left_is_kept_and_reported_each_time() {
-    if !is_root("what_another_version_has_left_is_kept_and_reported_each_time") {
+fn files_of_another_version_are_kept_and_reported() {
+    if !is_root("files_of_another_version_are_kept_and_reported") {
         return;
     }
     let host = Host::new("versions");
     host.make();
     let entry = "{\"spillway_journal\":2,\"boot\":\"another\",\"everything\":[\"else\"]}";
-    fs::write(host.path("journal/cgroup-7.json"), entry).expect("it can be written");
+    fs::write(host.path("journal/cgroup-7.json"), entry).expect("writing a test file");
     let drained = "{\"spillway_drain\":9,\"where\":\"out\"}";
-    fs::write(host.path("drain.json"), drained).expect("it can be written");
+    fs::write(host.path("drain.json"), drained).expect("writing a test file");
     let undo = || {
         let output = host.spillway("undo");
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-        for told in ["format version 2 is not supported", "cgroup-7.json", "drain.json", "hint: "] {
-            assert!(said(&output).contains(told), "{told}: {}", said(&output));
+        for expected in
+            ["format version 2 is not supported", "cgroup-7.json", "drain.json", "hint: "]
+        {
+            assert!(said(&output).contains(expected), "{expected}: {}", said(&output));
         }
     };
     undo();
@@ -368,9 +380,12 @@ fn what_another_version_has_left_is_kept_and_reported_each_time() {
     assert_eq!(code, Some(0), "{log}");
     assert!(log.contains("cgroup-7.json") && log.contains("it is of version 9"), "{log}");
     undo();
-    assert_eq!(fs::read_to_string(host.path("journal/cgroup-7.json")).expect("it is kept"), entry);
     assert_eq!(
-        fs::read_to_string(host.path("drain.json.unreadable")).expect("it is kept"),
+        fs::read_to_string(host.path("journal/cgroup-7.json")).expect("reading a test file"),
+        entry
+    );
+    assert_eq!(
+        fs::read_to_string(host.path("drain.json.unreadable")).expect("reading a test file"),
         drained
     );
 }
@@ -388,11 +403,11 @@ fn configuration_writable_by_others_is_refused_to_root() {
     };
     assert_eq!(check(&host.config).status.code(), Some(0));
     let link = host.scratch.0.join("link.toml");
-    symlink("spillway.toml", &link).expect("it can be made");
+    symlink("spillway.toml", &link).expect("making a link");
     assert_eq!(
         check(&link).status.code(),
         Some(0),
-        "a link of root's is followed, as Kubernetes mounts them"
+        "a link of root's should be followed, as in Kubernetes mounts"
     );
     let refused = |path: &Path, why: &str| {
         let output = check(path);
@@ -417,7 +432,7 @@ fn configuration_writable_by_others_is_refused_to_root() {
         );
     };
     let set = |path: &Path, mode| {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours")
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("setting a mode")
     };
     set(&host.config, 0o666);
     refused(&host.config, "has mode 0666");
@@ -425,9 +440,9 @@ fn configuration_writable_by_others_is_refused_to_root() {
     set(&host.scratch.0, 0o777);
     refused(&host.config, "users other than its owner can write to it");
     set(&host.scratch.0, 0o755);
-    chown(&host.config, Some(NOBODY), None).expect("we are root");
+    chown(&host.config, Some(NOBODY), None).expect("changing the owner");
     refused(&host.config, "belongs to user 65534");
-    // What he may do to himself is his affair.
+    // A user may endanger their own account.
     set(&host.config, 0o666);
     let mut own = agent();
     own.args(["undo", "--config"]).arg(&host.config).uid(NOBODY).gid(NOBODY);
@@ -438,7 +453,7 @@ fn configuration_writable_by_others_is_refused_to_root() {
 #[test]
 fn secrets_are_checked_before_they_are_needed() {
     let host = Host::new("secrets");
-    let text = fs::read_to_string(&host.config).expect("it is ours");
+    let text = fs::read_to_string(&host.config).expect("reading a test file");
     let (key, ca) = (host.scratch.0.join("key"), host.scratch.0.join("ca.crt"));
     let text = format!(
         "{text}[act.page.slack]\nurl_file = \"{0}/slack\"\n[act.page.pagerduty]\nrouting_key_file \
@@ -447,8 +462,8 @@ fn secrets_are_checked_before_they_are_needed() {
         host.scratch.0.display(),
         ca.display()
     );
-    fs::write(&host.config, text).expect("it is ours");
-    fs::write(&key, "whsec_c2hvcnQ=").expect("it is ours");
+    fs::write(&host.config, text).expect("writing a test file");
+    fs::write(&key, "whsec_c2hvcnQ=").expect("writing a test file");
     let check = || {
         let mut command = agent();
         command.arg("check-config").arg(&host.config).env_remove("CREDENTIALS_DIRECTORY");
@@ -471,7 +486,7 @@ fn secrets_are_checked_before_they_are_needed() {
     let mut command = run_with(&host.config);
     command.arg("--no-bpf").env_remove("CREDENTIALS_DIRECTORY");
     let (code, log) = Running::start(command).stop();
-    assert_eq!(code, Some(0), "watching needs no secret: {log}");
+    assert_eq!(code, Some(0), "watching should not need secrets: {log}");
     for key in
         ["slack.url_file", "webhook.secret_file", "page.ca_file", "pagerduty.routing_key_file"]
     {
@@ -483,25 +498,28 @@ fn secrets_are_checked_before_they_are_needed() {
 fn systemds_credentials_and_inherited_descriptors_hold_secrets() {
     let host = Host::new("credentials");
     let credentials = host.scratch.0.join("credentials");
-    fs::create_dir(&credentials).expect("it can be made");
-    fs::write(credentials.join("slack"), "https://hooks.internal/x\n").expect("it can be written");
-    let text = fs::read_to_string(&host.config).expect("it is ours");
+    fs::create_dir(&credentials).expect("making a directory");
+    fs::write(credentials.join("slack"), "https://hooks.internal/x\n")
+        .expect("writing a test file");
+    let text = fs::read_to_string(&host.config).expect("reading a test file");
     let text = text.replace(&host.scratch.0.join("key").display().to_string(), "/proc/self/fd/0");
     fs::write(&host.config, format!("{text}[act.page.slack]\nurl_file = \"credential:slack\"\n"))
-        .expect("it is ours");
+        .expect("writing a test file");
     for mode in [0o400, 0o440] {
         fs::set_permissions(credentials.join("slack"), fs::Permissions::from_mode(mode))
-            .expect("it is ours");
-        fs::set_permissions(&credentials, fs::Permissions::from_mode(0o500)).expect("it is ours");
-        let key = fs::File::open(host.scratch.0.join("key")).expect("it is ours");
+            .expect("writing a test file");
+        fs::set_permissions(&credentials, fs::Permissions::from_mode(0o500))
+            .expect("setting a mode");
+        let key = fs::File::open(host.scratch.0.join("key")).expect("opening a test file");
         let mut command = agent();
         command
             .arg("check-config")
             .arg(&host.config)
             .env("CREDENTIALS_DIRECTORY", &credentials)
             .stdin(key);
-        let output = command.output().expect("the agent starts");
+        let output = command.output().expect("starting the agent");
         assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-        fs::set_permissions(&credentials, fs::Permissions::from_mode(0o700)).expect("it is ours");
+        fs::set_permissions(&credentials, fs::Permissions::from_mode(0o700))
+            .expect("setting a mode");
     }
 }

@@ -1,5 +1,5 @@
-//! The agent's HTTPS, against real sockets: whom it trusts, and that nobody who answers badly, or
-//! not at all, holds it up.
+//! The agent's HTTPS client against real sockets: trust, and bounds on servers that respond badly
+//! or not at all.
 
 use std::{
     io::{Read as _, Write as _},
@@ -23,9 +23,9 @@ use spillway_tests::{
 const NAMES: &[&str] = &["localhost", "127.0.0.1"];
 const WHOLE: RequestLimits =
     RequestLimits { timeout: Duration::from_secs(20), body_bytes_max: 1 << 20 };
-/// Short, for those who do not answer.
+/// Short limits, for servers that do not respond.
 const SHORT: RequestLimits = RequestLimits { timeout: Duration::from_millis(500), ..WHOLE };
-/// Age from which the client keeps what it has read of a file.
+/// Age from which the client caches the contents of a file.
 const SETTLED: Duration = Duration::from_secs(4);
 /// Longer than any of these waits.
 const FOREVER: Duration = Duration::from_secs(60);
@@ -45,9 +45,10 @@ impl Asker {
     }
 
     fn send(&self, url: &str, bounds: RequestLimits) -> Result<Response, HttpError> {
-        let client = HttpClient::new(&self.identity(&self.authority)).expect("its files are there");
+        let client =
+            HttpClient::new(&self.identity(&self.authority)).expect("reading the TLS files");
         let request = hyper::Request::builder().method("POST").uri(url).header("x-spillway", "1");
-        client.send(request.body("said".into()).expect("it is a request"), bounds)
+        client.send(request.body("said".into()).expect("building the request"), bounds)
     }
 
     fn get(&self, addr: SocketAddr, bounds: RequestLimits) -> Result<Response, HttpError> {
@@ -55,10 +56,10 @@ impl Asker {
     }
 }
 
-/// What came of it, and that it did not take much longer than it may.
+/// Phase of a request that fails, which must not exceed its timeout by much.
 fn late(asked: impl FnOnce() -> Result<Response, HttpError>) -> RequestPhase {
     let before: Instant = now();
-    let error = asked().expect_err("it is not answered");
+    let error = asked().expect_err("the request should fail");
     let took = before.elapsed();
     assert!(took < SHORT.timeout + Duration::from_secs(5), "{took:?}");
     match error {
@@ -76,10 +77,10 @@ fn request_and_response_arrive_whole() {
     for host in ["127.0.0.1", "localhost"] {
         let answer = asker
             .send(&format!("https://{host}:{}/a?b=c%3Dd", server.addr.port()), WHOLE)
-            .expect("it answers");
+            .expect("the server should respond");
         assert_eq!((answer.status.as_u16(), &answer.body[..]), (418, &b"short and stout"[..]));
         assert_eq!(answer.headers["content-type"], "text/plain");
-        let received = server.received().pop().expect("it was asked");
+        let received = server.received().pop().expect("the server should have a request");
         assert_eq!(received.line, "POST /a?b=c%3Dd HTTP/1.1");
         assert_eq!(
             received.header("host"),
@@ -94,7 +95,7 @@ fn request_and_response_arrive_whole() {
 }
 
 #[test]
-fn nobody_is_sent_elsewhere() {
+fn redirects_are_not_followed() {
     let asker = Asker::make("https-redirect");
     let elsewhere = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
         respond(stream, "200 OK", "", b"")
@@ -107,7 +108,10 @@ fn nobody_is_sent_elsewhere() {
         )?;
         stream.flush()
     });
-    assert_eq!(asker.get(server.addr, WHOLE).expect("it answers").status.as_u16(), 302);
+    assert_eq!(
+        asker.get(server.addr, WHOLE).expect("the server should respond").status.as_u16(),
+        302
+    );
     assert!(elsewhere.received().is_empty());
 }
 
@@ -116,7 +120,7 @@ fn server_needs_a_trusted_certificate_of_its_name() {
     let asker = Asker::make("https-trust");
     let stranger = Authority::make();
     for (authority, names, why) in [
-        // He calls himself as the authority does.
+        // The impostor's authority has the same name.
         (&stranger, NAMES, "invalid peer certificate: BadSignature"),
         (
             &asker.authority,
@@ -128,8 +132,8 @@ fn server_needs_a_trusted_certificate_of_its_name() {
             respond(stream, "200 OK", "", b"")
         });
         match asker.get(server.addr, WHOLE) {
-            Err(HttpError::Failed { phase: RequestPhase::Handshaking, why: told }) => {
-                assert!(told.starts_with(why), "{told}")
+            Err(HttpError::Failed { phase: RequestPhase::Handshaking, why: reason }) => {
+                assert!(reason.starts_with(why), "{reason}")
             }
             other => panic!("{other:?}"),
         }
@@ -138,7 +142,7 @@ fn server_needs_a_trusted_certificate_of_its_name() {
 }
 
 #[test]
-fn a_client_shows_its_certificate_where_it_is_asked_to() {
+fn client_certificate_is_sent_on_request() {
     let asker = Asker::make("https-client");
     let clients = Authority::make();
     let server = TlsServer::start(&asker.authority, NAMES, Some(&clients), |_, stream| {
@@ -150,19 +154,19 @@ fn a_client_shows_its_certificate_where_it_is_asked_to() {
         signer.client(&cert_file, &key_file);
         let client = Some(ClientFiles { cert_file: cert_file.clone(), key_file: key_file.clone() });
         let client = HttpClient::new(&TlsOptions { client, ..asker.identity(&asker.authority) })
-            .expect("its files are there");
+            .expect("reading the TLS files");
         let request =
             hyper::Request::get(format!("https://{}/", server.addr)).body(Default::default());
-        let answer = client.send(request.expect("it is a request"), WHOLE);
+        let answer = client.send(request.expect("building the request"), WHOLE);
         assert_eq!(answer.map(|answer| answer.status.as_u16()).ok(), is_answered.then_some(204));
     }
     assert_eq!(server.received().len(), 1);
 }
 
 #[test]
-fn a_file_that_is_not_what_it_should_be_is_named() {
+fn invalid_tls_file_is_named() {
     let asker = Asker::make("https-files");
-    let whole = asker.scratch.file("ca.crt", &asker.authority.pem());
+    let ca_file = asker.scratch.file("ca.crt", &asker.authority.pem());
     let [cert_file, key_file] = ["client.crt", "client.key"].map(|name| asker.scratch.0.join(name));
     asker.authority.client(&cert_file, &key_file);
     let files = |cert_file: &PathBuf, key_file: &PathBuf| {
@@ -179,13 +183,13 @@ fn a_file_that_is_not_what_it_should_be_is_named() {
         (&missing, None, &missing, "No such file"),
         (&empty, None, &empty, "the file has no certificate"),
         (&garbage, None, &garbage, "invalid peer certificate: BadEncoding"),
-        (&whole, files(&missing, &key_file), &missing, "No such file"),
-        (&whole, files(&cert_file, &cert_file), &cert_file, ""),
-        (&whole, files(&cert_file, &other.1), &other.1, "keys may not be consistent"),
+        (&ca_file, files(&missing, &key_file), &missing, "No such file"),
+        (&ca_file, files(&cert_file, &cert_file), &cert_file, ""),
+        (&ca_file, files(&cert_file, &other.1), &other.1, "keys may not be consistent"),
     ] {
         match HttpClient::new(&TlsOptions { ca_file: Some(ca_file.clone()), client }).map(drop) {
-            Err(HttpError::File { path, why: told }) => {
-                assert!(path == *named && told.contains(why), "{path:?}: {told}")
+            Err(HttpError::File { path, why: reason }) => {
+                assert!(path == *named && reason.contains(why), "{path:?}: {reason}")
             }
             other => panic!("{other:?} for {named:?}"),
         }
@@ -219,14 +223,14 @@ fn response_is_read_up_to_its_bound() {
             Err(error) => panic!("{error}"),
         }
     }
-    // One that never ends is left.
+    // An endless response is abandoned.
     let server = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
         write!(stream, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
         loop {
             write!(stream, "3e8\r\n{}\r\n", "x".repeat(1_000))?;
         }
     });
-    let error = asker.get(server.addr, WHOLE).expect_err("nobody reads that");
+    let error = asker.get(server.addr, WHOLE).expect_err("the response should be rejected");
     assert!(matches!(error, HttpError::TooLarge(_)), "{error}");
     let server = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
         write!(stream, "HTTP/1.1 200 OK\r\n")?;
@@ -234,7 +238,7 @@ fn response_is_read_up_to_its_bound() {
             write!(stream, "x-{0}: {0}\r\n", "x".repeat(1_000))?;
         }
     });
-    let error = asker.get(server.addr, WHOLE).expect_err("nobody reads that");
+    let error = asker.get(server.addr, WHOLE).expect_err("the response should be rejected");
     assert!(
         matches!(error, HttpError::Failed { phase: RequestPhase::AwaitingResponse, .. }),
         "{error}"
@@ -242,11 +246,11 @@ fn response_is_read_up_to_its_bound() {
 }
 
 #[test]
-fn whatever_is_not_done_in_time_is_left_and_said() {
+fn timeout_names_its_phase() {
     let asker = Asker::make("https-late");
-    // Connections that nobody takes are made by the kernel, and then nothing comes.
-    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has ports");
-    let addr = silent.local_addr().expect("it has one");
+    // The kernel completes connections that no process accepts; nothing follows.
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binding to loopback");
+    let addr = silent.local_addr().expect("reading the local address");
     assert_eq!(late(|| asker.get(addr, SHORT)), RequestPhase::Handshaking);
 
     let server = TlsServer::start(&asker.authority, NAMES, None, |_, _| {
@@ -263,7 +267,7 @@ fn whatever_is_not_done_in_time_is_left_and_said() {
     });
     assert_eq!(late(|| asker.get(server.addr, SHORT)), RequestPhase::ReadingBody);
 
-    // A byte now and then is no answer either.
+    // An occasional byte is not a response either.
     let server = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
         write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")?;
         loop {
@@ -276,10 +280,10 @@ fn whatever_is_not_done_in_time_is_left_and_said() {
 }
 
 #[test]
-fn who_breaks_off_is_told_with_what_was_being_done() {
+fn broken_connection_names_its_phase() {
     let asker = Asker::make("https-broken");
-    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has ports");
-    let addr = closed.local_addr().expect("it has one");
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binding to loopback");
+    let addr = closed.local_addr().expect("reading the local address");
     drop(closed);
     let phase = |asked: Result<Response, HttpError>| match asked {
         Err(HttpError::Failed { phase, why }) => {
@@ -290,26 +294,26 @@ fn who_breaks_off_is_told_with_what_was_being_done() {
     };
     assert_eq!(phase(asker.get(addr, WHOLE)), RequestPhase::Connecting);
 
-    let resets = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has ports");
-    let addr = resets.local_addr().expect("it has one");
+    let resets = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binding to loopback");
+    let addr = resets.local_addr().expect("reading the local address");
     let resetting = thread::spawn(move || {
-        let (mut stream, _) = resets.accept().expect("somebody comes");
-        stream.read_exact(&mut [0; 16]).expect("it is spoken to");
-        reset(&stream).expect("it is a socket");
+        let (mut stream, _) = resets.accept().expect("a client should connect");
+        stream.read_exact(&mut [0; 16]).expect("reading from the client");
+        reset(&stream).expect("resetting the connection");
     });
     assert_eq!(phase(asker.get(addr, WHOLE)), RequestPhase::Handshaking);
-    resetting.join().expect("it does not panic");
+    resetting.join().expect("the thread should not panic");
 
-    // Plain HTTP where TLS was to be.
-    let plain = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has ports");
-    let addr = plain.local_addr().expect("it has one");
+    // Plain HTTP instead of TLS.
+    let plain = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binding to loopback");
+    let addr = plain.local_addr().expect("reading the local address");
     let speaking = thread::spawn(move || {
-        let (mut stream, _) = plain.accept().expect("somebody comes");
-        stream.read_exact(&mut [0; 16]).expect("it is spoken to");
-        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").expect("it listens");
+        let (mut stream, _) = plain.accept().expect("a client should connect");
+        stream.read_exact(&mut [0; 16]).expect("reading from the client");
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").expect("writing to the client");
     });
     assert_eq!(phase(asker.get(addr, WHOLE)), RequestPhase::Handshaking);
-    speaking.join().expect("it does not panic");
+    speaking.join().expect("the thread should not panic");
 
     for (said, wanted) in [
         ("", RequestPhase::AwaitingResponse),
@@ -331,7 +335,7 @@ fn who_breaks_off_is_told_with_what_was_being_done() {
                 Ok(())
             });
             let phase = phase(asker.get(server.addr, WHOLE));
-            // What was sent before a reset may be lost with it.
+            // Data sent before a reset may be lost with it.
             assert!(
                 phase == wanted || is_reset && phase == RequestPhase::AwaitingResponse,
                 "{said:?}: {phase:?}"
@@ -344,14 +348,18 @@ fn who_breaks_off_is_told_with_what_was_being_done() {
 fn scheme_of_a_url_decides_on_encryption() {
     let receiver = Receiver::start(Form::Webhook);
     let asker = Asker::make("https-plain");
-    let client = HttpClient::new(&asker.identity(&asker.authority)).expect("its files are there");
+    let client = HttpClient::new(&asker.identity(&asker.authority)).expect("reading the TLS files");
     let answer = client
         .post(&receiver.url("/"), &[], b"{}".to_vec(), WHOLE)
-        .expect("it answers in the open");
+        .expect("the server should respond without TLS");
     assert_eq!((answer.status.as_u16(), receiver.calls().len()), (204, 1));
     let encrypted = receiver.url("/").replace("http://", "https://");
-    assert!(client.post(&encrypted, &[], b"{}".to_vec(), WHOLE).is_err(), "it speaks no TLS");
-    let error = asker.send("ftp://127.0.0.1/", WHOLE).expect_err("it is neither");
+    assert!(
+        client.post(&encrypted, &[], b"{}".to_vec(), WHOLE).is_err(),
+        "a server without TLS should be rejected"
+    );
+    let error =
+        asker.send("ftp://127.0.0.1/", WHOLE).expect_err("other schemes should be rejected");
     assert_eq!(
         error.to_string(),
         "invalid URL\n  hint: use https://HOST/PATH or http://HOST/PATH, without a password"
@@ -359,22 +367,23 @@ fn scheme_of_a_url_decides_on_encryption() {
 }
 
 #[test]
-fn a_name_is_not_waited_for_longer_than_anything_else() {
+fn name_lookup_obeys_the_timeout() {
     if !is_root("https-names") {
         return;
     }
     let asker = Asker::make("https-names");
-    own_network().expect("root may");
+    own_network().expect("making a network namespace");
     own_resolver(&asker.scratch.file("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1\n"))
-        .expect("root may");
-    // A port at which nobody is answers at once that nobody is.
-    let error = asker.send("https://api.internal/", WHOLE).expect_err("nobody knows it");
+        .expect("setting the resolver");
+    // Without a resolver on the port, the lookup fails at once.
+    let error =
+        asker.send("https://api.internal/", WHOLE).expect_err("the name should not resolve");
     assert!(matches!(error, HttpError::Failed { phase: RequestPhase::Resolving, .. }), "{error}");
-    let resolver = Resolver::start(Knows::Nothing).expect("it is the test's own network");
+    let resolver = Resolver::start(Knows::Nothing).expect("starting a resolver");
     assert_eq!(late(|| asker.send("https://api.internal/", SHORT)), RequestPhase::Resolving);
-    // Somebody who comes late is heard by who asks again.
+    // A resolver that responds late is used by the next request.
     resolver.behaves(Knows::All);
-    let error = asker.send("https://api.internal/", WHOLE).expect_err("nobody is there");
+    let error = asker.send("https://api.internal/", WHOLE).expect_err("connecting should fail");
     assert!(matches!(error, HttpError::Failed { phase: RequestPhase::Connecting, .. }), "{error}");
 }
 
@@ -385,26 +394,26 @@ fn unanswered_lookups_share_one_thread() {
         return;
     }
     let asker = Asker::make("https-many-names");
-    own_network().expect("root may");
-    // As many as are asked, each for as long as the resolver's own defaults say: half a minute a
-    // name.
+    own_network().expect("making a network namespace");
+    // Three resolvers with the default timeouts of the C library: half a minute per name.
     let all = "nameserver 127.0.0.1\nnameserver 127.0.0.2\nnameserver 127.0.0.3\n";
-    own_resolver(&asker.scratch.file("resolv.conf", all)).expect("root may");
+    own_resolver(&asker.scratch.file("resolv.conf", all)).expect("setting the resolver");
     let short = RequestLimits { timeout: Duration::from_millis(20), ..WHOLE };
     let mut resolver = None;
-    // Nobody is there at first, which is said at once; one that refuses is asked over and over.
+    // Without a resolver lookups fail at once; a resolver that refuses is asked repeatedly.
     for (knows, bounds) in
         [(None, WHOLE), (Some(Knows::Nothing), short), (Some(Knows::Nobody), short)]
     {
         if let Some(knows) = knows {
-            let start = || Resolver::start(knows).expect("it is the test's own network");
+            let start = || Resolver::start(knows).expect("starting a resolver");
             resolver.get_or_insert_with(start).behaves(knows);
         }
         let mut before = None;
         for nth in 0..TRIES {
             for host in ["pages.internal", "drains.internal"] {
-                let error =
-                    asker.send(&format!("https://{host}/"), bounds).expect_err("nobody knows it");
+                let error = asker
+                    .send(&format!("https://{host}/"), bounds)
+                    .expect_err("the name should not resolve");
                 let is_unknown = match error {
                     HttpError::TimedOut { phase, .. } => {
                         phase == RequestPhase::Resolving && knows.is_some()
@@ -418,20 +427,21 @@ fn unanswered_lookups_share_one_thread() {
                 before = Some(Held::by(std::process::id()));
             }
         }
-        let (before, after) = (before.expect("it is noted"), Held::by(std::process::id()));
+        let (before, after) =
+            (before.expect("the first reading should exist"), Held::by(std::process::id()));
         println!("{knows:?}: {before:?}, then {after:?} after {TRIES} tries of two names");
         assert!(
             after.resident_bytes < before.resident_bytes + (1 << 20),
             "{before:?}, then {after:?}"
         );
-        // One thread a name, and a socket for each resolver that it has come to.
+        // One thread per name, and a socket for each resolver reached so far.
         assert!(after.threads <= before.threads + 1, "{before:?}, then {after:?}");
         assert!(after.descriptors <= before.descriptors + 2 * 3, "{before:?}, then {after:?}");
     }
 }
 
 #[test]
-fn certificates_are_read_again_once_their_file_changes() {
+fn certificates_are_reread_after_a_change() {
     let asker = Asker::make("https-change");
     let server = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
         respond(stream, "204 No Content", "", b"")
@@ -439,26 +449,27 @@ fn certificates_are_read_again_once_their_file_changes() {
     let options = asker.identity(&asker.authority);
     let url = format!("https://{}/", server.addr);
     let is_answered = || {
-        let client = HttpClient::new(&options).expect("its file is there");
+        let client = HttpClient::new(&options).expect("reading the TLS files");
         client.post(&url, &[], "said", WHOLE).is_ok()
     };
     sleep(SETTLED);
-    // The first reads the file, the second takes what the first has read.
+    // The first request reads the file, the second uses the cached contents.
     assert!(is_answered() && is_answered());
     asker.identity(&Authority::make());
-    assert!(!is_answered(), "the server's authority is trusted no more");
+    assert!(!is_answered(), "the server's authority should no longer be trusted");
     sleep(SETTLED);
     assert!(!is_answered() && !is_answered());
     asker.identity(&asker.authority);
     assert!(is_answered());
-    std::fs::remove_file(options.ca_file.as_ref().expect("it has one")).expect("it is there");
-    assert!(HttpClient::new(&options).is_err(), "a file that is gone is not taken from memory");
+    std::fs::remove_file(options.ca_file.as_ref().expect("the test sets a CA file"))
+        .expect("removing a test file");
+    assert!(HttpClient::new(&options).is_err(), "a removed file should not be used from the cache");
 }
 
-/// Prints time and resident memory of 1,000 calls, each with a client of its own, as the agent
-/// makes them. `cargo test -p spillway-tests --test unit thousand -- --ignored --nocapture`
+/// Prints time and resident memory of 1,000 calls, each with its own client, as in the agent.
+/// `cargo test -p spillway-tests --test unit thousand -- --ignored --nocapture`
 #[test]
-#[ignore = "a measurement, which asserts no figure"]
+#[ignore = "a measurement without assertions"]
 fn thousand_calls_on_loopback_are_measured() {
     const CALLS: u32 = 1_000;
     let asker = Asker::make("https-cost");
@@ -466,7 +477,7 @@ fn thousand_calls_on_loopback_are_measured() {
         respond(stream, "204 No Content", "", b"")
     });
     let options = asker.identity(&asker.authority);
-    // The agent's files are older than this as well: fresh ones are not cached.
+    // The agent's files are older than this too: new ones are not cached.
     sleep(SETTLED);
     let measure = |name: &str, call: &dyn Fn()| {
         let (began, before) = (now(), Held::by(std::process::id()));
@@ -475,12 +486,12 @@ fn thousand_calls_on_loopback_are_measured() {
         println!("{CALLS} {name}: {took:?}; {before:?}, then {after:?}");
     };
     measure("calls", &|| {
-        let client = HttpClient::new(&options).expect("its files are there");
+        let client = HttpClient::new(&options).expect("reading the TLS files");
         let url = format!("https://{}/", server.addr);
-        client.post(&url, &[], "said", WHOLE).expect("it answers");
+        client.post(&url, &[], "said", WHOLE).expect("the server should respond");
     });
     let host = TlsOptions { ca_file: None, client: None };
     measure("clients with the host's certificates", &|| {
-        drop(HttpClient::new(&host).expect("it needs no file"));
+        drop(HttpClient::new(&host).expect("building a client without files"));
     });
 }

@@ -1,5 +1,5 @@
-//! What the agent asks the Kubernetes API, what it makes of the answers, and that whatever else
-//! answers is a reason and nothing worse.
+//! Requests to the Kubernetes API, the use of its responses, and errors as the only effect of bad
+//! ones.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -50,12 +50,12 @@ impl Cluster {
 
     fn api(&self) -> Api {
         Api::new(HOST, self.server.server.addr.port(), NODE.to_owned(), self.directory())
-            .expect("that is a node's name")
+            .expect("the node name should be valid")
     }
 
-    /// Why it does not tell, without where it is.
+    /// Error of a request for the pods, with the address replaced.
     fn refused(&self) -> String {
-        let error = self.api().pods().expect_err("it does not tell").to_string();
+        let error = self.api().pods().expect_err("the request should fail").to_string();
         assert!(!error.contains(TOKEN), "{error}");
         assert!(error.contains("\n  hint: "), "{error}");
         error.replace(&self.server.server.addr.to_string(), "ADDRESS")
@@ -67,8 +67,8 @@ fn pods_of_this_node_are_listed_with_labels() {
     for is_partial in [true, false] {
         let cluster = Cluster::lists("k8s-list", is_partial);
         let before = now();
-        let pods = cluster.api().pods().expect("it tells");
-        println!("asked and told in {:.1} ms", before.elapsed().as_secs_f64() * 1e3);
+        let pods = cluster.api().pods().expect("listing the pods");
+        println!("listed in {:.1} ms", before.elapsed().as_secs_f64() * 1e3);
         let labels = [("app", "api"), ("app.kubernetes.io/part-of", "shop"), ("empty", "")];
         let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         assert_eq!(
@@ -86,7 +86,7 @@ fn pods_of_this_node_are_listed_with_labels() {
 }
 
 #[test]
-fn a_token_that_was_rotated_is_read_anew() {
+fn rotated_token_is_reread() {
     let cluster = Cluster::lists("k8s-token", true);
     assert!(cluster.api().pods().is_ok());
     cluster.server.takes("another");
@@ -96,13 +96,13 @@ fn a_token_that_was_rotated_is_read_anew() {
          hint: the token in kubernetes.service_account_dir has to belong to this cluster and not be \
          expired"
     );
-    // As the kubelet ends it, or somebody with an editor.
-    fs::write(cluster.directory().join("token"), "another\n").expect("a file can be written");
+    // Ends as written by the kubelet or by an editor.
+    fs::write(cluster.directory().join("token"), "another\n").expect("writing a test file");
     assert!(cluster.api().pods().is_ok());
 }
 
 #[test]
-fn whatever_answers_badly_is_told_with_what_to_do_about_it() {
+fn bad_response_is_reported_with_a_hint() {
     let cluster = Cluster::start("k8s-bad", Conduct::Forbids);
     assert_eq!(
         cluster.refused(),
@@ -111,7 +111,7 @@ fn whatever_answers_badly_is_told_with_what_to_do_about_it() {
          group \"\" at the cluster scope\n  \
          hint: bind a ClusterRole that lists pods to the agent's service account"
     );
-    for said in [
+    for response in [
         "",
         "<html>Please log in</html>",
         "null",
@@ -121,55 +121,58 @@ fn whatever_answers_badly_is_told_with_what_to_do_about_it() {
         "{\"kind\":\"ServiceList\",\"items\":[]}",
         "{\"kind\":\"PodList\",\"items\":[{\"metadata\":{\"uid\":\"1\",\"labels\":{\"app\":1}}}]}",
     ] {
-        cluster.server.conduct(Conduct::Says(said.to_owned()));
-        let told = cluster.refused();
+        cluster.server.conduct(Conduct::Says(response.to_owned()));
+        let error = cluster.refused();
         assert!(
-            told.starts_with("the Kubernetes API at ADDRESS returned no list of pods: "),
-            "{said}: {told}"
+            error.starts_with("the Kubernetes API at ADDRESS returned no list of pods: "),
+            "{response}: {error}"
         );
-        assert!(told.lines().count() == 2 && told.len() < 1_000, "{told}");
+        assert!(error.lines().count() == 2 && error.len() < 1_000, "{error}");
     }
-    // One that sends back what it was shown.
-    let token = fs::read_to_string(cluster.directory().join("token")).expect("it is there");
+    // A server that sends the token back.
+    let token = fs::read_to_string(cluster.directory().join("token")).expect("reading a test file");
     cluster
         .server
         .conduct(Conduct::Says(format!("{{\"kind\":\"Bearer {}\",\"items\":[]}}", token.trim())));
-    let told = cluster.refused();
-    assert!(told.contains("kind is \"Bearer [secret]\"") && !told.contains(token.trim()), "{told}");
+    let error = cluster.refused();
+    assert!(
+        error.contains("kind is \"Bearer [secret]\"") && !error.contains(token.trim()),
+        "{error}"
+    );
     cluster.server.conduct(Conduct::Resets);
     assert!(
         cluster.refused().starts_with("the Kubernetes API at ADDRESS: failed while "),
         "{}",
         cluster.refused()
     );
-    // On a machine that takes three seconds to read so much, its time is up.
+    // On a machine that needs more than three seconds to read this much, the timeout comes first.
     cluster.server.conduct(Conduct::Floods);
-    let told = cluster.refused();
-    let is_it = |why: &str| told.starts_with(&format!("the Kubernetes API at ADDRESS: {why}\n"));
+    let error = cluster.refused();
+    let is_it = |why: &str| error.starts_with(&format!("the Kubernetes API at ADDRESS: {why}\n"));
     assert!(
         is_it("the response is larger than 16777216 bytes")
             || is_it("timed out after 3 s while reading the response"),
-        "{told}"
+        "{error}"
     );
 }
 
 #[test]
-fn one_that_hangs_is_left_before_anybody_wonders() {
+fn hanging_server_times_out() {
     let cluster = Cluster::start("k8s-hangs", Conduct::Hangs);
     let before = now();
-    let told = cluster.refused();
-    // Three seconds, on a machine that others load.
+    let error = cluster.refused();
+    // Three seconds, plus slack for a loaded machine.
     assert!(before.elapsed() < Duration::from_secs(10), "{:?}", before.elapsed());
     assert!(
-        told.starts_with(
+        error.starts_with(
             "the Kubernetes API at ADDRESS: timed out after 3 s while waiting for the response\n"
         ),
-        "{told}"
+        "{error}"
     );
 }
 
 #[test]
-fn without_a_token_or_with_anothers_certificate_nobody_is_asked() {
+fn no_request_without_token_or_trusted_certificate() {
     let cluster = Cluster::lists("k8s-trust", true);
     let token = cluster.directory().join("token");
     for (text, why) in [
@@ -177,20 +180,20 @@ fn without_a_token_or_with_anothers_certificate_nobody_is_asked() {
         (" \n", "the file is empty"),
         ("a\nb", "it has characters that are invalid in an HTTP header"),
     ] {
-        fs::write(&token, text).expect("a file can be written");
-        let told = cluster.refused();
-        assert!(told.starts_with(&token.display().to_string()) && told.contains(why), "{told}");
+        fs::write(&token, text).expect("writing a test file");
+        let error = cluster.refused();
+        assert!(error.starts_with(&token.display().to_string()) && error.contains(why), "{error}");
     }
-    fs::remove_file(&token).expect("it is there");
+    fs::remove_file(&token).expect("removing a test file");
     assert!(cluster.refused().contains("No such file"), "{}", cluster.refused());
     cluster.server.service_account(&cluster.directory(), TOKEN);
     assert!(cluster.api().pods().is_ok());
     let asked = cluster.server.server.received().len();
     fs::write(cluster.directory().join("ca.crt"), Authority::make().pem())
-        .expect("a file can be written");
-    let told = cluster.refused();
-    assert!(told.contains("failed while negotiating TLS: invalid peer certificate: "), "{told}");
-    fs::remove_file(cluster.directory().join("ca.crt")).expect("it is there");
+        .expect("writing a test file");
+    let error = cluster.refused();
+    assert!(error.contains("failed while negotiating TLS: invalid peer certificate: "), "{error}");
+    fs::remove_file(cluster.directory().join("ca.crt")).expect("removing a test file");
     assert!(cluster.refused().contains("ca.crt: No such file"), "{}", cluster.refused());
     assert_eq!(cluster.server.server.received().len(), asked);
 }
@@ -201,26 +204,26 @@ fn labels_are_cached_for_five_seconds() {
     let logs = cluster.scratch.0.join("pods");
     for [namespace, name, uid] in [API, ["shop", "cache-node-1", HASH], ["shop", "new", "0000"]] {
         fs::create_dir_all(logs.join(format!("{namespace}_{name}_{uid}")))
-            .expect("a directory can be made");
+            .expect("making a directory");
     }
     let mut pods = PodLookup::new(logs, Ok(cluster.api()));
     let asked = || cluster.server.server.received().len();
     let mut labels = |t: f64, uid: &str| {
-        let name = pods.name(uid).expect("it has a directory");
+        let name = pods.name(uid).expect("the pod should have a directory");
         pods.labels(t, uid, &name).map(|labels| labels.len()).map_err(|refusal| refusal.to_string())
     };
     assert_eq!((labels(0.0, API[2]), asked()), (Ok(3), 1));
-    // One from a file is known by its hash.
+    // A pod from a file is known by its hash.
     assert_eq!((labels(4.9, HASH), asked()), (Ok(0), 1));
-    // What happened since is not known.
+    // Later changes are not known.
     cluster.server.takes("another");
     let unknown = labels(4.9, "0000").unwrap_err();
     assert!(unknown.starts_with(
         "cannot look up the labels of pod shop/new: the Kubernetes API has 2 pods on node"
     ));
     assert_eq!((labels(4.9, API[2]), asked()), (Ok(3), 1));
-    // And is found out once what was told is too old, a failure too; nothing older is believed
-    // then.
+    // They are seen once the cache is too old; then a failure is reported and nothing older is
+    // used.
     let refused = labels(5.0, API[2]).unwrap_err();
     assert!(refused.contains("returned 401 Unauthorized"), "{refused}");
     cluster.server.takes(TOKEN);
@@ -229,7 +232,7 @@ fn labels_are_cached_for_five_seconds() {
 }
 
 #[test]
-fn pod_posing_as_another_gets_nothing_of_it() {
+fn pod_posing_as_another_gets_no_labels() {
     let impostor =
         PodOf { mirrored: Some(API[2]), ..PodOf::with(STATIC, json!({ "app": "allowed" })) };
     let scratch = Scratch::make("k8s-impostor");
@@ -237,11 +240,11 @@ fn pod_posing_as_another_gets_nothing_of_it() {
     let server =
         ApiServer::start(pods, Conduct::Lists { token: TOKEN.to_owned(), is_partial: true });
     server.service_account(&scratch.0, TOKEN);
-    fs::create_dir(scratch.0.join(API.join("_"))).expect("a directory can be made");
+    fs::create_dir(scratch.0.join(API.join("_"))).expect("making a directory");
     let api = Api::new(HOST, server.server.addr.port(), NODE.to_owned(), scratch.0.clone())
-        .expect("that is a node's name");
+        .expect("the node name should be valid");
     let mut pods = PodLookup::new(scratch.0.clone(), Ok(api));
-    let name = pods.name(API[2]).expect("it has a directory");
+    let name = pods.name(API[2]).expect("the pod should have a directory");
     let refused = pods.labels(0.0, API[2], &name).unwrap_err().to_string();
     assert_eq!(
         refused,
@@ -255,8 +258,8 @@ fn pod_posing_as_another_gets_nothing_of_it() {
 #[test]
 fn a_pod_without_a_directory_is_unknown() {
     let scratch = Scratch::make("k8s-logs");
-    let pods = |directory: PathBuf| PodLookup::new(directory, Err("nobody needs it".to_owned()));
-    fs::create_dir(scratch.0.join(API.join("_"))).expect("a directory can be made");
+    let pods = |directory: PathBuf| PodLookup::new(directory, Err("not needed".to_owned()));
+    fs::create_dir(scratch.0.join(API.join("_"))).expect("making a directory");
     assert_eq!(
         pods(scratch.0.clone()).name(API[2]).map(|name| name.to_string()),
         Ok("shop/api-6d4b".to_owned())

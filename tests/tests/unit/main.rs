@@ -1,5 +1,5 @@
-//! Without root: properties, replayed traces, configuration, and everything that the agent says to
-//! others, at receivers of the test's own. In parallel.
+//! Tests without root, in parallel: properties, replayed traces, configuration, and the agent's
+//! messages to receivers of the test's own.
 
 mod cli;
 mod config;

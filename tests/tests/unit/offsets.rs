@@ -1,5 +1,5 @@
-//! Struct members that a kernel lacks, or has in another form, over this kernel's own type
-//! information with names changed.
+//! Struct members that a kernel lacks or has in another form, tested with this kernel's own type
+//! information and changed names.
 
 use std::fs;
 
@@ -19,8 +19,8 @@ use spillway_tests::skip;
 
 const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
-/// This kernel's type information, with these names exchanged for others of the same length;
-/// `None`, told as a skip, where the kernel has none.
+/// This kernel's type information with names exchanged for others of the same length. Reports a
+/// skip and returns `None` if the kernel has none.
 fn renamed(test: &str, names: &[(&str, &str)]) -> Option<Btf> {
     let mut bytes = match fs::read(BTF_PATH) {
         Ok(bytes) => bytes,
@@ -29,29 +29,30 @@ fn renamed(test: &str, names: &[(&str, &str)]) -> Option<Btf> {
             return None;
         }
     };
-    // `struct btf_header`: at 16 the strings' offset from the header's end, whose length is at 4;
-    // at 20 their length.
-    let word =
-        |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes")) as usize;
+    // `struct btf_header`: the length of the header is at 4; the strings' offset from its end is at
+    // 16, and their length at 20.
+    let word = |at: usize| {
+        u32::from_le_bytes(bytes[at..at + 4].try_into().expect("the slice has four bytes")) as usize
+    };
     let strings = word(4) + word(16)..word(4) + word(16) + word(20);
     let places: Vec<_> = names
         .iter()
         .map(|(from, to)| {
             assert_eq!(from.len(), to.len());
-            let whole = format!("\0{from}\0");
+            let delimited = format!("\0{from}\0");
             let found = bytes[strings.clone()]
-                .windows(whole.len())
-                .position(|name| name == whole.as_bytes());
-            (strings.start + 1 + found.unwrap_or_else(|| panic!("{from} is a name of its own")), to)
+                .windows(delimited.len())
+                .position(|name| name == delimited.as_bytes());
+            (strings.start + 1 + found.unwrap_or_else(|| panic!("no name {from}")), to)
         })
         .collect();
     for (place, to) in places {
         bytes[place..place + to.len()].copy_from_slice(to.as_bytes());
     }
-    Some(Btf::from_bytes(bytes).expect("it is still type information"))
+    Some(Btf::from_bytes(bytes).expect("reading the changed type information"))
 }
 
-/// The hooks that are ruled out, with the reason.
+/// Hooks that are ruled out, with the reason.
 fn ruled_out(btf: &Btf) -> Vec<(Hook, String)> {
     let found = btf_offsets::find(btf, false, &probes());
     found
@@ -77,8 +78,8 @@ fn this_kernel_has_every_member() {
 }
 
 #[test]
-fn a_missing_member_rules_out_what_needs_it_by_name() {
-    let test = "a_missing_member_rules_out_what_needs_it_by_name";
+fn missing_member_rules_out_its_hooks() {
+    let test = "missing_member_rules_out_its_hooks";
     let Some(btf) = renamed(test, &[("rcvq_space", "rcvq_spice")]) else { return };
     let reason = || "this kernel's struct tcp_sock has no rcvq_space.time".to_owned();
     let hooks = [TcpListenerSensor::ITER, AcceptLatency::FEXIT, AcceptLatency::KPROBE];
@@ -86,10 +87,10 @@ fn a_missing_member_rules_out_what_needs_it_by_name() {
 }
 
 #[test]
-fn a_member_of_another_form_rules_out_what_needs_it_by_name() {
-    let test = "a_member_of_another_form_rules_out_what_needs_it_by_name";
-    // Each now has the other's type and place: an integer where sixteen bytes should be, and the
-    // reverse.
+fn member_of_another_form_rules_out_its_hooks() {
+    let test = "member_of_another_form_rules_out_its_hooks";
+    // Each now has the other's type and offset: an integer is expected where sixteen bytes are, and
+    // the reverse.
     let Some(btf) = renamed(test, &[("tgid", "comm"), ("comm", "tgid")]) else { return };
     let reason = || "this kernel's task_struct.tgid is 16 bytes, not 4 bytes".to_owned();
     let hooks = [
@@ -105,8 +106,8 @@ fn a_member_of_another_form_rules_out_what_needs_it_by_name() {
 }
 
 #[test]
-fn what_unix_listeners_and_connects_need_costs_nothing_else() {
-    let test = "what_unix_listeners_and_connects_need_costs_nothing_else";
+fn missing_optional_members_rule_out_only_their_hooks() {
+    let test = "missing_optional_members_rule_out_only_their_hooks";
     let Some(btf) = renamed(test, &[("sk_type", "sk_typo"), ("sk_err", "sk_irr")]) else { return };
     let reason = |member| format!("this kernel's struct sock has no {member}");
     let expected =
@@ -115,8 +116,8 @@ fn what_unix_listeners_and_connects_need_costs_nothing_else() {
 }
 
 #[test]
-fn without_the_counts_of_what_is_mapped_all_else_is_read() {
-    let test = "without_the_counts_of_what_is_mapped_all_else_is_read";
+fn missing_mapping_counters_rule_out_nothing_else() {
+    let test = "missing_mapping_counters_rule_out_nothing_else";
     let Some(btf) = renamed(test, &[("data_vm", "data_wm"), ("stack_vm", "stack_wm")]) else {
         return;
     };
@@ -126,8 +127,8 @@ fn without_the_counts_of_what_is_mapped_all_else_is_read() {
 }
 
 #[test]
-fn counts_of_an_unknown_form_rule_out_the_iterators_alone() {
-    let test = "counts_of_an_unknown_form_rule_out_the_iterators_alone";
+fn unknown_counter_form_rules_out_only_iterators() {
+    let test = "unknown_counter_form_rules_out_only_iterators";
     let Some(btf) = renamed(test, &[("rss_stat", "rss_hall")]) else { return };
     let reason = || "this kernel's mm_struct.rss_stat has a form that is not known".to_owned();
     let hooks = [ProcessMemorySensor::TASK_ITER, ProcessMemorySensor::TASK_ITER_PLAIN];

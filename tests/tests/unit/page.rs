@@ -1,5 +1,5 @@
-//! Paging against receivers that take what real ones take, refuse what they refuse, and are slow,
-//! down or lie.
+//! Paging against receivers that accept and reject what real ones do, and that are slow, down or
+//! lying.
 
 use std::{fs, net::TcpListener, path::Path, sync::Arc, thread::sleep, time::Duration};
 
@@ -23,16 +23,16 @@ const KEYS: [&str; 2] =
     ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"];
 const SOON: Duration = Duration::from_secs(20);
 
-/// An agent's paging, and the policy before it.
-struct Told {
+/// Notifier of an agent and its policy.
+struct Pager {
     config: Config,
     paging: Option<Notifier>,
     policy: Policy,
     scratch: Scratch,
 }
 
-impl Told {
-    /// Somebody is told as `table` says, of which `{}` is the address.
+impl Pager {
+    /// Starts notifications to receivers configured by `tables`, in which `{}` is the address.
     fn start(test: &str, tables: &[(&str, &str)]) -> Self {
         let scratch = Scratch::make(test);
         let secret = |name: &str, text: &str| scratch.secret(name, text).display().to_string();
@@ -59,23 +59,23 @@ impl Told {
             "[decide]\nflap_within = \"0s\"\n[act.page]\nrunbook_url \
         = \"https://wiki.internal/leaks\"\npicture_url = \"https://graphs.internal/a.png\"\n",
         );
-        let config = parse(&text, "page.toml").expect("it is a configuration");
-        let mut told = Self {
+        let config = parse(&text, "page.toml").expect("the configuration should be valid");
+        let mut pager = Self {
             policy: Policy::new(&config.decide, Mode::Enforce),
             config,
             paging: None,
             scratch,
         };
-        told.run();
-        told
+        pager.run();
+        pager
     }
 
     fn run(&mut self) {
-        self.paging = Notifier::start(&self.config, Clock::start()).expect("threads can be had");
-        assert!(self.paging.is_some(), "somebody is told");
+        self.paging = Notifier::start(&self.config, Clock::start()).expect("starting the notifier");
+        assert!(self.paging.is_some(), "a receiver is configured");
     }
 
-    /// A leak of a process is claimed, or is over.
+    /// Raises or clears the claim of a leak.
     fn judge(&mut self, pid: u32, state: ClaimState) {
         let claim = LeakClaim {
             resource: Resource::Memory,
@@ -103,7 +103,7 @@ impl Told {
         };
         let mut decisions = Vec::new();
         self.policy.judge(&mut verdict, &mut decisions);
-        let paging = self.paging.as_mut().expect("it runs");
+        let paging = self.paging.as_mut().expect("the notifier should be running");
         let verdicts = [verdict];
         for decision in &decisions {
             paging.decided(decision, &verdicts);
@@ -122,7 +122,7 @@ impl Told {
             limit_bytes: Some(512 << 20),
             why,
         };
-        self.paging.as_mut().expect("it runs").done(&outcome);
+        self.paging.as_mut().expect("the notifier should be running").done(&outcome);
     }
 }
 
@@ -139,13 +139,13 @@ fn actions(calls: &[Call]) -> Vec<String> {
 }
 
 #[test]
-fn everybody_is_told_in_the_form_that_each_takes() {
+fn each_receiver_gets_its_own_format() {
     let (pagerduty, slack, webhook) = (
         Receiver::start(Form::PagerDuty),
         Receiver::start(Form::Slack),
         Receiver::start(Form::Webhook),
     );
-    let mut told = Told::start(
+    let mut pager = Pager::start(
         "page-forms",
         &[
             ("pagerduty", &pagerduty.url("/v2/enqueue")),
@@ -153,11 +153,11 @@ fn everybody_is_told_in_the_form_that_each_takes() {
             ("webhook", &webhook.url("/spillway")),
         ],
     );
-    told.judge(812, ClaimState::Raised);
+    pager.judge(812, ClaimState::Raised);
     until(&pagerduty, "triggered", |calls| calls.len() == 1);
-    told.limited(812);
-    until(&pagerduty, "told of the limit", |calls| calls.len() == 3);
-    told.judge(812, ClaimState::Cleared);
+    pager.limited(812);
+    until(&pagerduty, "notified of the limit", |calls| calls.len() == 3);
+    pager.judge(812, ClaimState::Cleared);
     let calls = until(&pagerduty, "resolved", |calls| calls.len() == 4);
     assert!(calls.iter().all(|call| call.status == 202), "{calls:?}");
     assert_eq!(actions(&calls), ["trigger", "trigger", "change", "resolve"]);
@@ -174,15 +174,15 @@ fn everybody_is_told_in_the_form_that_each_takes() {
     assert_eq!(first["custom_details"]["growth_bytes_per_sec"], 1_048_576.0);
     assert_eq!(calls[0].json()["links"][0]["href"], "https://wiki.internal/leaks");
 
-    let calls = until(&slack, "told", |calls| calls.len() == 4);
+    let calls = until(&slack, "notified", |calls| calls.len() == 4);
     assert!(calls.iter().all(|call| call.status == 200), "{calls:?}");
-    let text = calls[0].json()["text"].as_str().expect("a text").to_owned();
+    let text = calls[0].json()["text"].as_str().expect("the message should have a text").to_owned();
     assert!(
         text.starts_with("*Warning* api (pid 812) on ") && text.contains("1.0 MiB a second"),
         "{text}"
     );
 
-    let calls = until(&webhook, "told", |calls| calls.len() == 4);
+    let calls = until(&webhook, "notified", |calls| calls.len() == 4);
     let types: Vec<_> = calls
         .iter()
         .map(|call| call.json()["type"].as_str().unwrap_or_default().to_owned())
@@ -193,8 +193,8 @@ fn everybody_is_told_in_the_form_that_each_takes() {
         let header = |name: &str| call.headers.get(name).cloned().unwrap_or_default();
         let headers = call.header_map();
         for key in KEYS {
-            let webhook = Webhook::new(key).expect("it is a key");
-            webhook.verify(&call.body, &headers).expect("either key has signed it");
+            let webhook = Webhook::new(key).expect("the key should be valid");
+            webhook.verify(&call.body, &headers).expect("either key should verify");
             assert!(webhook.verify(b"{}", &headers).is_err());
         }
         let event = call.json();
@@ -214,20 +214,20 @@ fn python_library_accepts_only_unchanged_signatures() {
         Err(reason) => return skip(test, &reason),
     };
     let webhook = Receiver::start(Form::Webhook);
-    let mut told = Told::start(test, &[("webhook", &webhook.url("/spillway"))]);
-    told.judge(812, ClaimState::Raised);
-    let calls = until(&webhook, "told", |calls| calls.len() == 1);
+    let mut pager = Pager::start(test, &[("webhook", &webhook.url("/spillway"))]);
+    pager.judge(812, ClaimState::Raised);
+    let calls = until(&webhook, "notified", |calls| calls.len() == 1);
     reference.judge(&KEYS, &calls[0]);
-    // The older key is taken away once every receiver has the newer one.
-    fs::write(told.scratch.0.join("keys"), KEYS[0]).expect("it is ours");
-    told.judge(812, ClaimState::Cleared);
-    let calls = until(&webhook, "told", |calls| calls.len() == 2);
+    // The older key is removed once every receiver has the newer one.
+    fs::write(pager.scratch.0.join("keys"), KEYS[0]).expect("writing a test file");
+    pager.judge(812, ClaimState::Cleared);
+    let calls = until(&webhook, "notified", |calls| calls.len() == 2);
     reference.judge(&KEYS[..1], &calls[1]);
     assert_eq!(reference.verify(KEYS[1], &calls[1]), Err("No matching signature found".to_owned()));
 }
 
 #[test]
-fn alertmanager_itself_takes_an_incident_and_its_end() {
+fn real_alertmanager_accepts_raise_and_resolve() {
     let test = "page-alertmanager";
     if !is_root(test) {
         return;
@@ -238,22 +238,24 @@ fn alertmanager_itself_takes_an_incident_and_its_end() {
     };
     let scratch = Scratch::make("alertmanager");
     let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let addr = port.expect("loopback has a port");
+    let addr = port.expect("finding a free port");
     let _alertmanager = servers.alertmanager(&scratch.0, addr);
-    let mut told = Told::start(test, &[("alertmanager", &format!("http://{addr}/api/v2/alerts"))]);
+    let mut pager =
+        Pager::start(test, &[("alertmanager", &format!("http://{addr}/api/v2/alerts"))]);
     let alerts = || -> Vec<Value> {
-        let text = http_get(addr, "/api/v2/alerts").expect("it answers");
-        let (_, body) = text.split_once("\r\n\r\n").expect("it answers in HTTP");
-        serde_json::from_str(body).expect("it lists alerts")
+        let text = http_get(addr, "/api/v2/alerts").expect("the server should respond");
+        let (_, body) = text.split_once("\r\n\r\n").expect("the response should be HTTP");
+        serde_json::from_str(body).expect("the response should list alerts")
     };
-    told.judge(812, ClaimState::Raised);
-    let standing = wait_for(SOON, || alerts().into_iter().next()).expect("it has the alert");
+    pager.judge(812, ClaimState::Raised);
+    let standing =
+        wait_for(SOON, || alerts().into_iter().next()).expect("Alertmanager should have the alert");
     assert_eq!(
         (&standing["labels"]["alertname"], &standing["status"]["state"]),
         (&"Spillway".into(), &"active".into())
     );
     assert_eq!(standing["annotations"]["runbook_url"], "https://wiki.internal/leaks");
-    told.limited(812);
+    pager.limited(812);
     let done = " Spillway: memory limited to 512.0 MiB. ";
     let updated = wait_for(SOON, || {
         let alerts = alerts();
@@ -261,12 +263,12 @@ fn alertmanager_itself_takes_an_incident_and_its_end() {
         (alerts.len() == 1 && summary.contains(done)).then_some(())
     });
     assert!(updated.is_some(), "{:?}", alerts());
-    told.judge(812, ClaimState::Cleared);
+    pager.judge(812, ClaimState::Cleared);
     assert!(wait_for(SOON, || alerts().is_empty().then_some(())).is_some(), "{:?}", alerts());
 }
 
 #[test]
-fn whatever_a_receiver_does_it_is_told_in_the_end_and_once() {
+fn every_receiver_is_notified_eventually_and_once() {
     let manners = [
         Manner::Answers(503, "", b"down".to_vec()),
         Manner::Answers(429, "retry-after: 1\r\n", Vec::new()),
@@ -278,12 +280,12 @@ fn whatever_a_receiver_does_it_is_told_in_the_end_and_once() {
     for (nth, manner) in manners.into_iter().enumerate() {
         let receiver = Receiver::start(Form::PagerDuty);
         receiver.behaves(manner.clone());
-        let mut told = Told::start(
+        let mut pager = Pager::start(
             &format!("page-manners-{nth}"),
             &[("pagerduty", &receiver.url("/v2/enqueue"))],
         );
         let start = now();
-        told.judge(812, ClaimState::Raised);
+        pager.judge(812, ClaimState::Raised);
         until(&receiver, "tried again", |calls| calls.len() == 2);
         let took = start.elapsed();
         assert!(
@@ -291,30 +293,30 @@ fn whatever_a_receiver_does_it_is_told_in_the_end_and_once() {
             "{manner:?}: the first retry came after {took:?}"
         );
         receiver.behaves(Manner::Well);
-        until(&receiver, "told", |calls| calls.last().is_some_and(|call| call.status == 202));
-        told.judge(812, ClaimState::Cleared);
+        until(&receiver, "notified", |calls| calls.last().is_some_and(|call| call.status == 202));
+        pager.judge(812, ClaimState::Cleared);
         let is_resolve = |call: &Call| call.json()["event_action"] == "resolve";
-        let calls = until(&receiver, "told", |calls| calls.iter().any(is_resolve));
+        let calls = until(&receiver, "notified", |calls| calls.iter().any(is_resolve));
         assert!(calls.iter().rev().skip(1).all(|call| !is_resolve(call)), "{manner:?}: {calls:?}");
         assert_eq!(
             calls[calls.len() - 2].status,
             202,
-            "{manner:?}: a resolve goes once its trigger is taken"
+            "{manner:?}: a resolve should follow its accepted trigger"
         );
         assert_eq!(receiver.most_open(), 1, "{manner:?}: one call at a time");
     }
 }
 
 #[test]
-fn what_is_refused_is_not_sent_again_and_holds_up_nothing() {
+fn rejected_page_is_not_resent_and_blocks_nothing() {
     let receiver = Receiver::start(Form::PagerDuty);
     receiver.behaves(Manner::Answers(400, "", b"{\"status\":\"invalid event\"}".to_vec()));
-    let mut told = Told::start("page-refused", &[("pagerduty", &receiver.url("/v2/enqueue"))]);
-    told.judge(812, ClaimState::Raised);
+    let mut pager = Pager::start("page-refused", &[("pagerduty", &receiver.url("/v2/enqueue"))]);
+    pager.judge(812, ClaimState::Raised);
     until(&receiver, "asked", |calls| calls.len() == 1);
     receiver.behaves(Manner::Well);
-    told.judge(813, ClaimState::Raised);
-    let calls = until(&receiver, "told of the next", |calls| calls.len() == 2);
+    pager.judge(813, ClaimState::Raised);
+    let calls = until(&receiver, "notified of the next", |calls| calls.len() == 2);
     assert!(
         calls[1].json()["dedup_key"].as_str().is_some_and(|key| key.ends_with("leak-813-4711"))
     );
@@ -324,24 +326,24 @@ fn what_is_refused_is_not_sent_again_and_holds_up_nothing() {
 fn next_run_delivers_under_the_same_identity() {
     let receiver = Receiver::start(Form::Webhook);
     receiver.behaves(Manner::Answers(503, "", Vec::new()));
-    let mut told = Told::start("page-next-run", &[("webhook", &receiver.url("/"))]);
-    told.judge(812, ClaimState::Raised);
-    told.judge(813, ClaimState::Raised);
+    let mut pager = Pager::start("page-next-run", &[("webhook", &receiver.url("/"))]);
+    pager.judge(812, ClaimState::Raised);
+    pager.judge(813, ClaimState::Raised);
     let first = until(&receiver, "tried", |calls| !calls.is_empty());
-    told.paging.take().expect("it runs").stop();
+    pager.paging.take().expect("the notifier should be running").stop();
     receiver.behaves(Manner::Well);
     let before = receiver.calls().len();
-    told.run();
-    let calls = until(&receiver, "told", |calls| calls.len() == before + 2);
+    pager.run();
+    let calls = until(&receiver, "notified", |calls| calls.len() == before + 2);
     let id = |call: &Call| call.headers["webhook-id"].clone();
     assert_eq!(id(&calls[before]), id(&first[0]));
-    // It goes on where the last run was: what is claimed again is no news, and what is over is.
-    told.policy = Policy::new(&told.config.decide, Mode::Enforce);
-    told.judge(812, ClaimState::Raised);
-    told.judge(812, ClaimState::Cleared);
+    // It continues from the last run: repeated claims are not new, and cleared ones are resolved.
+    pager.policy = Policy::new(&pager.config.decide, Mode::Enforce);
+    pager.judge(812, ClaimState::Raised);
+    pager.judge(812, ClaimState::Cleared);
     let calls = until(&receiver, "resolved", |calls| calls.len() == before + 3);
     assert_eq!(calls[before + 2].json()["type"], "io.spillway.incident.resolved");
-    drop(told.scratch);
+    drop(pager.scratch);
 }
 
 #[test]
@@ -351,42 +353,42 @@ fn full_disk_delays_no_page_and_saves_later() {
         return;
     }
     let receiver = Receiver::start(Form::Webhook);
-    let mut told = Told::start(test, &[("webhook", &receiver.url("/"))]);
-    told.paging.take().expect("it runs").stop();
-    let disk = told.scratch.0.join("disk");
-    fs::create_dir(&disk).expect("it can be made");
+    let mut pager = Pager::start(test, &[("webhook", &receiver.url("/"))]);
+    pager.paging.take().expect("the notifier should be running").stop();
+    let disk = pager.scratch.0.join("disk");
+    fs::create_dir(&disk).expect("making a directory");
     let mounted = Mounted::make(&disk);
-    told.config.record.state_dir = disk.join("state");
+    pager.config.record.state_dir = disk.join("state");
     let ballast = disk.join("ballast");
     let full = fs::write(&ballast, vec![0; 8 << 20]);
-    assert!(full.is_err(), "the disk is larger than it was made");
-    told.run();
-    told.judge(812, ClaimState::Raised);
-    until(&receiver, "told", |calls| calls.len() == 1);
+    assert!(full.is_err(), "the disk should be full");
+    pager.run();
+    pager.judge(812, ClaimState::Raised);
+    until(&receiver, "notified", |calls| calls.len() == 1);
     receiver.behaves(Manner::Answers(503, "", Vec::new()));
-    told.judge(812, ClaimState::Cleared);
+    pager.judge(812, ClaimState::Cleared);
     let tried = until(&receiver, "tried", |calls| calls.len() >= 2);
-    fs::remove_file(&ballast).expect("it is there");
-    // It is tried again every five seconds.
+    fs::remove_file(&ballast).expect("removing a test file");
+    // Delivery is retried every five seconds.
     sleep(Duration::from_secs(7));
-    told.paging.take().expect("it runs").stop();
+    pager.paging.take().expect("the notifier should be running").stop();
     receiver.behaves(Manner::Well);
     let before = receiver.calls().len();
-    told.run();
-    let calls = until(&receiver, "told", |calls| calls.len() > before);
+    pager.run();
+    let calls = until(&receiver, "notified", |calls| calls.len() > before);
     assert_eq!(calls[before].headers["webhook-id"], tried[1].headers["webhook-id"]);
     assert_eq!(calls[before].json()["type"], "io.spillway.incident.resolved");
-    told.paging.take().expect("it runs").stop();
+    pager.paging.take().expect("the notifier should be running").stop();
     drop(mounted);
 }
 
-/// A disk of four MiB, for this test's process alone.
+/// File system of four MiB, visible to this test's process alone.
 struct Mounted(std::ffi::CString);
 
 impl Mounted {
     fn make(at: &Path) -> Self {
         let at = std::ffi::CString::new(at.as_os_str().as_encoded_bytes())
-            .expect("a path has no zero in it");
+            .expect("the path should have no NUL");
         // SAFETY: mount reads NUL-terminated strings, which live until it returns.
         let done = unsafe {
             libc::mount(
@@ -413,14 +415,14 @@ impl Drop for Mounted {
 fn hanging_receiver_costs_one_socket_and_few_calls() {
     let receiver = Receiver::start(Form::PagerDuty);
     receiver.behaves(Manner::Hangs);
-    let mut told = Told::start("page-hangs", &[("pagerduty", &receiver.url("/v2/enqueue"))]);
+    let mut pager = Pager::start("page-hangs", &[("pagerduty", &receiver.url("/v2/enqueue"))]);
     for pid in 0..100 {
-        told.judge(pid, ClaimState::Raised);
-        told.judge(pid, ClaimState::Cleared);
+        pager.judge(pid, ClaimState::Raised);
+        pager.judge(pid, ClaimState::Cleared);
     }
     let start = now();
     sleep(Duration::from_secs(3));
     assert!(receiver.most_open() <= 1, "{}", receiver.most_open());
-    told.paging.take().expect("it runs").stop();
-    assert!(start.elapsed() < Duration::from_secs(8), "the end waits for nobody long");
+    pager.paging.take().expect("the notifier should be running").stop();
+    assert!(start.elapsed() < Duration::from_secs(8), "stopping should not wait for the receiver");
 }

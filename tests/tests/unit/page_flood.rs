@@ -1,4 +1,4 @@
-//! A flood of incidents: what it costs, and whether a real one gets through.
+//! A flood of incidents: its cost, and the delay of a real incident in it.
 
 use std::{
     fs, os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, thread::sleep, time::Duration,
@@ -17,25 +17,25 @@ use spillway_tests::{
     wait_for,
 };
 
-/// Listeners that flap, and how often each is raised or resolved.
+/// Number of flapping listeners, and of rounds in which each is raised or resolved.
 const LISTENERS: usize = 1_000;
 const ROUNDS: usize = 60;
 
-/// The round in which a real incident begins.
+/// Round in which a real incident begins.
 const REAL_IN_ROUND: usize = 20;
 
-/// A user's cgroup, and a service's.
+/// Cgroup of a user, and of a service.
 const FLOODED: &str = "/user.slice/user-1000.slice/session-4.scope";
 const SERVICE: &str = "/system.slice/api.service";
 
-/// So soon a critical page is delivered that a flood does not hold up.
+/// Maximum delay of a critical page during a flood.
 const SOON: Duration = Duration::from_secs(5);
 
-/// More memory than this is not bounded: a receiver that is down has 256 pages of 1 to 2 KiB, in
-/// memory as numbers only.
+/// Bound on memory growth: a receiver that is down has 256 pages of 1 to 2 KiB, of which only
+/// numbers are in memory.
 const GROWN_BYTES_MAX: u64 = 8 << 20;
 
-/// Of the spool's file.
+/// Bound on the size of the spool's file.
 const SPOOL_BYTES_MAX: u64 = 1 << 20;
 
 struct Flood {
@@ -57,10 +57,10 @@ impl Flood {
             scratch.secret("keys", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").display(),
             scratch.secret("url", &slack.url("/services/T0/B0/x")).display(),
         );
-        let config = parse(&text, "flood.toml").expect("it is a configuration");
+        let config = parse(&text, "flood.toml").expect("the configuration should be valid");
         let paging = Notifier::start(&config, Clock::start())
-            .expect("threads can be had")
-            .expect("somebody is told");
+            .expect("starting the notifier")
+            .expect("a receiver is configured");
         Self { paging, spool: state.join("spool.redb"), _scratch: scratch }
     }
 
@@ -92,8 +92,7 @@ impl Flood {
         self.paging.decided(&decision, &[verdict]);
     }
 
-    /// Half of the listeners that `cgroup` gives a place are raised, the others resolved, as a scan
-    /// finds them.
+    /// Raises half of the listeners that `cgroup` places and resolves the others, as a scan would.
     fn round(&mut self, nth: usize, severity: Severity, cgroup: impl Fn(usize) -> String) {
         for listener in 0..LISTENERS {
             let state = if (listener + nth).is_multiple_of(2) {
@@ -112,7 +111,7 @@ impl Flood {
     }
 
     fn spool_bytes(&self) -> u64 {
-        // What it takes of the disk, which is less than its length where it has holes.
+        // Space used on the disk: less than the length of a sparse file.
         fs::metadata(&self.spool).map_or(0, |file| file.len().max(file.blocks() * 512))
     }
 }
@@ -121,7 +120,7 @@ fn is_about(call: &Call, cgroup: &str) -> bool {
     call.json()["data"]["group"] == cgroup
 }
 
-/// Floods, and has a real incident begin meanwhile; gives the calls that the webhook got.
+/// Floods the policy, starts a real incident meanwhile, and returns the calls to the webhook.
 fn flood(
     test: &str,
     down: Manner,
@@ -140,27 +139,27 @@ fn flood(
             flood.decide(SERVICE, "0.0.0.0:443", ClaimState::Raised, Severity::Critical);
             begun = Some(now());
         }
-        let is_told = || webhook.calls().iter().any(|call| is_about(call, SERVICE));
-        took = took.or_else(|| begun.filter(|_| is_told()).map(|begun| begun.elapsed()));
+        let is_delivered = || webhook.calls().iter().any(|call| is_about(call, SERVICE));
+        took = took.or_else(|| begun.filter(|_| is_delivered()).map(|begun| begun.elapsed()));
         spool_bytes = spool_bytes.max(flood.spool_bytes());
         sleep(Duration::from_millis(50));
     }
     let took = took.or_else(|| {
-        let told = wait_for(SOON, || {
+        let delivered = wait_for(SOON, || {
             webhook.calls().iter().any(|call| is_about(call, SERVICE)).then_some(())
         });
-        told.and(begun).map(|begun| begun.elapsed())
+        delivered.and(begun).map(|begun| begun.elapsed())
     });
     let waiting = flood.paging.counts().waiting.get();
     let grown_bytes = resident_bytes().saturating_sub(before);
     println!(
-        "{test}: told after {took:?}, {} calls, {waiting} wait, {grown_bytes} bytes more, a spool \
-         of {spool_bytes} bytes",
+        "{test}: delivered after {took:?}, {} calls, {waiting} wait, {grown_bytes} bytes more, \
+         a spool of {spool_bytes} bytes",
         webhook.calls().len()
     );
-    assert!(took.is_some_and(|took| took < SOON), "the real one is told after {took:?}");
+    assert!(took.is_some_and(|took| took < SOON), "the real incident was delivered after {took:?}");
     assert!(waiting <= 2 * 256, "{waiting} wait");
-    assert!(grown_bytes < GROWN_BYTES_MAX, "{grown_bytes} bytes more");
+    assert!(grown_bytes < GROWN_BYTES_MAX, "memory grew by {grown_bytes} bytes");
     assert!(spool_bytes < SPOOL_BYTES_MAX, "{spool_bytes} bytes");
     flood.paging.stop();
     webhook.calls()
@@ -176,7 +175,7 @@ fn thousand_flapping_listeners_delay_no_critical_page() {
         calls.iter().filter(|call| call.json()["data"]["class"] == "many incidents").collect();
     assert!(!summaries.is_empty(), "{calls:?}");
     let text = summaries[0].json()["data"]["summary"].as_str().unwrap_or_default().to_owned();
-    println!("told: {text}");
+    println!("delivered: {text}");
     assert!(text.starts_with("/user.slice/user-1000.slice on "), "{text}");
 }
 

@@ -1,9 +1,9 @@
 //! The replay corpus: small traces, each with the exact lines that `spillway replay` prints for it.
 //!
 //! The traces are committed, so that a change of the core shows as a changed line here and never as
-//! a changed trace. Each is also the output of a function below, so that nobody has to wonder how
-//! it came about; after changing one, run `cargo test -p spillway-tests --test replay -- --ignored
-//! write_traces`. `hostile` is written by hand.
+//! a changed trace. Each is also the output of a function below, which documents its origin; after
+//! changing one, run `cargo test -p spillway-tests --test replay -- --ignored write_traces`.
+//! `hostile` is written by hand.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -27,8 +27,8 @@ fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("traces").join(format!("{name}.jsonl"))
 }
 
-/// Traces are minutes long: without a warm-up their processes count as known from the first scan
-/// on.
+/// Configuration without a warm-up: traces are only minutes long, so all processes count as known
+/// from the first scan on.
 fn config() -> Config {
     let mut config = Config::default();
     config.detect.leak.warm_up = Duration::ZERO;
@@ -41,7 +41,7 @@ fn run(trace: &[u8], decisions: bool) -> (Vec<String>, ReplaySummary) {
     (String::from_utf8(out).unwrap().lines().map(str::to_owned).collect(), summary)
 }
 
-/// Replays a committed trace twice: every time must print the same.
+/// Replays a committed trace twice; both must print the same.
 fn verdicts(name: &str) -> Vec<String> {
     let trace = fs::read(path(name)).unwrap();
     let (lines, summary) = run(&trace, false);
@@ -95,8 +95,8 @@ fn one_process(interval: u32, secs: u32, mib: impl Fn(f64) -> f64) -> Vec<Observ
     (0..=secs / interval).flat_map(|step| scan(f64::from(step * interval))).collect()
 }
 
-/// One listener, looked at ten times a second; backlog, head's wait in seconds and accepted total
-/// by tenth of a second.
+/// One listener, read ten times a second; `look` maps the tenth of a second to backlog, wait of the
+/// head in seconds, and total accepted.
 fn one_listener(secs: u32, look: impl Fn(u32) -> (u32, f64, u64)) -> Vec<Observation> {
     let look = |step: u32| {
         let (backlog, wait_secs, accepted) = look(step);
@@ -114,14 +114,14 @@ fn pid_reuse() -> Vec<Observation> {
 }
 
 fn gap() -> Vec<Observation> {
-    // An hour of suspend, from which a leaking process comes back larger and leaks on.
+    // After an hour of suspend a leaking process has grown and continues to leak.
     let mut all = one_process(1, 30, |t| 100.0 + 4.0 * t);
     let later = one_process(1, 200, |t| 500.0 + 4.0 * t);
     all.extend(later.into_iter().map(|o| Observation { t: o.t + 3_630.0, ..o }));
     all
 }
 
-/// A server that leaves twenty connections a minute open, and is ended before it runs out of files.
+/// Server that leaves twenty connections a minute open and ends before it runs out of files.
 fn fd_leak() -> Vec<Observation> {
     let look = |t: f64| {
         let fds = 24 + (t / 3.0) as u64;
@@ -138,8 +138,8 @@ fn fd_leak() -> Vec<Observation> {
     (0..=120).flat_map(|step| look(f64::from(step) * 10.0)).chain([exit]).collect()
 }
 
-/// A database that answers four connects a second for a minute, refuses them for half of one, and
-/// is back.
+/// Database that accepts four connects a second for a minute, refuses them for half a minute, and
+/// recovers.
 fn dependency_down() -> Vec<Observation> {
     let look = |second: u64| {
         let refused = second.clamp(60, 90) - 60;
@@ -158,8 +158,8 @@ fn dependency_down() -> Vec<Observation> {
     (0..100).map(look).collect()
 }
 
-/// A leak that is watched without page faults and half blind for births and deaths; one name is
-/// from a later version. Half way the host's memory cannot be read for a while.
+/// Leak watched without page faults and with lost births and deaths; one name is from a later
+/// version. Halfway, the host's memory cannot be read for a while.
 fn half_blind() -> Vec<Observation> {
     let names = |names: &[&str]| names.iter().map(|&name| Arc::from(name)).collect::<Vec<_>>();
     let (degraded, off) = (names(&["process_life"]), names(&["fault_samples", "gpu_memory"]));
@@ -216,7 +216,7 @@ fn serialise(interval_secs: f64, observations: &[Observation]) -> Vec<u8> {
 }
 
 #[test]
-#[ignore = "writes the traces anew"]
+#[ignore = "writes the traces again"]
 fn write_traces() {
     for (name, interval_secs, observations) in generated() {
         fs::write(path(name), serialise(interval_secs, &observations)).unwrap();
@@ -224,7 +224,7 @@ fn write_traces() {
 }
 
 #[test]
-fn committed_traces_are_what_their_functions_say_and_small() {
+fn committed_traces_match_their_functions_and_are_small() {
     for (name, interval_secs, observations) in generated() {
         let trace = fs::read(path(name)).unwrap();
         assert!(trace.len() < 200_000, "{name}: {} bytes", trace.len());
@@ -241,13 +241,13 @@ const LEAK_WHY: &str = "api (pid 812) grew by 120.0 MiB in 30 s (4.0 MiB/s ± 0.
                         slowing down, for as long as it has been watched; if it goes on, the 8.4 \
                         GiB available on the host run out in 36 min (20 min to 1.1 h)";
 
-/// Harm of that leak, and of what nobody is known to use.
+/// Harm of that leak, and of a cgroup that is not known to be a service.
 const HOSTS: &str =
     r#""severity":"warning","severity_why":"the whole host runs out of memory in 36 min","#;
 const UNKNOWN: &str = "it is not known to be a service: no other host or unit has used it for \
                        minutes, and decide.services does not list it";
 
-/// A leak of 4 MiB/s that was there when the watch began, claimed at `t`.
+/// Leak of 4 MiB/s that existed when the watch began, claimed at `t`.
 fn steep_leak(t: &str, confidence: &str, unseen: &str) -> String {
     let why = format!("{LEAK_WHY}{unseen}");
     format!(
@@ -268,7 +268,7 @@ fn leak_linear() {
 }
 
 #[test]
-fn a_leak_in_a_protected_unit_is_told_and_not_limited() {
+fn leak_in_a_protected_unit_is_reported_not_limited() {
     let trace = fs::read_to_string(path("leak-linear")).unwrap();
     let limits = |trace: &str| -> Vec<serde_json::Value> {
         let mut config = config();
@@ -325,7 +325,7 @@ fn stuck_acceptor_of_a_service_pages_once_it_lasts() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    let told: Vec<_> = lines
+    let printed: Vec<_> = lines
         .iter()
         .map(|line| {
             (
@@ -334,9 +334,9 @@ fn stuck_acceptor_of_a_service_pages_once_it_lasts() {
             )
         })
         .collect();
-    // It is well again before it has lasted for the five seconds that would be critical.
+    // It recovers before the five seconds that would make it critical.
     assert_eq!(
-        told,
+        printed,
         [
             (3.7, "raised"),
             (6.7, "updated"),
@@ -353,7 +353,7 @@ fn stuck_acceptor_of_a_service_pages_once_it_lasts() {
 }
 
 #[test]
-fn dependency_down_is_reported_to_a_person_and_drains_nothing() {
+fn dependency_down_pages_and_drains_nothing() {
     let (lines, summary) = run(&fs::read(path("dependency-down")).unwrap(), true);
     let head = r#""verdict":"cascade_risk","sign":"dependency_down","addr":"10.0.0.5:5432","netns":4026531840,"pid":812,"comm":"api","cgroup":"/api.service","failed":64,"exhaustion_secs":null,"confidence":0.9,"#;
     let tail = r#""mode":"observe","id":"cascade-risk-4026531840-10.0.0.5:5432-/api.service","cgroup":"/api.service","performed":false,"#;
@@ -388,22 +388,22 @@ fn pid_reuse_clears_the_old_and_judges_the_new() {
 
 #[test]
 fn a_gap_invents_no_growth() {
-    // What it weighed more when it woke is as if it had grown faster before: the leak is believed
-    // once minutes after that say so too.
+    // The growth during the suspend looks like faster growth before, so the leak is only believed
+    // once the minutes after it confirm it.
     assert_eq!(verdicts("gap"), [steep_leak("3826.0", "1.0", "")]);
 }
 
 #[test]
-fn what_is_not_seen_costs_confidence_and_is_said() {
+fn missing_data_lowers_confidence_and_is_named() {
     let unseen = "; page faults were not sampled; process starts and exits were seen only \
                   indirectly; the host's memory could not always be read";
     assert_eq!(verdicts("half-blind"), [steep_leak("54.0", "0.86", unseen)]);
 }
 
 #[test]
-fn hostile_lines_cost_themselves_and_nothing_else() {
+fn hostile_lines_are_skipped() {
     let mut trace = fs::read(path("hostile")).unwrap();
-    // A line of 10 MB right after the header, too large to commit and too large to keep.
+    // A line of 10 MB right after the header, which is too large to commit and exceeds the limit.
     let second_line = trace.iter().position(|byte| *byte == b'\n').unwrap() + 1;
     trace.splice(second_line..second_line, [vec![b'x'; 10_000_000], vec![b'\n']].concat());
     let (lines, summary) = run(&trace, false);
@@ -452,8 +452,8 @@ fn a_bad_header_ends_a_replay_and_names_line_1() {
     }
 }
 
-/// What `spillway record` saw of a leak that was then killed, a cache that filled, and a server
-/// that stopped accepting, on a real host; other processes were left out.
+/// Checks a recording by `spillway record` on a real host: a leak that was then killed, a cache
+/// that filled, and a server that stopped accepting. Other processes were removed.
 #[test]
 #[rustfmt::skip]
 fn a_recorded_host() {

@@ -1,5 +1,5 @@
-//! The ports that the agent serves, over real sockets: who may connect, what may be requested, and
-//! that idle connections keep nobody out.
+//! The agent's ports over real sockets: permitted peers and requests, and idle connections that
+//! must not block others.
 
 use std::{
     fs,
@@ -22,31 +22,34 @@ use spillway_tests::{Scratch, http_get, is_root, now, own_network};
 
 const LOOPBACK: &str = "127.0.0.1:0";
 
-/// The longest that a probe may wait while others hold connections.
+/// Maximum wait of a probe while others hold connections.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// Serves metrics and the agent check as this configuration says, on loops of their own as the
-/// agent's; gives both addresses.
+/// Serves metrics and the agent check with this configuration, on their own loops as in the agent,
+/// and returns both addresses.
 fn served(config: Config) -> (SocketAddr, SocketAddr) {
     let (sends, addresses) = channel();
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .expect("a runtime can start");
+            .expect("starting a runtime");
         runtime.block_on(async {
             let metrics = Arc::new(Metrics::new(Clock::start(), 60.0));
             let readiness = Arc::new(ReadinessCell::default());
             let http = serve(&config.serve, metrics.clone(), readiness.clone())
                 .await
-                .expect("it can be served");
-            let listen = config.act.drain.agent_check.listen.expect("it is configured");
+                .expect("serving HTTP");
+            let listen =
+                config.act.drain.agent_check.listen.expect("the agent check should be configured");
             let check = serve_agent_check(listen, &config.serve.allow, &metrics, readiness).await;
-            sends.send((http, check.expect("it can be served"))).expect("the test waits");
+            sends
+                .send((http, check.expect("serving the agent check")))
+                .expect("the test should be waiting");
             std::future::pending::<()>().await;
         });
     });
-    addresses.recv().expect("it is served")
+    addresses.recv().expect("the server should send its addresses")
 }
 
 fn config(text: &str) -> Config {
@@ -56,10 +59,10 @@ fn config(text: &str) -> Config {
     } else {
         format!("serve.listen = '{LOOPBACK}'\nact.drain.agent_check.listen = '{LOOPBACK}'\n")
     };
-    parse(&format!("{rest}{text}"), "x.toml").expect("it is right")
+    parse(&format!("{rest}{text}"), "x.toml").expect("the configuration should be valid")
 }
 
-/// The status line of the answer to a request with these headers.
+/// Status line of the response to a request with these headers.
 fn status(addr: SocketAddr, path: &str, headers: &[&str]) -> io::Result<String> {
     let mut stream = TcpStream::connect(addr)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -78,7 +81,7 @@ fn agent_check(addr: SocketAddr) -> io::Result<String> {
     Ok(line)
 }
 
-/// Panics unless every probe is answered at once.
+/// Panics unless every probe gets an immediate response.
 fn assert_all_answer(http: SocketAddr, check: SocketAddr) {
     for path in ["/ready", "/healthz", "/metrics"] {
         let asked = now();
@@ -90,36 +93,36 @@ fn assert_all_answer(http: SocketAddr, check: SocketAddr) {
         );
     }
     let asked = now();
-    assert_eq!(agent_check(check).expect("it answers"), "ready 100%\n");
+    assert_eq!(agent_check(check).expect("the server should respond"), "ready 100%\n");
     assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
 }
 
 #[test]
-fn idle_connections_keep_no_probe_waiting() {
+fn idle_connections_do_not_delay_probes() {
     let (http, check) = served(config(""));
     let silent: Vec<_> =
         (0..200).map(|nth| TcpStream::connect(if nth % 2 == 0 { http } else { check })).collect();
     assert!(silent.iter().all(Result::is_ok));
     assert_all_answer(http, check);
-    // They begin a request, go on with it a byte at a time, and never end it.
+    // They begin a request, continue it a byte at a time, and never end it.
     let mut slow: Vec<_> =
-        (0..100).map(|_| TcpStream::connect(http).expect("it listens")).collect();
+        (0..100).map(|_| TcpStream::connect(http).expect("connecting")).collect();
     for byte in "GET /metrics HTTP/1.1\r\nx:".bytes() {
-        // Those that were dropped cannot be written to.
+        // Writes to dropped connections fail.
         slow.iter_mut().for_each(|stream| drop(stream.write_all(&[byte])));
     }
     assert_all_answer(http, check);
-    // They request metrics, read nothing and stay.
+    // They request metrics, read nothing and stay connected.
     let mut scrapers = Vec::new();
     for _ in 0..100 {
-        let mut stream = TcpStream::connect(http).expect("it listens");
+        let mut stream = TcpStream::connect(http).expect("connecting");
         stream
             .write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n")
-            .expect("it takes a request");
+            .expect("sending a request");
         scrapers.push(stream);
     }
     assert_all_answer(http, check);
-    let answer = http_get(http, "/metrics").expect("it answers");
+    let answer = http_get(http, "/metrics").expect("the server should respond");
     for port in ["new", "metrics", "agent_check"] {
         let name = format!("spillway_serve_dropped_total{{port=\"{port}\",reason=\"peer_limit\"}}");
         assert!(answer.contains(&name), "{name} in {answer}");
@@ -127,50 +130,53 @@ fn idle_connections_keep_no_probe_waiting() {
 }
 
 #[test]
-fn a_kept_connection_that_is_used_outlives_idle_ones() {
+fn active_connection_outlives_idle_ones() {
     let (http, _) = served(config(""));
-    let mut kept = TcpStream::connect(http).expect("it listens");
-    kept.set_read_timeout(Some(Duration::from_secs(5))).expect("it is open");
+    let mut kept = TcpStream::connect(http).expect("connecting");
+    kept.set_read_timeout(Some(Duration::from_secs(5))).expect("setting a timeout");
     let mut silent = Vec::new();
     for _ in 0..20 {
-        kept.write_all(b"GET /ready HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("it is open");
+        kept.write_all(b"GET /ready HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            .expect("sending a request");
         let mut answer = [0; 15];
-        kept.read_exact(&mut answer).expect("it answers");
+        kept.read_exact(&mut answer).expect("the server should respond");
         assert_eq!(&answer, b"HTTP/1.1 200 OK");
         while !answer.ends_with(b"%\n") {
             answer.rotate_left(1);
-            kept.read_exact(&mut answer[14..]).expect("the answer has an end");
+            kept.read_exact(&mut answer[14..]).expect("reading the rest of the response");
         }
-        silent.extend((0..10).map(|_| TcpStream::connect(http).expect("it listens")));
+        silent.extend((0..10).map(|_| TcpStream::connect(http).expect("connecting")));
     }
 }
 
 #[test]
-fn a_page_in_a_browser_cannot_read_them_under_its_own_name() {
+fn dns_rebinding_is_rejected() {
     let (http, _) = served(config("serve.host_names = ['node-1.example.com']"));
     for path in ["/metrics", "/healthz", "/ready", "/nothing"] {
-        let rebound = status(http, path, &["host: evil.example:9646"]).expect("it answers");
+        let rebound =
+            status(http, path, &["host: evil.example:9646"]).expect("the server should respond");
         assert!(rebound.starts_with("HTTP/1.1 421"), "{path}: {rebound}");
     }
     for host in ["127.0.0.1", "localhost:9646", "10.1.2.3:9646", "[::1]", "Node-1.example.com:9646"]
     {
-        let own = status(http, "/ready", &[&format!("host: {host}")]).expect("it answers");
+        let own =
+            status(http, "/ready", &[&format!("host: {host}")]).expect("the server should respond");
         assert!(own.starts_with("HTTP/1.1 200"), "{host}: {own}");
     }
-    let twice =
-        status(http, "/ready", &["host: localhost", "host: evil.example"]).expect("it answers");
+    let twice = status(http, "/ready", &["host: localhost", "host: evil.example"])
+        .expect("the server should respond");
     assert!(twice.starts_with("HTTP/1.1 400"), "{twice}");
 }
 
-/// A file with a token that nobody else reads.
+/// File with a token, readable only by its owner.
 fn token_file(scratch: &Scratch) -> PathBuf {
     let path = scratch.secret("token", "0123456789abcdef0123456789abcdef\n");
-    fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o700)).expect("it is ours");
+    fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o700)).expect("setting a mode");
     path
 }
 
 #[test]
-fn with_a_token_metrics_need_it_and_probes_of_this_host_do_not() {
+fn token_is_required_except_for_local_probes() {
     let scratch = Scratch::make("serve-token");
     let (http, _) =
         served(config(&format!("serve.token_file = '{}'", token_file(&scratch).display())));
@@ -188,22 +194,22 @@ fn with_a_token_metrics_need_it_and_probes_of_this_host_do_not() {
         ("/ready", &["host: localhost"], "200"),
         ("/ready", &["host: evil.example"], "421"),
     ] {
-        let found = status(http, path, headers).expect("it answers");
+        let found = status(http, path, headers).expect("the server should respond");
         assert!(found.starts_with(&format!("HTTP/1.1 {wanted}")), "{path} {headers:?}: {found}");
     }
 }
 
 #[test]
-fn peers_in_no_allowed_network_are_not_answered() {
-    const TEST: &str = "peers_in_no_allowed_network_are_not_answered";
+fn peers_outside_allowed_networks_get_no_response() {
+    const TEST: &str = "peers_outside_allowed_networks_get_no_response";
     if !is_root(TEST) {
         return;
     }
-    own_network().expect("a network namespace can be made");
+    own_network().expect("making a network namespace");
     for addr in ["198.51.100.1/32", "198.51.100.2/32", "203.0.113.2/32"] {
         let added =
             std::process::Command::new("ip").args(["addr", "add", addr, "dev", "lo"]).status();
-        assert!(added.is_ok_and(|status| status.success()), "{addr} can be added");
+        assert!(added.is_ok_and(|status| status.success()), "adding {addr}");
     }
     let listens =
         "serve.listen = '198.51.100.1:0'\nact.drain.agent_check.listen = '198.51.100.1:0'\n";
@@ -218,20 +224,20 @@ fn peers_in_no_allowed_network_are_not_answered() {
         read(stream)
     };
     for allowed in ["198.51.100.2", "198.51.100.1"] {
-        assert_eq!(line(allowed).expect("it answers"), "ready 100%\n", "{allowed}");
+        assert_eq!(line(allowed).expect("the server should respond"), "ready 100%\n", "{allowed}");
         assert!(
             ready(allowed, "").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")),
             "{allowed}"
         );
     }
     let nothing = |answer: io::Result<String>| answer.map_or(true, |answer| answer.is_empty());
-    // More than there are slots: none takes one.
+    // More connections than slots; none of them takes a slot.
     let held: Vec<_> = (0..100).map(|_| connect_from("203.0.113.2", check)).collect();
     assert!(nothing(line("203.0.113.2")) && nothing(ready("203.0.113.2", "")));
-    assert_eq!(line("198.51.100.2").expect("it answers"), "ready 100%\n");
+    assert_eq!(line("198.51.100.2").expect("the server should respond"), "ready 100%\n");
     drop(held);
 
-    // With a token and no network, the token decides.
+    // With a token and without networks, the token decides.
     let scratch = Scratch::make("serve-peers");
     let token = token_file(&scratch);
     let listens =
@@ -255,7 +261,7 @@ fn connect_from(from: &str, to: SocketAddr) -> io::Result<TcpStream> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let stream = runtime.block_on(async {
         let socket = tokio::net::TcpSocket::new_v4()?;
-        socket.bind(SocketAddr::new(from.parse().expect("that is an address"), 0))?;
+        socket.bind(SocketAddr::new(from.parse().expect("the address should be valid"), 0))?;
         socket.connect(to).await?.into_std()
     })?;
     stream.set_nonblocking(false)?;

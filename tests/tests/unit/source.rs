@@ -1,4 +1,4 @@
-//! The source itself: names, English, layout. What can be checked by reading lines, is.
+//! Checks of the source itself by reading lines: names, English, layout.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,31 +6,31 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Columns that a line may have.
+/// Maximum length of a line in columns.
 const COLUMNS_MAX: usize = 100;
 
-/// Characters that the name of a test may have.
+/// Maximum length of a test's name in characters.
 const TEST_NAME_MAX: usize = 60;
 
-/// Share of doc comments that may begin with a word of [`VAGUE`], in percent. Codebases that read
-/// well have 1 or 2.
+/// Percentage of doc comments that may begin with a word of [`VAGUE`]. Well-written codebases have
+/// 1 or 2.
 const VAGUE_PERCENT_MAX: f64 = 5.0;
 
-/// First words that put the noun off: "What it sends" for "Request sent".
+/// First words that postpone the noun: "What it sends" instead of "Request sent".
 const VAGUE: [&str; 6] = ["What", "Who", "Where", "How", "Its", "Whoever"];
 
-/// Stages in the order in which data flows. A file imports from its own stage and those before it.
+/// Stages in the order of data flow. A file imports from its own stage and earlier ones.
 const STAGES: [&str; 9] =
     ["clock", "units", "os", "bpf", "sense", "detect", "decide", "engine", "act"];
 
-/// One source file.
+/// Source file.
 struct Source {
     path: PathBuf,
     text: String,
 }
 
 impl Source {
-    /// Lines up to the tests that the file ends with.
+    /// Lines before the tests at the end of the file.
     fn product_lines(&self) -> impl Iterator<Item = &str> {
         let is_test_file = self.path.file_stem().is_some_and(|stem| {
             stem.to_string_lossy().ends_with("tests") || stem == "fuzzing" || stem == "sample"
@@ -48,21 +48,24 @@ impl Source {
     }
 }
 
-/// Every Rust file below a folder of the checkout, by path.
+/// Rust files below a folder of the checkout, by path.
 fn sources(folder: &str) -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut sources = Vec::new();
     let mut folders = vec![root.join(folder)];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("the checkout has it") {
-            let path = entry.expect("it is readable").path();
+        for entry in fs::read_dir(&folder).expect("reading a folder of the checkout") {
+            let path = entry.expect("reading a folder's entry").path();
             if path.is_dir() {
                 if !path.ends_with("target") && !path.ends_with("fuzz/corpus") {
                     folders.push(path);
                 }
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = fs::read_to_string(&path).expect("it is text");
-                let path = path.strip_prefix(&root).expect("it is below").to_owned();
+                let text = fs::read_to_string(&path).expect("reading a source file");
+                let path = path
+                    .strip_prefix(&root)
+                    .expect("the path should be below the checkout")
+                    .to_owned();
                 sources.push(Source { path, text });
             }
         }
@@ -72,12 +75,12 @@ fn sources(folder: &str) -> Vec<Source> {
     sources
 }
 
-/// Every Rust file of the project.
+/// Rust files of the whole project.
 fn all_sources() -> Vec<Source> {
     ["agent", "agent-ebpf", "xtask", "tests"].into_iter().flat_map(sources).collect()
 }
 
-/// The name that a line declares, if it declares a type.
+/// Name of the type that a line declares, if any.
 fn declared_type(line: &str) -> Option<&str> {
     let line = line.trim_start();
     let line = line.strip_prefix("pub").map_or(line, |rest| match rest.strip_prefix('(') {
@@ -89,7 +92,7 @@ fn declared_type(line: &str) -> Option<&str> {
         return None;
     }
     let name = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next()?;
-    // An associated type is named by its trait.
+    // Associated types are named by their traits.
     (keyword != "type" || !line.contains("= ") || !rest.starts_with("Item")).then_some(name)
 }
 
@@ -157,7 +160,7 @@ fn lines_fit_the_width_of_a_screen() {
     let mut wide = Vec::new();
     for source in ["agent/src", "agent-ebpf/src", "xtask/src"].into_iter().flat_map(sources) {
         for (number, line) in source.product_lines().enumerate() {
-            // A hash, or JSON as it is written.
+            // Data: a hash or JSON.
             let is_data = line.contains("sha256") || line.contains("\": ");
             if line.chars().count() > COLUMNS_MAX && !is_data {
                 wide.push(source.place(number));
@@ -191,7 +194,8 @@ fn test_names_are_short() {
     assert!(long.is_empty(), "{} names are longer than {TEST_NAME_MAX}: {long:#?}", long.len());
 }
 
-/// Nothing runs them: building for an empty run took a minute and a half.
+/// Checks that no documentation has code examples, because nothing runs them: building for an empty
+/// run took a minute and a half.
 #[test]
 fn documentation_has_no_code_to_test() {
     let mut untested = Vec::new();
@@ -226,14 +230,14 @@ fn each_bpf_file_has_a_sensor_of_its_name() {
         .into_iter()
         .filter(|source| source.text.lines().any(is_program))
         .filter_map(|source| Some(source.path.file_stem()?.to_string_lossy().into_owned()))
-        // They feed several sensors.
+        // These two feed several sensors.
         .filter(|name| !["sock_state", "arrivals"].contains(&name.as_str()))
         .filter(|name| !sensors.contains(name))
         .collect();
     assert!(without.is_empty(), "no sensor is called {without:?}; sensors: {sensors:?}");
 }
 
-/// Whether a line declares a BPF program.
+/// Returns true if a line declares a BPF program.
 fn is_program(line: &str) -> bool {
     [
         "#[tracepoint",
@@ -252,7 +256,12 @@ fn stages_import_only_earlier_stages() {
     let mut wrong = Vec::new();
     for source in sources("agent/src") {
         let Ok(path) = source.path.strip_prefix("agent/src") else { continue };
-        let first = path.components().next().expect("it has a name").as_os_str().to_string_lossy();
+        let first = path
+            .components()
+            .next()
+            .expect("the path should have a first component")
+            .as_os_str()
+            .to_string_lossy();
         let stage = first.trim_end_matches(".rs");
         let Some(rank) = STAGES.iter().position(|name| *name == stage) else { continue };
         for (number, line) in source.product_lines().enumerate() {
@@ -266,5 +275,5 @@ fn stages_import_only_earlier_stages() {
             }
         }
     }
-    assert!(wrong.is_empty(), "data flows one way: {wrong:#?}");
+    assert!(wrong.is_empty(), "imports against the data flow: {wrong:#?}");
 }

@@ -1,4 +1,4 @@
-//! What waits to be told survives: a kill at any time, and a disk that is full.
+//! Pending notifications survive kills at any time and a full disk.
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +12,7 @@ use std::{
 use spillway_agent::act::notify::spool::Spool;
 use spillway_tests::{Kills, Scratch};
 
-/// How often it is killed; more on request: `SPILLWAY_KILLS=1000 cargo xtask test acknowledged`.
+/// Number of kills. For more: `SPILLWAY_KILLS=1000 cargo xtask test acknowledged`.
 const KILLS: u64 = 60;
 
 #[test]
@@ -23,8 +23,7 @@ fn acknowledged_entries_survive_any_number_of_kills() {
     let path = scratch.0.join("spool.redb");
     let (mut first, mut accepted, mut settling) = (1, BTreeSet::new(), BTreeSet::new());
     let mut kills_at = Kills::default();
-    // A run begins with opening the spool, which takes a machine that is busy longer than all the
-    // rest.
+    // A run starts by opening the spool, which on a busy machine takes longer than everything else.
     let opened_within = Duration::from_millis(10);
     for kill in 0..kills {
         let mut command = Command::new(env!("CARGO_BIN_EXE_crash_target"));
@@ -33,18 +32,18 @@ fn acknowledged_entries_survive_any_number_of_kills() {
             .arg(&path)
             .arg(format!("--first={first}"))
             .stdout(Stdio::piped());
-        let mut spooler = command.spawn().expect("it starts");
-        // Spread evenly over what some commits take, in no order, however fast the machine is.
+        let mut spooler = command.spawn().expect("starting the process");
+        // Spread evenly over the time of some commits, in no order, however fast the machine is.
         sleep(opened_within + kills_at.after(kill.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-        spooler.kill().expect("it runs until it is killed");
-        spooler.wait().expect("it is ours");
-        let said = BufReader::new(spooler.stdout.take().expect("it is piped"));
+        spooler.kill().expect("killing the process");
+        spooler.wait().expect("waiting for the process");
+        let output = BufReader::new(spooler.stdout.take().expect("stdout should be piped"));
         let mut commits = 0;
-        for line in said.lines() {
+        for line in output.lines() {
             commits += 1;
-            let line = line.expect("it is text");
-            let (what, nth) = line.split_once(' ').expect("two words");
-            let nth: u64 = nth.parse().expect("a number");
+            let line = line.expect("output should be UTF-8");
+            let (what, nth) = line.split_once(' ').expect("the line should have two words");
+            let nth: u64 = nth.parse().expect("the second word should be a number");
             if what == "accepted" {
                 accepted.insert(nth)
             } else {
@@ -53,9 +52,9 @@ fn acknowledged_entries_survive_any_number_of_kills() {
             first = first.max(nth + 2);
         }
         kills_at.note(commits > 3);
-        let (spool, found) = Spool::open::<String>(&path).expect("it can be opened");
+        let (spool, found) = Spool::open::<String>(&path).expect("opening the spool");
         drop(spool);
-        // One that was killed while it was being made holds nothing yet.
+        // A spool whose creation was interrupted is still empty.
         let is_readable = found.set_aside.is_none() || accepted.is_empty();
         assert!(is_readable, "after kill {kill}: {:?}", found.set_aside);
         let waiting: BTreeSet<_> = found.waiting.iter().map(|(nth, _)| *nth).collect();

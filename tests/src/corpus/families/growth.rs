@@ -1,5 +1,5 @@
-//! Healthy growth that ends, or fades, and begins when the process does: caches, run-times that
-//! warm up, fragmentation, deploys, arenas.
+//! Healthy growth that begins with the process and ends or slows down: caches, warm-up of runtimes,
+//! fragmentation, deploys, arenas.
 
 use super::{
     super::{
@@ -28,7 +28,7 @@ pub(super) fn lru_fill(rng: &mut Rng) -> Plan {
 }
 
 pub(super) fn bulk_fill(rng: &mut Rng) -> Plan {
-    // Nobody waits longer for a start: supervisors give up before.
+    // Longer starts are unrealistic: supervisors give up before.
     let fills = rng.log_range(10.0, 20.0 * MINUTE);
     let capacity = rng.log_range(50.0, 8_000.0) * MIB;
     let base = rng.log_range(20.0, 200.0) * MIB;
@@ -41,7 +41,7 @@ pub(super) fn dotnet(rng: &mut Rng) -> Plan {
     let tau = rng.log_range(2.0 * MINUTE, HOUR);
     let cores = rng.pick(&[2.0, 4.0, 8.0, 16.0]);
     let (base, settled) = (rng.log_range(40.0, 150.0) * MIB, rng.log_range(60.0, 900.0) * MIB);
-    // Each core's generation 0 budget is some MiB; generation 2 settles; regions are committed by 4
+    // Each core's generation 0 budget is some MiB; generation 2 settles; regions are committed in 4
     // MiB.
     let young = sawtooth(rng.bits(), rng.log_range(2.0, 30.0), cores * rng.range(2.0, 8.0) * MIB);
     let old = in_steps(saturating(0.0, settled, tau), 4.0 * MIB);
@@ -52,7 +52,7 @@ pub(super) fn dotnet(rng: &mut Rng) -> Plan {
 pub(super) fn jvm(rng: &mut Rng) -> Plan {
     let tau = rng.log_range(2.0 * MINUTE, HOUR);
     let heap_max = rng.log_range(256.0, 8_192.0) * MIB;
-    // The old generation fills between full collections, and what is committed is not given back up
+    // The old generation fills between full collections, and committed memory is not given back up
     // to -Xmx.
     let live = saturating(0.0, heap_max * rng.range(0.3, 0.7), tau);
     let teeth = sawtooth(rng.bits(), rng.log_range(5.0, 120.0), heap_max * rng.range(0.1, 0.4));
@@ -88,8 +88,7 @@ pub(super) fn lazy_deploy(rng: &mut Rng) -> Plan {
     let tau = rng.log_range(10.0 * MINUTE, 5.0 * HOUR);
     let base = rng.log_range(60.0, 500.0) * MIB;
     let (modules, seed, rare) = (rng.range(8.0, 40.0), rng.bits(), base * rng.range(0.2, 0.8));
-    // Modules are asked for in the order of how common they are: stairs in the time of a saturating
-    // clock.
+    // Modules are loaded in order of frequency: stairs on a saturating clock.
     let mut steps = stairs(seed, 0.0, 1.0, rare / modules);
     let mut clock = saturating(0.0, modules, tau);
     let parts = vec![breathing(rng, base), Box::new(move |t| steps(clock(t))) as Curve];

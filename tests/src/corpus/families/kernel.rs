@@ -1,5 +1,5 @@
-//! Growth that the kernel makes, or that only looks so: huge pages, copy-on-write, file pages,
-//! swap, sleep, lost scans.
+//! Growth caused by the kernel, or that only appears as growth: huge pages, copy-on-write, file
+//! pages, swap, sleep, lost scans.
 
 use super::{
     super::{
@@ -33,15 +33,15 @@ pub(super) fn huge_fault(rng: &mut Rng) -> Plan {
 }
 
 pub(super) fn khugepaged(rng: &mut Rng) -> Plan {
-    // 4,096 pages are scanned every 10 s by default, so at most 8 huge pages are made; sparse ones
-    // add what was not there.
+    // By default 4,096 pages are scanned every 10 s, so at most 8 huge pages are made; sparse ones
+    // add memory that was not there before.
     let sparse = rng.range(0.1, 0.6);
     let base = rng.log_range(100.0, 2_000.0) * MIB;
     let rate = rng.range(0.5, 8.0) * HUGE * sparse / 10.0;
     let grown = in_steps(at_most(ramp(rng.range(60.0, 900.0), rate), base * sparse), HUGE);
     let parts = vec![breathing(rng, base), grown];
     let mut plan = one(parts, 900.0 + base * sparse / rate * rng.range(2.0, 4.0), rng);
-    // All of it was mapped long ago: that is why there are holes to fill.
+    // All of it was mapped long ago, which is why there are holes to fill.
     plan.subjects[0].mapped_bytes = base * (1.0 + sparse) * 1.02;
     plan
 }
@@ -54,9 +54,9 @@ pub(super) fn cow_workers(rng: &mut Rng) -> Plan {
     let born = rng.range(5.0, 60.0);
     let mut actors = vec![Actor::new(master, "unicorn", "/system.slice/shop.service", flat(size))];
     for worker in 0..2 + rng.below(7) {
-        // A child shows its parent's pages as its own from the start, as fork() counts them; when
-        // it writes to them they are copied, which costs the host and shows in no counter of the
-        // process. Beside that it allocates for itself.
+        // From the start, a child counts its parent's pages as its own, as fork() does. When it
+        // writes to them they are copied, which costs the host memory and shows in no counter of
+        // the process. It also allocates memory of its own.
         let (copied, own) = (rng.range(0.2, 0.7), rng.range(0.05, 0.4));
         let wrote = since(born, saturating(0.0, size * copied, tau * rng.range(0.7, 1.3)));
         let added = since(born, saturating(0.0, size * own, tau * rng.range(0.7, 1.3)));
@@ -102,7 +102,7 @@ fn with_file(rng: &mut Rng, file: Curve, secs: f64) -> Plan {
 
 pub(super) fn page_cache(rng: &mut Rng) -> Plan {
     let (secs, rate) = (rng.log_range(HOUR, DAY), rng.log_range(1e4, 1e6));
-    // Logs that are rotated: mapped growth, then a fresh file.
+    // Rotated logs: mapped growth, then a new file.
     let file = sum(vec![flat(10.0 * MIB), sawtooth(rng.bits(), secs / 3.0, rate * secs / 3.0)]);
     with_file(rng, file, secs)
 }
@@ -144,7 +144,7 @@ pub(super) fn suspend(rng: &mut Rng) -> Plan {
         gaps.push((t, to));
         t = to + tau * rng.range(0.5, 3.0);
     }
-    // The process sleeps too: its own time leaves out the gaps.
+    // The process sleeps too: its own time excludes the gaps.
     let slept = gaps.clone();
     let base = rng.log_range(50.0, 500.0) * MIB;
     let mut fill = saturating(0.0, rng.log_range(50.0, 3_000.0) * MIB, tau);

@@ -1,8 +1,8 @@
 //! Processes that leak by themselves.
 //!
-//! Rates are log-uniform over the range that the corpus promises; a quarter of constant leaks have
-//! the rates that targets name. Limits are such that the end is between twenty minutes and four
-//! days off, so that each leak matters.
+//! Rates are log-uniform over the promised range; a quarter of the constant leaks have the rates
+//! that targets name. Limits are set so that exhaustion is between twenty minutes and four days
+//! away: each leak matters.
 
 use super::super::{
     curve::{
@@ -14,10 +14,10 @@ use super::super::{
     sim::Actor,
 };
 
-/// Rates that targets are stated for: 1 MB/s, 100 KB/s and 64 MB a day.
+/// Rates named in targets: 1 MB/s, 100 KB/s and 64 MB a day.
 const NAMED: [f64; 3] = [1e6, 1e5, 64e6 / DAY];
 
-/// How fast, how long, how far.
+/// Rate, duration and headroom of a leak.
 pub(super) struct Pace {
     pub(super) rate: f64,
     pub(super) start: f64,
@@ -28,20 +28,19 @@ pub(super) struct Pace {
 impl Pace {
     pub(super) fn new(rng: &mut Rng, rate: f64, start: f64, ends_min: f64) -> Self {
         let left = (rate * rng.log_range(ends_min, 4.0 * DAY)).clamp(48.0 * MIB, 48.0 * GIB);
-        // Six tenths of the way to the end: far past the quarter at which a warning should have
-        // come.
+        // Six tenths of the way to exhaustion: well past the quarter at which a warning is due.
         let secs = start + (left / rate * 0.6).clamp(4.0 * MINUTE, 2.5 * DAY);
         Self { rate, start, left, secs }
     }
 
-    /// 1 KB/s to 10 MB/s.
+    /// Rate between 1 KB/s and 10 MB/s.
     pub(super) fn constant(rng: &mut Rng, start: f64) -> Self {
         let rate = if rng.chance(0.25) { rng.pick(&NAMED) } else { rng.log_range(1e3, 1e7) };
         Self::new(rng, rate, start, 20.0 * MINUTE)
     }
 }
 
-/// When a leak starts in a process that ran before it was watched: targets are for leaks that start
+/// Start of a leak in a process that ran before it was watched: targets are for leaks that start
 /// after a warm-up.
 pub(super) fn settled(rng: &mut Rng) -> f64 {
     rng.log_range(20.0 * MINUTE, 3.0 * HOUR)
@@ -56,27 +55,26 @@ const NAMES: [(&str, &str); 6] = [
     ("gateway", "/kubepods.slice/pod-88d0/gateway"),
 ];
 
-/// A process with a usual name in a usual place.
+/// Process with a usual name and cgroup.
 pub(super) fn service(rng: &mut Rng, anon: Curve) -> Actor {
     let (comm, cgroup) = rng.pick(&NAMES);
     Actor::new(2_000 + rng.below(30_000) as u32, comm, cgroup, anon)
 }
 
-/// The same, starting under watch; `parts` are in its own time.
+/// Process that starts while it is watched; `parts` are in its own time.
 pub(super) fn started(rng: &mut Rng, parts: Vec<Curve>) -> Actor {
     let born = rng.range(20.0, 200.0);
     service(rng, since(born, sum(parts))).living(born, f64::INFINITY)
 }
 
-/// Open files of a server: one for each connection, of which load brings up to some hundreds, in
-/// their natural disorder.
+/// Open files of a server: one per connection; load brings up to some hundreds, with natural noise.
 pub(super) fn connections(rng: &mut Rng, mut load: Curve) -> Curve {
     let most = rng.log_range(30.0, 2_000.0);
     let mut disorder = noise(rng.bits(), rng.range(10.0, 60.0), 0.05);
     Box::new(move |t| 12.0 + most * load(t) * (1.0 + disorder(t)))
 }
 
-/// Scans come every second or two where a deadline is in seconds.
+/// Scans every second or two, for deadlines in seconds.
 fn often(rng: &mut Rng, plan: Plan) -> Plan {
     Plan { interval_secs: Some(rng.pick(&[1.0, 1.0, 2.0])), ..plan }
 }
@@ -101,15 +99,16 @@ pub(super) fn busy(rng: &mut Rng) -> Plan {
     let start = settled(rng);
     let pace = Pace::constant(rng, start);
     let base = rng.log_range(60.0, 1_500.0) * MIB;
-    // Buffers of requests under way: up to a fiftieth of the process, gone within seconds.
+    // Buffers of requests in progress: up to a fiftieth of the process, freed within seconds.
     let buffers = noise(rng.bits(), rng.range(1.0, 6.0), base * rng.log_range(0.001, 0.02));
     let healthy = vec![breathing(rng, base), buffers];
     let plan = alone(rng, &pace, healthy, || ramp(pace.start, pace.rate));
     often(rng, plan)
 }
 
-/// `mean` is the load's over a week: the rate is what leaks on average, and at least a day and a
-/// half is watched, for a leak that began in the evening would otherwise hardly leak.
+/// Leak on each request. `mean` is the mean load over a week, so the rate is the mean leak. At
+/// least a day and a half is watched, because a leak that began in the evening would otherwise
+/// hardly leak.
 fn per_request(rng: &mut Rng, load: fn(f64) -> Curve, mean: f64) -> Plan {
     let rate = rng.log_range(1e3, 1e5);
     let start = rng.log_range(MINUTE, 2.0 * HOUR);
@@ -156,10 +155,10 @@ pub(super) fn quiet(rng: &mut Rng) -> Plan {
     often(rng, plan)
 }
 
-/// Steps are what a job leaves: the rate times its period, so that both are plausible at once.
+/// Steps left behind by a job: the rate times its period, so that both are plausible.
 fn steps(rng: &mut Rng, period: f64) -> (Pace, u64) {
     let rate = rng.log_range(3e3, 3e5);
-    // At least forty steps to the end.
+    // At least forty steps until exhaustion.
     let start = rng.range(1.0, 3.0) * period;
     let pace = Pace::new(rng, rate, start, 40.0 * period);
     (pace, rng.bits())
@@ -170,7 +169,7 @@ pub(super) fn regular_stairs(rng: &mut Rng) -> Plan {
     let (pace, seed) = steps(rng, period);
     let base = rng.log_range(30.0, 300.0) * MIB;
     let healthy = vec![breathing(rng, base)];
-    // A tenth of the period of jitter: a timer's job takes its own time.
+    // Jitter of a tenth of the period, for the job's own run time.
     let (first, step) = (pace.start, pace.rate * period);
     alone(rng, &pace, healthy, || {
         let mut jitter = noise(seed, period, period / 10.0);
@@ -205,8 +204,8 @@ pub(super) fn odd_gc(rng: &mut Rng) -> Plan {
     two_generations(rng, purges)
 }
 
-/// Young collections of seconds, and full ones of minutes; `full` are the latter's teeth, by seed,
-/// period and height.
+/// Young collections of seconds and full ones of minutes; `full` makes the teeth of full
+/// collections from seed, period and height.
 fn two_generations(rng: &mut Rng, full: fn(u64, f64, f64) -> Curve) -> Plan {
     let start = settled(rng);
     let rate = rng.log_range(1e3, 1e6);
@@ -219,7 +218,7 @@ fn two_generations(rng: &mut Rng, full: fn(u64, f64, f64) -> Curve) -> Plan {
     alone(rng, &pace, healthy, || ramp(pace.start, pace.rate))
 }
 
-/// A cache that is filled evenly and emptied at odd times.
+/// Cache that is filled evenly and emptied at irregular times.
 pub(super) fn purged(rng: &mut Rng) -> Plan {
     let start = settled(rng);
     let rate = rng.log_range(1e3, 1e6);
@@ -237,8 +236,8 @@ pub(super) fn square(rng: &mut Rng) -> Plan {
     let pace = Pace::new(rng, rate, start, HOUR);
     let (base, span) = (rng.log_range(40.0, 600.0) * MIB, pace.left / pace.rate);
     let healthy = vec![breathing(rng, base)];
-    // From half its mean rate, linearly faster: at the end of its headroom it has twice the rate of
-    // its start.
+    // Starts at half its mean rate and accelerates linearly, so that the rate has doubled when the
+    // headroom ends.
     alone(rng, &pace, healthy, || {
         Box::new(move |t| {
             let age = (t - pace.start).max(0.0);

@@ -1,4 +1,4 @@
-//! Healthy memory that follows load, and gives back when load does, or at the end.
+//! Healthy memory that follows load and is given back with it, or at the end.
 
 use super::{
     super::{
@@ -18,14 +18,14 @@ fn one(parts: Vec<Curve>, secs: f64, rng: &mut Rng) -> Plan {
     Plan::healthy(rng, vec![subject], secs)
 }
 
-/// The same, with the connections that a load brings.
+/// Healthy plan with the connections that a load brings.
 fn loaded(parts: Vec<Curve>, load: Curve, secs: f64, rng: &mut Rng) -> Plan {
     let mut plan = one(parts, secs, rng);
     plan.subjects[0].fds = connections(rng, load);
     plan
 }
 
-/// Load that climbs from a fifth to all over some time, and stays.
+/// Load that climbs from a fifth to its maximum and stays there.
 fn rising(from: f64, over: f64) -> Curve {
     Box::new(move |t| 0.2 + 0.8 * ((t - from) / over).clamp(0.0, 1.0))
 }
@@ -90,8 +90,8 @@ pub(super) fn batch(rng: &mut Rng) -> Plan {
     let period = busy * rng.range(1.5, 4.0);
     let (jobs, loads) = (3 + rng.below(4), rng.range(0.05, 0.3));
     let mut pid = 4_000 + rng.below(20_000) as u32;
-    // Each job is a process: it reads its table in, works on it, and ends. Tables differ by up to a
-    // third, and so do lengths.
+    // Each job is a process: it reads its table, works on it and ends. Sizes of tables and lengths
+    // differ by up to a third.
     let height = rng.log_range(60.0, 6_000.0) * MIB;
     let mut actors = Vec::new();
     for job in 0..jobs {
@@ -110,7 +110,7 @@ pub(super) fn batch(rng: &mut Rng) -> Plan {
     Plan::healthy(rng, actors, jobs as f64 * period)
 }
 
-/// An old process takes in a great lot in a straight line, once, and holds it.
+/// Old process that loads a large amount once, in a straight line, and keeps it.
 pub(super) fn import(rng: &mut Rng) -> Plan {
     let (fills, start) =
         (rng.log_range(2.0 * MINUTE, 3.0 * HOUR), rng.log_range(20.0 * MINUTE, 3.0 * HOUR));
@@ -120,8 +120,7 @@ pub(super) fn import(rng: &mut Rng) -> Plan {
     one(parts, start + fills * rng.range(2.0, 4.0), rng)
 }
 
-/// An old process builds a table in a straight line and frees it, for the first time since it is
-/// watched.
+/// Old process that builds a table in a straight line and frees it, for the first time under watch.
 pub(super) fn first_job(rng: &mut Rng) -> Plan {
     let (busy, start) =
         (rng.log_range(3.0 * MINUTE, 3.0 * HOUR), rng.log_range(20.0 * MINUTE, 3.0 * HOUR));
@@ -139,7 +138,7 @@ pub(super) fn arena_connections(rng: &mut Rng) -> Plan {
     let base = rng.log_range(40.0, 400.0) * MIB;
     let each = rng.log_range(0.05, 1.0) * MIB;
     let connections = rng.log_range(50.0, 2_000.0);
-    // Connections come and go around a level that rises to its day's height; what they took is not
+    // Connections fluctuate around a level that rises to the day's maximum; their memory is not
     // given back.
     let (seed, every) = (rng.bits(), rng.range(5.0, 120.0));
     let now = || {

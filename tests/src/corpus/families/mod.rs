@@ -1,15 +1,15 @@
-//! The families: every mechanism by which a process grows for good or ill, each with its part of
+//! The families: every mechanism by which a process grows, healthy or not, each with its part of
 //! the corpus.
 //!
-//! The split was made by mechanism, before anything was scored: each mechanism comes in two
-//! variants that differ in how growth comes about, and one of them is held out, taken in turns. So
-//! the held-out part asks for every kind of growth, and none of its families has been seen while
-//! tuning. Changing a family's part makes quoted figures void.
+//! The split was made by mechanism, before anything was scored: each mechanism has two variants
+//! that differ in how growth comes about, and one of them, alternately, is held out. The held-out
+//! part therefore covers every kind of growth, and none of its families has been seen while tuning.
+//! Changing a family's part invalidates published figures.
 //!
-//! Growth that is the same as a leak's, byte for byte, until it stops of itself cannot be told from
-//! one by its memory. What tells real growth apart is part of the runs: warm-ups follow a start,
-//! what follows load comes with connections. The families for which nothing tells are a part of
-//! their own: scored and shown, and in no target.
+//! Growth that is byte for byte a leak's until it stops by itself cannot be distinguished by its
+//! memory. The runs contain the signs that distinguish real growth: warm-ups follow a start, and
+//! growth with load comes with connections. Families without any such sign are a part of their own:
+//! scored and shown, without targets.
 
 mod growth;
 mod kernel;
@@ -19,24 +19,25 @@ mod multi;
 
 use super::{manifest::Part, rng::Rng, run::Plan};
 
-/// A mechanism.
+/// Mechanism of growth.
 pub struct Family {
-    /// Its name.
+    /// Name of the family.
     pub name: &'static str,
-    /// Which part its runs belong to.
+    /// Part that its runs belong to.
     pub part: Part,
-    /// How many runs the corpus has of it; seeds count from 0.
+    /// Number of runs in the corpus; seeds count from 0.
     pub runs: u64,
-    /// What it is, in a sentence.
+    /// Description in one sentence.
     pub why: &'static str,
     pub(super) plan: fn(&mut Rng) -> Plan,
 }
 
-/// Runs of a leaking family: eight of them make some 350 held-out leaks, enough to tell 0.95 from
-/// 0.92. Rare failures of one mechanism do not show in ten runs of it.
+/// Runs of a leaking family: eight families make about 350 held-out leaks, enough to distinguish
+/// 0.95 from 0.92. Rare failures of one mechanism would not show in ten runs of it.
 const LEAKS: u64 = 44;
 
-/// Runs of a healthy family: more families than leaks have, so that negatives are well over half.
+/// Runs of a healthy family. There are more healthy families, so well over half of all runs are
+/// negatives.
 const HEALTHY: u64 = 40;
 
 const fn leak(
@@ -59,7 +60,7 @@ const fn healthy(
 
 use Part::{HeldOut, Tuning, Untellable};
 
-/// All of them, in pairs: the two variants of a mechanism stand together.
+/// Families in pairs: the two variants of a mechanism are adjacent.
 pub const FAMILIES: &[Family] = &[
     leak(
         "constant-leak-plain",

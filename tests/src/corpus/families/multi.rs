@@ -1,5 +1,4 @@
-//! Workloads of several processes, at once or one after the other: what counts is the workload, not
-//! the pid.
+//! Workloads of several processes, in parallel or in sequence: the workload counts, not the pid.
 
 use spillway_agent::sense::ProcessId;
 
@@ -16,11 +15,11 @@ use super::{
     leaks::{Pace, settled},
 };
 
-/// One life after another of a service that leaks from the start of each; none reaches its limit.
+/// Successive lives of a service that leaks from the start of each; none reaches its limit.
 fn lives(rng: &mut Rng, lengths: &mut dyn FnMut(&mut Rng) -> f64) -> Plan {
     let mean = lengths(rng);
     let secs = (mean * rng.range(3.0, 6.0)).min(3.0 * DAY);
-    // Each life eats a quarter to nine tenths of what it has.
+    // Each life uses a quarter to nine tenths of its headroom.
     let left = rng.log_range(0.1, 4.0) * GIB;
     let rate = left * rng.range(0.25, 0.9) / (mean * 1.3);
     let base = rng.log_range(40.0, 400.0) * MIB;
@@ -60,7 +59,7 @@ pub(super) fn crashing(rng: &mut Rng) -> Plan {
     lives(rng, &mut |rng| mean * rng.range(0.4, 1.6))
 }
 
-/// A master and its workers; `leaks` says at what rate each of them leaks.
+/// Master and workers; `leaks` gives each worker's rate.
 fn pool(rng: &mut Rng, pace: &Pace, leaks: &dyn Fn(u64) -> f64, workers: u64) -> Plan {
     let base = rng.log_range(20.0, 200.0) * MIB;
     let (comm, cgroup) = rng.pick(&[
@@ -108,7 +107,7 @@ pub(super) fn rolling(rng: &mut Rng) -> Plan {
     let mut actors = Vec::new();
     for version in 0..versions {
         let born = if version == 0 { f64::NEG_INFINITY } else { version as f64 * every };
-        // The old one drains for a while beside the new.
+        // The old process drains for a while beside the new one.
         let dies = (version + 1) as f64 * every + rng.range(5.0, 60.0);
         let warm = saturating(born.max(-every), base * rng.range(0.3, 1.0), tau);
         let anon = sum(vec![breathing(rng, base), warm]);
@@ -121,7 +120,7 @@ pub(super) fn rolling(rng: &mut Rng) -> Plan {
     Plan::healthy(rng, actors, versions as f64 * every)
 }
 
-/// Short processes one after the other; `pid_of` says under which pid, `size_of` how big.
+/// Short processes in sequence, with one pid or new ones, of equal or growing size.
 fn series(rng: &mut Rng, secs: f64, lanes: u64, growing: bool, one_pid: bool) -> Plan {
     let (comm, cgroup) = if one_pid {
         ("convert", "/system.slice/thumbs.service")

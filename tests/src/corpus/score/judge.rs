@@ -1,8 +1,8 @@
-//! One run, judged: when each rule flagged the subject, and whom it flagged wrongly.
+//! Judgement of one run: when each rule flagged the subject, and what it flagged wrongly.
 //!
-//! A claim about the subject counts from the moment the leak starts, whichever pid of the workload
-//! it names. Any other claim is false; a process wrongly claimed several times in a day counts once
-//! for that day.
+//! A claim about the subject is right from the moment the leak starts, whichever pid of the
+//! workload it names. Any other claim is false; several wrong claims about a process in one day
+//! count once.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,45 +19,45 @@ use super::super::{
     run::Stream,
 };
 
-/// One run and what came of it.
+/// Run with its outcomes.
 #[derive(Debug, Clone, Serialize)]
 pub struct Scored {
-    /// The run.
+    /// Entry in the manifest.
     #[serde(flatten)]
     pub entry: Entry,
-    /// Days of healthy processes that were watched, summed over processes.
+    /// Days of healthy processes watched, summed over processes.
     pub healthy_process_days: f64,
-    /// What each rule made of it, in the order of [`rules`].
+    /// Outcome of each rule, in the order of [`rules`].
     pub outcomes: Vec<Outcome>,
 }
 
-/// What one rule made of one run.
+/// Outcome of one rule on one run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Outcome {
-    /// The rule's name.
+    /// Name of the rule.
     pub rule: &'static str,
-    /// The first right claim.
+    /// First right claim.
     pub detection: Option<Detection>,
-    /// Days of processes on which they were wrongly claimed.
+    /// Process-days with a wrong claim.
     pub false_alarm_days: u64,
-    /// The first wrong claim: when, about whom, and what was said.
+    /// First wrong claim: time, process and explanation.
     pub first_false_alarm: Option<(f64, String, String)>,
 }
 
-/// A right claim.
+/// Right claim.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Detection {
-    /// Seconds from the leak's start.
+    /// Seconds since the leak's start.
     pub after_secs: f64,
-    /// Share of the headroom at the leak's start that was gone.
+    /// Share of the headroom at the leak's start that was used.
     pub headroom_used: f64,
-    /// How far the forecast is from the truth, as a share of it; `None` where either is not known.
+    /// Relative error of the forecast; `None` if forecast or truth is unknown.
     pub forecast_error: Option<f64>,
-    /// Whether the forecast's interval holds the truth; `None` where either is not known.
+    /// True if the forecast's interval contains the truth; `None` if either is unknown.
     pub interval_holds: Option<bool>,
 }
 
-/// The subject's headroom, from the facts as they come.
+/// Headroom of the subject, updated from facts.
 struct Headroom {
     available: f64,
     charged: HashMap<ProcessId, f64>,
@@ -97,7 +97,7 @@ impl Headroom {
 }
 
 impl Outcome {
-    /// Files one claim; `used` is the share of the headroom that is gone.
+    /// Records one claim; `used` is the share of the headroom that is gone.
     pub(super) fn file(
         &mut self,
         alarm: &Alarm,
@@ -128,11 +128,11 @@ impl Outcome {
     }
 }
 
-/// Runs every rule over a run; `dir` is the corpus's.
+/// Runs every rule over a run; `dir` is the corpus's directory.
 ///
 /// # Errors
 ///
-/// If the run cannot be made or read.
+/// Returns an error if the run cannot be generated or read.
 pub fn score_run(entry: &Entry, dir: &Path) -> anyhow::Result<Scored> {
     let mut stream = Stream::open(entry, dir)?;
     let (mut truth, mut truly_used) = (stream.truth.take(), None);
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(
             (outcome.false_alarm_days, outcome.detection),
             (1, None),
-            "one process-day, claimed twice"
+            "one process-day claimed twice"
         );
         outcome.file(&alarm(200.0, &entry.subject.comm), &entry, 0.1, &mut days);
         outcome.file(&alarm(300.0, &entry.subject.comm), &entry, 0.2, &mut days);
@@ -212,6 +212,6 @@ mod tests {
             forecast_error: Some(0.2),
             interval_holds: Some(false),
         };
-        assert_eq!(outcome.detection, Some(expected), "the first counts");
+        assert_eq!(outcome.detection, Some(expected), "the first claim counts");
     }
 }

@@ -1,7 +1,7 @@
-//! The score: each rule over each run, what came of it, and how that stands against the targets.
+//! The score: each rule over each run, its outcome, and the comparison with the targets.
 //!
-//! The rules see observations alone; the labels are read here. What is missed is counted and shown,
-//! never left out.
+//! The rules see only observations; the labels are read here. Misses are counted and shown, never
+//! left out.
 
 mod judge;
 mod report;

@@ -1,4 +1,4 @@
-//! What a score looks like: the targets, the rules beside each other, and each family by itself.
+//! Layout of a score: the targets, the rules side by side, and each family.
 
 use serde::Serialize;
 
@@ -13,27 +13,27 @@ use crate::corpus::{
     manifest::{Label, Part},
 };
 
-/// The score of one part of the corpus.
+/// Score of one part of the corpus.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Which part.
+    /// Part of the corpus.
     pub part: Part,
-    /// How many runs, and how many of them leak.
+    /// Number of runs.
     pub runs: usize,
-    /// Those that leak.
+    /// Number of runs with a leak.
     pub leaks: usize,
-    /// Days of healthy processes watched.
+    /// Process-days of healthy processes.
     pub healthy_process_days: f64,
-    /// The rules' names, by column.
+    /// Names of the rules, by column.
     pub rules: Vec<&'static str>,
-    /// The figures.
+    /// Figures of the score.
     pub rows: Vec<Row>,
-    /// Each family: its name, its runs, and by rule the runs found or wrongly claimed.
+    /// Families: name, number of runs, and per rule the runs found or wrongly claimed.
     pub families: Vec<FamilyRow>,
 }
 
 impl Report {
-    /// Adds up the runs of one part.
+    /// Aggregates the runs of one part.
     pub fn new(part: Part, scored: &[Scored]) -> Self {
         let runs: Vec<&Scored> = scored.iter().filter(|run| run.entry.part == part).collect();
         let mut names: Vec<&str> = runs.iter().map(|run| run.entry.family.as_str()).collect();
@@ -54,12 +54,12 @@ impl Report {
         }
     }
 
-    /// Whether the detector meets every target.
+    /// Returns true if the detector meets every target.
     pub fn met(&self) -> bool {
         self.rows.iter().all(|row| row.met() != Some(false))
     }
 
-    /// For a terminal.
+    /// Renders the report for a terminal.
     pub fn render(&self) -> String {
         let (leaks, healthy, days) =
             (self.leaks, self.runs - self.leaks, self.healthy_process_days);

@@ -1,29 +1,30 @@
-//! Intervals for what is quoted: Wilson's for shares, a seeded bootstrap for medians; 95 % both.
+//! Intervals of published figures: Wilson's for shares, a seeded bootstrap for medians; both at 95
+//! %.
 
 use serde::Serialize;
 
 use super::super::rng::Rng;
 
-/// The normal quantile of 95 %, two-sided.
+/// Normal quantile of 95 %, two-sided.
 const Z: f64 = 1.959_963_985;
 
 /// Resamples of a bootstrap: enough for a stable third digit of an interval.
 const RESAMPLES: usize = 2_000;
 
-/// A figure with its interval; not a number where nothing could be counted.
+/// Figure with its interval; NaN if nothing was counted.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Figure {
-    /// The figure.
+    /// Value.
     pub value: f64,
-    /// Lower end.
+    /// Lower end of the interval.
     pub low: f64,
-    /// Upper end.
+    /// Upper end of the interval.
     pub high: f64,
-    /// Of how many; of a rate, how many events.
+    /// Number of samples; of a rate, the number of events.
     pub n: usize,
 }
 
-/// A share of successes, with Wilson's score interval.
+/// Share of successes with Wilson's score interval.
 pub(crate) fn share(successes: usize, n: usize) -> Figure {
     if n == 0 {
         return Figure { value: f64::NAN, low: f64::NAN, high: f64::NAN, n };
@@ -35,12 +36,12 @@ pub(crate) fn share(successes: usize, n: usize) -> Figure {
     Figure { value: p, low: (middle - half).max(0.0), high: (middle + half).min(1.0), n }
 }
 
-/// A median, with a bootstrap's percentiles.
+/// Median with bootstrap percentiles.
 pub(super) fn median(values: &[f64]) -> Figure {
     quantile(values, 0.5)
 }
 
-/// The value below which this share of all lies, with a bootstrap's percentiles.
+/// Quantile with bootstrap percentiles.
 pub(crate) fn quantile(values: &[f64], share: f64) -> Figure {
     let n = values.len();
     if n == 0 {
@@ -60,8 +61,7 @@ pub(crate) fn quantile(values: &[f64], share: f64) -> Figure {
     Figure { value: point(&mut values.to_vec(), share), low, high, n }
 }
 
-/// A rate of rare events, with the interval of a Poisson count (Wilson and Hilferty's
-/// approximation).
+/// Rate of rare events with the interval of a Poisson count (Wilson-Hilferty approximation).
 pub(crate) fn rate(events: u64, exposure: f64) -> Figure {
     let bound = |k: f64, z: f64| {
         if k == 0.0 { 0.0 } else { k * (1.0 - 1.0 / (9.0 * k) + z / (3.0 * k.sqrt())).powi(3) }
@@ -75,7 +75,7 @@ pub(crate) fn rate(events: u64, exposure: f64) -> Figure {
     }
 }
 
-/// In the middle between two values where it falls on neither.
+/// Quantile of the values, interpolated at the midpoint between two of them.
 fn point(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let place = share * (values.len() - 1) as f64;

@@ -1,5 +1,5 @@
-//! How a score is printed: figures with their intervals, the rules beside each other, and the
-//! families. Any corpus's.
+//! Printed score of any corpus: figures with their intervals, the rules side by side, and the
+//! families.
 
 use std::fmt::Write as _;
 
@@ -11,25 +11,25 @@ use super::{
 };
 use crate::corpus::manifest::Part;
 
-/// One family's runs.
+/// Runs of one family.
 #[derive(Debug, Clone, Serialize)]
 pub struct FamilyRow {
-    /// Its name.
+    /// Name of the family.
     pub family: String,
-    /// In how many of its runs there is something to be found.
+    /// Runs that contain something to find.
     pub positives: usize,
-    /// How many runs.
+    /// Number of runs.
     pub runs: usize,
-    /// By rule, runs in which that was found.
+    /// Per rule, runs in which it was found.
     pub found: Vec<usize>,
-    /// By rule, runs in which something healthy was claimed.
+    /// Per rule, runs in which something healthy was claimed.
     pub wrong: Vec<usize>,
 }
 
-/// A report, ready to print.
+/// Report, ready to print.
 pub(crate) struct Table<'a> {
     pub(crate) part: Part,
-    /// What the part holds.
+    /// Contents of the part.
     pub(crate) what: String,
     pub(crate) rules: &'a [&'static str],
     pub(crate) rows: &'a [Row],
@@ -37,7 +37,7 @@ pub(crate) struct Table<'a> {
 }
 
 impl Table<'_> {
-    /// For a terminal.
+    /// Renders the table for a terminal.
     pub(crate) fn render(&self) -> String {
         let mut text = String::new();
         let part = match self.part {

@@ -1,9 +1,9 @@
-//! What the detector is to reach on the held-out part, and how each figure is counted.
+//! Targets of the detector on the held-out part, and how each figure is counted.
 //!
 //! Precision and recall count runs: a run with any false claim is a false positive, and a leak run
-//! may be both found and the scene of a false claim. Deadlines ask for 95 of 100 leaks of constant
-//! rate in a single process, each at its rate or more. A leak that is missed has used all of its
-//! headroom. Forecasts are judged where there is a truth.
+//! may both be found and have a false claim. Deadlines require 95 of 100 leaks of constant rate in
+//! a single process, each at its rate or faster. A missed leak has used all of its headroom.
+//! Forecasts are judged if the truth is known.
 
 use serde::Serialize;
 
@@ -13,44 +13,44 @@ use super::{
 };
 use crate::corpus::{curve::DAY, manifest::Label};
 
-/// Share of leaks for which a deadline must hold. A guess at what "within" means for many runs; the
+/// Share of leaks that must meet a deadline. A guess at the meaning of "within" for many runs; the
 /// same as recall.
 const WITHIN: f64 = 0.95;
 
-/// Rates from which deadlines hold, and the deadline: bytes a second (a little less, for rounding),
-/// seconds.
+/// Minimum rate of each deadline in bytes per second (slightly lower, for rounding) and the
+/// deadline in seconds.
 const DEADLINES: [(&str, f64, f64); 3] = [
     ("1 MB/s and more within 60 s", 1e6, 60.0),
     ("100 KB/s to 1 MB/s within 10 min", 1e5, 600.0),
     ("64 MB/day to 100 KB/s within 24 h", 64e6 / DAY, DAY),
 ];
 
-/// Families whose leaks are a straight line in one process.
+/// Families with straight-line leaks in one process.
 const STRAIGHT: [&str; 2] = ["constant-leak", "late-leak"];
 
-/// One figure and what it is to be.
+/// Figure and its target.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
-    /// What is counted.
+    /// Name of the figure.
     pub what: &'static str,
-    /// The figure of each rule.
+    /// Figure of each rule.
     pub figures: Vec<Figure>,
-    /// What it is to be at least, or at most.
+    /// Lower or upper bound required of the detector.
     pub target: Option<Target>,
 }
 
-/// What a figure is to be.
+/// Required bound of a figure.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
-    /// So much or more.
+    /// Lower bound.
     AtLeast(f64),
-    /// So much or less.
+    /// Upper bound.
     AtMost(f64),
 }
 
 impl Row {
-    /// Whether the detector, which is the first rule, meets it; a figure of nothing does not.
+    /// Returns true if the detector, which is the first rule, meets the target; NaN does not.
     pub fn met(&self) -> Option<bool> {
         let value = self.figures.first()?.value;
         Some(match self.target? {
@@ -60,10 +60,10 @@ impl Row {
     }
 }
 
-/// One rule's outcome of each run.
+/// Outcome of one rule in each run.
 type Pairs<'a> = [(&'a Scored, &'a Outcome)];
 
-/// All rows over some runs.
+/// Rows of the report over some runs.
 pub(super) fn rows(scored: &[&Scored], rules: usize) -> Vec<Row> {
     let row = |what, target, figure: &dyn Fn(&Pairs<'_>) -> Figure| {
         let figures = (0..rules).map(|rule| {

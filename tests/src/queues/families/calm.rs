@@ -1,4 +1,4 @@
-//! Healthy load: steady, in bursts, in waves, on the minute, all at once, and hardly any.
+//! Healthy load: steady, in bursts, in waves, on the minute, all at once, and almost none.
 
 use super::{
     super::{
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::corpus::rng::Rng;
 
-/// A burst's worst: longer than this to work off, and nobody would call it healthy. A guess.
+/// Maximum time to work off a healthy burst. A guess.
 const WORKED_OFF_SECS: f64 = 20.0;
 
 fn steady(rng: &mut Rng, server: Server, source: fn(Line) -> Source) -> Plan {
@@ -30,8 +30,8 @@ pub(super) fn steady_pool(rng: &mut Rng) -> Plan {
     steady(rng, server, poisson)
 }
 
-/// Bursts on top of a steady load, as large as the backlog holds: `each` says when they come and
-/// how they are spread.
+/// Bursts on top of a steady load, as large as the backlog holds; `apart` and `spread` give their
+/// distance and length.
 fn bursting(rng: &mut Rng, apart: [f64; 2], spread: [f64; 2], sequel: u32) -> Plan {
     let server = if rng.chance(0.5) { Server::event_loop(rng) } else { Server::pool(rng) };
     let load = rng.range(0.1, 0.8);
@@ -49,7 +49,7 @@ fn bursting(rng: &mut Rng, apart: [f64; 2], spread: [f64; 2], sequel: u32) -> Pl
             let count = rng.log_range(2.0, most.max(2.5)) as u32;
             plan.bursts.push(Burst { t: t + 0.1 * f64::from(one), count, spread_secs });
         }
-        // The next comes once this is worked off.
+        // The next burst comes after this one is worked off.
         t += (room / left * 2.0).min(WORKED_OFF_SECS * 2.0) + rng.range(apart[0], apart[1]);
     }
     plan
@@ -64,7 +64,7 @@ pub(super) fn burst_spread(rng: &mut Rng) -> Plan {
     bursting(rng, [3.0, 30.0], [0.02, 0.1], sequel)
 }
 
-/// A crowd that comes at some time and stays for some, and that the server can take.
+/// Crowd that arrives at some time, stays for some, and fits the server's capacity.
 fn crowd(rng: &mut Rng, server: Server, over: f64, clump: u32) -> Plan {
     let (c, after) = (server.capacity, rng.range(0.6, 0.8));
     let secs = healthy_secs(0.5 * c);
@@ -91,7 +91,7 @@ pub(super) fn crowd_at_once(rng: &mut Rng) -> Plan {
     crowd(rng, server, 0.0, 1)
 }
 
-/// A day in an hour or less; `shape` is the share of the peak at a phase from 0 to 1.
+/// Day compressed into an hour or less; `shape` is the share of the peak at a phase from 0 to 1.
 fn day(rng: &mut Rng, server: Server, shape: fn(f64) -> f64) -> Plan {
     let peak = rng.range(0.5, 0.8);
     let secs = healthy_secs(server.capacity * peak * 0.5);
@@ -116,7 +116,7 @@ pub(super) fn day_office(rng: &mut Rng) -> Plan {
     day(rng, server, |phase| if (0.35..0.75).contains(&phase) { 1.0 } else { 0.15 })
 }
 
-/// Thousands of connections that are open and silent; hardly anybody comes.
+/// Thousands of open, silent connections with almost no arrivals.
 fn idle(rng: &mut Rng) -> Plan {
     let server = Server::event_loop(rng);
     let rate = rng.log_range(0.02, 1.0);
@@ -131,7 +131,7 @@ pub(super) fn idle_quiet(rng: &mut Rng) -> Plan {
 
 pub(super) fn idle_that_reconnects(rng: &mut Rng) -> Plan {
     let mut plan = idle(rng);
-    // A balancer's pool of connections comes anew, in one go or as each reaches its end of life.
+    // A balancer's pool reconnects, all at once or as each connection reaches its end of life.
     let (mut t, capacity) = (rng.range(20.0, 120.0), plan.sockets[0].capacity(0.0));
     while t < plan.secs - 60.0 {
         let count = rng.range(0.02, 1.0) * (plan.keepalives as f64).min(5.0 * capacity).min(400.0);
@@ -141,7 +141,7 @@ pub(super) fn idle_that_reconnects(rng: &mut Rng) -> Plan {
     plan
 }
 
-/// Jobs that come on the minute, each by its clock: who is how late is for `late`.
+/// Jobs that start on the minute by their own clocks; `late` is the spread of those clocks.
 fn timers(rng: &mut Rng, every: f64, jobs: u32, late: f64) -> Plan {
     let server = Server::event_loop(rng);
     let load = rng.range(0.02, 0.5);
@@ -176,14 +176,14 @@ pub(super) fn scrapers(rng: &mut Rng) -> Plan {
 
 pub(super) fn backlog_one(rng: &mut Rng) -> Plan {
     let server = Server::new(rng, 1, Shape::Fixed);
-    // Evenly spaced, so that there never are three at once.
+    // Evenly spaced, so that there are never three at once.
     let rate = server.capacity * rng.range(0.02, 0.4);
     plan(rng, server.socket(), regular(Line::flat(rate)), healthy_secs(rate), 1)
 }
 
 pub(super) fn backlog_one_pooled(rng: &mut Rng) -> Plan {
     let server = Server::event_loop(rng);
-    // Two clients that each wait for their answer: one is served, one waits, none is dropped.
+    // Two clients that each wait for a response: one is served, one waits, none is dropped.
     let think_secs = rng.range(4.0, 40.0) / server.capacity;
     let secs = healthy_secs(2.0 / think_secs);
     let mut plan = plan(rng, server.socket(), poisson(Line::flat(0.0)), secs, 1);

@@ -1,5 +1,4 @@
-//! What families draw from: servers of every speed, limits that hold what they must, and the
-//! agent's looks.
+//! Random draws for families: servers of every speed, sufficient limits, and the agent's readings.
 
 use super::super::{
     line::Line,
@@ -7,25 +6,25 @@ use super::super::{
 };
 use crate::corpus::rng::Rng;
 
-/// Connections a second: a serial server that takes 50 ms for each, up to one that hardly looks at
-/// them.
+/// Connections per second: from a serial server that takes 50 ms each to one that does almost no
+/// work.
 const CAPACITIES: [f64; 7] = [20.0, 20.0, 200.0, 200.0, 1_000.0, 1_000.0, 20_000.0];
 
-/// Limits that servers ask for: 1 and 5 (Python's `http.server`), 16, 128 (`SOMAXCONN` of old), 511
+/// Usual limits of servers: 1 and 5 (Python's `http.server`), 16, 128 (the old `SOMAXCONN`), 511
 /// (nginx, node, redis), 4096 (Go).
 const BACKLOGS: [u32; 6] = [1, 5, 16, 128, 511, 4_096];
 
-/// Connections that a run may take to simulate, and how long a healthy one is for all that.
+/// Limit on simulated connections in a run, and the minimum length of a healthy one regardless.
 const CONNECTIONS: f64 = 300_000.0;
 const HEALTHY_SECS: [f64; 2] = [60.0, 5_400.0];
 
-/// Chance that a healthy run overflows by nothing but its own randomness.
+/// Probability that a healthy run overflows by chance alone.
 const OVERFLOWS: f64 = 1e-4;
 
-/// A server of some speed.
+/// Server of some speed.
 #[derive(Clone, Copy)]
 pub(super) struct Server {
-    /// Connections a second.
+    /// Connections per second.
     pub(super) capacity: f64,
     pub(super) workers: u32,
     pub(super) shape: Shape,
@@ -36,14 +35,13 @@ impl Server {
         Self { capacity: rng.pick(&CAPACITIES), workers, shape }
     }
 
-    /// One thread that does everything.
+    /// Single thread that does everything.
     pub(super) fn event_loop(rng: &mut Rng) -> Self {
         let shape = rng.pick(&[Shape::Exponential, Shape::LogNormal(0.5), Shape::Fixed]);
         Self::new(rng, 1, shape)
     }
 
-    /// A pool of workers; of few where it is slow, so that no service takes longer than half a
-    /// second.
+    /// Pool of workers; a slow one has few, so that no service takes longer than half a second.
     pub(super) fn pool(rng: &mut Rng) -> Self {
         let shape = rng.pick(&[Shape::Exponential, Shape::LogNormal(0.5), Shape::LogNormal(1.0)]);
         let mut server = Self::new(rng, 1, shape);
@@ -63,8 +61,8 @@ impl Server {
         Socket::new(Accepts::Workers(self.workers), service)
     }
 
-    /// How deep its queue may become by chance alone while it is this loaded for so long and
-    /// connections come in clumps.
+    /// Depth that the queue may reach by chance alone at this load, over this time and with
+    /// connections in clumps.
     pub(super) fn depth(&self, load: f64, secs: f64, clump: f64) -> f64 {
         let spread = match self.shape {
             Shape::Fixed | Shape::Exponential => 1.0,
@@ -75,36 +73,36 @@ impl Server {
     }
 }
 
-/// A limit that holds so many and no more than it must, or any larger.
+/// Limit that holds `holds` connections: the smallest such one or any larger.
 pub(super) fn backlog(rng: &mut Rng, holds: f64) -> u32 {
     let fits: Vec<u32> =
         BACKLOGS.iter().copied().filter(|limit| f64::from(*limit) >= holds).collect();
     if fits.is_empty() { 4_096 } else { rng.pick(&fits) }
 }
 
-/// How long a healthy run at this rate is.
+/// Length of a healthy run at this rate.
 pub(super) fn healthy_secs(rate: f64) -> f64 {
     (CONNECTIONS / rate).clamp(HEALTHY_SECS[0], HEALTHY_SECS[1]).floor()
 }
 
-/// Single connections.
+/// Single connections at random times.
 pub(super) fn poisson(rate: Line) -> Source {
     Source { rate, spacing: Spacing::Poisson, clump: [1, 1], spread_secs: 0.0 }
 }
 
-/// Single connections, evenly spaced but for a tenth.
+/// Single connections, evenly spaced within a tenth.
 pub(super) fn regular(rate: Line) -> Source {
     Source { rate, spacing: Spacing::Regular(0.1), clump: [1, 1], spread_secs: 0.0 }
 }
 
-/// Looks as the agent makes them: mostly every tenth of a second, and in half of the runs with
-/// exact waits.
+/// Readings as the agent makes them: usually every tenth of a second, and with exact waits in half
+/// of the runs.
 pub(super) fn looks(rng: &mut Rng) -> Looks {
     let interval_secs = rng.pick(&[0.1, 0.1, 0.1, 0.2]);
     Looks { interval_secs, late: (0.01, 0.03), gaps: Vec::new(), exact: rng.chance(0.5) }
 }
 
-/// A plan of one socket with one source.
+/// Plan of one socket with one source.
 pub(super) fn plan(
     rng: &mut Rng,
     socket: Socket,
@@ -136,8 +134,7 @@ pub(super) fn plan(
     }
 }
 
-/// Pauses one after another until `secs`: how long each is, and how long after its beginning the
-/// next begins.
+/// Consecutive pauses until `secs`, given their length and the interval between their beginnings.
 pub(super) fn pauses(
     rng: &mut Rng,
     secs: f64,

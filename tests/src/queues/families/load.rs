@@ -1,4 +1,4 @@
-//! Overloads because more comes: ramps, steps, closed loops, retries, and backlogs that are too
+//! Overloads because load increases: ramps, steps, closed loops, retries, and backlogs that are too
 //! small.
 
 use super::{
@@ -10,26 +10,26 @@ use super::{
 };
 use crate::corpus::rng::Rng;
 
-/// Connections that the overloaded part of a run may take to simulate.
+/// Limit on simulated connections in the overloaded part of a run.
 const CONNECTIONS: f64 = 250_000.0;
 
-/// How long it is healthy first: minutes, or one where simulating them takes long.
+/// Length of the healthy time before: minutes, or one if simulating them takes long.
 pub(super) fn ahead(rng: &mut Rng, capacity: f64) -> f64 {
     let most = (CONNECTIONS / capacity).clamp(40.0, 240.0);
     rng.range(most / 2.0, most).round()
 }
 
-/// How long an overload lasts in which `excess` more comes than can be taken, as a share of that:
-/// as long as it takes until chance cannot explain it (a drift of six standard deviations), three
-/// times, and half a minute at least unless connections are many.
+/// Length of an overload whose load exceeds the capacity by the share `excess`: three times as long
+/// as it takes until chance cannot explain it (a drift of six standard deviations), and at least
+/// half a minute unless connections are many.
 pub(super) fn lasts(rng: &mut Rng, capacity: f64, excess: f64) -> f64 {
-    let told = 36.0 * (2.0 + excess) / (excess * excess * capacity);
+    let detectable = 36.0 * (2.0 + excess) / (excess * excess * capacity);
     let least = (CONNECTIONS / capacity / (1.0 + excess)).clamp(10.0, 30.0);
-    (3.0 * told).clamp(least, 400.0) * rng.range(1.0, 1.5)
+    (3.0 * detectable).clamp(least, 400.0) * rng.range(1.0, 1.5)
 }
 
-/// Rates over time: `healthy` until `from`, then as `points` say, and in half of the runs healthy
-/// again at `to`.
+/// Rates over time: `healthy` until `from`, then following `points`, and in half of the runs
+/// healthy again at `to`.
 fn rates(rng: &mut Rng, healthy: f64, from: f64, points: &[(f64, f64)], to: f64) -> (Line, f64) {
     let last = points.last().map_or(healthy, |point| point.1);
     let mut line = vec![(from, healthy)];
@@ -58,7 +58,7 @@ pub(super) fn compound_ramp(rng: &mut Rng) -> Plan {
     let (c, healthy, peak) = (server.capacity, rng.range(0.2, 0.7), rng.range(1.2, 2.0));
     let (from, over) = (ahead(rng, c), rng.range(5.0, 60.0));
     let to = from + over + lasts(rng, c, peak - 1.0);
-    // Clients who tell their friends: growth by shares of what is there.
+    // Clients tell their friends: growth proportional to the present load.
     let point = |step: u32| {
         let done = f64::from(step) / 8.0;
         (from + done * over, c * libm::exp(done * libm::log(peak)))
@@ -91,12 +91,12 @@ pub(super) fn poisson_step(rng: &mut Rng) -> Plan {
 }
 
 pub(super) fn regular_step(rng: &mut Rng) -> Plan {
-    // A balancer that loses one of its servers hands the rest to this one.
+    // A balancer that loses one of its servers moves its load to this one.
     let (server, healthy) = (Server::event_loop(rng), rng.range(0.3, 0.8));
     step(rng, server, healthy, regular)
 }
 
-/// Seconds that connections wait in a queue that stands flat.
+/// Wait in a queue of constant depth, in seconds.
 fn flat_wait(rng: &mut Rng) -> f64 {
     rng.log_range(0.015, 0.4)
 }
@@ -105,7 +105,7 @@ pub(super) fn flat_loop(rng: &mut Rng) -> Plan {
     let server = Server::event_loop(rng);
     let (c, healthy) = (server.capacity, rng.range(0.1, 0.4));
     let from = ahead(rng, c);
-    // A job with so many connections that never rest.
+    // A job with many connections that never pause.
     let clients = (flat_wait(rng) * c).clamp(3.0, 2_000.0) as u32 + 1;
     let to = from + lasts(rng, c, 0.3).max(2_600.0 / c);
     let need = server.depth(healthy, to, 1.0).max(f64::from(clients) * 1.2 + 10.0);
@@ -123,7 +123,7 @@ pub(super) fn flat_pool(rng: &mut Rng) -> Plan {
     let demand = |load: f64| ((load * c * (think + service)).round() as u32).max(1);
     let healthy = demand(rng.range(0.3, 0.6));
     let from = ahead(rng, c);
-    // So many clients more than can be served that the rest waits.
+    // Clients beyond the capacity, so that the rest waits.
     let more =
         demand(1.0) - healthy.min(demand(1.0)) + (flat_wait(rng) * c).clamp(3.0, 2_000.0) as u32;
     let to = from + lasts(rng, c, 0.3).max(2_600.0 / c);
@@ -143,7 +143,7 @@ pub(super) fn flat_pool(rng: &mut Rng) -> Plan {
     plan
 }
 
-/// A server whose queue holds what its clients have no patience for.
+/// Server whose queue is longer than its clients' patience.
 fn impatient(rng: &mut Rng) -> (Server, f64, f64, u32) {
     let server = Server::pool(rng);
     let server = server.of(rng.pick(&[200.0, 400.0, 1_000.0]));
@@ -177,7 +177,7 @@ pub(super) fn storm_after_crowd(rng: &mut Rng) -> Plan {
     plan
 }
 
-/// Backlogs of 1 to 5 on servers fast enough that nobody waits for long.
+/// Backlogs of 1 to 5 on servers so fast that waits are short.
 fn small(rng: &mut Rng) -> (Server, u32, f64) {
     let server = Server::new(rng, 1, Shape::Exponential);
     let server = server.of(rng.pick(&[200.0, 1_000.0, 4_000.0]));
@@ -198,7 +198,7 @@ pub(super) fn small_backlog(rng: &mut Rng) -> Plan {
 pub(super) fn small_backlog_clumps(rng: &mut Rng) -> Plan {
     let (server, limit, quiet) = small(rng);
     let from = ahead(rng, server.capacity);
-    // A browser opens six or so at once.
+    // A browser opens about six at once.
     let rate = Line::step(0.0, from, rng.range(0.05, 0.3) * server.capacity);
     let most = limit + rng.pick(&[6, 8, 12]);
     let clumps = Source {

@@ -1,11 +1,9 @@
-//! The families: every mechanism by which connections come to wait, each with its part of the
-//! corpus.
+//! The families: every mechanism that makes connections wait, each with its part of the corpus.
 //!
-//! The split was made by mechanism, before anything was scored: each comes in two variants that
-//! differ in how it comes about, one for tuning and one held out, taken in turns. Changing a
-//! family's part makes quoted figures void. A family says what happens; whether that is an
-//! overload, and since when, the simulation says. What a family expects is held against that by a
-//! test.
+//! The split was made by mechanism, before anything was scored: each has two variants that differ
+//! in how it comes about, one for tuning and one held out, alternately. Changing a family's part
+//! invalidates published figures. A family defines the events; the simulation decides whether they
+//! are an overload, and since when. A test compares that with the family's expectation.
 
 mod calm;
 mod draw;
@@ -19,26 +17,26 @@ use crate::corpus::{
     rng::Rng,
 };
 
-/// A mechanism.
+/// Mechanism.
 pub struct Family {
-    /// Its name.
+    /// Name of the family.
     pub name: &'static str,
-    /// Which part its runs belong to.
+    /// Part that its runs belong to.
     pub part: Part,
-    /// How many runs the corpus has of it; seeds count from 0.
+    /// Number of runs in the corpus; seeds count from 0.
     pub runs: u64,
-    /// Whether it is made to be an overload.
+    /// True if it is meant to be an overload.
     pub overloads: bool,
-    /// What it is, in a sentence.
+    /// Description in one sentence.
     pub why: &'static str,
     pub(super) plan: fn(&mut Rng) -> Plan,
 }
 
-/// Runs of a family that overloads: eleven of them make over 300 held-out overloads, enough to tell
-/// 0.97 from 0.94.
+/// Runs of an overloaded family: eleven families make over 300 held-out overloads, enough to
+/// distinguish 0.97 from 0.94.
 const OVERLOADS: u64 = 30;
 
-/// Runs of a healthy family: with some half an hour each they make ten held-out days.
+/// Runs of a healthy family: at about half an hour each they make ten held-out days.
 const HEALTHY: u64 = 40;
 
 const fn overload(
@@ -59,13 +57,13 @@ const fn healthy(
     Family { name, part, runs: HEALTHY, overloads: false, why, plan }
 }
 
-/// All of them, in pairs: the two variants of a mechanism stand together.
+/// Families in pairs: the two variants of a mechanism are adjacent.
 pub const FAMILIES: &[Family] = &[
     overload(
         "ramp-linear",
         Tuning,
         load::linear_ramp,
-        "load ramps up to twice what an event loop can take",
+        "load ramps up to twice an event loop's capacity",
     ),
     overload(
         "ramp-compound",
@@ -77,7 +75,7 @@ pub const FAMILIES: &[Family] = &[
         "step-poisson",
         HeldOut,
         load::poisson_step,
-        "up to three times too many come to a pool, all at once",
+        "load on a pool jumps to up to three times its capacity",
     ),
     overload(
         "step-regular",
@@ -113,7 +111,7 @@ pub const FAMILIES: &[Family] = &[
         "slow-dependency",
         Tuning,
         slow::dependency,
-        "all workers wait for what they depend on, from one moment on",
+        "all workers suddenly wait for a dependency",
     ),
     overload("slow-lock", HeldOut, slow::lock_convoy, "workers wait ever longer for a lock"),
     overload(
@@ -132,7 +130,7 @@ pub const FAMILIES: &[Family] = &[
         "stopped-trickle",
         Tuning,
         slow::stopped_at_night,
-        "a server hangs to which hardly anybody comes",
+        "a server with almost no clients hangs",
     ),
     overload(
         "stopped-spell",
@@ -156,31 +154,31 @@ pub const FAMILIES: &[Family] = &[
         "flat-loop",
         HeldOut,
         load::flat_loop,
-        "a job with more connections than can be served never rests",
+        "a job with more connections than can be served never pauses",
     ),
     overload(
         "flat-pool",
         Tuning,
         load::flat_pool,
-        "more clients than workers, who wait, think and come again",
+        "more clients than workers, each in a loop of wait and think",
     ),
     overload(
         "storm-slowdown",
         Tuning,
         load::storm_after_slowdown,
-        "clients give up and come again after a slowdown, and keep it up",
+        "clients retry after a slowdown and sustain the overload",
     ),
     overload(
         "storm-crowd",
         HeldOut,
         load::storm_after_crowd,
-        "clients give up and come again after a crowd, and keep it up",
+        "clients retry after a crowd and sustain the overload",
     ),
     overload(
         "small-backlog",
         HeldOut,
         load::small_backlog,
-        "a backlog of 1 to 5 drops at a load that is no trouble otherwise",
+        "a backlog of 1 to 5 drops at an otherwise harmless load",
     ),
     overload(
         "small-backlog-clumps",
@@ -207,8 +205,18 @@ pub const FAMILIES: &[Family] = &[
         calm::burst_spread,
         "bursts of up to what the backlog holds, over up to 100 ms",
     ),
-    healthy("crowd-surge", Tuning, calm::crowd_surge, "a crowd that fits comes within seconds"),
-    healthy("crowd-at-once", HeldOut, calm::crowd_at_once, "a crowd that fits comes at once"),
+    healthy(
+        "crowd-surge",
+        Tuning,
+        calm::crowd_surge,
+        "a crowd within the capacity arrives within seconds",
+    ),
+    healthy(
+        "crowd-at-once",
+        HeldOut,
+        calm::crowd_at_once,
+        "a crowd within the capacity arrives at once",
+    ),
     healthy(
         "collections-regular",
         HeldOut,
@@ -221,27 +229,37 @@ pub const FAMILIES: &[Family] = &[
         odd::young_and_full,
         "many short collections, and full ones at odd times",
     ),
-    healthy("turns-ticking", Tuning, odd::ticking, "accepts all that wait every 10 to 50 ms"),
-    healthy("turns-odd", HeldOut, odd::long_turns, "accepts all that wait at turns of 5 to 50 ms"),
+    healthy(
+        "turns-ticking",
+        Tuning,
+        odd::ticking,
+        "accepts all waiting connections every 10 to 50 ms",
+    ),
+    healthy(
+        "turns-odd",
+        HeldOut,
+        odd::long_turns,
+        "accepts all waiting connections in turns of 5 to 50 ms",
+    ),
     healthy("day-wave", HeldOut, calm::day_wave, "load follows a wave"),
     healthy("day-office", Tuning, calm::day_office, "load follows office hours"),
     healthy(
         "keepalives-idle",
         Tuning,
         calm::idle_quiet,
-        "thousands of idle connections; hardly anybody comes",
+        "thousands of idle connections, almost no arrivals",
     ),
     healthy(
         "keepalives-anew",
         HeldOut,
         calm::idle_that_reconnects,
-        "thousands of idle connections, of which some come anew",
+        "thousands of idle connections, some of which reconnect",
     ),
     healthy(
         "restart",
         HeldOut,
         odd::restarts,
-        "restarts: a second without a listener, counters begin anew",
+        "restarts: a second without a listener, counters reset",
     ),
     healthy(
         "reload",
@@ -265,7 +283,7 @@ pub const FAMILIES: &[Family] = &[
         "held-up",
         HeldOut,
         odd::held_up,
-        "a busy server, and an agent that is held up for 2 s now and then",
+        "a busy server, and an agent that stalls for 2 s now and then",
     ),
     healthy(
         "late-looks",
@@ -279,13 +297,13 @@ pub const FAMILIES: &[Family] = &[
         "backlog-one",
         HeldOut,
         calm::backlog_one,
-        "a backlog of 1 that never overflows: few come, evenly",
+        "a backlog of 1 that never overflows: few, even arrivals",
     ),
     healthy(
         "backlog-one-pooled",
         Tuning,
         calm::backlog_one_pooled,
-        "a backlog of 1 and two clients who wait for each answer",
+        "a backlog of 1 and two clients that wait for each response",
     ),
     healthy(
         "eight-by-turns",

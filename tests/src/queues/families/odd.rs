@@ -1,5 +1,5 @@
-//! Healthy servers that look odd: collections, acceptors that take turns, restarts, counters that
-//! wrap, and an agent held up.
+//! Healthy servers with unusual behaviour: collections, acceptors that take turns, restarts,
+//! counters that wrap, and a delayed agent.
 
 use super::{
     super::{
@@ -10,8 +10,8 @@ use super::{
 };
 use crate::corpus::rng::Rng;
 
-/// A server that collects, at a load that still leaves it room: pauses take a tenth of its time at
-/// most.
+/// Garbage-collected server, at a load that leaves it room: pauses take at most a tenth of its
+/// time.
 fn collecting(rng: &mut Rng, server: Server, lasts: [f64; 2], apart: [f64; 2]) -> Plan {
     let load = rng.range(0.1, 0.8);
     let rate = server.capacity * load;
@@ -47,12 +47,12 @@ pub(super) fn young_and_full(rng: &mut Rng) -> Plan {
     plan
 }
 
-/// An acceptor that empties its queue at each turn of its loop.
+/// Acceptor that empties its queue at each turn of its loop.
 fn by_turns(rng: &mut Rng, secs: [f64; 2], most: u32) -> Plan {
     let rate = rng.pick(&[5.0, 50.0, 500.0, 5_000.0]) * rng.range(0.3, 1.0);
     let lasts = healthy_secs(rate);
     let mean = rate * secs[1];
-    // Of what comes between two turns, to seven standard deviations.
+    // Arrivals between two turns, plus seven standard deviations.
     let limit = backlog(rng, mean + 7.0 * libm::sqrt(mean) + 10.0);
     let server = Server::event_loop(rng);
     let mut socket = server.socket();
@@ -69,7 +69,7 @@ pub(super) fn long_turns(rng: &mut Rng) -> Plan {
     by_turns(rng, [0.005, 0.05], u32::MAX)
 }
 
-/// A server that is restarted now and then: how long nobody listens, or for how long two do.
+/// Server that is restarted now and then; `down` is the time without a listener, or with two.
 fn restarting(rng: &mut Rng, down: [f64; 2]) -> Plan {
     let server = if rng.chance(0.5) { Server::event_loop(rng) } else { Server::pool(rng) };
     let load = rng.range(0.1, 0.7);
@@ -94,7 +94,7 @@ fn restarting(rng: &mut Rng, down: [f64; 2]) -> Plan {
 
 pub(super) fn restarts(rng: &mut Rng) -> Plan {
     let mut plan = restarting(rng, [0.05, 3.0]);
-    // Those who were refused come again.
+    // Refused clients retry.
     let rate = plan.sources[0].rate.at(0.0);
     let again: Vec<_> = plan
         .sockets
@@ -112,7 +112,7 @@ pub(super) fn reloads(rng: &mut Rng) -> Plan {
     restarting(rng, [-3.0, -0.2])
 }
 
-/// A server whose counters wrap; in half of the runs one burst of a tenth of a second overflows,
+/// Server whose counters wrap; in half of the runs, one burst of a tenth of a second overflows
 /// once.
 pub(super) fn wrapping(rng: &mut Rng) -> Plan {
     let server = Server::event_loop(rng);
@@ -127,8 +127,7 @@ pub(super) fn wrapping_pool(rng: &mut Rng) -> Plan {
 fn lone_overflow(rng: &mut Rng, mut server: Server) -> Plan {
     let (load, overflows) = (rng.range(0.1, 0.6), rng.chance(0.5));
     if overflows {
-        // What overflows is gone again before those who were dropped come once more, a second
-        // later.
+        // The overflow has drained before the dropped clients retry a second later.
         server.capacity = rng.pick(&[1_000.0, 4_000.0, 20_000.0]);
     }
     let rate = server.capacity * load;
@@ -141,13 +140,13 @@ fn lone_overflow(rng: &mut Rng, mut server: Server) -> Plan {
     if overflows {
         let count = limit + 2 + rng.below(u64::from(limit / 4) + 1) as u32;
         plan.bursts.push(Burst { t: secs * 0.5, count, spread_secs: rng.range(0.0, 0.0005) });
-        // The counter of drops wraps with it.
+        // The counter of drops wraps too.
         plan.counted_before = (1 << 32) - 1;
     }
     plan
 }
 
-/// The agent is held up for two seconds, now and then.
+/// Agent that is delayed by two seconds now and then.
 pub(super) fn held_up(rng: &mut Rng) -> Plan {
     let mut plan = busy(rng);
     let mut t = rng.range(5.0, 30.0);
@@ -158,7 +157,7 @@ pub(super) fn held_up(rng: &mut Rng) -> Plan {
     plan
 }
 
-/// The agent's timers are late again and again, as on a host without time to spare.
+/// Agent whose timers are often late, as on a host without spare CPU time.
 pub(super) fn late_looks(rng: &mut Rng) -> Plan {
     let mut plan = busy(rng);
     plan.looks.late = (rng.range(0.1, 0.5), rng.range(0.1, 0.6));
@@ -174,8 +173,8 @@ fn busy(rng: &mut Rng) -> Plan {
     plan(rng, server.socket(), poisson(Line::flat(rate)), secs, limit)
 }
 
-/// Workers with sockets of their own that collect one after another, so that some queue nearly
-/// always waits and none stands.
+/// Workers with their own sockets that collect one after another, so that some queue nearly always
+/// waits and none stands.
 fn collecting_by_turns(rng: &mut Rng, sockets: usize, lasts: [f64; 2], apart: [f64; 2]) -> Plan {
     let server = Server::new(rng, 1, Shape::Exponential).of(rng.pick(&[50.0, 200.0, 1_000.0]));
     let load = rng.range(0.2, 0.7);

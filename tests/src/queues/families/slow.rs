@@ -1,4 +1,4 @@
-//! Overloads because accepting becomes slow, or stops.
+//! Overloads because accepting becomes slow or stops.
 
 use super::{
     super::{
@@ -10,13 +10,13 @@ use super::{
 };
 use crate::corpus::rng::Rng;
 
-/// By how much service must slow down so that `load` is between 1.2 and 3 times what is left.
+/// Factor by which service must slow down so that `load` is between 1.2 and 3 times the remaining
+/// capacity.
 fn factor(rng: &mut Rng, load: f64) -> f64 {
     rng.range(1.2, 3.0) / load
 }
 
-/// A server at some load that slows down: what happens to its socket is for `slows`, which is told
-/// when and by how much.
+/// Server at some load that slows down; `slows` changes its socket, given the time and the factor.
 fn slowing(
     rng: &mut Rng,
     server: Server,
@@ -53,7 +53,7 @@ pub(super) fn quota(rng: &mut Rng) -> Plan {
 pub(super) fn swapping(rng: &mut Rng) -> Plan {
     let server = Server { shape: Shape::LogNormal(1.0), ..Server::pool(rng) };
     slowing(rng, server, Scarce::Memory, |rng, socket, from, factor| {
-        // The working set falls out of memory piece by piece.
+        // The working set is evicted piece by piece.
         let (mut t, mut points) = (from, Vec::new());
         for step in 0..4 {
             let at = |step: i32| 1.0 + (factor - 1.0) * f64::from(step) / 4.0;
@@ -92,7 +92,7 @@ pub(super) fn lock_convoy(rng: &mut Rng) -> Plan {
     plan
 }
 
-/// A server that stops, at any load down to two connections a second.
+/// Server that stops, at any load down to two connections a second.
 fn stopping(rng: &mut Rng, server: Server) -> (Plan, f64) {
     let c = server.capacity;
     let load = rng.pick(&[2.0 / c, 2.0 / c, 10.0_f64.min(0.5 * c) / c, 0.1, 0.4, 0.7]);
@@ -114,7 +114,7 @@ pub(super) fn stopped(rng: &mut Rng) -> Plan {
 pub(super) fn stopped_by_workers(rng: &mut Rng) -> Plan {
     let server = Server::pool(rng);
     let (mut plan, stop) = stopping(rng, server);
-    // A poisoned request each.
+    // Each poisoned request takes one worker.
     let apart = rng.log_range(0.01, 2.0);
     plan.sockets[0].lost_workers =
         (0..server.workers).map(|worker| stop + apart * f64::from(worker)).collect();
@@ -125,7 +125,7 @@ pub(super) fn stopped_by_workers(rng: &mut Rng) -> Plan {
     plan
 }
 
-/// A handful of connections a minute or a second.
+/// Few connections, from some a minute to some a second.
 fn trickle(rng: &mut Rng) -> (Plan, f64) {
     let server = Server::event_loop(rng);
     let rate = rng.log_range(0.1, 5.0);
@@ -145,14 +145,14 @@ pub(super) fn stopped_at_night(rng: &mut Rng) -> Plan {
 
 pub(super) fn stopped_for_a_while(rng: &mut Rng) -> Plan {
     let (mut plan, stop) = trickle(rng);
-    // A debugger, a suspended virtual machine, a disk that hangs.
+    // A debugger, a suspended virtual machine, or a hanging disk.
     let lasts = 20.0 + 5.0 / plan.sources[0].rate.at(0.0);
     plan.sockets[0].pauses = vec![(stop, stop + lasts)];
     plan.secs = stop + lasts + 30.0;
     plan
 }
 
-/// Sockets that share an address, each with a process of its own.
+/// Sockets that share an address, each with its own process.
 fn shared(rng: &mut Rng, sockets: u32) -> (Plan, f64) {
     let server = Server::event_loop(rng);
     let server = server.of(rng.pick(&[50.0, 200.0, 1_000.0, 2_500.0]));
@@ -177,7 +177,7 @@ pub(super) fn one_busy_of_many(rng: &mut Rng) -> Plan {
     let sockets = rng.pick(&[4, 6, 12, 16]);
     let (mut plan, stop) = shared(rng, sockets);
     let stuck = rng.below(u64::from(sockets)) as usize;
-    // A request that takes long, and then is done.
+    // A long request that ends eventually.
     let lasts = rng.range(6.0, 25.0);
     plan.sockets[stuck].pauses = vec![(stop, stop + lasts)];
     plan.secs = stop + lasts + 30.0;

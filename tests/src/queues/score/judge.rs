@@ -1,8 +1,8 @@
-//! One run, judged: which overloads each rule claimed, when, and what it claimed wrongly.
+//! Judgement of one run: which overloads each rule claimed, when, and what it claimed wrongly.
 //!
 //! A claim is right if it is made between the onset of an overload of the run's address and a
-//! second after its end: a look may be late. Any other is false, however near. An overload that
-//! comes while a rightful claim about an earlier one still stands is claimed.
+//! second after its end, because a reading may be late. Any other claim is false, however near. An
+//! overload that begins while a right claim about an earlier one is still active counts as claimed.
 
 use std::path::Path;
 
@@ -17,57 +17,57 @@ use super::super::{
     truth::{Kind, Overload},
 };
 
-/// How long after its end an overload may still be claimed.
+/// Time after its end in which an overload may still be claimed.
 const GRACE_SECS: f64 = 1.0;
 
-/// Connections that must wait for a stopped acceptor to do harm, or the time that they must have
-/// waited together: fewer are what a slow request causes.
+/// Connections that must wait for a stopped acceptor to be harmful, or their total waiting time: a
+/// slow request causes fewer.
 const HARMED: u32 = 4;
 const HARMED_SECS: f64 = 6.0;
 
-/// One run and what came of it.
+/// Run with its outcomes.
 #[derive(Debug, Clone, Serialize)]
 pub struct Scored {
-    /// The run.
+    /// Entry in the manifest.
     #[serde(flatten)]
     pub entry: Entry,
-    /// Days of it in which its address was not overloaded.
+    /// Days in which its address was not overloaded.
     pub healthy_days: f64,
-    /// What each rule made of it, in the order of [`rules`].
+    /// Outcome of each rule, in the order of [`rules`].
     pub outcomes: Vec<Outcome>,
 }
 
-/// What one rule made of one run.
+/// Outcome of one rule on one run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Outcome {
-    /// The rule's name.
+    /// Name of the rule.
     pub rule: &'static str,
-    /// Each overload of the run in turn: whether and how it was claimed.
+    /// Claim on each overload of the run, in order.
     pub found: Vec<Option<Found>>,
-    /// Wrong claims.
+    /// Number of wrong claims.
     pub false_alarms: u64,
-    /// The first of them: when, and what was said.
+    /// First wrong claim: time and explanation.
     pub first_false_alarm: Option<(f64, String)>,
 }
 
-/// A right claim.
+/// Right claim.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Found {
-    /// Seconds from the onset.
+    /// Seconds since the onset.
     pub after_secs: f64,
-    /// Whether it came before the first connection was dropped; `None` where none was.
+    /// True if it came before the first drop; `None` if nothing was dropped.
     pub before_overflow: Option<bool>,
-    /// Seconds from when a stopped acceptor first did harm; `None` where it did not stop.
+    /// Seconds since a stopped acceptor became harmful; `None` if it did not stop.
     pub after_stop_secs: Option<f64>,
-    /// Whether it says rightly what is scarce; `None` where either is not known.
+    /// True if it names the scarce resource correctly; `None` if either is unknown.
     pub scarce_is_right: Option<bool>,
-    /// What was said.
+    /// Explanation by the rule.
     pub why: String,
 }
 
 impl Outcome {
-    /// Holds the claims of a rule against what the run was.
-    /// `harmed_secs` is when each overload of a stopped acceptor first did harm.
+    /// Compares the claims of a rule with the truth. `harmed_secs` is when each overload of a
+    /// stopped acceptor became harmful.
     pub(super) fn new(
         rule: &'static str,
         claims: &[Claim],
@@ -81,12 +81,12 @@ impl Outcome {
         let right =
             |claim: &&Claim| entry.overloads.iter().any(|overload| rightly(claim, overload));
         let find = |(overload, harmed_secs): (&Overload, &Option<f64>)| {
-            let stands = |claim: &&Claim| {
+            let counts = |claim: &&Claim| {
                 let cleared = claim.cleared_secs.unwrap_or(f64::INFINITY);
                 rightly(claim, overload)
                     || (right(claim) && (claim.raised_secs..cleared).contains(&overload.onset_secs))
             };
-            let claim = claims.iter().find(stands)?;
+            let claim = claims.iter().find(counts)?;
             let since = |then: f64| (claim.raised_secs - then).max(0.0);
             Some(Found {
                 after_secs: since(overload.onset_secs),
@@ -107,13 +107,13 @@ impl Outcome {
         }
     }
 
-    /// Whether every overload of the run was claimed; none of a healthy run.
+    /// Returns true if every overload of the run was claimed; false for a healthy run.
     pub(super) fn found_all(&self) -> bool {
         !self.found.is_empty() && self.found.iter().all(Option::is_some)
     }
 }
 
-/// Pairs of an overload and whether and how one rule claimed it.
+/// Pairs of an overload and one rule's claim on it.
 pub(super) fn overloads<'a>(
     entry: &'a Entry,
     outcome: &'a Outcome,
@@ -121,8 +121,8 @@ pub(super) fn overloads<'a>(
     entry.overloads.iter().zip(outcome.found.iter().map(Option::as_ref))
 }
 
-/// Time from the onset to the first drop; `None` where nothing was dropped, or drops are what the
-/// overload is.
+/// Time from the onset to the first drop; `None` if nothing was dropped, or if the overload
+/// consists of drops.
 pub(super) fn warning_secs(overload: &Overload) -> Option<f64> {
     overload
         .overflow_secs
@@ -130,7 +130,7 @@ pub(super) fn warning_secs(overload: &Overload) -> Option<f64> {
         .map(|overflow| overflow - overload.onset_secs)
 }
 
-/// Notes when a stopped acceptor first makes enough wait.
+/// Records when a stopped acceptor first keeps enough connections waiting.
 fn note_harm(observation: &Observation, entry: &Entry, harmed_secs: &mut [Option<f64>]) {
     let Fact::Listener(fact) = &observation.fact else { return };
     let waited_secs = f64::from(fact.backlog) * fact.oldest_wait_us.unwrap_or(0) as f64 / 1e6;
@@ -147,11 +147,12 @@ fn note_harm(observation: &Observation, entry: &Entry, harmed_secs: &mut [Option
     }
 }
 
-/// Runs every rule over a run; `dir` is the corpus's.
+/// Runs every rule over a run; `dir` is the corpus's directory.
 ///
 /// # Errors
 ///
-/// If the run cannot be made or read, or its simulation says something else than the manifest.
+/// Returns an error if the run cannot be generated or read, or if its simulation disagrees with the
+/// manifest.
 pub fn score_run(entry: &Entry, dir: &Path) -> anyhow::Result<Scored> {
     let mut stream = Stream::open(entry, dir)?;
     let mut rules = rules(stream.host());
@@ -166,7 +167,7 @@ pub fn score_run(entry: &Entry, dir: &Path) -> anyhow::Result<Scored> {
     }
     if stream.truth().is_some_and(|truth| truth != entry.overloads) {
         bail!(
-            "its label is not what its simulation says\n  hint: run `cargo xtask corpus queues \
+            "its label differs from its simulation\n  hint: run `cargo xtask corpus queues \
             write-manifest`"
         );
     }

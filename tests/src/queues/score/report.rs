@@ -1,4 +1,4 @@
-//! What a score looks like: the targets, the rules beside each other, and each family by itself.
+//! Layout of a score: the targets, the rules side by side, and each family.
 
 use serde::Serialize;
 
@@ -12,27 +12,27 @@ use crate::corpus::{
     score::{FamilyRow, Row, Table},
 };
 
-/// The score of one part of the corpus.
+/// Score of one part of the corpus.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Which part.
+    /// Part of the corpus.
     pub part: Part,
-    /// How many runs.
+    /// Number of runs.
     pub runs: usize,
-    /// Those of them that are overloaded at some time.
+    /// Number of runs with an overload.
     pub overloaded: usize,
-    /// Days in which an address was watched that was not.
+    /// Days in which an address was watched while not overloaded.
     pub healthy_days: f64,
-    /// The rules' names, by column.
+    /// Names of the rules, by column.
     pub rules: Vec<&'static str>,
-    /// The figures.
+    /// Figures of the score.
     pub rows: Vec<Row>,
-    /// Each family: its name, its runs, and by rule the runs found or wrongly claimed.
+    /// Families: name, number of runs, and per rule the runs found or wrongly claimed.
     pub families: Vec<FamilyRow>,
 }
 
 impl Report {
-    /// Adds up the runs of one part.
+    /// Aggregates the runs of one part.
     pub fn new(part: Part, scored: &[Scored]) -> Self {
         let runs: Vec<&Scored> = scored.iter().filter(|run| run.entry.part == part).collect();
         let mut names: Vec<&str> = runs.iter().map(|run| run.entry.family.as_str()).collect();
@@ -70,12 +70,12 @@ impl Report {
         }
     }
 
-    /// Whether the detector meets every target.
+    /// Returns true if the detector meets every target.
     pub fn met(&self) -> bool {
         self.rows.iter().all(|row| row.met() != Some(false))
     }
 
-    /// For a terminal.
+    /// Renders the report for a terminal.
     pub fn render(&self) -> String {
         let (overloaded, healthy) = (self.overloaded, self.runs - self.overloaded);
         let what = format!(

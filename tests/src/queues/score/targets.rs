@@ -1,9 +1,9 @@
-//! What the detector is to reach on the held-out part, and how each figure is counted.
+//! Targets of the detector on the held-out part, and how each figure is counted.
 //!
 //! Precision and recall count runs: a run with any false claim is a false positive, a run is found
-//! if each of its overloads is claimed, and both may be true of one. Everything else counts
-//! overloads. Those that drop a connection within 300 ms of their onset cannot be told before that,
-//! at ten looks a second: they count for recall, and apart.
+//! if each of its overloads is claimed, and a run may be both. Everything else counts overloads.
+//! Those that drop a connection within 300 ms of their onset cannot be detected before that at ten
+//! readings a second: they count for recall, and separately.
 
 use super::{
     super::truth::{Kind, Overload},
@@ -11,20 +11,20 @@ use super::{
 };
 use crate::corpus::score::{Figure, Row, Target, quantile, rate, share};
 
-/// The least warning in which an overload can be told before it drops anything: three looks.
+/// Minimum time before a drop in which an overload can be detected: three readings.
 const WARNING_SECS: f64 = 0.3;
 
-/// A stopped acceptor is to be claimed within so long of when it first does harm: four wait, or
-/// fewer for six seconds together.
-const STOP_TOLD_SECS: f64 = 1.0;
+/// Time within which a stopped acceptor must be claimed after it becomes harmful: four connections
+/// wait, or fewer for six seconds in total.
+const STOP_CLAIMED_SECS: f64 = 1.0;
 
-/// Days of healthy time in which one false alarm is borne.
+/// Healthy days in which one false alarm is acceptable.
 const DAYS: f64 = 10.0;
 
-/// One rule's outcome of each run.
+/// Outcome of one rule in each run.
 type Pairs<'a> = [(&'a Scored, &'a Outcome)];
 
-/// All rows over some runs.
+/// Rows of the report over some runs.
 pub(super) fn rows(scored: &[&Scored], rules: usize) -> Vec<Row> {
     let row = |what, target, figure: &dyn Fn(&Pairs<'_>) -> Figure| {
         let figures = (0..rules).map(|rule| {
@@ -32,7 +32,7 @@ pub(super) fn rows(scored: &[&Scored], rules: usize) -> Vec<Row> {
         });
         Row { what, figures: figures.collect(), target }
     };
-    // The share, of overloads of some kind, of which something is true once they are claimed.
+    // Share of the claimed overloads of some kind for which a condition is true.
     let claimed =
         |runs: &Pairs<'_>, of: &dyn Fn(&Overload) -> bool, is: &dyn Fn(&Found) -> bool| {
             let all: Vec<_> =
@@ -72,8 +72,8 @@ pub(super) fn rows(scored: &[&Scored], rules: usize) -> Vec<Row> {
         }),
         row("stopped: claimed within 1 s", Some(Target::AtLeast(1.0)), &|runs| {
             let in_time =
-                |found: &Found| found.after_stop_secs.is_some_and(|secs| secs <= STOP_TOLD_SECS);
-            // One that ends before it does harm needs no claim.
+                |found: &Found| found.after_stop_secs.is_some_and(|secs| secs <= STOP_CLAIMED_SECS);
+            // An overload that ends before it does harm needs no claim.
             let harmed = |found: &Found| found.after_stop_secs.is_some();
             let all = runs.iter().flat_map(|(run, outcome)| overloads(&run.entry, outcome));
             let stopped: Vec<_> =
