@@ -16,7 +16,7 @@ use crate::{Program, Scratch, Servers, now, wait_for};
 ///
 /// # Panics
 ///
-/// Where loopback has no port left.
+/// Panics if loopback has no port left.
 pub fn free_addr() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a port");
     listener.local_addr().expect("it has an address")
@@ -36,7 +36,7 @@ impl Balancer {
     ///
     /// # Panics
     ///
-    /// Where HAProxy objects to the file, or does not listen.
+    /// Panics if HAProxy objects to the file, or does not listen.
     pub fn start(
         servers: &Servers,
         scratch: &Scratch,
@@ -80,7 +80,7 @@ impl Balancer {
     ///
     /// # Panics
     ///
-    /// HAProxy does not listen.
+    /// Panics if HAProxy does not listen.
     pub fn as_shipped(servers: &Servers, scratch: &Scratch) -> Self {
         let (addr, socket) = (SocketAddr::from(([10, 0, 0, 10], 80)), scratch.0.join("admin.sock"));
         let shipped =
@@ -114,7 +114,7 @@ impl Balancer {
     ///
     /// # Panics
     ///
-    /// Where it is not, soon.
+    /// Panics if it is not, soon.
     pub fn until(&self, server: &str, status: &str) -> Duration {
         let begun = now();
         let shown = wait_for(SOON, || self.is(server, status).then_some(()));

@@ -95,11 +95,11 @@ impl Ran {
 ///
 /// # Errors
 ///
-/// Why it cannot be run here.
+/// Returns the reason if it cannot run here.
 ///
 /// # Panics
 ///
-/// Where one of the programs does not start.
+/// Panics if one of the programs does not start.
 pub fn leaking(
     servers: &Servers,
     name: &str,

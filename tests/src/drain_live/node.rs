@@ -9,7 +9,7 @@ use crate::{OwnCgroup, Scratch, Workload, built};
 ///
 /// # Panics
 ///
-/// Where it does not start.
+/// Panics if it does not start.
 pub fn backend(service: Duration, leak: &str, cgroup: Option<&OwnCgroup>) -> Workload {
     let mut command = Command::new(built("workload"));
     command.args(["--name", "backend", "serve", "--threads", "64", "--leak", leak]);

@@ -143,11 +143,11 @@ impl Node {
 ///
 /// # Errors
 ///
-/// Why it cannot be run here.
+/// Returns the reason if it cannot run here.
 ///
 /// # Panics
 ///
-/// One of the programs does not start.
+/// Panics if one of the programs does not start.
 pub fn two_nodes(
     servers: &Servers,
     name: &str,

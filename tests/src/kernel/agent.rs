@@ -12,8 +12,7 @@ use crate::{
     rungs::{Prepared, Rung},
 };
 
-/// `spillway doctor` ends well, names every probe, and sees processes and what it reads of the
-/// host.
+/// Checks that `spillway doctor` succeeds, names every probe, and sees processes and the host.
 pub fn doctor(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let output =
         beside("spillway")?.args(["doctor", "--json"]).output().context("it does not start")?;

@@ -1,5 +1,5 @@
-//! Connections that come, against connections that were made: how many, and when one last found
-//! nobody waiting.
+//! Counts of arriving connections, and the time at which one last found the queue empty, compared
+//! with the connections that were made.
 
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
@@ -21,17 +21,18 @@ use crate::{
     sojourns::shared_listeners,
 };
 
-/// Accepted of those that come; the rest waits.
+/// Number of arriving connections that are accepted; the rest waits.
 const ACCEPTED: usize = 30;
 const WAITING: usize = 10;
 
-/// A client that is connected waits within so long, on the slowest of emulated kernels.
+/// Maximum time until a connected client waits for accept(), on the slowest emulated kernel.
 const WAITS_WITHIN: Duration = Duration::from_secs(10);
 
-/// A clock read on this side and one on the kernel's, on an emulated processor.
+/// Maximum difference between a clock read here and one read in the kernel, on an emulated
+/// processor.
 const SLACK: Duration = Duration::from_millis(2);
 
-/// Where a server listens, and by which address it is reached.
+/// Addresses that a server listens on, each with the address by which clients reach it.
 const WAYS: [(&str, &str); 5] = [
     ("127.0.0.1:0", "127.0.0.1"),
     ("0.0.0.0:0", "127.0.0.1"),
@@ -51,8 +52,9 @@ fn one(sensors: &mut Sensors, addr: SocketAddr) -> anyhow::Result<ListenerFact> 
     facts.pop().context("one is seen")
 }
 
-/// Until so many wait, of all sockets at an address. A client may be connected before its
-/// connection waits: its last packet is then still on its way, which a busy processor puts off.
+/// Waits until that many connections wait, over all sockets at an address. A client may be
+/// connected before its connection waits: the last packet of the handshake is then still under way,
+/// and a busy processor delays it.
 fn until_waiting(sensors: &mut Sensors, addr: SocketAddr, count: u32) -> anyhow::Result<()> {
     let start = now();
     loop {
@@ -65,7 +67,7 @@ fn until_waiting(sensors: &mut Sensors, addr: SocketAddr, count: u32) -> anyhow:
     }
 }
 
-/// What came, what was accepted and what waits, whatever the address.
+/// Checks the numbers of arrived, accepted and waiting connections, for every kind of address.
 pub fn counted(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
     for (any, reached_by) in WAYS {
@@ -95,7 +97,7 @@ pub fn counted(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     })
 }
 
-/// Since when the queue was not empty: since the first of those that wait came.
+/// Checks since when the queue was not empty: since the first waiting connection arrived.
 pub fn found_empty(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -112,7 +114,7 @@ pub fn found_empty(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
         open.push(TcpStream::connect(addr)?);
         until_waiting(sensors, addr, 1)?;
         let after = now();
-        // Others that come and go meanwhile find it occupied.
+        // Connections that come and go meanwhile find it occupied.
         for _ in 0..5 {
             open.push(TcpStream::connect(addr)?);
             until_waiting(sensors, addr, 2)?;
@@ -141,7 +143,7 @@ pub fn found_empty(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
     })
 }
 
-/// Many clients at once, while a server accepts and the sensor looks.
+/// Checks the counts with many clients at once, while a server accepts and the sensor reads.
 pub fn under_load(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const CLIENTS: usize = 4;
     const EACH: usize = 250;
@@ -171,7 +173,7 @@ pub fn under_load(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let fact = one(sensors, addr)?;
     let truth = (CLIENTS * EACH) as u64;
     let seen = (fact.arrived_total, fact.accepted_total);
-    // Where two CPUs meet one connection's last packet it is counted twice.
+    // If two CPUs handle a connection's last packet at once, it is counted twice.
     let is_true =
         |seen: Option<u64>| seen.is_some_and(|seen| (truth..=truth + truth / 100).contains(&seen));
     ensure!(
@@ -181,7 +183,7 @@ pub fn under_load(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: truth, detail: format!("{looks} looks meanwhile, {seen:?} were counted") })
 }
 
-/// Sockets that share an address share what came to it.
+/// Checks that sockets with the same address share its count of arrivals.
 pub fn shared_address(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const CONNECTIONS: u64 = 40;
     let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;

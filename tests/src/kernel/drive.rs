@@ -1,4 +1,4 @@
-//! The slow drive of an emulated Debian, as swap: where memory is short, everybody waits for it.
+//! Slow drive of an emulated Debian, used as swap: if memory is short, every process waits for it.
 
 use std::{fs, process::Command};
 
@@ -8,23 +8,23 @@ use crate::checks::NotOffered;
 
 const DRIVE: &str = "/dev/nvme0n1";
 
-/// Swap; none when dropped.
+/// Active swap space; switched off when dropped.
 pub struct Swap;
 
 impl Swap {
-    /// Makes so much of the drive swap.
+    /// Turns that many bytes of the drive into swap.
     pub fn on(bytes: u64) -> anyhow::Result<Self> {
         if !fs::exists(DRIVE)? {
             return Err(NotOffered(format!("there is no {DRIVE} to swap to")).into());
         }
-        // Of a check that was stopped.
+        // Left by a check that was stopped.
         let _ = run(&["swapoff", DRIVE]);
         run(&["mkswap", DRIVE, &(bytes / 1024).to_string()])?;
         run(&["swapon", DRIVE])?;
         Ok(Self)
     }
 
-    /// What is in use of it, in bytes.
+    /// Returns the swap in use, in bytes.
     pub fn used_bytes(&self) -> anyhow::Result<u64> {
         let swaps = fs::read_to_string("/proc/swaps")?;
         let line =
@@ -40,7 +40,8 @@ impl Drop for Swap {
     }
 }
 
-/// Keeps this check out of what it looks at: its pages stay, and others are killed before it.
+/// Keeps the check itself out of the measurement: its pages are locked, and others are killed
+/// before it.
 pub fn be_there() -> anyhow::Result<()> {
     // SAFETY: mlockall takes flags and touches no memory of ours.
     let locked = unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) };
@@ -53,7 +54,7 @@ pub fn be_there() -> anyhow::Result<()> {
         .context("the check's OOM score cannot be lowered")
 }
 
-/// A count of /proc/vmstat.
+/// Reads a counter of /proc/vmstat.
 pub fn vmstat(name: &str) -> anyhow::Result<u64> {
     let text = fs::read_to_string("/proc/vmstat")?;
     let value =

@@ -1,4 +1,5 @@
-//! Files, threads and forgotten sockets of processes, against what they hold and what `/proc` says.
+//! Open files, threads and sockets in CLOSE_WAIT of processes, compared with the truth and with
+//! `/proc`.
 
 use std::fs;
 
@@ -15,7 +16,7 @@ use crate::{
     rungs::{Prepared, Rung, is_bpf},
 };
 
-/// One look at what every process holds.
+/// Reads the handles of every process once.
 fn look(sensors: &mut Sensors, t: f64) -> Vec<ProcessResourcesFact> {
     let mut seen = Vec::new();
     sensors.scan_processes(t, &mut seen);
@@ -24,14 +25,14 @@ fn look(sensors: &mut Sensors, t: f64) -> Vec<ProcessResourcesFact> {
         .collect()
 }
 
-/// A process that holds so many files, threads and sockets in CLOSE_WAIT, beside one that holds
-/// none.
+/// Compares a process with a known number of files, threads and sockets in CLOSE_WAIT, and one
+/// without any.
 pub fn held(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessHandles, rung)?;
     let idle = Workload::start(workload()?.arg("hold"));
     let busy =
         Workload::start(workload()?.args(["hold", "--fds=300", "--threads=20", "--close-wait=7"]));
-    // The sensor looks every ten seconds of the time that it is told.
+    // The sensor reads every ten seconds of the clock that it is given.
     let facts = look(sensors, 1_000.0);
     let find = |pid: u32| {
         facts

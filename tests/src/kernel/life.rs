@@ -17,7 +17,7 @@ use crate::{
 
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// A known process's exec and exit, named by pid and start.
+/// Checks exec and exit of a known process, identified by pid and start time.
 pub fn exec_and_exit(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessLife, rung)?;
     let started = touch(0, &[])?;
@@ -35,7 +35,7 @@ pub fn exec_and_exit(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen
     Ok(Seen { events: seen.len() as u64, detail: format!("exec and exit of {id}") })
 }
 
-/// Five hundred processes that live for a moment.
+/// Checks five hundred processes that end at once.
 pub fn short_lives(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessLife, rung)?;
     let before = sensors.life_totals();
@@ -54,7 +54,8 @@ pub fn short_lives(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
     Ok(Seen { events: forks + exits, detail: format!("{forks} births, {exits} deaths, none lost") })
 }
 
-/// A process that is in one scan and not in the next: births and deaths themselves are not told.
+/// Checks a process that is in one scan and not in the next: this rung reports no births and deaths
+/// as such.
 pub fn two_scans(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessLife, rung)?;
     let started = touch(0, &[])?;

@@ -1,4 +1,4 @@
-//! Hard limits of cgroups under the memory controller, of either version, and what is charged
+//! Hard limits of cgroups under the memory controller, of either version, and the memory charged
 //! against them.
 
 use std::time::Duration;
@@ -17,17 +17,17 @@ use crate::{
 };
 
 const MIB: u64 = 1 << 20;
-/// By which a sum may be off: each CPU keeps up to 64 pages of each cgroup to itself, and the
-/// programs have a few pages that are charged and in nobody's page tables.
+/// Maximum error of a sum: each CPU keeps up to 64 pages of each cgroup to itself, and the programs
+/// have a few pages that are charged but are in no page table.
 const CHARGE_OFF_BYTES: u64 = 4 * MIB;
-/// Two seconds and what an emulated processor takes for some scans more.
+/// Two seconds, plus the time that an emulated processor takes for some scans.
 const SUMMED_WITHIN: Duration = Duration::from_secs(5);
-/// More than anything else that is charged to the cgroup, so that it would be seen if it counted.
+/// More than anything else that is charged to the cgroup, so that it would show if it counted.
 const CACHE_BYTES: u64 = 96 * MIB;
-/// Twice what a sum may be off, so that it would be missed.
+/// Twice the error of a sum, so that it would show if it did not count.
 const SHMEM_BYTES: u64 = 2 * CHARGE_OFF_BYTES;
 
-/// A cgroup for a check, and the names of its files.
+/// Cgroup for a check, and the names of its files.
 struct Limited {
     cgroup: OwnCgroup,
     max: &'static str,
@@ -55,23 +55,23 @@ impl Limited {
     }
 }
 
-/// A process that touches so much of each kind, all of it charged to that cgroup.
+/// Starts a process that touches that much of each kind, all of it charged to that cgroup.
 fn touch_in(cgroup: &OwnCgroup, kinds: &[(&str, u64)]) -> anyhow::Result<Workload> {
     let mut workload = workload()?;
     workload.arg("touch").args(kinds.iter().map(|(kind, bytes)| format!("--{kind}-bytes={bytes}")));
     Ok(Workload::start(cgroup.admit(&mut workload)?))
 }
 
-/// What these processes hold of what counts: `shmem_bytes` were touched by one of them. `RssShmem`
-/// would not do: where the root is a tmpfs, as in the virtual machines, the program itself is in
-/// it, charged to who unpacked it.
+/// Returns the memory of these processes that counts; `shmem_bytes` were touched by one of them.
+/// `RssShmem` would not do: if the root is a tmpfs, as in the virtual machines, the program itself
+/// is in it, charged to the process that unpacked it.
 fn held_bytes(workloads: &[Workload], shmem_bytes: u64) -> anyhow::Result<u64> {
     let anon: anyhow::Result<u64> =
         workloads.iter().map(|workload| field_bytes(workload.pid(), "status", "RssAnon")).sum();
     Ok(anon? + shmem_bytes)
 }
 
-/// Holds limit and charge of a process to the truth; says how far off the charge is.
+/// Compares limit and charge of a process with the truth; returns the error of the charge.
 fn check(fact: &ProcessFact, held: u64) -> anyhow::Result<u64> {
     ensure!(
         fact.memory_max_bytes == Some(512 * MIB),
@@ -89,9 +89,9 @@ fn check(fact: &ProcessFact, held: u64) -> anyhow::Result<u64> {
     Ok(off)
 }
 
-/// Scans until every process has its limit and what is charged against it. The kernel sums up what
-/// each CPU has counted every two seconds, and in between may leave a part of it out; the agent
-/// asks again every ten scans.
+/// Scans until every process has its limit and its charge. The kernel sums up the counts of each
+/// CPU every two seconds, and may leave a part of them out in between; the agent reads again every
+/// ten scans.
 fn until_charged(
     sensors: &mut Sensors,
     members: &[(&Workload, &OwnCgroup)],
@@ -122,7 +122,8 @@ fn until_charged(
     last
 }
 
-/// A limit of the processes' own cgroup: both have the same charge, without the page cache of one.
+/// Checks a limit of the processes' own cgroup: both have the same charge, without the page cache
+/// of one.
 pub fn own(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let Limited { cgroup, usage, version, .. } = Limited::make("limit")?;
@@ -146,8 +147,8 @@ pub fn own(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: facts.len() as u64, detail })
 }
 
-/// A limit of the parent that is less than the child's: what is charged is what the parent and both
-/// its children hold.
+/// Checks a limit of the parent that is below the child's: the charge is that of the parent and
+/// both its children.
 pub fn parents(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let Limited { cgroup: parent, max, version, .. } = Limited::make("parent")?;

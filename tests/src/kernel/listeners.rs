@@ -1,4 +1,4 @@
-//! Accept queues, against queues of a known depth and age, and against `sock_diag`.
+//! Accept queues, compared with queues of known depth and age, and with `sock_diag`.
 
 use std::{
     fs,
@@ -42,7 +42,7 @@ pub fn netns_of(process: &str) -> anyhow::Result<u32> {
     Ok(fs::metadata(&path).with_context(|| format!("{path} cannot be read"))?.ino() as u32)
 }
 
-/// Depth, limit, owner and namespace, over IPv4 and IPv6; a closed listener is not seen.
+/// Checks depth, limit, owner and namespace, over IPv4 and IPv6; a closed listener is not seen.
 pub fn depth_and_owner(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let before = listen(8, 2, &[])?;
     let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
@@ -68,7 +68,7 @@ pub fn depth_and_owner(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
     })
 }
 
-/// Every listener that `sock_diag` shows, with the same numbers.
+/// Compares all listeners with those that `sock_diag` shows.
 pub fn as_sock_diag(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let bpf = prepared.sensors(Probe::AcceptQueue, rung)?;
     let mut netlink = Sensors::without_bpf("this check compares");
@@ -89,7 +89,7 @@ pub fn as_sock_diag(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
             (key(find(&seen, listener.addr())?), key(find(&truth, listener.addr())?));
         ensure!(seen == truth, "{seen:?} was seen, {truth:?} is what sock_diag says");
     }
-    // A listener that was there before, and that no process here holds, can only be seen by
+    // A listener that existed before, and that no process here has open, can be seen only by
     // sock_diag.
     let held = |fact: &&ListenerFact| fact.pid.is_some();
     let unseen: Vec<_> = truth
@@ -107,8 +107,8 @@ pub fn as_sock_diag(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
 /// Of include/net/tcp_states.h.
 const TCP_LISTEN: u16 = 10;
 
-/// Sockets that are listed without entering their namespace: a listener here and one elsewhere, with
-/// their queues and owners.
+/// Checks sockets that are listed without entering their namespace: a listener here and one
+/// elsewhere, with their queues and owners.
 pub fn listed(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
     let list = sensors.socket_list().context("no sockets are listed")?;
@@ -140,7 +140,7 @@ pub fn listed(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: samples.len() as u64, detail })
 }
 
-/// A listener in a network namespace and a cgroup of its own, as in a container.
+/// Checks a listener in a network namespace and a cgroup of its own, as in a container.
 pub fn in_container(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let (Hierarchy::V1 { mount } | Hierarchy::V2 { mount }) = Hierarchy::detect() else {
         return Err(NotOffered("no cgroup file system is mounted".to_owned()).into());
@@ -185,12 +185,12 @@ pub fn in_own_namespace(command: &mut Command) -> anyhow::Result<Workload> {
     Ok(Workload::start(unsafe { command.pre_exec(enter) }))
 }
 
-/// How long the head of a queue has waited.
+/// Checks the wait of the queue's head.
 pub fn age_of_the_head(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     ages(prepared.sensors(Probe::AcceptQueue, rung)?)
 }
 
-/// The same where accept() is not followed: the head is then all that is timed.
+/// Checks the same on the rung that does not follow accept(): only the head is then timed.
 pub fn head_alone(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::AcceptSojourn, rung)?;
     let queue = listen(8, 1, &[])?;
@@ -233,8 +233,8 @@ fn ages(sensors: &mut Sensors) -> anyhow::Result<Seen> {
     })
 }
 
-/// A queue that is over its limit: a limit of 2 lets 3 wait, the other clients' handshakes are
-/// dropped.
+/// Checks a queue over its limit: a limit of 2 lets 3 wait, and the handshakes of the other clients
+/// are dropped.
 pub fn overflows(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
     let full = listen(2, 8, &[])?;

@@ -1,4 +1,4 @@
-//! The memory of processes, against what was touched and what the kernel says elsewhere.
+//! Memory of processes, compared with the amounts touched and with other figures of the kernel.
 
 use std::{collections::HashSet, fs, process::Command};
 
@@ -16,25 +16,25 @@ use crate::{
 
 const MIB: u64 = 1 << 20;
 const PAGE_BYTES: u64 = 4096;
-/// What may move between a CPU's slot and the count while they are summed: the kernel's batch of 32
-/// pages.
+/// Maximum that may move between a CPU's slot and the count while they are summed: the kernel's
+/// batch of 32 pages.
 const BATCH_BYTES: u64 = 32 * PAGE_BYTES;
-/// Some 200 MiB, 24 pages more on each of eight CPUs than a multiple of the 32 that a CPU may keep
-/// to itself; a thread's stack takes a few more. What a plain count does not know is then nearly as
-/// much as can be, which is 992 KiB.
+/// Some 200 MiB: on each of eight CPUs 24 pages more than a multiple of the 32 that a CPU may keep
+/// to itself; a thread's stack takes a few more. A plain count then misses nearly as much as it
+/// can, which is 992 KiB.
 const HELD_BYTES: u64 = 8 * (6400 + 24) * PAGE_BYTES;
-/// Four times what is touched of it: neither stands for the other.
+/// Four times the part of it that is touched, so that neither is taken for the other.
 const MAPPED_BYTES: u64 = 64 * MIB;
-/// By which two of one program, started with other arguments, may differ: a page of the stack and
-/// one of the heap.
+/// Maximum difference between two processes of one program with different arguments: a page of the
+/// stack and one of the heap.
 const STARTED_OTHERWISE_BYTES: u64 = 2 * PAGE_BYTES;
 
-/// The workload, which stands beside this program.
+/// Returns the workload program, which is installed beside this one.
 pub fn workload() -> anyhow::Result<Command> {
     beside("workload")
 }
 
-/// A program that stands beside this one.
+/// Returns a program that is installed beside this one.
 pub fn beside(name: &str) -> anyhow::Result<Command> {
     let path = std::env::current_exe()?.with_file_name(name);
     ensure!(
@@ -45,14 +45,14 @@ pub fn beside(name: &str) -> anyhow::Result<Command> {
     Ok(Command::new(path))
 }
 
-/// A process that touches so much memory, and waits.
+/// Starts a process that touches that much memory, and waits.
 pub fn touch(anon_bytes: u64, more: &[String]) -> anyhow::Result<Workload> {
     Ok(Workload::start(
         workload()?.arg("touch").arg(format!("--anon-bytes={anon_bytes}")).args(more),
     ))
 }
 
-/// What was seen of a process.
+/// Returns the facts of a process.
 pub fn find(facts: &[ProcessFact], pid: u32) -> anyhow::Result<&ProcessFact> {
     facts
         .iter()
@@ -60,7 +60,7 @@ pub fn find(facts: &[ProcessFact], pid: u32) -> anyhow::Result<&ProcessFact> {
         .with_context(|| format!("pid {pid} is not among {} seen", facts.len()))
 }
 
-/// Within 1 % or 1 MiB, whichever is more; says how far off.
+/// Checks that a figure is within 1 % or 1 MiB, whichever is more; returns the error.
 fn near(what: &str, seen: u64, truth: u64) -> anyhow::Result<String> {
     let off = seen.abs_diff(truth);
     ensure!(
@@ -71,7 +71,7 @@ fn near(what: &str, seen: u64, truth: u64) -> anyhow::Result<String> {
     Ok(format!("{what} {} KiB off", off / 1024))
 }
 
-/// A field of `/proc/PID/FILE` in bytes.
+/// Returns a field of `/proc/PID/FILE` in bytes.
 pub fn field_bytes(pid: u32, file: &str, field: &str) -> anyhow::Result<u64> {
     let path = format!("/proc/{pid}/{file}");
     let text = fs::read_to_string(&path).with_context(|| format!("{path} cannot be read"))?;
@@ -80,7 +80,7 @@ pub fn field_bytes(pid: u32, file: &str, field: &str) -> anyhow::Result<u64> {
     Ok(kib.with_context(|| format!("{path} has no number {field}"))? * 1024)
 }
 
-/// Known amounts of each kind, against the amounts and against `/proc/PID/status`.
+/// Compares known amounts of each kind with the facts and with `/proc/PID/status`.
 pub fn touched(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let idle = touch(0, &[])?;
@@ -111,8 +111,8 @@ pub fn touched(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: facts.len() as u64, detail: detail.join(", ") })
 }
 
-/// Private writable memory that is mapped, touched only in part, beside memory that is not private
-/// or not writable.
+/// Checks private writable memory that is mapped but only partly touched, beside memory that is not
+/// private or not writable.
 pub fn mapped(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let idle = touch(0, &[])?;
@@ -141,7 +141,7 @@ pub fn mapped(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: facts.len() as u64, detail })
 }
 
-/// `data` of `/proc/PID/statm`, its sixth field.
+/// Returns `data` of `/proc/PID/statm`, its sixth field.
 fn statm_data_bytes(pid: u32) -> anyhow::Result<u64> {
     let text =
         fs::read_to_string(format!("/proc/{pid}/statm")).context("the workload has no statm")?;
@@ -149,7 +149,7 @@ fn statm_data_bytes(pid: u32) -> anyhow::Result<u64> {
     Ok(pages * PAGE_BYTES)
 }
 
-/// Start, parent and name, as `/proc/PID/stat` has them.
+/// Compares start, parent and name with `/proc/PID/stat`.
 pub fn identity(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let workload = touch(MIB, &[])?;
@@ -166,7 +166,7 @@ pub fn identity(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: facts.len() as u64, detail: format!("{}, child of {ppid}", fact.id) })
 }
 
-/// Fields 22 and 4 of `/proc/PID/stat`.
+/// Returns fields 22 and 4 of `/proc/PID/stat`.
 pub fn start_and_parent(pid: u32) -> anyhow::Result<(u64, u32)> {
     let stat =
         fs::read_to_string(format!("/proc/{pid}/stat")).context("the workload has no stat")?;
@@ -176,7 +176,7 @@ pub fn start_and_parent(pid: u32) -> anyhow::Result<(u64, u32)> {
     Ok((fields[19].parse()?, fields[1].parse()?))
 }
 
-/// Every process that was there all along is seen in both ways, in the same cgroup.
+/// Checks that both ways show every process that existed throughout, in the same cgroup.
 pub fn complete(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let bpf = prepared.sensors(Probe::ProcessMemory, rung)?;
     let mut proc = Sensors::without_bpf("this check compares");
@@ -206,7 +206,7 @@ pub fn complete(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     })
 }
 
-/// Programs of every process, as `/proc` shows them to root.
+/// Compares the programs of all processes with those that `/proc` shows to root.
 pub fn programs(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let list = sensors.program_list().context("no programs are listed")?;
@@ -235,8 +235,8 @@ pub fn programs(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: compared, detail: format!("{compared} programs") })
 }
 
-/// Memory that eight threads touched on a CPU each, against the page tables: the kernel may keep a
-/// count per CPU.
+/// Compares memory that eight threads touched, on a CPU each, with the page tables: the kernel may
+/// keep a count per CPU.
 pub fn eight_threads(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let workload = touch(HELD_BYTES, &["--threads=8".to_owned()])?;

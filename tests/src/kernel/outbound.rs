@@ -1,4 +1,4 @@
-//! How outbound connects end, against programs that know it of themselves.
+//! Results of outbound connects, compared with those that programs saw themselves.
 
 use std::{
     fs,
@@ -28,14 +28,14 @@ use crate::{
 /// Established, refused, timed out, abandoned, under way.
 type Ends = [u64; 5];
 
-/// A program that connects so often to `to`, and how it says that this ended.
+/// Starts a program that connects to `to` that many times, and returns the results that it reports.
 fn connects(to: SocketAddr, count: u64, more: &[&str]) -> anyhow::Result<(Workload, Ends)> {
     let program = begin(to, count, more)?.ready();
     let ends = said(&program.ready)?;
     Ok((program, ends))
 }
 
-/// The same before it has said anything.
+/// Starts the same program without waiting for its report.
 fn begin(to: SocketAddr, count: u64, more: &[&str]) -> anyhow::Result<Starting> {
     let (to, count) = (format!("--to={to}"), format!("--count={count}"));
     Ok(Starting::start(workload()?.args(["connects", &to, &count]).args(more)))
@@ -74,7 +74,7 @@ fn find(facts: &[OutboundFact], addr: SocketAddr) -> anyhow::Result<&OutboundFac
     Ok(fact)
 }
 
-/// An address at which nobody listens as long as this lives.
+/// Returns an address that nothing listens on as long as the descriptor is open.
 fn closed(any: &str) -> anyhow::Result<(OwnedFd, SocketAddr)> {
     let any: SocketAddr = any.parse()?;
     let family = if any.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
@@ -98,8 +98,8 @@ fn closed(any: &str) -> anyhow::Result<(OwnedFd, SocketAddr)> {
     Ok((OwnedFd::from(socket), addr))
 }
 
-/// Connects of one process that end in each of the five ways, over one family; `through` is how the
-/// client writes an address.
+/// Checks connects of one process that end in each of the five ways, over one family; `through`
+/// formats an address for the client.
 fn five_ends(
     prepared: &mut Prepared,
     rung: Rung,
@@ -110,18 +110,18 @@ fn five_ends(
     let server = TcpListener::bind(any)?;
     let (_held, closed) = closed(any)?;
     let v6: &[&str] = if server.local_addr()?.is_ipv6() { &["--v6"] } else { &[] };
-    // A queue that is full drops what else comes: nobody answers.
+    // A full queue drops further connects: they get no answer.
     let full = [listen(0, 1, v6)?, listen(0, 1, v6)?, listen(0, 1, v6)?, listen(0, 1, v6)?];
     let plans = [
         (server.local_addr()?, [20, 0, 0, 0, 0], &["--then=wait"][..]),
         (closed, [0, 7, 0, 0, 0], &["--then=wait"]),
         (full[0].addr(), [0, 0, 3, 0, 0], &["--syn-retries=1"]),
-        // Their owner fetches the errors before the kernel has closed the sockets.
+        // Their owner reads the errors before the kernel has closed the sockets.
         (full[3].addr(), [0, 0, 2, 0, 0], &["--syn-retries=1", "--then=spin"]),
         (full[1].addr(), [0, 0, 0, 5, 0], &["--then=close"]),
         (full[2].addr(), [0, 0, 0, 0, 4], &["--then=hold"]),
     ];
-    // At once: two of them wait for the kernel's retries, which take seconds.
+    // At the same time: two of them wait for the kernel's retries, which take seconds.
     let begun = plans.map(|(to, plan, how)| (to, plan, begin(through(to), plan.iter().sum(), how)));
     let mut programs = Vec::new();
     for (to, plan, begun) in begun {
@@ -168,7 +168,7 @@ fn five_ends(
         "of {told:?} something is told anew, where only {} has news",
         full[2].addr()
     );
-    // What was under way is abandoned by the end of its process.
+    // Connects under way are abandoned when their process ends.
     programs.pop();
     let last = outbound(sensors, 2.0);
     let fact = find(&last, full[2].addr())?;
@@ -183,17 +183,17 @@ fn five_ends(
     })
 }
 
-/// Over IPv4.
+/// Checks connects over IPv4.
 pub fn how_they_end(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     five_ends(prepared, rung, "127.0.0.1:0", |to| to)
 }
 
-/// Over IPv6.
+/// Checks connects over IPv6.
 pub fn over_ipv6(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     five_ends(prepared, rung, "[::1]:0", |to| to)
 }
 
-/// To IPv4 addresses through IPv6 sockets: told as IPv4.
+/// Checks connects to IPv4 addresses through IPv6 sockets: reported as IPv4.
 pub fn mapped(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     five_ends(prepared, rung, "127.0.0.1:0", |to| match to {
         SocketAddr::V4(v4) => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
@@ -201,7 +201,7 @@ pub fn mapped(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     })
 }
 
-/// Processes of one cgroup that come and go are one workload, whose totals never run backwards.
+/// Checks that successive processes of one cgroup are one workload, whose totals never decrease.
 pub fn workers(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const WORKERS: u64 = 4;
     const EACH: u64 = 5;
@@ -211,8 +211,8 @@ pub fn workers(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     for generation in 1..=3_u32 {
         let workers =
             (0..WORKERS).map(|_| connects(to, EACH, &[])).collect::<anyhow::Result<Vec<_>>>()?;
-        // Longer than the kernel keeps what does not change, so that the next generation finds
-        // nothing of this one.
+        // Longer than the kernel keeps unchanged entries, so that the next generation finds none of
+        // this one.
         let facts = outbound(sensors, 100.0 * f64::from(generation));
         let fact = find(&facts, to)?;
         let truth = [u64::from(generation) * WORKERS * EACH, 0, 0, 0, 0];
@@ -230,7 +230,7 @@ pub fn workers(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     })
 }
 
-/// Connects inside a network namespace of its own, to a port that nobody listens on.
+/// Checks connects inside a network namespace of its own, to a port that nothing listens on.
 pub fn other_namespace(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::OutboundConnects, rung)?;
     let to: SocketAddr = "127.0.0.1:9".parse()?;
@@ -252,7 +252,8 @@ pub fn other_namespace(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
     Ok(Seen { events: 6, detail: format!("netns {netns}") })
 }
 
-/// Connects for which no local port is free: nothing was sent, and the server has no part in it.
+/// Checks connects for which no local port is free: nothing was sent, and the server is not at
+/// fault.
 pub fn no_local_port(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const PORTS: u64 = 4;
     const MORE: u64 = 6;
@@ -280,7 +281,7 @@ pub fn no_local_port(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen
         let (netns, to) =
             inside.join().map_err(|_| anyhow::anyhow!("the connecting thread panicked"))??;
         let facts = outbound(sensors, 0.0);
-        // By the address as well: an earlier namespace may have had the same number.
+        // By the address too: an earlier namespace may have had the same number.
         let fact = facts
             .iter()
             .find(|fact| fact.netns == netns && *fact.addr == *to.to_string())
@@ -298,7 +299,7 @@ pub fn no_local_port(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen
     })
 }
 
-/// A connect that an ICMP error ends, as a router sends it that cannot reach the host.
+/// Checks a connect that an ICMP error ends, as sent by a router that cannot reach the host.
 pub fn unreachable_host(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::OutboundConnects, rung)?;
     let full = listen(0, 1, &[])?;
@@ -359,7 +360,7 @@ fn raw(protocol: i32) -> anyhow::Result<fs::File> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
 }
 
-/// The IP header and eight bytes more of the next packet that asks this port for a connection.
+/// Returns the IP header and eight more bytes of the next SYN packet to this port.
 fn syn_to(tcp: &mut fs::File, port: u16) -> Option<Vec<u8>> {
     const SYN_ALONE: u8 = 2;
     let mut packet = [0; 256];
@@ -373,7 +374,7 @@ fn syn_to(tcp: &mut fs::File, port: u16) -> Option<Vec<u8>> {
     None
 }
 
-/// The Internet checksum.
+/// Returns the Internet checksum.
 fn checksum(bytes: &[u8]) -> u16 {
     let sum: u32 = bytes
         .chunks(2)
@@ -383,11 +384,11 @@ fn checksum(bytes: &[u8]) -> u16 {
     !((sum & 0xFFFF) + (sum >> 16)) as u16
 }
 
-/// More destinations than there is room for: what is kept and told stays bounded, and every one
-/// that is not counted is told of.
+/// Checks more destinations than the map has room for: kept and reported entries stay bounded, and
+/// every connect that is not counted is reported as lost.
 pub fn full_map(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const MORE: u64 = 1_000;
-    /// What else may connect on a host meanwhile.
+    /// Other connects on a host meanwhile.
     const OTHERS: u64 = 64;
     let sensors = prepared.sensors(Probe::OutboundConnects, rung)?;
     let room = u64::from(OUTBOUND_MAX);
@@ -403,7 +404,7 @@ pub fn full_map(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         (told + left_out).abs_diff(room) <= OTHERS,
         "{told} are told about and {left_out} left out of {room}"
     );
-    // What does not change makes room.
+    // Unchanged entries make room.
     outbound(sensors, 1.0);
     let (again, said) = connects(closed, 3, &[])?;
     let facts = outbound(sensors, 2.0);
@@ -424,7 +425,7 @@ pub fn full_map(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     })
 }
 
-/// How many found the map full, and how many were left out of what is told.
+/// Returns how many connects found the map full, and how many entries were left out of the report.
 fn losses(sensors: &mut Sensors) -> [u64; 2] {
     ["outbound_map_full", "outbound_left_out"].map(|name| {
         sensors.lost().totals().find(|(what, _)| *what == name).map_or(0, |(_, total)| total)

@@ -14,7 +14,7 @@ use crate::{
 
 const MIB: u64 = 1 << 20;
 
-/// The host's available memory and its pressure.
+/// Checks that the host's available memory and its pressure are read.
 pub fn readable(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let host = HostMemorySensor::default().read_host().context("the host cannot be read")?;
     let Some(avg10) = host.psi_memory_some_avg10 else {
@@ -27,7 +27,8 @@ pub fn readable(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     })
 }
 
-/// A process that wants more than its cgroup's `memory.high` makes that cgroup's pressure rise.
+/// Checks that a process that wants more than its cgroup's `memory.high` raises that cgroup's
+/// pressure.
 pub fn throttled_cgroup(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let cgroup = OwnCgroup::make(&unified()?, "hog").map_err(NotOffered::from)?;
     if !cgroup.has("memory.high") {
@@ -59,7 +60,7 @@ pub fn throttled_cgroup(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: 1, detail: format!("some total rose by {} ms", rise / 1000) })
 }
 
-/// The microseconds of `some total` in `memory.pressure`.
+/// Returns the microseconds of `some total` in `memory.pressure`.
 fn some_total(cgroup: &OwnCgroup) -> anyhow::Result<u64> {
     let text = cgroup.get("memory.pressure")?;
     let total = text
@@ -68,7 +69,7 @@ fn some_total(cgroup: &OwnCgroup) -> anyhow::Result<u64> {
     total.with_context(|| format!("memory.pressure says {text:?}"))
 }
 
-/// Where the unified hierarchy is mounted.
+/// Returns the mount point of the unified hierarchy.
 fn unified() -> anyhow::Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").context("mounts cannot be read")?;
     let mount = mounts

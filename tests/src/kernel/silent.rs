@@ -1,5 +1,5 @@
-//! Limits on systemd's units while systemd gives no answer: as where memory is so short that it
-//! waits for its own pages.
+//! Limits on systemd's units while systemd does not answer, as on a host so short of memory that
+//! systemd waits for its own pages.
 
 use std::{fs, time::Duration};
 
@@ -13,11 +13,11 @@ use crate::{
     unit_stage::{ID, Stage, systemctl},
 };
 
-/// A limit waits for an answer for a second, and an emulated machine that shares its CPU takes its
-/// time for the rest.
+/// Maximum time until a limit is set: it waits one second for an answer, and an emulated machine
+/// that shares its CPU is slow.
 const LIMITED_WITHIN: Duration = Duration::from_secs(10);
 
-/// The system bus, which answers nobody until this is dropped. systemctl asks systemd itself.
+/// System bus that does not answer until this is dropped. systemctl talks to systemd directly.
 struct SilentBus(i32);
 
 impl SilentBus {
@@ -38,8 +38,8 @@ impl Drop for SilentBus {
     }
 }
 
-/// A limit stands all the same, in the cgroup's file; systemd is told as soon as it answers, and it
-/// goes without a trace, whenever it goes.
+/// Checks that a limit is set in the cgroup's file nevertheless, that systemd gets it as soon as it
+/// answers, and that it is removed without a trace, whenever that is.
 pub fn bus(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let mut stage = Stage::service("silent", "")?;
     let before = stage.properties()?;
@@ -65,7 +65,7 @@ pub fn bus(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         Ok(())
     };
 
-    // There is a connection that answered before, and one that never did.
+    // One connection that answered before, and one that never did.
     stage.limit()?;
     stage.undo()?;
     let silence = SilentBus::stop()?;
@@ -104,7 +104,7 @@ pub fn bus(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     systemctl(&["daemon-reload"])?;
     is_as_before(&stage)?;
 
-    // It falls silent while a limit stands that it knows of, and is asked to put that back.
+    // It stops answering while it knows a limit, which is then put back.
     let limit_bytes = stage.limit()?;
     let silence = SilentBus::stop()?;
     fs::write(stage.file("memory.high"), "max")?;
@@ -119,7 +119,7 @@ pub fn bus(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     stage.undo()?;
     is_as_before(&stage)?;
 
-    // It is silent to the end.
+    // It does not answer until the end.
     let silence = SilentBus::stop()?;
     limit(&mut stage)?;
     stage.undo()?;

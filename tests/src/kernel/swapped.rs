@@ -1,8 +1,8 @@
-//! A limit on a host with swap: without more than that a leaker goes on into swap, and with it it
-//! stands still.
+//! A limit on a host with swap: with `memory.high` alone a leaker goes on into swap; with a limit
+//! on swap too it stops.
 //!
-//! The drive is slow, so that it takes seconds to swap some megabytes; what is looked at is the
-//! kernel's count of the cgroup's own.
+//! The drive is slow, so that it takes seconds to swap some megabytes. The check reads the kernel's
+//! own count for the cgroup.
 
 use std::{fs, thread::sleep, time::Duration};
 
@@ -18,15 +18,14 @@ use crate::{
 
 const SWAP_BYTES: u64 = 256 * MIB;
 const LEAK: &str = "leak --rate=20MiB --limit=1GiB";
-/// What the cgroup has there before it is limited, and what it would at least have more.
+/// Swap of the cgroup before it is limited, and the minimum by which it would grow otherwise.
 const SWAPPED_BYTES: u64 = 8 * MIB;
-/// What is in the kernel's hands as the limit is set may still get there.
+/// Maximum that is under way to swap when the limit is set and still arrives there.
 const ON_ITS_WAY_BYTES: u64 = MIB;
-/// For how long it is seen to stand still: without, it would have swapped a multiple of what it
-/// has.
+/// Time for which it must not grow: without the limit it would swap a multiple of the first amount.
 const STANDS: Duration = Duration::from_secs(5);
 
-/// It swaps without, does not with it, and may again when that is over.
+/// Checks that it swaps without the limit, does not with it, and may again afterwards.
 pub fn swap(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     be_there()?;
     let swap = Swap::on(SWAP_BYTES)?;
@@ -36,7 +35,7 @@ pub fn swap(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let before = stage.properties()?;
     let swapped = |stage: &Stage| number(stage, "memory.swap.current");
 
-    // As it is with memory.high alone.
+    // The state with memory.high alone.
     until(SOON, || (stage.used_bytes().ok()? > 64 * MIB).then_some(()))
         .context("it does not leak")?;
     fs::write(stage.file("memory.high"), (64 * MIB).to_string())?;
@@ -89,7 +88,7 @@ pub fn swap(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: 2, detail })
 }
 
-/// Where the kernel would kill at a hard limit, swap is what keeps it from that.
+/// Checks that a bound on swap is not set if the kernel would then kill at a hard limit.
 fn bounded() -> anyhow::Result<()> {
     let mut stage = Stage::service("bounded", "MemoryMax=400M\n")?;
     stage.limit()?;

@@ -1,4 +1,4 @@
-//! Accept queues of UNIX listeners, against queues of a known depth and against `sock_diag`.
+//! Accept queues of UNIX listeners, compared with queues of known depth and with `sock_diag`.
 
 use std::{
     collections::BTreeSet,
@@ -24,7 +24,7 @@ use crate::{
     rungs::{Prepared, Rung},
 };
 
-/// Longer than listeners are believed before they are looked for again.
+/// Longer than the interval after which listeners are looked up again.
 const LATER: f64 = 11.0;
 
 fn listen(name: &str, backlog: u32, pending: u32, more: &[&str]) -> anyhow::Result<Workload> {
@@ -34,7 +34,7 @@ fn listen(name: &str, backlog: u32, pending: u32, more: &[&str]) -> anyhow::Resu
     ))
 }
 
-/// What is said of the UNIX listeners, `t` seconds into the check.
+/// Returns the facts of the UNIX listeners, `t` seconds into the check.
 fn look(sensors: &mut Sensors, t: f64) -> Vec<ListenerFact> {
     let mut facts = listeners(sensors, t);
     facts.retain(|fact| fact.addr.starts_with("unix:"));
@@ -48,12 +48,12 @@ fn find<'a>(facts: &'a [ListenerFact], addr: &str) -> anyhow::Result<&'a Listene
     Ok(fact)
 }
 
-/// A name that no other check has.
+/// Returns a name that no other check uses.
 fn unique(what: &str) -> String {
     format!("spillway-check-{}-{what}", std::process::id())
 }
 
-/// A socket's file, which is removed with this.
+/// File of a socket, removed when dropped.
 struct Path(PathBuf);
 
 impl Path {
@@ -72,8 +72,8 @@ impl Drop for Path {
     }
 }
 
-/// Depth, limit, owner and namespace of listeners with paths and abstract names; one that closed is
-/// not seen.
+/// Checks depth, limit, owner and namespace of listeners with paths and abstract names; a closed
+/// one is not seen.
 pub fn depth_and_owner(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let (path, name, odd) = (Path::of("path"), unique("name"), unique("odd"));
     let before = listen(&path.name(), 8, 2, &[])?;
@@ -86,7 +86,7 @@ pub fn depth_and_owner(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
     for (addr, listener, backlog, backlog_max) in [
         (format!("unix:{}", path.name()), &before, 2, 8),
         (format!("unix:@{name}"), &named, 0, 16),
-        // One more than the limit, as of TCP.
+        // One more than the limit, as for TCP.
         (format!("unix:@{odd}\\x01\\\\"), &packets, 5, 4),
     ] {
         let fact = find(&facts, &addr)?;
@@ -108,12 +108,12 @@ pub fn depth_and_owner(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
     })
 }
 
-/// Every listener that `sock_diag` shows, with the same numbers.
+/// Compares all listeners with those that `sock_diag` shows.
 pub fn as_sock_diag(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let bpf = prepared.sensors(Probe::UnixQueue, rung)?;
     let mut netlink = Sensors::without_bpf("this check compares");
     let path = Path::of("same");
-    // The longest path there is, and what is behind a shorter one.
+    // The longest path possible, and leftovers behind a shorter one.
     let long = Path(
         std::env::temp_dir().join("l".repeat(107 - std::env::temp_dir().as_os_str().len() - 1)),
     );
@@ -144,7 +144,8 @@ pub fn as_sock_diag(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
     Ok(Seen { events: seen.len() as u64, detail: format!("{} listeners", seen.len()) })
 }
 
-/// A listener in a network namespace of its own, with an abstract name that another one has here.
+/// Checks a listener in a network namespace of its own, with an abstract name that another one uses
+/// here.
 pub fn other_namespace(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::UnixQueue, rung)?;
     let name = format!("@{}", unique("both"));
@@ -169,8 +170,8 @@ pub fn other_namespace(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
     Ok(Seen { events: facts.len() as u64, detail: format!("netns {netns}") })
 }
 
-/// A listener that closes leaves its memory to other sockets: none of them is taken for it, other
-/// listeners included.
+/// Checks that the memory of a closed listener is reused by other sockets without any of them,
+/// listeners included, being taken for it.
 pub fn reused_memory(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const ROUNDS: usize = 40;
     let sensors = prepared.sensors(Probe::UnixQueue, rung)?;
@@ -178,14 +179,14 @@ pub fn reused_memory(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen
         Ok(UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)?)
     };
     for round in 0..ROUNDS {
-        // Each round finds anew, and looks again before it would find once more.
+        // Each round looks listeners up anew, and reads again before the next lookup.
         let t = round as f64 * LATER;
         let (old, new) = (unique(&format!("old-{round}")), unique(&format!("new-{round}")));
         let listener = bind(&old)?;
         find(&look(sensors, t), &format!("unix:@{old}"))?;
         drop(listener);
-        // The kernel likes to give the place that was freed last: in turn to another listener and
-        // to what is none.
+        // The kernel prefers the slot that was freed last: in turn for another listener and for
+        // another socket.
         let first = (round % 2 == 0).then(|| bind(&new)).transpose()?;
         let others = (0..8).map(|_| UnixStream::pair()).collect::<Result<Vec<_>, _>>()?;
         let later = first.map_or_else(|| bind(&new), Ok)?;

@@ -31,7 +31,7 @@ impl Share {
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn killed(stage: &Stage, share: Share) -> String {
     killed_alone(stage, share, &[])
 }
@@ -40,7 +40,7 @@ pub fn killed(stage: &Stage, share: Share) -> String {
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn killed_with_all(stage: &Stage, share: Share) -> String {
     killed_alone(stage, share, &["--all"])
 }
@@ -96,8 +96,8 @@ impl fmt::Display for Killed {
 ///
 /// # Panics
 ///
-/// Where `state`, of all that it may change, is not what it was; or where a call changed that which
-/// should change nothing.
+/// Panics if `state`, of all that it may change, is not what it was; or where a call changed that
+/// which should change nothing.
 pub fn killed_anywhere<S: PartialEq + fmt::Debug>(
     state_dir: &Path,
     share: Share,
@@ -204,7 +204,7 @@ fn files(directory: &Path) -> Vec<(String, String)> {
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn overtaken(stage: &Stage, share: Share) -> String {
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
     let life = life(leak.pid());

@@ -50,7 +50,7 @@ impl Stage {
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn divided(stage: &Stage) -> String {
     let before = stage.state();
     // What the kernel gathers into huge pages is charged anew, over the limit too: see `gathered`.
@@ -121,7 +121,7 @@ pub fn divided(stage: &Stage) -> String {
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn divided_and_over(stage: &Stage) -> String {
     let before = stage.state();
     let neighbour = stage.another_program(&["touch", "--anon-bytes=8MiB"]);
@@ -152,7 +152,7 @@ pub fn divided_and_over(stage: &Stage) -> String {
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn divided_and_used(stage: &Stage) -> String {
     let before = stage.state();
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
@@ -234,7 +234,7 @@ fn bring_home(stage: &Stage, workloads: &[&Workload]) {
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn replaced(stage: &Stage) -> String {
     const HAD_BYTES: u64 = 96 * MIB;
     let before = stage.state();
@@ -292,7 +292,7 @@ pub fn replaced(stage: &Stage) -> String {
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn gathered(stage: &Stage, gather: impl FnOnce()) -> String {
     const HAD_BYTES: u64 = 64 * MIB;
     let before = stage.state();
@@ -343,7 +343,7 @@ pub fn gathered(stage: &Stage, gather: impl FnOnce()) -> String {
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn divided_and_killed(stage: &Stage, share: Share) -> String {
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
     let neighbour = stage.another_program(&["touch", "--anon-bytes=8MiB"]);

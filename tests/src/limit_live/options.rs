@@ -17,7 +17,7 @@ const GROWN_BYTES: u64 = 40 * MIB;
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn backstop(stage: &Stage) -> String {
     let mut config = stage.config.clone();
     config.act.limit.backstop_bytes = Some(DISTANCE_BYTES);
@@ -105,7 +105,7 @@ pub fn backstop(stage: &Stage) -> String {
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn never_wider_than_before(stage: &Stage) -> String {
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
     let prior = (stage.usage_bytes() + 2 * GROWN_BYTES).next_multiple_of(4_096);
@@ -130,7 +130,7 @@ pub fn never_wider_than_before(stage: &Stage) -> String {
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn slowed(stage: &Stage) -> String {
     const AFTER: Duration = Duration::from_secs(1);
     let mut config = stage.config.clone();

@@ -25,7 +25,7 @@ const LONG_ENOUGH: Duration = Duration::from_millis(300);
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn held(stage: &Stage) -> String {
     let before = stage.state();
     let leak = stage.workload(&["leak", "--rate=100MiB", "--limit=600MiB"]);
@@ -111,7 +111,7 @@ fn drop_ptrace() {
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn refused(stage: &Stage) -> String {
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
     let mut limits = stage.limits();
@@ -198,7 +198,7 @@ pub fn refused(stage: &Stage) -> String {
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn changed_by_others(stage: &Stage) -> String {
     let before = stage.state();
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
@@ -234,7 +234,7 @@ pub fn changed_by_others(stage: &Stage) -> String {
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn by_hand(stage: &Stage) -> String {
     let before = stage.state();
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
@@ -265,7 +265,7 @@ pub fn by_hand(stage: &Stage) -> String {
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn over(stage: &Stage) -> String {
     let before = stage.state();
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
@@ -291,7 +291,7 @@ pub fn over(stage: &Stage) -> String {
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn racing(stage: &Stage, least_changes: u64) -> String {
     let before = stage.state();
     let workloads =

@@ -48,7 +48,7 @@ impl Stage {
     ///
     /// # Errors
     ///
-    /// Why none can be limited here.
+    /// Returns the reason if no cgroup can be limited here.
     pub fn set(name: &str, programs: Programs) -> Result<Self, String> {
         Self::set_below(name, &[], programs)
     }
@@ -57,7 +57,7 @@ impl Stage {
     ///
     /// # Errors
     ///
-    /// Why none can be limited here.
+    /// Returns the reason if no cgroup can be limited here.
     pub fn set_below(name: &str, below: &[&str], programs: Programs) -> Result<Self, String> {
         let hierarchy = Hierarchy::detect();
         let mount = hierarchy.mount().ok_or("no cgroup file system is mounted")?;
@@ -104,7 +104,7 @@ impl Stage {
     ///
     /// # Panics
     ///
-    /// Where there is none.
+    /// Panics if there is none.
     pub fn found_journal(&self) -> Journal {
         let found = Journal::find(&self.config.record.state_dir).expect("it can be looked for");
         found.expect("there is one")
@@ -114,7 +114,7 @@ impl Stage {
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn limits(&self) -> ActiveLimits {
         ActiveLimits::new(&self.config, Ok(self.journal()))
     }
@@ -123,7 +123,7 @@ impl Stage {
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn journal(&self) -> Journal {
         Journal::claim(&self.config.record.state_dir).expect("the journal is nobody else's")
     }
@@ -132,7 +132,7 @@ impl Stage {
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn limit(&self, limits: &mut ActiveLimits, pid: u32) -> Outcome {
         limits.limit(0.0, &ID, &Arc::from(self.cgroup.path.as_str()), life(pid))
     }
@@ -151,7 +151,7 @@ impl Stage {
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn usage_bytes(&self) -> u64 {
         self.number(if self.is_v1 { "memory.usage_in_bytes" } else { "memory.current" })
     }
@@ -160,7 +160,7 @@ impl Stage {
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn number(&self, file: &str) -> u64 {
         self.cgroup.get(file).expect("the cgroup is there").trim().parse().expect("it is a number")
     }
@@ -169,7 +169,7 @@ impl Stage {
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn state(&self) -> Vec<String> {
         let files = if self.is_v1 {
             &["memory.limit_in_bytes", "memory.oom_control"][..]
@@ -200,7 +200,7 @@ impl Stage {
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn whole_state(&self) -> Vec<String> {
         let mut state = self.state();
         let entries = fs::read_dir(self.cgroup.directory()).expect("the cgroup is there").flatten();
@@ -224,7 +224,7 @@ impl Stage {
     ///
     /// # Panics
     ///
-    /// Where its path is no pattern.
+    /// Panics if its path is no pattern.
     pub fn delegating(&self) -> Config {
         let mut config = self.config.clone();
         config.act.limit.delegated = vec![Pattern::new(&self.cgroup.path).expect("it is one")];
@@ -235,7 +235,7 @@ impl Stage {
     ///
     /// # Panics
     ///
-    /// Where that is not there.
+    /// Panics if that is not there.
     pub fn is_in(&self, child: &str, pid: u32) -> bool {
         let processes =
             self.cgroup.get(&format!("{child}/cgroup.procs")).expect("the cgroup is there");
@@ -246,7 +246,7 @@ impl Stage {
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn set_limit(&self, value: impl ToString) {
         self.cgroup.set(self.limit_file(), value).expect("the kernel takes it");
     }
@@ -281,7 +281,7 @@ impl Stage {
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn workload(&self, args: &[&str]) -> Workload {
         let mut command = Command::new(&self.programs.workload);
         Workload::start(self.cgroup.admit(command.args(args)).expect("the cgroup can be entered"))
@@ -291,7 +291,7 @@ impl Stage {
     ///
     /// # Panics
     ///
-    /// Where it is gone.
+    /// Panics if it is gone.
     pub fn reached(&self) -> u64 {
         if self.is_v1 {
             return self.number("memory.failcnt");
@@ -306,7 +306,7 @@ impl Stage {
     ///
     /// # Panics
     ///
-    /// Where that cannot be told.
+    /// Panics if that cannot be told.
     pub fn waiting(&self) -> f64 {
         let (file, field) = if self.is_v1 {
             ("memory.oom_control", "under_oom ")
@@ -324,7 +324,7 @@ impl Stage {
     ///
     /// # Panics
     ///
-    /// Where it does not start.
+    /// Panics if it does not start.
     pub fn another_program(&self, args: &[&str]) -> Workload {
         let path = self.scratch.0.join("neighbour");
         // One that runs cannot be written.
@@ -339,7 +339,7 @@ impl Stage {
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn until_used(&self, bytes: u64) {
         let used = wait_for(SOON, || (self.usage_bytes() >= bytes).then_some(()));
         assert!(used.is_some(), "{} MiB of {} are used", self.usage_bytes() / MIB, bytes / MIB);
@@ -349,7 +349,7 @@ impl Stage {
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn killed(&self) -> u64 {
         let file = if self.is_v1 { "memory.oom_control" } else { "memory.events" };
         let text = self.cgroup.get(file).expect("the cgroup is there");
@@ -362,7 +362,7 @@ impl Stage {
 ///
 /// # Panics
 ///
-/// Where it is gone.
+/// Panics if it is gone.
 pub fn life(pid: u32) -> ProcessId {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
     let (_, fields) = stat.rsplit_once(") ").expect("its name is in parentheses");

@@ -26,7 +26,7 @@ const TOO_LONG_SECS: f64 = 11.0;
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn thrashing(stage: &Stage) -> String {
     let before = stage.state();
     let leak = stage.workload(&["leak", "--rate=100MiB", "--limit=600MiB"]);

@@ -55,7 +55,7 @@ impl Stage {
     ///
     /// # Panics
     ///
-    /// Where that is not allowed.
+    /// Panics if that is not allowed.
     pub fn without_agent(name: &str, servers: Servers) -> Self {
         Self::enter(Scratch::make(name), servers, None)
     }
@@ -100,7 +100,7 @@ impl Stage {
     ///
     /// # Panics
     ///
-    /// Where it does not.
+    /// Panics if it does not.
     pub fn clear(self) {
         let Some(running) = self.running else { return };
         let (code, log) = running.stop();

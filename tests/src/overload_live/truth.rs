@@ -99,7 +99,7 @@ impl Truth {
     ///
     /// # Panics
     ///
-    /// Where the counters could not be read.
+    /// Panics if the counters could not be read.
     pub fn end(self) -> History {
         self.stop.store(true, Ordering::Relaxed);
         self.looking.join().expect("looking does not panic");
@@ -124,7 +124,7 @@ impl Counters {
     ///
     /// # Errors
     ///
-    /// Where `/proc` does not let them be read.
+    /// Returns an error if `/proc` does not let them be read.
     pub fn open(listeners: usize) -> io::Result<Self> {
         let open = |name| File::open(format!("/proc/thread-self/net/{name}"));
         Ok(Self {
@@ -140,7 +140,7 @@ impl Counters {
     ///
     /// # Errors
     ///
-    /// Where they cannot be read any more.
+    /// Returns an error if they cannot be read any more.
     pub fn look(&mut self) -> io::Result<Look> {
         let arrived = counter(read(&self.snmp, &mut self.text)?, "Tcp:", "PassiveOpens");
         // Header and a line each, 150 bytes: asked for more, the kernel would walk the table of all

@@ -46,7 +46,7 @@ struct Share {
 ///
 /// # Errors
 ///
-/// A run that cannot be made or read.
+/// Returns an error if a run cannot be made or read.
 pub(crate) fn week(part: Part, check: bool) -> anyhow::Result<ExitCode> {
     let queues = runs::<Queues>(part, |entry| entry.overloads.is_empty())?;
     let queues = lasting(&queues, LISTENERS * DAYS, |fact| matches!(fact, Fact::Listener(_)))?;
