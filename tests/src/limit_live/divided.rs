@@ -1,4 +1,4 @@
-//! What must hold where a leaker shares its cgroup and may be moved to a child of it, with real
+//! Properties of a leaker that shares its cgroup and may be moved to a child of it, with real
 //! processes, in either version.
 
 use std::fs;
@@ -15,11 +15,12 @@ use super::{
 use crate::{Workload, wait_for};
 
 const MIB: u64 = 1 << 20;
-/// What is charged over a limit before a process is slowed down.
+/// Charge over a limit before a process is slowed down.
 const OVER_BYTES: u64 = 8 * MIB;
 
 impl Stage {
-    /// Where an innocent is once the leaker was moved: without a limit of ours, whichever it is.
+    /// Returns the cgroup of the other processes after the move: without a limit of Spillway's, in
+    /// either version.
     fn rest(&self) -> &'static str {
         if self.is_v1 { "." } else { REST_CHILD }
     }
@@ -28,7 +29,7 @@ impl Stage {
         ActiveLimits::new(&self.delegating(), Ok(self.journal()))
     }
 
-    /// The limit of the child.
+    /// Returns the limit of the child.
     fn limit_of_leak(&self) -> u64 {
         self.number(&format!("{LEAK_CHILD}/{}", self.limit_file()))
     }
@@ -45,15 +46,16 @@ impl Stage {
     }
 }
 
-/// A leaker is moved and held, whoever shares its cgroup grows and forks on, and both are where
-/// they were when that is over.
+/// Checks that a leaker is moved and limited while the others in its cgroup grow and fork on, and
+/// that both are moved back at the end.
 ///
 /// # Panics
 ///
 /// Panics if that does not hold.
 pub fn divided(stage: &Stage) -> String {
     let before = stage.state();
-    // What the kernel gathers into huge pages is charged anew, over the limit too: see `gathered`.
+    // Pages that the kernel merges into huge ones are charged again, even over the limit: see
+    // `gathered`.
     let leak = stage.workload(&["leak", "--rate=100MiB", "--limit=600MiB", "--small-pages"]);
     let neighbour = stage.another_program(&["leak", "--rate=30MiB", "--limit=400MiB"]);
     let forking = stage.another_program(&["churn", "--count=10000000"]);
@@ -117,7 +119,7 @@ pub fn divided(stage: &Stage) -> String {
     )
 }
 
-/// With nobody left in the child all is put back, and so it is as an incident ends.
+/// Checks that everything is restored once the child is empty, and when an incident ends.
 ///
 /// # Panics
 ///
@@ -148,7 +150,8 @@ pub fn divided_and_over(stage: &Stage) -> String {
     "with its last process and with its incident".to_owned()
 }
 
-/// Where others begin to use what is there it is theirs, and who was moved is free of the limit.
+/// Checks that cgroups that others use are left to them, and that the moved process is freed of its
+/// limit.
 ///
 /// # Panics
 ///
@@ -159,7 +162,8 @@ pub fn divided_and_used(stage: &Stage) -> String {
     let neighbour = stage.another_program(&["touch", "--anon-bytes=8MiB"]);
     let leak_path = stage.cgroup.directory().join(LEAK_CHILD);
 
-    // Somebody makes a cgroup below the leaker's: its processes go back, and the cgroup stays.
+    // Another program creates a cgroup below the leaker's: its processes are moved back, and the
+    // cgroup stays.
     let mut limits = stage.dividing();
     assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
     fs::create_dir(leak_path.join("theirs")).expect("it can be made");
@@ -184,8 +188,8 @@ pub fn divided_and_used(stage: &Stage) -> String {
         return "a cgroup below the child".to_owned();
     }
 
-    // Somebody makes a child beside ours and gives it a limit: the controller stays on, and nobody
-    // is moved.
+    // Another program creates a child beside Spillway's and limits it: the controller stays
+    // enabled, and no process is moved.
     assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
     let theirs = stage.cgroup.make_below("theirs").expect("it can be made");
     theirs.set("memory.max", 64 * MIB).expect("the kernel takes it");
@@ -205,7 +209,7 @@ pub fn divided_and_used(stage: &Stage) -> String {
     bring_home(stage, &[&leak, &neighbour]);
     assert_eq!(stage.state(), before);
 
-    // Somebody makes a child without a limit: it was the same before.
+    // Another program creates a child without a limit: the result is the same.
     assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
     let theirs = stage.cgroup.make_below("theirs").expect("it can be made");
     let undone = limits.undo_all(3.0);
@@ -216,7 +220,7 @@ pub fn divided_and_used(stage: &Stage) -> String {
     "a cgroup below the child, and two beside it".to_owned()
 }
 
-/// Puts back by hand what was left to others.
+/// Moves back by hand the processes that were left to others.
 fn bring_home(stage: &Stage, workloads: &[&Workload]) {
     for workload in workloads {
         stage.cgroup.set("cgroup.procs", workload.pid()).expect("it can go home");
@@ -230,7 +234,7 @@ fn bring_home(stage: &Stage, workloads: &[&Workload]) {
     }
 }
 
-/// What was had before may be replaced, and no more than that.
+/// Checks that memory from before the move may be replaced, and no more than that.
 ///
 /// # Panics
 ///
@@ -255,7 +259,7 @@ pub fn replaced(stage: &Stage) -> String {
     }
     assert_eq!(stage.limit_of_leak(), first_bytes);
 
-    // It gives back what it had.
+    // It frees its old memory.
     had.stop();
     let mut limit_bytes = first_bytes;
     for nth in 0..20 {
@@ -271,8 +275,8 @@ pub fn replaced(stage: &Stage) -> String {
         limit_bytes = wider;
     }
     let more = limit_bytes - first_bytes;
-    // What is little makes no room. The leaker's own memory that it had before it was moved is some
-    // of it, and is never replaced.
+    // A small amount makes no room. The leaker's own memory from before the move is part of it, and
+    // is never replaced.
     assert!(
         (HAD_BYTES - MARGIN_BYTES / 2..=HAD_BYTES + 2 * MIB).contains(&more),
         "{} MiB more",
@@ -286,8 +290,8 @@ pub fn replaced(stage: &Stage) -> String {
     format!("{} MiB of {}", more / MIB, HAD_BYTES / MIB)
 }
 
-/// What the kernel gathers into huge pages (`khugepaged`) of memory that a leaker had before it was
-/// moved is charged to the child, and makes room: it did not grow. `gather` has the kernel do so at
+/// Checks that memory from before the move that the kernel merges into huge pages (`khugepaged`) is
+/// charged to the child and raises the limit: it is not growth. `gather` makes the kernel do so at
 /// once.
 ///
 /// # Panics
@@ -338,8 +342,8 @@ pub fn gathered(stage: &Stage, gather: impl FnOnce()) -> String {
     )
 }
 
-/// Killed between any two system calls while it divides, limits and puts together, it leaves what
-/// undo puts back.
+/// Checks that an agent killed between any two system calls while it divides, limits and merges
+/// leaves a state that undo restores.
 ///
 /// # Panics
 ///

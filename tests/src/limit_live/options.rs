@@ -1,5 +1,5 @@
-//! What must hold of what an operator may want on top of a limit: a backstop above it, and less CPU
-//! for what spins at it.
+//! Properties of the options on top of a limit: a backstop above it, and less CPU for a process
+//! that spins at it.
 
 use std::{cell::Cell, thread::sleep, time::Duration};
 
@@ -12,8 +12,8 @@ const MIB: u64 = 1 << 20;
 const DISTANCE_BYTES: u64 = 64 * MIB;
 const GROWN_BYTES: u64 = 40 * MIB;
 
-/// A backstop stands well above the limit, gives way with it up to what was there before, and is
-/// put back; a lower one that is there, and one that others set meanwhile, are theirs.
+/// Checks that a backstop is well above the limit, widens with it up to the original value, and is
+/// restored. A lower one that exists already, and one that others set meanwhile, are left alone.
 ///
 /// # Panics
 ///
@@ -24,7 +24,8 @@ pub fn backstop(stage: &Stage) -> String {
     let limits = || ActiveLimits::new(&config, Ok(stage.journal()));
     let before = stage.state();
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
-    // Limits it, has it grow while somebody wipes the limit, and gives the limit before and after.
+    // Limits it, lets it grow while the limit is wiped by hand, and returns the limit before and
+    // after.
     let widened = |limits: &mut ActiveLimits, then: &dyn Fn()| {
         let outcome = stage.limit(limits, leak.pid());
         let limit_bytes = outcome.limit_bytes.unwrap_or_else(|| panic!("{outcome:?}"));
@@ -61,7 +62,7 @@ pub fn backstop(stage: &Stage) -> String {
     undone(standing, OutcomeKind::Undone);
     assert_eq!(stage.state(), before);
 
-    // Up to what was there before, and no further.
+    // Up to the original value, and no further.
     let prior = wider_bytes + DISTANCE_BYTES - 8 * MIB;
     stage.cgroup.set("memory.max", prior).expect("the kernel takes it");
     let with_prior = stage.state();
@@ -101,7 +102,7 @@ pub fn backstop(stage: &Stage) -> String {
     )
 }
 
-/// A limit that would have to be wider than what was there before gives way to that.
+/// Checks that a limit is given up if it would have to exceed the original value.
 ///
 /// # Panics
 ///
@@ -112,7 +113,7 @@ pub fn never_wider_than_before(stage: &Stage) -> String {
     stage.set_limit(prior);
     let mut limits = stage.limits();
     assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
-    // Somebody has it back, and it grows.
+    // The original value is set by hand, and the usage grows.
     stage.set_limit(prior + MIB);
     let grown = [1, 2].map(|_| stage.workload(&["touch", "--anon-bytes=36MiB"]));
     stage.until_used(prior - 2 * stage.config.act.limit.margin_bytes / 3);
@@ -125,8 +126,8 @@ pub fn never_wider_than_before(stage: &Stage) -> String {
     "theirs".to_owned()
 }
 
-/// What spins at its limit gets less CPU until the limit goes, unless it has less already; where
-/// that is not possible the reason is told with the limit.
+/// Checks that a process that spins at its limit gets less CPU until the limit is removed, unless
+/// it has less already; if that is impossible, the reason is reported with the limit.
 ///
 /// # Panics
 ///
@@ -182,7 +183,7 @@ pub fn slowed(stage: &Stage) -> String {
     drop(limits);
     spinner.stop();
 
-    // What is lower already.
+    // Already lower.
     stage.cgroup.set("cpu.weight", 9).expect("the kernel takes it");
     stage.cgroup.set("cpu.max", "15000 50000").expect("the kernel takes it");
     let before = stage.state();
@@ -199,7 +200,7 @@ pub fn slowed(stage: &Stage) -> String {
     format!("from a CPU to {share:.2} of one")
 }
 
-/// Share of one CPU that it uses, over two seconds.
+/// Returns its share of one CPU, over two seconds.
 fn cpu_share(stage: &Stage) -> f64 {
     let used = || -> f64 {
         let stat = stage.cgroup.get("cpu.stat").expect("the cgroup is there");

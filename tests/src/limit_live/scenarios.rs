@@ -1,4 +1,4 @@
-//! What must hold of limits on cgroups, with real processes in them, on every kernel and in either
+//! Properties of limits on cgroups, with real processes in them, on every kernel and in either
 //! version.
 
 use std::{fs, os::unix::fs::MetadataExt as _, sync::Arc, thread::sleep, time::Duration};
@@ -14,14 +14,13 @@ use super::stage::{ID, SOON, Stage, is_alive, life};
 use crate::{corpus::rng::Rng, wait_for};
 
 const MIB: u64 = 1 << 20;
-/// What a CPU keeps of a cgroup's charge to itself, and what is charged over memory.high before a
-/// process is slowed down.
+/// Charge that a CPU keeps to itself, and charge over memory.high before a process is slowed down.
 const OVER_BYTES: u64 = 8 * MIB;
 
-/// Within this those who allocate come to a limit, unless they turned around below it.
+/// Time within which processes that allocate reach a limit, unless they turned around below it.
 const LONG_ENOUGH: Duration = Duration::from_millis(300);
 
-/// A leaker is held and nobody is killed, and it goes on when that is over.
+/// Checks that a leaker is limited, that nothing is killed, and that it goes on afterwards.
 ///
 /// # Panics
 ///
@@ -65,8 +64,8 @@ pub fn held(stage: &Stage) -> String {
     )
 }
 
-/// A cgroup with a process whose program cannot be read is not limited: the program may be one that
-/// must not be. Reading it takes CAP_SYS_PTRACE, or the list that BPF makes.
+/// Checks that a cgroup with a process whose program cannot be read is not limited: it may be a
+/// protected one. Reading it takes CAP_SYS_PTRACE, or the list that BPF makes.
 ///
 /// # Panics
 ///
@@ -107,7 +106,7 @@ fn drop_ptrace() {
     }
 }
 
-/// What should not be limited is refused with the reason, and left as it is.
+/// Checks that cgroups that must not be limited are refused with the reason, and left unchanged.
 ///
 /// # Panics
 ///
@@ -124,7 +123,7 @@ pub fn refused(stage: &Stage) -> String {
         outcome.why
     };
 
-    // Not in it, and one that had the same pid before.
+    // One outside of it, and one that had the same pid before.
     assert_eq!(
         refused(&mut limits, std::process::id()),
         "the process has left the cgroup or has ended"
@@ -171,7 +170,7 @@ pub fn refused(stage: &Stage) -> String {
     pause.turn_off().expect("it can be done");
     assert_eq!(stage.state(), before);
 
-    // What an earlier run has changed and could not put back.
+    // Changes of an earlier run that it could not undo.
     let directory = stage.cgroup.directory();
     let inode = fs::metadata(directory).expect("the cgroup is there").ino();
     let mut stuck = stage.found_journal().entry(directory.into(), inode);
@@ -194,7 +193,7 @@ pub fn refused(stage: &Stage) -> String {
     "each with its reason".to_owned()
 }
 
-/// What others change is set again three times, and is then theirs.
+/// Checks that a limit that others change is set again three times, and is then left to them.
 ///
 /// # Panics
 ///
@@ -222,7 +221,7 @@ pub fn changed_by_others(stage: &Stage) -> String {
     );
     assert!(looked[0].why.starts_with(&who_won), "{looked:?}");
     assert_eq!(stage.number(stage.limit_file()), theirs);
-    // All but what they changed is as before, and the limit is nobody's business any more.
+    // Everything else is restored, and the limit is given up.
     assert_eq!(stage.state()[1], before[1]);
     assert!(limits.look(10.0).is_empty() && limits.undo_all(11.0).is_empty());
     assert_eq!(stage.number(stage.limit_file()), theirs);
@@ -230,7 +229,7 @@ pub fn changed_by_others(stage: &Stage) -> String {
     "three times".to_owned()
 }
 
-/// What is paused or undone by hand is not set again.
+/// Checks that a limit is not set again after a pause or an undo by hand.
 ///
 /// # Panics
 ///
@@ -249,7 +248,7 @@ pub fn by_hand(stage: &Stage) -> String {
     assert_eq!(limits.look(2.0).len(), 1);
     assert_ne!(stage.state(), before);
 
-    // As `spillway undo` does, beside an agent that holds the journal.
+    // Like `spillway undo` beside an agent that holds the journal.
     let undone = undo_all(&stage.found_journal());
     assert!(matches!(&undone[..], [one] if one.is_done()), "{undone:?}");
     assert_eq!(stage.state(), before);
@@ -261,7 +260,8 @@ pub fn by_hand(stage: &Stage) -> String {
     "neither paused nor undone".to_owned()
 }
 
-/// An incident that is over gives back what was there, and one of two does not.
+/// Checks that the original value is restored when the incident is over, but not while a second one
+/// is open.
 ///
 /// # Panics
 ///
@@ -286,8 +286,8 @@ pub fn over(stage: &Stage) -> String {
     "with the last of two".to_owned()
 }
 
-/// Limits that come and go, and are changed by others, kill nobody, however everybody allocates
-/// meanwhile.
+/// Checks that setting, changing and removing limits kills nothing, however much all processes
+/// allocate meanwhile.
 ///
 /// # Panics
 ///
@@ -308,7 +308,7 @@ pub fn racing(stage: &Stage, least_changes: u64) -> String {
             OutcomeKind::Refused => refused += 1,
             _ => panic!("{outcome:?}"),
         }
-        // Mostly the next change comes at once; now and then somebody comes to the limit first.
+        // Usually the next change comes at once; now and then a process reaches the limit first.
         if random.bits().is_multiple_of(8) {
             let before = stage.reached();
             wait_for(LONG_ENOUGH, || (stage.reached() > before).then_some(()));

@@ -1,6 +1,6 @@
-//! Keeps a recording: its trace, compressed, and its line of the manifest; or says why not. Of the
-//! host it keeps what the sensors could not see, and its size; the cgroup is that of whoever
-//! recorded, and is left out.
+//! Keeps a recording: its trace, compressed, and its line of the manifest; or reports why not. Of
+//! the host it keeps its size, and what the sensors could not see; the cgroup of the recorder is
+//! left out.
 
 use std::{fs::File, io::Write as _, path::Path, sync::Arc, time::Duration};
 
@@ -14,13 +14,12 @@ use spillway_tests::{
 
 use crate::{label, plays::Play, recorder::Recorded, set::Played};
 
-/// The longest that the truth may have been blind: labels are wrong by so much at the most, half of
-/// what the agent has between two looks.
+/// Maximum gap in the truth, which bounds the error of labels: half of the agent's interval.
 const BLIND_MAX: Duration = Duration::from_millis(50);
-/// The most that a trace may take, so that all of them stay small enough for everybody's checkout.
+/// Maximum size of a trace in bytes, so that checkouts stay small.
 const BYTES_MAX: u64 = 100_000;
 
-/// The cgroup that traces name.
+/// Cgroup named in traces.
 const CGROUP: &str = "/spillway-record";
 
 /// Writes the trace and its label below the corpus.
@@ -42,7 +41,7 @@ pub(crate) fn keep(play: &Play, played: &Played, corpus: &Path) -> anyhow::Resul
     let (Some(_), Some(last)) = (first, recorded.observations.last()) else {
         bail!("the sensors saw nothing of {addr}")
     };
-    // The truth looked for a moment longer.
+    // The truth sampled for a moment longer.
     overloads.iter_mut().for_each(|overload| overload.end_secs = overload.end_secs.min(last.t));
     let name = format!("recorded/{}.jsonl.gz", play.name);
     let bytes =

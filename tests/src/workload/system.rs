@@ -1,5 +1,5 @@
-//! What every workload shares: its name, its tie to its parent, its ready line, and how it reads
-//! sizes and time.
+//! Shared by all workloads: the process's name, its tie to its parent, the ready line, and parsing
+//! of sizes and times.
 
 use std::ffi::CString;
 use std::io::Write as _;
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use serde_json::json;
 
-/// Names the process, if a name is given, keeps huge pages from it where it is told to, and ties
-/// its life to its parent's.
+/// Names the process if a name is given, disables huge pages if asked to, and ties its life to its
+/// parent's.
 pub fn prepare(name: Option<&str>, small_pages: bool) -> anyhow::Result<()> {
     // SAFETY: this prctl takes numbers alone.
     if small_pages && unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) } != 0 {
@@ -27,7 +27,7 @@ pub fn prepare(name: Option<&str>, small_pages: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Has the kernel kill this process when its parent ends, however that ends.
+/// Makes the kernel kill this process when its parent ends, for whatever reason.
 pub fn die_with_parent() -> anyhow::Result<()> {
     // SAFETY: PR_SET_PDEATHSIG takes a signal number and touches no memory.
     if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
@@ -36,7 +36,7 @@ pub fn die_with_parent() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints the ready line; `addr` is null where there is none.
+/// Prints the ready line; `addr` is null if there is none.
 pub fn ready(addr: Option<String>) -> anyhow::Result<()> {
     say(&json!({"pid": std::process::id(), "addr": addr}))
 }
@@ -55,13 +55,13 @@ pub fn wait_forever() -> ! {
     }
 }
 
-/// The monotonic clock, now.
+/// Returns the time of the monotonic clock.
 #[expect(clippy::disallowed_methods, reason = "a workload is no part of the agent's pure core")]
 pub fn now() -> Instant {
     Instant::now()
 }
 
-/// Keeps this thread on a CPU; where there is none of that number, the kernel chooses.
+/// Pins this thread to a CPU; if there is none of that number, the kernel chooses.
 pub fn pin_to_cpu(cpu: usize) {
     // SAFETY: cpu_set_t is plain data, for which all zeroes is a valid value; CPU_SET checks that
     // the number is within it; the call reads one set, which lives here. Pid 0 is this thread.
@@ -72,17 +72,17 @@ pub fn pin_to_cpu(cpu: usize) {
     }
 }
 
-/// Cheap pseudo-random numbers (xorshift64*), the same ones in every run.
+/// Cheap pseudo-random numbers (xorshift64*), the same in every run.
 pub struct Random(pub u64);
 
 impl Random {
-    /// A share of one, below 1.
+    /// Returns a number from 0 to below 1.
     pub fn share(&mut self) -> f64 {
         const STEPS: usize = 1 << 24;
         self.below(STEPS) as f64 / STEPS as f64
     }
 
-    /// A number below `limit`, which must not be 0.
+    /// Returns a number below `limit`, which must not be 0.
     pub fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -91,7 +91,7 @@ impl Random {
     }
 }
 
-/// Bytes, or a number with KiB, MiB or GiB.
+/// Parses bytes, or a number with KiB, MiB or GiB.
 pub fn parse_size(text: &str) -> anyhow::Result<u64> {
     let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("", 1)];
     let (number, unit) = units
@@ -104,7 +104,7 @@ pub fn parse_size(text: &str) -> anyhow::Result<u64> {
     number.checked_mul(unit).with_context(|| format!("size {text:?} is too large"))
 }
 
-/// Seconds, or a number with ms, s or m.
+/// Parses seconds, or a number with ms, s or m.
 pub fn parse_duration(text: &str) -> anyhow::Result<Duration> {
     let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("", 1.0)];
     let (number, unit) = units

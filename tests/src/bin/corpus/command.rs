@@ -1,5 +1,4 @@
-//! What can be asked of a corpus, whichever it is: its list, its traces, its manifest and the score
-//! on it.
+//! Commands common to both corpora: list, traces, manifest and score.
 
 use std::{
     fs,
@@ -19,26 +18,26 @@ use crate::each::each;
 
 /// A corpus.
 pub(crate) trait Corpus {
-    /// A line of its manifest.
+    /// Line of its manifest.
     type Entry: Serialize + Clone + Send + Sync;
-    /// A run and what came of it.
+    /// Run with its result.
     type Scored: Serialize + Send;
-    /// The score of one part.
+    /// Score of one part.
     type Report: Serialize;
 
-    /// Where it is, below the corpora.
+    /// Directory, below that of the corpora.
     const DIR: &str;
 
-    /// Every family: its name, its part, how many runs it has and what it is.
+    /// Returns all families: name, part, number of runs and description.
     fn families() -> Vec<(&'static str, Part, u64, &'static str)>;
-    /// Every run of the manifest at this path.
+    /// Loads all runs of the manifest at this path.
     fn load(manifest: &Path) -> anyhow::Result<Vec<Self::Entry>>;
-    /// A family's run, made anew.
+    /// Generates a run of a family.
     fn make(family: &str, seed: u64) -> Option<Self::Entry>;
     fn about(entry: &Self::Entry) -> About<'_>;
     fn observations(entry: &Self::Entry, dir: &Path) -> anyhow::Result<(HostInfo, Observations)>;
     fn score(entry: &Self::Entry, dir: &Path) -> anyhow::Result<Self::Scored>;
-    /// The score of a part; `None` where none of its runs is among these.
+    /// Scores a part; `None` if none of its runs is among these.
     fn report(part: Part, scored: &[Self::Scored]) -> Option<Self::Report>;
     fn shown(report: &Self::Report) -> String;
     fn met(report: &Self::Report) -> bool;
@@ -46,12 +45,12 @@ pub(crate) trait Corpus {
 
 pub(crate) type Observations = Box<dyn Iterator<Item = anyhow::Result<Observation>>>;
 
-/// What is asked of any run.
+/// Description of any run.
 pub(crate) struct About<'a> {
     pub(crate) run: &'a str,
     pub(crate) family: &'a str,
     pub(crate) part: Part,
-    /// What a recorded run is of, in a sentence; `None` for a synthetic one.
+    /// Description of a recorded run; `None` for a synthetic one.
     pub(crate) recorded: Option<&'a str>,
     pub(crate) interval_secs: f64,
 }
@@ -62,12 +61,12 @@ pub(crate) enum Command {
     List(Choice),
     /// Write runs as compressed traces
     Write {
-        /// Where to
+        /// Directory to write to
         dir: PathBuf,
         #[command(flatten)]
         choice: Choice,
     },
-    /// Write manifest.jsonl of the corpus, the synthetic runs' lines
+    /// Write the synthetic runs' lines of the corpus's manifest.jsonl
     WriteManifest,
     /// Run the detector and the reference rules over the corpus
     Score {
@@ -76,7 +75,7 @@ pub(crate) enum Command {
         /// Fail if the detector misses a target on the held-out part
         #[arg(long)]
         check: bool,
-        /// Print figures and each run as JSON
+        /// Print the figures and each run as JSON
         #[arg(long)]
         json: bool,
     },

@@ -1,9 +1,9 @@
-//! One limit from its beginning to its end, by the agent's own code in one thread: to be killed
+//! Sets and removes one limit with the agent's own code in one thread, so that it can be killed
 //! anywhere in between.
 //!
-//! Limits the cgroup of a process, has the limit wiped as somebody else would and sets it again,
-//! and puts back what was there; or, with all that an operator may want, has the backstop give way
-//! in between, and the CPU limited as well.
+//! Limits the cgroup of a process, has the limit wiped as another program would, sets it again, and
+//! restores the original value; with every option, also widens the backstop in between and limits
+//! the CPU.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,39 +19,39 @@ use spillway_agent::{
     sense::ProcessId,
 };
 
-/// Limit a cgroup, have it wiped, set it again, and put it back.
+/// Limit a cgroup, have it wiped, set it again, and restore it
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where the journal is
+    /// Directory of the journal
     #[arg(long)]
     state_dir: PathBuf,
-    /// What the operator says of it
+    /// The operator's configuration
     #[arg(long)]
     config: Option<PathBuf>,
-    /// The cgroup, from the hierarchy's root
+    /// Cgroup, from the hierarchy's root
     #[arg(long)]
     cgroup: String,
-    /// A file of it, and what is put there between
+    /// File of the cgroup, and the value written to it in between
     #[arg(long, num_args = 2)]
     wipe: Vec<String>,
     /// Cgroups that may be divided
     #[arg(long)]
     delegated: Vec<String>,
-    /// A process in it, and when it was started
+    /// Process in the cgroup
     #[arg(long)]
     pid: u32,
-    /// In ticks since boot
+    /// Start of that process, in ticks since boot
     #[arg(long)]
     start_ticks: u64,
-    /// With a backstop, and less CPU as soon as more is used
+    /// With a backstop, and with less CPU as soon as more memory is used
     #[arg(long)]
     all: bool,
-    /// Somebody undoes it meanwhile: look once more, and leave what is there
+    /// The limit is undone by another process meanwhile: read once more, and change nothing
     #[arg(long)]
     overtaken: bool,
 }
 
-/// Runs until it is killed, or has come to its end.
+/// Runs until it is killed or done.
 pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     let mut config = args.config.as_deref().map_or_else(|| Ok(Config::default()), config::load)?;
     config.record.state_dir = args.state_dir;
@@ -86,7 +86,7 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     let [file, value] = &args.wipe[..] else { anyhow::bail!("--wipe takes a file and a value") };
     let mut charged = Vec::new();
     if args.all {
-        // What this process takes from now on is the cgroup's.
+        // Memory that this process takes from now on is charged to the cgroup.
         let procs = Path::new(file).with_file_name("cgroup.procs");
         std::fs::write(&procs, "0")
             .with_context(|| format!("{} cannot be entered", procs.display()))?;
@@ -109,7 +109,7 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Some memory, more than a CPU charges ahead.
+/// Allocates more memory than a CPU charges ahead.
 fn touched() -> Vec<u8> {
     vec![1; 4 << 20]
 }
