@@ -5,7 +5,7 @@
 //! compared, for the loop the best turns: other load on the host only ever slows a turn, and by
 //! more than the agent does. A missed target is printed as missed, and the exit code is 1.
 
-#![allow(clippy::disallowed_methods, reason = "a bench is made of clocks")]
+#![allow(clippy::disallowed_methods, reason = "a benchmark reads clocks")]
 
 #[path = "../cost/accept_rate.rs"]
 mod accept_rate;
@@ -130,16 +130,19 @@ fn main() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     {
-        tell(&format!("starting {PROCESSES} processes"));
+        progress(&format!("starting {PROCESSES} processes"));
         let _sleepers =
             Workload::start(workload()?.args(["sleepers", &format!("--count={PROCESSES}")]));
-        tell("scanning them, and reading /proc/PID/statm of each, in turns");
+        progress("scanning them, and reading /proc/PID/statm of each, in turns");
         rows.extend(scan_against_statm()?);
         if cli.scan {
             print(&rows);
             return Ok(ExitCode::SUCCESS);
         }
-        tell(&format!("watching them with the agent for {} s", WATCHED.as_secs() * WATCHES as u64));
+        progress(&format!(
+            "watching them with the agent for {} s",
+            WATCHED.as_secs() * WATCHES as u64
+        ));
         rows.extend(agent_watching()?);
     }
     rows.push(Row {
@@ -149,13 +152,13 @@ fn main() -> anyhow::Result<ExitCode> {
         target: Some(Target::AtMost(512.0)),
         detail: String::new(),
     });
-    tell(&format!("running an allocation-heavy loop {TURNS} times without and with the agent"));
+    progress(&format!("running an allocation-heavy loop {TURNS} times without and with the agent"));
     rows.push(allocation_loop(
         "speed that an allocation-heavy loop keeps",
         65_536,
         Some(Target::AtLeast(99.0)),
     )?);
-    tell("and once more, with sixteen times the page faults");
+    progress("and once more, with sixteen times the page faults");
     rows.push(allocation_loop("the same, drowning in page faults", 4_096, None)?);
 
     rows.extend(listeners::rows()?);
@@ -177,7 +180,7 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn tell(step: &str) {
+fn progress(step: &str) {
     eprintln!("cost: {step}");
 }
 
@@ -204,9 +207,9 @@ fn scan_against_statm() -> anyhow::Result<[Row; 2]> {
     let memory =
         |report: &&ProbeStatus| report.probe == Probe::ProcessMemory && report.reason().is_some();
     if let Some(report) = sensors.reports().iter().find(memory) {
-        bail!("the figures are those of BPF, and here {report}");
+        bail!("the figures need BPF, but here {report}");
     }
-    let sensor = sensors.get_mut::<ProcessMemorySensor>().context("processes are not read")?;
+    let sensor = sensors.get_mut::<ProcessMemorySensor>().context("cannot read processes")?;
     let (mut facts, mut statms, mut lost) = (Vec::new(), Vec::new(), LossCounters::default());
     let (mut scans, mut reads, mut bare_reads) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
@@ -269,7 +272,7 @@ fn read_every_statm(out: &mut Vec<(u32, u64)>) -> anyhow::Result<()> {
             .split(' ')
             .nth(1)
             .and_then(|pages| pages.parse().ok());
-        out.push((pid, resident.context("statm has a second field")?));
+        out.push((pid, resident.context("statm has no second field")?));
     }
     Ok(())
 }
@@ -337,7 +340,7 @@ fn allocation_loop(what: &str, grow_every: u64, target: Option<Target>) -> anyho
 
 /// Returns a row for each BPF program that can be attached here.
 fn program_rows() -> anyhow::Result<Vec<Row>> {
-    tell("counting what each BPF program costs an event");
+    progress("counting what each BPF program costs an event");
     let workloads =
         |name: &str, args: &[String]| Ok(Workload::start(workload()?.arg(name).args(args)));
     let costs = programs::measure(workloads)?;
@@ -348,7 +351,7 @@ fn program_rows() -> anyhow::Result<Vec<Row>> {
         target: None,
         detail: format!("an event, over {events}"),
     });
-    tell(&format!("reading how connects to {DESTINATIONS} destinations ended"));
+    progress(&format!("reading how connects to {DESTINATIONS} destinations ended"));
     let reads = programs::outbound_read_secs(DESTINATIONS, workloads)?.map(|[none, many]| Row {
         what: "a read of how connects ended".to_owned(),
         measured: many * 1e6,
@@ -367,9 +370,9 @@ fn operations_per_sec(grow_every: u64) -> anyhow::Result<f64> {
         &format!("--secs={TURN_SECS}"),
     ]));
     let line = run.next_line();
-    let said: serde_json::Value =
-        serde_json::from_str(&line).with_context(|| format!("the loop said {line:?}"))?;
-    said["ops_per_sec"].as_f64().with_context(|| format!("the loop said {line:?}"))
+    let said: serde_json::Value = serde_json::from_str(&line)
+        .with_context(|| format!("unexpected output {line:?} of the loop"))?;
+    said["ops_per_sec"].as_f64().with_context(|| format!("unexpected output {line:?} of the loop"))
 }
 
 fn best(values: &[f64]) -> f64 {
@@ -430,8 +433,8 @@ impl Agent {
     /// Returns its user and system time so far.
     fn cpu_secs(&self) -> anyhow::Result<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))
-            .context("the agent ended")?;
-        let fields = stat.rsplit_once(") ").context("stat has a name")?.1;
+            .context("the agent has ended")?;
+        let fields = stat.rsplit_once(") ").context("stat has no name")?.1;
         let ticks: u64 =
             fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
         Ok(ticks as f64 / 100.0)
@@ -439,11 +442,11 @@ impl Agent {
 
     fn status_mib(&self, field: &str) -> anyhow::Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))
-            .context("the agent ended")?;
+            .context("the agent has ended")?;
         let line = status
             .lines()
             .find_map(|line| line.strip_prefix(field))
-            .context("the field is there")?;
+            .context("the field is missing")?;
         let kib: f64 = line.trim_start_matches(':').trim().trim_end_matches(" kB").parse()?;
         Ok(kib / 1024.0)
     }

@@ -21,7 +21,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, stop.clone())
-            .with_context(|| format!("no handler for signal {signal}"))?;
+            .with_context(|| format!("cannot handle signal {signal}"))?;
     }
     for with_agent in [false, true] {
         let tell = |at_secs: f64, happened| {

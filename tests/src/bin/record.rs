@@ -86,7 +86,7 @@ fn one(play: &'static Play, servers: &Servers, corpus: &Path) -> anyhow::Result<
     let recorder = Recorder::start()?;
     let servers = servers.clone();
     let played = thread::spawn(move || Set::play(play, servers, recorder)).join();
-    let played = played.map_err(|_| anyhow!("it panicked, as it says above"))??;
+    let played = played.map_err(|_| anyhow!("it panicked, see above"))??;
     keep::keep(play, &played, corpus)
 }
 
@@ -94,7 +94,7 @@ fn one(play: &'static Play, servers: &Servers, corpus: &Path) -> anyhow::Result<
 fn wait_for_quiet() -> anyhow::Result<()> {
     let start = now();
     let busy_ticks = || -> anyhow::Result<(f64, f64)> {
-        let stat = fs::read_to_string("/proc/stat").context("/proc/stat cannot be read")?;
+        let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
         let line = stat.lines().next().unwrap_or_default();
         let ticks: Vec<f64> =
             line.split_whitespace().skip(1).filter_map(|ticks| ticks.parse().ok()).collect();
@@ -112,7 +112,7 @@ fn wait_for_quiet() -> anyhow::Result<()> {
         }
         if start.elapsed() > QUIET_WITHIN {
             bail!(
-                "others take {:.0} % of the CPUs\n  hint: record on a machine that does nothing \
+                "other processes use {:.0} % of the CPUs\n  hint: record on an otherwise idle \
                 else",
                 share * 100.0
             );

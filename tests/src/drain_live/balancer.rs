@@ -18,8 +18,8 @@ use crate::{Program, Scratch, Servers, now, wait_for};
 ///
 /// Panics if loopback has no free port.
 pub fn free_addr() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a port");
-    listener.local_addr().expect("it has an address")
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has no free port");
+    listener.local_addr().expect("the listener has no address")
 }
 
 /// Running HAProxy; stopped when dropped.
@@ -47,9 +47,9 @@ impl Balancer {
         let (addr, socket, dead) = (free_addr(), scratch.0.join("admin.sock"), free_addr());
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/haproxy").join(file);
         assert_eq!(servers.haproxy_objects_to(&shipped), "", "{file}");
-        let mut text = fs::read_to_string(shipped).expect("it is shipped");
+        let mut text = fs::read_to_string(shipped).expect("cannot read the shipped file");
         let mut replace = |from: &str, to: &str| {
-            assert!(text.contains(from), "{from} is in {file}");
+            assert!(text.contains(from), "{from} is missing in {file}");
             text = text.replace(from, to);
         };
         replace("10.0.0.10:80\n", &format!("{addr}\n"));
@@ -85,7 +85,7 @@ impl Balancer {
         let (addr, socket) = (SocketAddr::from(([10, 0, 0, 10], 80)), scratch.0.join("admin.sock"));
         let shipped =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/haproxy/agent-check.cfg");
-        let text = fs::read_to_string(shipped).expect("it is shipped");
+        let text = fs::read_to_string(shipped).expect("cannot read the shipped file");
         let text = text.replace("/run/haproxy/admin.sock", &socket.display().to_string());
         let two: Vec<_> = text.lines().filter(|line| !line.contains("server web-3 ")).collect();
         let config = scratch.file("haproxy.cfg", &(two.join("\n") + "\n"));
@@ -118,7 +118,11 @@ impl Balancer {
     pub fn until(&self, server: &str, status: &str) -> Duration {
         let begun = now();
         let shown = wait_for(SOON, || self.is(server, status).then_some(()));
-        assert!(shown.is_some(), "{server} is {:?} and not {status}", self.shows(server, "status"));
+        assert!(
+            shown.is_some(),
+            "{server} is {:?}, expected {status}",
+            self.shows(server, "status")
+        );
         begun.elapsed()
     }
 }

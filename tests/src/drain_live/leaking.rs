@@ -78,7 +78,7 @@ impl Ran {
     fn count(&mut self, said: &str) {
         let number = |text: &str| text.trim().parse::<u64>().ok();
         let answered = said.lines().find_map(|line| number(line.split(" requests in ").next()?));
-        let answered = answered.unwrap_or_else(|| panic!("wrk gave no count: {said}"));
+        let answered = answered.unwrap_or_else(|| panic!("wrk printed no count: {said}"));
         let other =
             said.lines().find_map(|line| number(line.split("Non-2xx or 3xx responses:").nth(1)?));
         let errors = said.lines().find_map(|line| line.split("Socket errors:").nth(1)).into_iter();
@@ -167,7 +167,7 @@ fn limited(name: &str) -> Result<OwnCgroup, String> {
         false => ("memory.max", "memory.swap.max", 0),
     };
     if !cgroup.has(limit) {
-        return Err(format!("{} hands no memory controller on", mount.display()));
+        return Err(format!("cannot enable the memory controller in {}", mount.display()));
     }
     cgroup.set(limit, LIMIT_BYTES).map_err(|error| format!("{error:#}"))?;
     // With swap, it would only grow more and more slowly.

@@ -15,7 +15,7 @@ pub fn backend(service: Duration, leak: &str, cgroup: Option<&OwnCgroup>) -> Wor
     command.args(["--name", "backend", "serve", "--threads", "64", "--leak", leak]);
     command.args(["--service", &format!("{}ms", service.as_millis())]);
     if let Some(cgroup) = cgroup {
-        cgroup.admit(&mut command).expect("it may be entered");
+        cgroup.admit(&mut command).expect("cannot enter the cgroup");
     }
     Workload::start(&mut command)
 }

@@ -74,13 +74,13 @@ impl Node {
         let unshare = Program::start(command.stdout(Stdio::null()));
         let children = format!("/proc/{0}/task/{0}/children", unshare.pid());
         let child = || fs::read_to_string(&children).ok()?.trim().parse::<u32>().ok();
-        let pid = wait_for(SOON, child).ok_or("unshare starts nothing")?;
+        let pid = wait_for(SOON, child).ok_or("unshare started no process")?;
         let node = Self { unshare, pid };
         // It is in its namespaces once it has a `/proc` of its own.
         let is_ready = || {
             node.enter("test").args(["-d", "/proc/1"]).status().is_ok_and(|status| status.success())
         };
-        wait_for(SOON, || is_ready().then_some(())).ok_or("a namespace cannot be entered")?;
+        wait_for(SOON, || is_ready().then_some(())).ok_or("cannot enter a namespace")?;
         let (outside, own) = (format!("node{nth}"), own_address(nth));
         let here = |arguments: &[&str]| ip(Command::new("ip").args(arguments));
         let there = |arguments: &[&str]| ip(node.enter("ip").args(arguments));
@@ -156,7 +156,7 @@ pub fn two_nodes(
     lasting: Duration,
 ) -> Result<Served, String> {
     let scratch = Scratch::make(name);
-    own_network().map_err(|error| format!("no network namespace can be made: {error}"))?;
+    own_network().map_err(|error| format!("cannot make a network namespace: {error}"))?;
     let mut nodes = [Node::make(0)?, Node::make(1)?];
     let _services = [nodes[0].service(0), nodes[1].service(1)];
     let agents = with_agents.then(|| [nodes[0].agent(0, &scratch), nodes[1].agent(1, &scratch)]);

@@ -48,7 +48,7 @@ fn at(sensors: &mut Sensors, addr: SocketAddr) -> Vec<ListenerFact> {
 
 fn one(sensors: &mut Sensors, addr: SocketAddr) -> anyhow::Result<ListenerFact> {
     let mut facts = at(sensors, addr);
-    ensure!(facts.len() == 1, "{} listeners are seen at {addr}, not one", facts.len());
+    ensure!(facts.len() == 1, "{} listeners seen at {addr}, expected one", facts.len());
     facts.pop().context("one is seen")
 }
 
@@ -88,7 +88,7 @@ pub fn counted(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         let truth = (Some((ACCEPTED + WAITING) as u64), Some(ACCEPTED as u64), WAITING);
         ensure!(
             seen == truth,
-            "{any}: (came, accepted, waiting) {seen:?} were seen, {truth:?} are true"
+            "{any}: (arrived, accepted, waiting) is {seen:?}, expected {truth:?}"
         );
     }
     Ok(Seen {
@@ -105,7 +105,7 @@ pub fn found_empty(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
     let fact = one(sensors, addr)?;
     ensure!(
         fact.found_empty_us.is_none(),
-        "nobody has come, and {:?} µs ago one found it empty",
+        "no connection arrived, yet one found the queue empty {:?} µs ago",
         fact.found_empty_us
     );
     let (mut open, mut furthest) = (Vec::new(), Duration::ZERO);
@@ -122,22 +122,18 @@ pub fn found_empty(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
             sleep(Duration::from_millis(10));
         }
         let least = after.elapsed();
-        let seen = one(sensors, addr)?
-            .found_empty_us
-            .context("it is not known when one found it empty")?;
+        let seen =
+            one(sensors, addr)?.found_empty_us.context("the time of an empty queue is unknown")?;
         let (seen, most) = (Duration::from_micros(seen), before.elapsed());
         let off = least.saturating_sub(seen).max(seen.saturating_sub(most));
-        ensure!(
-            off <= SLACK,
-            "one found it empty {seen:?} ago, it was between {least:?} and {most:?}"
-        );
+        ensure!(off <= SLACK, "queue found empty {seen:?} ago, expected {least:?} to {most:?}");
         furthest = furthest.max(off);
         listener.accept()?;
     }
     Ok(Seen {
         events: 18,
         detail: format!(
-            "three times, {:.1} ms outside what is known",
+            "three times, at most {:.1} ms out of bounds",
             furthest.as_secs_f64() * 1e3
         ),
     })
@@ -162,12 +158,12 @@ pub fn under_load(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
             let seen = (fact.arrived_total.unwrap_or(0), fact.accepted_total.unwrap_or(0));
             ensure!(
                 seen.0 >= last.0 && seen.1 >= last.1,
-                "(came, accepted) went back from {last:?} to {seen:?}"
+                "(arrived, accepted) decreased from {last:?} to {seen:?}"
             );
             (looks, last) = (looks + 1, seen);
         }
         let all = clients.into_iter().all(|client| client.join().unwrap_or(false));
-        ensure!(all && server.join().unwrap_or(false), "not every connection was made");
+        ensure!(all && server.join().unwrap_or(false), "some connections were not made");
         Ok(())
     })?;
     let fact = one(sensors, addr)?;
@@ -178,9 +174,9 @@ pub fn under_load(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         |seen: Option<u64>| seen.is_some_and(|seen| (truth..=truth + truth / 100).contains(&seen));
     ensure!(
         is_true(seen.0) && is_true(seen.1),
-        "(came, accepted) {seen:?} were seen, {truth} is true of both"
+        "(arrived, accepted) is {seen:?}, expected {truth} for both"
     );
-    Ok(Seen { events: truth, detail: format!("{looks} looks meanwhile, {seen:?} were counted") })
+    Ok(Seen { events: truth, detail: format!("{looks} reads meanwhile, counted {seen:?}") })
 }
 
 /// Checks that sockets with the same address share its count of arrivals.
@@ -198,13 +194,10 @@ pub fn shared_address(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<See
     numbers.dedup();
     ensure!(
         numbers.len() == 4 && !numbers.contains(&0),
-        "four sockets are told apart by {numbers:?}"
+        "four sockets have the numbers {numbers:?}"
     );
     let came: Vec<_> = facts.iter().map(|fact| fact.arrived_total).collect();
-    ensure!(
-        came == [Some(CONNECTIONS); 4],
-        "{came:?} were seen to come, {CONNECTIONS} is true of each"
-    );
+    ensure!(came == [Some(CONNECTIONS); 4], "{came:?} arrived, expected {CONNECTIONS} for each");
     let found_empty = facts.iter().filter_map(|fact| fact.found_empty_us).count();
     ensure!(
         found_empty == 0,

@@ -288,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_made_on_some_machines_is_a_check() {
+    fn entries_for_some_machines_name_checks() {
         for (about, what, _) in ON_SOME {
             let mut rows = ROWS.iter().chain(&ROWS_OF_UNITS);
             assert!(rows.any(|row| row.0 == about && row.2 == what), "{}/{what}", about.name());

@@ -100,8 +100,7 @@ pub fn replaced(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
 pub fn gathered(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     if !is_guest() {
         return Err(NotOffered(
-            "how the kernel gathers huge pages is the whole host's: in virtual machines alone"
-                .to_owned(),
+            "changes the whole host's huge pages: only in virtual machines".to_owned(),
         )
         .into());
     }

@@ -27,10 +27,12 @@ impl Swap {
     /// Returns the swap in use, in bytes.
     pub fn used_bytes(&self) -> anyhow::Result<u64> {
         let swaps = fs::read_to_string("/proc/swaps")?;
-        let line =
-            swaps.lines().find(|line| line.starts_with(DRIVE)).context("it is no swap any more")?;
+        let line = swaps
+            .lines()
+            .find(|line| line.starts_with(DRIVE))
+            .context("the drive is no longer swap")?;
         let kib = line.split_whitespace().nth(3).and_then(|kib| kib.parse::<u64>().ok());
-        Ok(kib.with_context(|| format!("/proc/swaps says {line}"))? * 1024)
+        Ok(kib.with_context(|| format!("cannot parse /proc/swaps: {line}"))? * 1024)
     }
 }
 
@@ -45,13 +47,8 @@ impl Drop for Swap {
 pub fn be_there() -> anyhow::Result<()> {
     // SAFETY: mlockall takes flags and touches no memory of ours.
     let locked = unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) };
-    ensure!(
-        locked == 0,
-        "the check's memory cannot be locked: {}",
-        std::io::Error::last_os_error()
-    );
-    fs::write("/proc/self/oom_score_adj", "-1000")
-        .context("the check's OOM score cannot be lowered")
+    ensure!(locked == 0, "cannot lock the check's memory: {}", std::io::Error::last_os_error());
+    fs::write("/proc/self/oom_score_adj", "-1000").context("cannot lower the check's OOM score")
 }
 
 /// Reads a counter of /proc/vmstat.

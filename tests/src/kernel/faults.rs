@@ -25,13 +25,13 @@ pub fn growth_and_stack(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<S
     let fact = facts
         .iter()
         .find(|fact| fact.id.pid == workload.pid())
-        .context("the workload is not seen")?;
-    let faults = sensors.faults().ok_or_else(|| NotOffered("faults are not sampled".to_owned()))?;
+        .context("the workload is missing")?;
+    let faults = sensors.faults().ok_or_else(|| NotOffered("no faults are sampled".to_owned()))?;
     let (samples, stacks) = faults.of_process(workload.pid());
     // Without BPF for processes, facts carry no samples.
     let faulted = fact.faulted_bytes_total.unwrap_or(samples * SAMPLE_BYTES);
     let near = 96 * MIB..=160 * MIB;
-    ensure!(near.contains(&faulted), "128 MiB were touched, the samples stand for {faulted} bytes");
+    ensure!(near.contains(&faulted), "128 MiB touched, but the samples represent {faulted} bytes");
     let maps = fs::read_to_string(format!("/proc/{}/maps", workload.pid()))
         .context("the workload has no maps")?;
     let own: Vec<_> =

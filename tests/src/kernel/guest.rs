@@ -92,7 +92,7 @@ pub fn live_and_die(only: Option<&str>) -> ! {
 
 fn live(only: Option<&str>) -> anyhow::Result<()> {
     for (kind, place, options) in MOUNTS {
-        tell(
+        report(
             mount(kind, place, options)
                 .with_context(|| format!("{kind} is not mounted on {place}")),
         );
@@ -100,18 +100,17 @@ fn live(only: Option<&str>) -> anyhow::Result<()> {
     for controller in ["memory", "cpu"] {
         let handed_on =
             fs::write("/sys/fs/cgroup/cgroup.subtree_control", format!("+{controller}"));
-        tell(
-            handed_on
-                .with_context(|| format!("the root cgroup hands no {controller} controller on")),
-        );
+        report(handed_on.with_context(|| {
+            format!("cannot enable the {controller} controller in the root cgroup")
+        }));
     }
-    tell(loopback_up().context("the loopback interface is down"));
-    tell(load_modules());
+    report(loopback_up().context("the loopback interface is down"));
+    report(load_modules());
     // SAFETY: no other thread runs yet that could read the environment.
     unsafe { std::env::set_var(GUEST, "1") };
     let results = fs::File::options().read(true).write(true).open(RESULTS);
-    let mut results = results.with_context(|| format!("{RESULTS} cannot be opened"))?;
-    tell(raw(&results).with_context(|| format!("{RESULTS} is no terminal")));
+    let mut results = results.with_context(|| format!("cannot open {RESULTS}"))?;
+    report(raw(&results).with_context(|| format!("{RESULTS} is not a terminal")));
     runner::run_all(&mut results, checks::all(), only);
     // What is still in the port's buffer would be lost when the power goes.
     // SAFETY: tcdrain takes a descriptor, which is open.
@@ -119,7 +118,7 @@ fn live(only: Option<&str>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn tell(step: anyhow::Result<()>) {
+fn report(step: anyhow::Result<()>) {
     if let Err(error) = step {
         eprintln!("kernel: {error:#}");
     }

@@ -69,7 +69,7 @@ impl Installed {
         let invocation = systemctl(&["show", "--property=InvocationID", "--value", AGENT_UNIT])?;
         let agent = Self { invocation };
         let watches = until(SOON, || agent.metric("spillway_processes").filter(|&seen| seen > 0.0));
-        ensure!(watches.is_some(), "it does not watch: {}", agent.said());
+        ensure!(watches.is_some(), "the agent sees no processes: {}", agent.said());
         Ok(agent)
     }
 
@@ -95,27 +95,27 @@ impl Installed {
     }
 
     /// Checks that its memory is protected and locked, and that others are killed before it.
-    pub fn is_hard_to_get_rid_of(&self) -> anyhow::Result<()> {
+    pub fn is_protected(&self) -> anyhow::Result<()> {
         let pid = systemctl(&["show", "--property=MainPID", "--value", AGENT_UNIT])?;
         let read =
-            |path: &str| fs::read_to_string(path).with_context(|| format!("{path} cannot be read"));
+            |path: &str| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
         let score = read(&format!("/proc/{pid}/oom_score_adj"))?;
-        ensure!(score.trim() == "-900", "its OOM score is moved by {score}");
+        ensure!(score.trim() == "-900", "its oom_score_adj is {score}");
         let cgroup = read(&format!("/proc/{pid}/cgroup"))?;
         let own = Path::new(
-            cgroup.trim().strip_prefix("0::/").context("it is in no cgroup of version 2")?,
+            cgroup.trim().strip_prefix("0::/").context("it is not in a cgroup of version 2")?,
         );
         // A cgroup is protected only as far as its ancestors are. The root cgroup has no limit.
         for above in own.ancestors().filter(|above| !above.as_os_str().is_empty()) {
             let min = read(&format!("/sys/fs/cgroup/{}/memory.min", above.display()))?;
             let min_bytes: u64 = min.trim().parse().unwrap_or(u64::MAX);
-            ensure!(min_bytes >= 32 * MIB, "{} keeps {min_bytes} bytes for it", above.display());
+            ensure!(min_bytes >= 32 * MIB, "memory.min of {} is {min_bytes}", above.display());
         }
         let status = read(&format!("/proc/{pid}/status"))?;
         let locked = status
             .lines()
             .find_map(|line| line.strip_prefix("VmLck:"))
-            .context("the kernel tells no VmLck")?;
+            .context("the kernel reports no VmLck")?;
         ensure!(locked.trim() != "0 kB", "none of its memory is locked");
         Ok(())
     }
@@ -132,7 +132,10 @@ impl Installed {
         let level = analysed.rsplit_once("exposure level for spillway.service: ");
         let level = level.and_then(|(_, rest)| rest.split_whitespace().next()?.parse::<f64>().ok());
         let level = level.with_context(|| format!("no level in {analysed}"))?;
-        ensure!(level <= exposure_max, "its exposure is {level}, over {exposure_max}: {analysed}");
+        ensure!(
+            level <= exposure_max,
+            "its exposure is {level}, more than {exposure_max}: {analysed}"
+        );
 
         let doctor = Command::new("/usr/local/bin/spillway").args(["doctor", "--json"]).output()?;
         let unconfined: Value =
@@ -149,7 +152,7 @@ impl Installed {
         {
             ensure!(
                 !said.contains(&format!("probe {name} ")),
-                "{name} is attached without its unit alone: {said}"
+                "{name} is attached only without the unit's restrictions: {said}"
             );
         }
         Ok(())
@@ -175,5 +178,5 @@ pub fn line_of<'a>(printed: &'a [Value], field: &str, value: &str) -> Option<&'a
 
 /// Returns the time of a line, in seconds of the agent's clock.
 pub fn t_of(line: &Value) -> anyhow::Result<f64> {
-    line["t"].as_f64().with_context(|| format!("it has no time: {line}"))
+    line["t"].as_f64().with_context(|| format!("the line has no time: {line}"))
 }

@@ -45,10 +45,7 @@ pub fn short_lives(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
     sensors.drain_life(0.0, &mut Vec::new());
     let after = sensors.life_totals();
     let (forks, exits) = (after.forks - before.forks, after.exits - before.exits);
-    ensure!(
-        forks >= 501 && exits >= 501,
-        "{forks} births and {exits} deaths were seen of 501 each"
-    );
+    ensure!(forks >= 501 && exits >= 501, "{forks} births and {exits} deaths, expected 501 each");
     let lost: u64 = sensors.lost().totals().map(|(_, total)| total).sum();
     ensure!(lost == 0, "{lost} were lost: {:?}", sensors.lost());
     Ok(Seen { events: forks + exits, detail: format!("{forks} births, {exits} deaths, none lost") })
@@ -61,10 +58,10 @@ pub fn two_scans(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let started = touch(0, &[])?;
     let pid = started.pid();
     let sees = |sensors: &mut Sensors| processes(sensors).iter().any(|fact| fact.id.pid == pid);
-    ensure!(sees(sensors), "pid {pid} is not seen while it runs");
+    ensure!(sees(sensors), "pid {pid} is missing while it runs");
     started.stop();
-    ensure!(!sees(sensors), "pid {pid} is gone and still seen");
+    ensure!(!sees(sensors), "pid {pid} is gone but still seen");
     let totals = sensors.life_totals();
-    ensure!(totals == ProcessEventTotals::default(), "births and deaths are told: {totals:?}");
+    ensure!(totals == ProcessEventTotals::default(), "births and deaths are reported: {totals:?}");
     Ok(Seen { events: 2, detail: format!("pid {pid}, then not") })
 }

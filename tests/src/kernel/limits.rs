@@ -46,9 +46,11 @@ impl Limited {
         };
         let cgroup = OwnCgroup::make(&mount, name).map_err(NotOffered::from)?;
         if !cgroup.has(max) {
-            return Err(
-                NotOffered(format!("{} hands no memory controller on", mount.display())).into()
-            );
+            return Err(NotOffered(format!(
+                "cannot enable the memory controller in {}",
+                mount.display()
+            ))
+            .into());
         }
         cgroup.set(max, 512 * MIB)?;
         Ok(Self { cgroup, max, usage, version })
@@ -75,15 +77,14 @@ fn held_bytes(workloads: &[Workload], shmem_bytes: u64) -> anyhow::Result<u64> {
 fn check(fact: &ProcessFact, held: u64) -> anyhow::Result<u64> {
     ensure!(
         fact.memory_max_bytes == Some(512 * MIB),
-        "limit {:?} was seen, 512 MiB are true",
+        "the limit is {:?}, expected 512 MiB",
         fact.memory_max_bytes
     );
-    let charged =
-        fact.memory_charged_bytes.context("what is charged against the limit is not seen")?;
+    let charged = fact.memory_charged_bytes.context("the charge against the limit is missing")?;
     let off = charged.abs_diff(held);
     ensure!(
         off <= CHARGE_OFF_BYTES,
-        "{charged} bytes charged were seen, {held} are true: {} KiB off",
+        "{charged} bytes charged, expected {held}: {} KiB off",
         off / 1024
     );
     Ok(off)
@@ -97,14 +98,14 @@ fn until_charged(
     members: &[(&Workload, &OwnCgroup)],
     held: u64,
 ) -> anyhow::Result<(Vec<ProcessFact>, u64)> {
-    let mut look = || -> anyhow::Result<_> {
+    let mut read = || -> anyhow::Result<_> {
         let facts = processes(sensors);
         let mut off = 0;
         for (workload, cgroup) in members {
             let fact = find(&facts, workload.pid())?;
             ensure!(
                 *fact.cgroup == *cgroup.path,
-                "cgroup {} was seen, {} is true",
+                "the cgroup is {}, expected {}",
                 fact.cgroup,
                 cgroup.path
             );
@@ -112,10 +113,10 @@ fn until_charged(
         }
         Ok((facts, off))
     };
-    let mut last = look();
+    let mut last = read();
     wait_for(SUMMED_WITHIN, || {
         if last.is_err() {
-            last = look();
+            last = read();
         }
         last.is_ok().then_some(())
     });
@@ -132,14 +133,11 @@ pub fn own(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         touch_in(&cgroup, &[("anon", 24 * MIB)])?,
     ];
     let held = held_bytes(&workloads, SHMEM_BYTES)?;
-    ensure!(
-        held >= 80 * MIB,
-        "the workloads hold {held} bytes, not the 80 MiB that they were told to touch"
-    );
+    ensure!(held >= 80 * MIB, "the workloads have {held} bytes instead of 80 MiB");
     let used: u64 = cgroup.get(usage)?.trim().parse()?;
     ensure!(
         used >= held + CACHE_BYTES - CHARGE_OFF_BYTES,
-        "{used} bytes are in use: the page cache is not charged here"
+        "only {used} bytes are in use: the page cache is not charged"
     );
     let members = workloads.iter().map(|workload| (workload, &cgroup));
     let (facts, off) = until_charged(sensors, &members.collect::<Vec<_>>(), held)?;
@@ -160,10 +158,7 @@ pub fn parents(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let workloads =
         [touch_in(&child, &[("anon", 16 * MIB)])?, touch_in(&sibling, &[("anon", 40 * MIB)])?];
     let held = held_bytes(&workloads, 0)?;
-    ensure!(
-        held >= 56 * MIB,
-        "the workloads hold {held} bytes, not the 56 MiB that they were told to touch"
-    );
+    ensure!(held >= 56 * MIB, "the workloads have {held} bytes instead of 56 MiB");
     let members = workloads.iter().zip([&child, &sibling]);
     let (facts, off) = until_charged(sensors, &members.collect::<Vec<_>>(), held)?;
     Ok(Seen {

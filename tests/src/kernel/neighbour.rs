@@ -107,8 +107,8 @@ pub fn without(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         most_swapped / MIB,
         start.elapsed().as_secs_f64()
     );
-    ensure!(ratio > SUFFERS || kills > 0, "a leak hurts nobody here: {detail}");
-    ensure!(least_available < 0.1, "memory is not short here: {detail}");
+    ensure!(ratio > SUFFERS || kills > 0, "the leak does not affect the neighbour: {detail}");
+    ensure!(least_available < 0.1, "memory did not run short: {detail}");
     Ok(Seen { events: before.requests as u64, detail })
 }
 
@@ -128,11 +128,10 @@ pub fn with(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         least_available = least_available.min(available_share().ok()?);
         leak.high().ok()?.parse::<u64>().ok()
     });
-    let limit_bytes =
-        limit_bytes.with_context(|| format!("it limits nothing: {}", agent.said()))?;
+    let limit_bytes = limit_bytes.with_context(|| format!("no limit was set: {}", agent.said()))?;
     // Until the leaker has used up its margin.
     let full = until(SOON, || (leak.used_bytes().ok()? + 4 * MIB > limit_bytes).then_some(()));
-    ensure!(full.is_some(), "the leaker does not come to its limit");
+    ensure!(full.is_some(), "the leaker does not reach its limit");
     let after = neighbour.as_good_as(before.p99_ms * P99_RATIO_MAX)?;
     least_available = least_available.min(available_share()?);
     let stalled = (neighbour.stalled_secs()? - stalled) / start.elapsed().as_secs_f64();
@@ -140,9 +139,8 @@ pub fn with(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let decided = line_of(&printed, "decision", "limit").context("nothing was decided")?;
     let limited = line_of(&printed, "outcome", "limited").context("nothing was limited")?;
     let took = t_of(limited)? - t_of(decided)?;
-    let gap = agent
-        .metric("spillway_loop_gap_max_seconds")
-        .context("it does not say how long its loop was away")?;
+    let gap =
+        agent.metric("spillway_loop_gap_max_seconds").context("the loop's gap is not reported")?;
     let (ratio, kills) = (after.p99_ms / before.p99_ms, vmstat("oom_kill")? - kills);
     let detail = format!(
         "limited at {} MiB within {:.0} ms of the breach; p99 {before} before, {after} under the \
@@ -156,7 +154,7 @@ pub fn with(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         swap.used_bytes()? / MIB,
         gap * 1e3
     );
-    ensure!(took < LIMITED_WITHIN_SECS, "it is late: {detail}");
+    ensure!(took < LIMITED_WITHIN_SECS, "the limit came late: {detail}");
     ensure!(least_available > 0.1, "memory was short: {detail}");
     ensure!(kills == 0 && stalled < STALLED_MAX, "the neighbour waits for memory: {detail}");
     ensure!(ratio <= P99_RATIO_MAX, "the neighbour suffers: {detail}");
@@ -173,7 +171,8 @@ impl Neighbour {
         let client = {
             let (samples, is_over) = (samples.clone(), is_over.clone());
             thread::spawn(move || {
-                ask(stream, &samples, &is_over).unwrap_or_else(|error| panic!("no answer: {error}"))
+                ask(stream, &samples, &is_over)
+                    .unwrap_or_else(|error| panic!("no answer from the neighbour: {error}"))
             })
         };
         Ok(Self { stage, samples, is_over, client: Some(client) })
@@ -232,7 +231,7 @@ impl Neighbour {
         let us = text.lines().find_map(|line| {
             line.strip_prefix("some ")?.rsplit_once("total=")?.1.parse::<u64>().ok()
         });
-        Ok(us.with_context(|| format!("memory.pressure says {text}"))? as f64 / 1e6)
+        Ok(us.with_context(|| format!("cannot parse memory.pressure: {text}"))? as f64 / 1e6)
     }
 }
 

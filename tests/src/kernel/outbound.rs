@@ -43,7 +43,7 @@ fn begin(to: SocketAddr, count: u64, more: &[&str]) -> anyhow::Result<Starting> 
 
 fn said(line: &Value) -> anyhow::Result<Ends> {
     let field =
-        |name: &str| line[name].as_u64().with_context(|| format!("it says no {name}: {line}"));
+        |name: &str| line[name].as_u64().with_context(|| format!("{name} is missing in {line}"));
     Ok([
         field("established")?,
         field("refused")?,
@@ -69,8 +69,8 @@ fn find(facts: &[OutboundFact], addr: SocketAddr) -> anyhow::Result<&OutboundFac
     let mut found = facts.iter().filter(|fact| *fact.addr == *addr);
     let fact = found
         .next()
-        .with_context(|| format!("nothing is said of {addr}, of {} others", facts.len()))?;
-    ensure!(found.next().is_none(), "{addr} is told about twice: {facts:?}");
+        .with_context(|| format!("{addr} is not reported, but {} others are", facts.len()))?;
+    ensure!(found.next().is_none(), "{addr} is reported twice: {facts:?}");
     Ok(fact)
 }
 
@@ -142,30 +142,25 @@ fn five_ends(
         let mut truth = *plan;
         truth[0] += u64::from(own);
         let fact = find(&facts, *to)?;
-        ensure!(
-            ends(fact) == truth,
-            "{}: {:?} were seen, {truth:?} are true",
-            fact.addr,
-            ends(fact)
-        );
-        let whose = (fact.netns, fact.pid, fact.comm.as_ref(), fact.cgroup.clone());
-        let truly =
+        ensure!(ends(fact) == truth, "{}: {:?}, expected {truth:?}", fact.addr, ends(fact));
+        let owner = (fact.netns, fact.pid, fact.comm.as_ref(), fact.cgroup.clone());
+        let expected =
             (netns_of("self")?, program.pid(), "workload", cgroups.of_process(program.pid()));
         ensure!(
-            whose == truly,
-            "{}: (netns, pid, comm, cgroup) {whose:?} were seen, {truly:?} are true",
+            owner == expected,
+            "{}: (netns, pid, comm, cgroup) is {owner:?}, expected {expected:?}",
             fact.addr
         );
     }
     let again = outbound(sensors, 1.0);
-    let told: Vec<_> = programs
+    let reported: Vec<_> = programs
         .iter()
         .filter(|(_, to, _)| find(&again, *to).is_ok())
         .map(|(_, to, _)| *to)
         .collect();
     ensure!(
-        told == [full[2].addr()],
-        "of {told:?} something is told anew, where only {} has news",
+        reported == [full[2].addr()],
+        "{reported:?} is reported again, expected only {}",
         full[2].addr()
     );
     // Connects under way are abandoned when their process ends.
@@ -174,7 +169,7 @@ fn five_ends(
     let fact = find(&last, full[2].addr())?;
     ensure!(
         ends(fact) == [1, 0, 0, 4, 0],
-        "after its end {:?} were seen, [1, 0, 0, 4, 0] are true",
+        "after its end {:?}, expected [1, 0, 0, 4, 0]",
         ends(fact)
     );
     Ok(Seen {
@@ -218,7 +213,7 @@ pub fn workers(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         let truth = [u64::from(generation) * WORKERS * EACH, 0, 0, 0, 0];
         ensure!(
             ends(fact) == truth,
-            "{:?} were seen of generation {generation}, {truth:?} are true",
+            "generation {generation}: {:?}, expected {truth:?}",
             ends(fact)
         );
         let pids: Vec<_> = workers.iter().map(|(worker, _)| worker.pid()).collect();
@@ -237,17 +232,15 @@ pub fn other_namespace(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
     let program =
         in_own_namespace(workload()?.args(["connects", "--count=6", "--to", &to.to_string()]))?;
     let said = said(&program.ready)?;
-    ensure!(said == [0, 6, 0, 0, 0], "inside {said:?} are true, not six refusals");
+    ensure!(said == [0, 6, 0, 0, 0], "{said:?} inside, expected six refusals");
     let facts = outbound(sensors, 0.0);
     let netns = netns_of(&program.pid().to_string())?;
     ensure!(netns != netns_of("self")?, "the workload is in this namespace");
-    let fact = facts
-        .iter()
-        .find(|fact| fact.netns == netns)
-        .context("nothing is said of that namespace")?;
+    let fact =
+        facts.iter().find(|fact| fact.netns == netns).context("the namespace is not reported")?;
     ensure!(
         (ends(fact), fact.addr.as_ref()) == (said, "127.0.0.1:9"),
-        "{fact:?} was seen, {said:?} are true"
+        "saw {fact:?}, expected {said:?}"
     );
     Ok(Seen { events: 6, detail: format!("netns {netns}") })
 }
@@ -261,18 +254,16 @@ pub fn no_local_port(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen
     for any in ["127.0.0.1:5000", "[::1]:5000"] {
         let inside = thread::spawn(move || {
             let netns = own_network()
-                .map_err(|error| NotOffered(format!("no network namespace: {error}")))?;
+                .map_err(|error| NotOffered(format!("cannot make a network namespace: {error}")))?;
             fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40003")?;
             let server = TcpListener::bind(any)?;
             let to = server.local_addr()?;
             let held = (0..PORTS).map(|_| TcpStream::connect(to)).collect::<Result<Vec<_>, _>>()?;
             for _ in 0..MORE {
-                let error = TcpStream::connect(to)
-                    .err()
-                    .context("there is a port more than there can be")?;
+                let error = TcpStream::connect(to).err().context("a local port was left")?;
                 ensure!(
                     error.raw_os_error() == Some(libc::EADDRNOTAVAIL),
-                    "it fails otherwise: {error}"
+                    "unexpected error: {error}"
                 );
             }
             drop(held);
@@ -288,10 +279,7 @@ pub fn no_local_port(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen
             .with_context(|| format!("no connects to {to} in that namespace: {facts:?}"))?;
         let seen = (ends(fact), fact.no_local_port_total);
         let truth = ([PORTS, 0, 0, 0, 0], Some(MORE));
-        ensure!(
-            seen == truth,
-            "{any}: (ends, without a port) {seen:?} were seen, {truth:?} are true"
-        );
+        ensure!(seen == truth, "{any}: (ends, without a port) is {seen:?}, expected {truth:?}");
     }
     Ok(Seen {
         events: 2 * MORE,
@@ -305,7 +293,7 @@ pub fn unreachable_host(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<S
     let full = listen(0, 1, &[])?;
     let mut tcp = raw(libc::IPPROTO_TCP)?;
     let (program, said) = connects(full.addr(), 1, &["--then=hold"])?;
-    ensure!(said == [0, 0, 0, 0, 1], "{said:?} are true, not one under way");
+    ensure!(said == [0, 0, 0, 0, 1], "{said:?}, expected one under way");
     // ICMP: destination unreachable, host unreachable; then the head of the packet that it answers.
     let mut error = vec![3, 1, 0, 0, 0, 0, 0, 0];
     let syn = wait_for(Duration::from_secs(10), || syn_to(&mut tcp, full.addr().port()));
@@ -334,7 +322,7 @@ pub fn unreachable_host(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<S
     };
     ensure!(
         sent == error.len() as isize,
-        "the ICMP error was not sent: {}",
+        "cannot send the ICMP error: {}",
         std::io::Error::last_os_error()
     );
     let mut t = 0.0;
@@ -342,7 +330,7 @@ pub fn unreachable_host(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<S
         t += 1.0;
         find(&outbound(sensors, t), full.addr()).ok().map(ends).filter(|ends| ends[4] == 0)
     });
-    ensure!(seen == Some([1, 1, 0, 0, 0]), "{seen:?} were seen, [1, 1, 0, 0, 0] are true");
+    ensure!(seen == Some([1, 1, 0, 0, 0]), "saw {seen:?}, expected [1, 1, 0, 0, 0]");
     drop(program);
     Ok(Seen { events: 1, detail: "counted as refused".to_owned() })
 }
@@ -352,9 +340,11 @@ fn raw(protocol: i32) -> anyhow::Result<fs::File> {
     // SAFETY: socket takes three integers.
     let fd = unsafe { libc::socket(libc::AF_INET, flags, protocol) };
     if fd < 0 {
-        return Err(
-            NotOffered(format!("no raw socket: {}", std::io::Error::last_os_error())).into()
-        );
+        return Err(NotOffered(format!(
+            "cannot open a raw socket: {}",
+            std::io::Error::last_os_error()
+        ))
+        .into());
     }
     // SAFETY: the descriptor was just made and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
@@ -395,14 +385,14 @@ pub fn full_map(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let (_held, closed) = closed("127.0.0.1:0")?;
     let first = SocketAddr::new([127, 16, 0, 0].into(), closed.port());
     let (program, truth) = connects(first, 1, &[&format!("--hosts={}", room + MORE)])?;
-    ensure!(truth == [0, room + MORE, 0, 0, 0], "{truth:?} are true, not {} refusals", room + MORE);
-    let told = outbound(sensors, 0.0).len() as u64;
+    ensure!(truth == [0, room + MORE, 0, 0, 0], "{truth:?}, expected {} refusals", room + MORE);
+    let reported = outbound(sensors, 0.0).len() as u64;
     let [full, left_out] = losses(sensors);
-    ensure!(told <= 256, "{told} are told about at once");
-    ensure!((MORE..=MORE + OTHERS).contains(&full), "{full} found the map full, {MORE} are true");
+    ensure!(reported <= 256, "{reported} are reported at once");
+    ensure!((MORE..=MORE + OTHERS).contains(&full), "{full} found the map full, expected {MORE}");
     ensure!(
-        (told + left_out).abs_diff(room) <= OTHERS,
-        "{told} are told about and {left_out} left out of {room}"
+        (reported + left_out).abs_diff(room) <= OTHERS,
+        "{reported} are reported and {left_out} left out of {room}"
     );
     // Unchanged entries make room.
     outbound(sensors, 1.0);
@@ -410,18 +400,18 @@ pub fn full_map(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let facts = outbound(sensors, 2.0);
     ensure!(
         ends(find(&facts, closed)?) == said,
-        "{:?} were seen, {said:?} are true",
+        "saw {:?}, expected {said:?}",
         find(&facts, closed)?
     );
     ensure!(
         losses(sensors)[0] == full,
-        "there is no room yet: {} found none",
+        "the map is still full: {} found no room",
         losses(sensors)[0] - full
     );
     drop((again, program));
     Ok(Seen {
         events: room + MORE,
-        detail: format!("{full} found the map full, {told} told at once"),
+        detail: format!("{full} found the map full, {reported} reported at once"),
     })
 }
 

@@ -16,7 +16,7 @@ const MIB: u64 = 1 << 20;
 
 /// Checks that the host's available memory and its pressure are read.
 pub fn readable(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
-    let host = HostMemorySensor::default().read_host().context("the host cannot be read")?;
+    let host = HostMemorySensor::default().read_host().context("cannot read the host's memory")?;
     let Some(avg10) = host.psi_memory_some_avg10 else {
         return Err(NotOffered("this kernel was built or booted without PSI".to_owned()).into());
     };
@@ -66,12 +66,12 @@ fn some_total(cgroup: &OwnCgroup) -> anyhow::Result<u64> {
     let total = text
         .lines()
         .find_map(|line| line.strip_prefix("some ")?.rsplit_once("total=")?.1.parse().ok());
-    total.with_context(|| format!("memory.pressure says {text:?}"))
+    total.with_context(|| format!("cannot parse memory.pressure: {text:?}"))
 }
 
 /// Returns the mount point of the unified hierarchy.
 fn unified() -> anyhow::Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").context("mounts cannot be read")?;
+    let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read the mounts")?;
     let mount = mounts
         .lines()
         .map(|line| line.split(' ').collect::<Vec<_>>())

@@ -99,7 +99,7 @@ pub fn kubelet(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         .zip(&again)
         .try_for_each(|(container, again)| container.is_given_up(&printed, again));
     checked.inspect_err(|_| eprintln!("{}", agent.said()))?;
-    let each = containers.iter().zip(&again).map(|(container, again)| container.told(again));
+    let each = containers.iter().zip(&again).map(|(container, again)| container.summary(again));
     let detail =
         format!("set again after {}; then the kubelet's", each.collect::<Vec<_>>().join(", and "));
     Ok(Seen { events: 8, detail })
@@ -122,7 +122,7 @@ impl Watch {
     /// Returns how long each of the agent's limits was away, each time.
     fn end(self) -> Vec<Vec<Duration>> {
         self.is_over.store(true, Ordering::Relaxed);
-        self.watcher.join().expect("the watcher does not panic")
+        self.watcher.join().expect("the watcher panicked")
     }
 }
 
@@ -153,8 +153,7 @@ impl Container {
                 let _ = fs::write(above.join("cgroup.subtree_control"), controller);
             }
             above.push(part);
-            fs::create_dir(&above)
-                .with_context(|| format!("{} cannot be made", above.display()))?;
+            fs::create_dir(&above).with_context(|| format!("cannot create {}", above.display()))?;
         }
         let leak = Workload::start(beside("workload")?.args(LEAK));
         fs::write(above.join("cgroup.procs"), leak.pid().to_string())?;
@@ -206,16 +205,16 @@ impl Container {
         let of_it: Vec<_> = printed.iter().filter(|line| line["cgroup"] == *self.cgroup).collect();
         let count =
             |field: &str, value: &str| of_it.iter().filter(|line| line[field] == value).count();
-        let told = ["limited", "reasserted", "yielded"].map(|outcome| count("outcome", outcome));
+        let counts = ["limited", "reasserted", "yielded"].map(|outcome| count("outcome", outcome));
         ensure!(
-            told == [1, 3, 1],
-            "{} was limited, set again and given up {told:?} times",
+            counts == [1, 3, 1],
+            "{}: (limited, set again, given up) is {counts:?}",
             self.cgroup
         );
         // A limit that was wiped and set again between two samples was not seen.
         ensure!(
             (1..=3).contains(&again.len()),
-            "{} was seen set again {} times",
+            "{} was set again {} times",
             self.cgroup,
             again.len()
         );
@@ -229,22 +228,22 @@ impl Container {
             .find(|line| line["outcome"] == "yielded")
             .and_then(|line| line["why"].as_str());
         let is_told = |line: &Value| {
-            line["why"].as_str().zip(why).is_some_and(|(told, why)| told.starts_with(why))
+            line["why"].as_str().zip(why).is_some_and(|(found, why)| found.starts_with(why))
         };
         let pages = of_it.iter().filter(|line| line["decision"] == "page" && is_told(line)).count();
-        ensure!(pages == 1, "{pages} pages say that it is given up");
+        ensure!(pages == 1, "{pages} pages report that the limit is given up");
         for (file, value) in WANTED {
-            let stands = self.read(file)?;
+            let found = self.read(file)?;
             ensure!(
-                stands == value.to_string(),
-                "{file} of {} is {stands}, not {value}",
+                found == value.to_string(),
+                "{file} of {} is {found}, not {value}",
                 self.cgroup
             );
         }
         Ok(())
     }
 
-    fn told(&self, again: &[Duration]) -> String {
+    fn summary(&self, again: &[Duration]) -> String {
         let each: Vec<_> = again.iter().map(|took| format!("{:.1}", took.as_secs_f64())).collect();
         let driver = match self.driver {
             Driver::Cgroupfs => "in its files",
@@ -272,7 +271,7 @@ impl Pods {
     fn set() -> anyhow::Result<Self> {
         for directory in ["shop_api-1_1", "shop_db-0_2"] {
             fs::create_dir_all(Path::new(POD_LOGS).join(directory))
-                .context("no directory of a pod can be made")?;
+                .context("cannot create a pod's directory")?;
         }
         Ok(Self)
     }

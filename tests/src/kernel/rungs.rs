@@ -106,7 +106,7 @@ fn hold(reports: &[ProbeStatus], probe: Probe, rung: Rung) -> anyhow::Result<()>
     let passed =
         report.passed_over.iter().find(|passed| passed.at == name(About::Probe(probe), rung));
     let reason = passed.map_or_else(
-        || format!("{} was taken instead", report.source),
+        || format!("attached as {} instead", report.source),
         |passed| format!("{}: {}", passed.shortfall.why, passed.shortfall.reason),
     );
     if guest::is_guest() {

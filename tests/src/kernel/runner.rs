@@ -98,11 +98,11 @@ fn in_a_fork(check: &Check, prepared: &mut Prepared) -> anyhow::Result<Value> {
     let mut ends = [0; 2];
     // SAFETY: pipe2 writes two descriptors.
     done(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })
-        .context("no pipe can be made")?;
+        .context("cannot create a pipe")?;
     // SAFETY: both were just made, and nobody else has them.
     let [reader, writer] = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });
     // SAFETY: this process has one thread, so that its copy is whole.
-    let child = done(unsafe { libc::fork() }).context("the check cannot be started")?;
+    let child = done(unsafe { libc::fork() }).context("cannot start the check")?;
     if child == 0 {
         // SAFETY: a process may lead a group of its own.
         unsafe { libc::setpgid(0, 0) };
@@ -120,7 +120,7 @@ fn in_a_fork(check: &Check, prepared: &mut Prepared) -> anyhow::Result<Value> {
     // A line is shorter than a pipe's buffer, so that all of it is there now. A workload that
     // outlives the check does not keep this pipe open: it is closed on exec.
     let mut text = String::new();
-    File::from(reader).read_to_string(&mut text).context("the result cannot be read")?;
+    File::from(reader).read_to_string(&mut text).context("cannot read the result")?;
     serde_json::from_str(&text).with_context(|| {
         let signal = libc::WIFSIGNALED(status)
             .then(|| format!("killed by signal {}", libc::WTERMSIG(status)));
@@ -135,7 +135,7 @@ fn wait(child: libc::pid_t, limit: Duration) -> anyhow::Result<Option<libc::c_in
     loop {
         // SAFETY: waitpid writes one status, which lives here.
         if done(unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) })
-            .context("the check is not ours")?
+            .context("cannot wait for the check")?
             != 0
         {
             return Ok(Some(status));

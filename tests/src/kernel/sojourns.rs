@@ -64,7 +64,7 @@ fn delayed(listener: &TcpListener, count: usize, delay: Duration) -> anyhow::Res
     let mut waits = Waits { least: Vec::new(), most: Vec::new() };
     for _ in 0..count {
         let before = now();
-        let client = TcpStream::connect(addr).context("the server cannot be reached")?;
+        let client = TcpStream::connect(addr).context("cannot reach the server")?;
         // The kernel may be late with the last packet of the handshake, for which the client does
         // not wait.
         wait_until_queued(listener)?;
@@ -96,20 +96,16 @@ fn wait_until_queued(listener: &TcpListener) -> anyhow::Result<()> {
 
 /// Checks that a figure is within its bounds; returns by how much it is outside.
 fn agree(what: &str, seen: Option<u64>, (least, most): (u64, u64)) -> anyhow::Result<u64> {
-    let seen = seen.with_context(|| format!("{what} was not seen"))?;
+    let seen = seen.with_context(|| format!("{what} is missing"))?;
     let off = least.saturating_sub(seen).max(seen.saturating_sub(most));
-    ensure!(off <= SLACK_US, "{what}: {seen} µs were seen, {least} to {most} are true");
+    ensure!(off <= SLACK_US, "{what}: {seen} µs, expected {least} to {most}");
     Ok(off)
 }
 
 /// Compares count, mean and 99th percentile with the truth.
 fn held_to_truth(fact: &ListenerFact, waits: &Waits) -> anyhow::Result<String> {
     let count = waits.least.len() as u64;
-    ensure!(
-        fact.accepted_total == Some(count),
-        "{:?} were counted of {count}",
-        fact.accepted_total
-    );
+    ensure!(fact.accepted_total == Some(count), "counted {:?} of {count}", fact.accepted_total);
     // Accurate to 1/32, which is more than the slack if connections wait for long on a busy
     // machine.
     let (least, most) = waits.p99();
@@ -127,7 +123,7 @@ fn held_to_truth(fact: &ListenerFact, waits: &Waits) -> anyhow::Result<String> {
 fn one(facts: &[ListenerFact]) -> anyhow::Result<&ListenerFact> {
     match facts {
         [fact] => Ok(fact),
-        _ => anyhow::bail!("{} listeners are seen, not one", facts.len()),
+        _ => anyhow::bail!("{} listeners seen, expected one", facts.len()),
     }
 }
 
@@ -172,21 +168,21 @@ pub fn blocking_accept(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
     let start = now();
     let clients = (0..THREADS).map(|_| TcpStream::connect(addr)).collect::<io::Result<Vec<_>>>()?;
     for _ in 0..THREADS {
-        accepted.recv_timeout(Duration::from_secs(20)).context("a thread still sleeps")??;
+        accepted.recv_timeout(Duration::from_secs(20)).context("a thread is still asleep")??;
     }
     let took = start.elapsed();
     let facts = of(sensors, addr);
-    let fact = facts.first().context("the listener is not seen")?;
+    let fact = facts.first().context("the listener is missing")?;
     ensure!(
         fact.accepted_total == Some(THREADS as u64),
-        "{:?} were counted of {THREADS}",
+        "counted {:?} of {THREADS}",
         fact.accepted_total
     );
-    let p99 = fact.sojourn_p99_us.context("no wait was seen")?;
+    let p99 = fact.sojourn_p99_us.context("the wait is missing")?;
     // The sleep before is no wait: the queue was empty.
     ensure!(
         u128::from(p99) <= took.as_micros() * 17 / 16,
-        "a wait of {p99} µs in {took:?}, after {ASLEEP:?} of sleep"
+        "a wait of {p99} µs within {took:?}, after {ASLEEP:?} of sleep"
     );
     drop(clients);
     Ok(Seen { events: THREADS as u64, detail: format!("{THREADS} sleepers, p99 {p99} µs") })
@@ -235,7 +231,7 @@ pub fn shared_port(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
     let late_us = LATE.as_micros() as u64;
     ensure!(
         late.0 == Some(taken[0]),
-        "{:?} were counted on the late socket, {} are true",
+        "counted {:?} on the late socket, expected {}",
         late.0,
         taken[0]
     );
@@ -248,7 +244,7 @@ pub fn shared_port(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
     let mut truth = taken[1..].to_vec();
     rest.sort_unstable();
     truth.sort_unstable();
-    ensure!(rest == truth, "{rest:?} were counted on the others, {truth:?} are true");
+    ensure!(rest == truth, "counted {rest:?} on the others, expected {truth:?}");
     let slowest = seen.last().and_then(|&(_, min)| min).unwrap_or(u64::MAX);
     ensure!(
         u128::from(slowest) <= prompt.as_micros(),
@@ -269,14 +265,14 @@ pub fn syn_cookies(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
             // alone.
             if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
                 return Err(NotOffered(format!(
-                    "no network namespace: {}",
+                    "cannot make a network namespace: {}",
                     io::Error::last_os_error()
                 ))
                 .into());
             }
             guest::loopback_up()?;
             fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2")
-                .context("SYN cookies cannot be forced")?;
+                .context("cannot force SYN cookies")?;
             let listener = TcpListener::bind("127.0.0.1:0")?;
             let waits = delayed(&listener, 30, Duration::from_millis(10))?;
             Ok((listener, waits, netstat()?))
@@ -284,7 +280,7 @@ pub fn syn_cookies(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
     let (listener, waits, counters) =
         inside.join().map_err(|_| anyhow::anyhow!("the thread panicked"))??;
     let cookies = counters.get("SyncookiesRecv").copied().unwrap_or(0);
-    ensure!(cookies >= 30, "{cookies} connections came by cookie, not 30");
+    ensure!(cookies >= 30, "{cookies} connections by SYN cookie, expected 30");
     let facts = of(sensors, listener.local_addr()?);
     let detail = held_to_truth(one(&facts)?, &waits)?;
     Ok(Seen { events: 30, detail: format!("{cookies} cookies, {detail}") })
@@ -295,7 +291,8 @@ pub fn nothing_stays(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const ROUNDS: usize = 50;
     let sensors = fresh(Probe::AcceptSojourn, rung)?;
     let tcp = sensors.get::<TcpListenerSensor>();
-    let probes = tcp.and_then(TcpListenerSensor::probes).context("listeners are not walked")?;
+    let probes =
+        tcp.and_then(TcpListenerSensor::probes).context("cannot iterate over listeners")?;
     let held = || {
         let sojourns =
             probes.sojourns.as_ref().map_or(0, |map| map.keys().filter_map(Result::ok).count());
@@ -335,7 +332,8 @@ pub fn cost(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const CONNECTIONS: u64 = 500;
     let sensors = fresh(Probe::AcceptSojourn, rung)?;
     let tcp = sensors.get::<TcpListenerSensor>();
-    let probes = tcp.and_then(TcpListenerSensor::probes).context("listeners are not walked")?;
+    let probes =
+        tcp.and_then(TcpListenerSensor::probes).context("cannot iterate over listeners")?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let connect = || -> anyhow::Result<()> {
         let client = TcpStream::connect(listener.local_addr()?)?;
@@ -358,7 +356,7 @@ pub fn cost(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     ensure!(accept > 0.0 && scan > 0.0, "not every program ran: {costs:?}");
     Ok(Seen {
         events: CONNECTIONS,
-        detail: format!("{:.2} times a look at a listener", accept / scan),
+        detail: format!("{:.2} times a read of a listener", accept / scan),
     })
 }
 

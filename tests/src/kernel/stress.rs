@@ -62,14 +62,11 @@ pub fn storm(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let swap = Swap::on(SWAP_BYTES)?;
     let agent = Installed::start(AGENT)?;
     let leak = Stage::running("leak", LEAK, "")?;
-    let away = || {
-        agent
-            .metric("spillway_loop_gap_max_seconds")
-            .context("it does not tell how long it was away")
-    };
+    let away =
+        || agent.metric("spillway_loop_gap_max_seconds").context("the loop's gap is not reported");
     let (calm, kills) = (away()?, vmstat("oom_kill")?);
     let leaked = until(LEAKS_WITHIN, || (leak.used_bytes().ok()? >= LEAKED_BYTES).then_some(()));
-    ensure!(leaked.is_some(), "it holds {} MiB", leak.used_bytes()? / MIB);
+    ensure!(leaked.is_some(), "the leak has only {} MiB", leak.used_bytes()? / MIB);
     let size = available_bytes()? + OVER_BYTES;
     let storm =
         Stage::running("roam", &format!("roam --size={size} --threads={THREADS}"), FIRST_TO_GO)?;
@@ -96,23 +93,25 @@ pub fn storm(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         None => None,
         Some(decided) => {
             let done = until(SOON, || t_of(line_of(&agent.printed(), "outcome", "limited")?).ok());
-            Some(done.with_context(|| format!("nothing is limited: {}", agent.said()))? - decided)
+            Some(
+                done.with_context(|| format!("the limit was not set: {}", agent.said()))? - decided,
+            )
         }
     };
     let leak = match (took, limited) {
         (None, _) => "no leak was judged".to_owned(),
         (Some(took), None) => {
-            format!("a leak was limited after it, {took:.1} s after that was decided")
+            format!("a leak was limited after it, {took:.1} s after the decision")
         }
         (Some(took), Some(pressure)) => {
             format!(
-                "a leak was limited at {:.0} %, {took:.1} s after that was decided",
+                "a leak was limited at {:.0} %, {took:.1} s after the decision",
                 pressure * 100.0
             )
         }
     };
     let detail = format!(
-        "full avg10 {:.0} % at most, {} MiB swapped; the loop was away for {:.0} ms at most, {:.0} \
+        "full avg10 {:.0} % at most, {} MiB swapped; the loop was blocked for {:.0} ms at most, {:.0} \
          ms before; {leak}; {kills} killed",
         most * 100.0,
         swapped / MIB,
@@ -123,7 +122,7 @@ pub fn storm(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         // If an emulated CPU gets no time, CPU is short instead, which shows nothing about memory.
         return Err(NotOffered(format!("this machine is too busy for a storm: {detail}")).into());
     }
-    ensure!(away < AWAY_MAX_SECS, "the loop was away: {detail}");
+    ensure!(away < AWAY_MAX_SECS, "the loop was blocked: {detail}");
     Ok(Seen { events: 1, detail })
 }
 
@@ -133,5 +132,5 @@ fn full_pressure() -> anyhow::Result<f64> {
     let percent = text
         .lines()
         .find_map(|line| line.strip_prefix("full avg10=")?.split(' ').next()?.parse::<f64>().ok());
-    Ok(percent.with_context(|| format!("/proc/pressure/memory says {text}"))? / 100.0)
+    Ok(percent.with_context(|| format!("cannot parse /proc/pressure/memory: {text}"))? / 100.0)
 }

@@ -59,8 +59,7 @@ pub fn lockdown(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
             NotOffered("lockdown cannot be undone: in virtual machines alone".to_owned()).into()
         );
     }
-    fs::write(LOCKDOWN, "confidentiality")
-        .with_context(|| format!("{LOCKDOWN} does not take it"))?;
+    fs::write(LOCKDOWN, "confidentiality").with_context(|| format!("cannot write {LOCKDOWN}"))?;
     // No helper may read kernel memory. Loads of which the verifier knows the type still work, as
     // does everything that needs neither.
     survive(
@@ -90,10 +89,10 @@ fn survive(
     let processes = scanned.context("no process was seen")?;
     let metrics = running.get("/metrics");
     std::thread::sleep(Duration::from_secs(3));
-    ensure!(running.is_well(), "it calls itself unwell: {}", running.get("/healthz"));
+    ensure!(running.is_well(), "it reports itself as unhealthy: {}", running.get("/healthz"));
     let (code, log) = running.stop();
     eprintln!("{log}");
-    ensure!(code == Some(0), "it ended with {code:?}");
+    ensure!(code == Some(0), "it exited with {code:?}");
     for probe in Probe::VARIANTS {
         let name = probe.name();
         let attached = metrics.lines().any(|line| {
@@ -118,9 +117,9 @@ fn survive(
         let naming = warnings.iter().filter(|line| line.contains(word)).count();
         ensure!(naming > 0, "no warning names {word}: {log}");
     }
-    let whole = warnings.len() == 1 && warnings[0].contains(NO_BPF);
+    let is_summary = warnings.len() == 1 && warnings[0].contains(NO_BPF);
     ensure!(
-        whole || warnings.len() == degraded.split_whitespace().count() || !guest::is_guest(),
+        is_summary || warnings.len() == degraded.split_whitespace().count() || !guest::is_guest(),
         "{} warnings, for {degraded:?}: {log}",
         warnings.len()
     );

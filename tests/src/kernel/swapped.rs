@@ -37,23 +37,23 @@ pub fn swap(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
 
     // The state with memory.high alone.
     until(SOON, || (stage.used_bytes().ok()? > 64 * MIB).then_some(()))
-        .context("it does not leak")?;
+        .context("the leak does not grow")?;
     fs::write(stage.file("memory.high"), (64 * MIB).to_string())?;
     let swaps = until(SOON, || (swapped(&stage).ok()? > SWAPPED_BYTES).then_some(()));
     ensure!(
         swaps.is_some(),
-        "memory.high alone holds it as well: {} bytes are swapped",
+        "memory.high alone stops it too: {} bytes are swapped",
         swapped(&stage)?
     );
     fs::write(stage.file("memory.high"), "max")?;
 
     let limit_bytes = stage.limit()?;
     let held_bytes = number(&stage, "memory.swap.max")?;
-    ensure!(held_bytes >= SWAPPED_BYTES, "it may have {held_bytes} bytes, and had more");
+    ensure!(held_bytes >= SWAPPED_BYTES, "the limit of swap is {held_bytes} bytes, below its use");
     let full = until(SOON, || (stage.used_bytes().ok()? + 4 * MIB > limit_bytes).then_some(()));
     ensure!(
         full.is_some(),
-        "it does not come to its limit of {limit_bytes}: {}",
+        "it does not reach its limit of {limit_bytes}: {}",
         stage.used_bytes()?
     );
     sleep(STANDS);
@@ -61,13 +61,13 @@ pub fn swap(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let used_bytes = stage.used_bytes()?;
     ensure!(
         after_bytes <= held_bytes + ON_ITS_WAY_BYTES,
-        "{after_bytes} bytes are swapped, {held_bytes} may be"
+        "{after_bytes} bytes are swapped, the limit is {held_bytes}"
     );
     ensure!(
         used_bytes <= limit_bytes + 16 * MIB,
-        "{used_bytes} bytes are used, {limit_bytes} may be"
+        "{used_bytes} bytes are used, the limit is {limit_bytes}"
     );
-    ensure!(is_alive(stage.pid()?) && vmstat("oom_kill")? == kills, "somebody was killed");
+    ensure!(is_alive(stage.pid()?) && vmstat("oom_kill")? == kills, "a process was killed");
 
     stage.undo()?;
     let after = stage.properties()?;
@@ -76,8 +76,8 @@ pub fn swap(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         "{before}; after: {after}; {:?}",
         stage.drop_ins()
     );
-    let stands = fs::read_to_string(stage.file("memory.swap.max"))?;
-    ensure!(stands.trim() == "max", "memory.swap.max is {stands}");
+    let swap_max = fs::read_to_string(stage.file("memory.swap.max"))?;
+    ensure!(swap_max.trim() == "max", "memory.swap.max is {swap_max}");
     let detail = format!(
         "at {} MiB, with {} KiB of swap of {} at most; {} MiB of the host's are used",
         limit_bytes / MIB,
@@ -92,8 +92,8 @@ pub fn swap(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
 fn bounded() -> anyhow::Result<()> {
     let mut stage = Stage::service("bounded", "MemoryMax=400M\n")?;
     stage.limit()?;
-    let stands = fs::read_to_string(stage.file("memory.swap.max"))?;
-    ensure!(stands.trim() == "max", "a cgroup with a hard limit may swap {stands}");
+    let swap_max = fs::read_to_string(stage.file("memory.swap.max"))?;
+    ensure!(swap_max.trim() == "max", "a cgroup with a hard limit may swap {swap_max}");
     stage.undo()
 }
 

@@ -47,17 +47,17 @@ pub fn uninstall(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     // systemd's own place for properties of this boot; it creates it with the first property and
     // keeps it.
     fs::create_dir_all("/run/systemd/system.control")?;
-    let before = Found::look(&stage)?;
+    let before = Found::read(&stage)?;
 
     run_lines(UNIT_FILE, "To install it", &scratch.0)?;
     run_lines(ENFORCE, "Install it beside the unit", &scratch.0)?;
     let limited = until(CLAIMED_WITHIN, || stage.high().ok()?.parse::<u64>().ok());
     ensure!(
         limited.is_some(),
-        "it limits nothing: {}",
+        "no limit was set: {}",
         systemctl(&["status", "--full", AGENT_UNIT])?
     );
-    let at_work = Found::look(&stage)?;
+    let at_work = Found::read(&stage)?;
     let (files, programs) =
         (at_work.paths.difference(&before.paths), at_work.bpf.difference(&before.bpf));
     let (files, programs) =
@@ -65,15 +65,15 @@ pub fn uninstall(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     // At least program, configuration, unit file, its link, state and drop-in, and a cgroup.
     ensure!(
         files >= 7 && programs >= 5,
-        "it has {files} files and {programs} programs while it is at work"
+        "only {files} files and {programs} programs exist while it runs"
     );
-    ensure!(at_work.limits != before.limits, "its limit does not show: {}", before.limits);
+    ensure!(at_work.limits != before.limits, "the limit is missing: {}", before.limits);
 
     run_lines(UNIT_FILE, "To remove it", &scratch.0)?;
     // The kernel frees a program once it can no longer run.
     let gone =
-        until(SOON, || Found::look(&stage).ok().filter(|after| after.bpf.is_subset(&before.bpf)));
-    let after = gone.map_or_else(|| Found::look(&stage), Ok)?;
+        until(SOON, || Found::read(&stage).ok().filter(|after| after.bpf.is_subset(&before.bpf)));
+    let after = gone.map_or_else(|| Found::read(&stage), Ok)?;
     let left: Vec<_> = after.paths.difference(&before.paths).collect();
     let lost: Vec<_> = before.paths.difference(&after.paths).collect();
     ensure!(left.is_empty() && lost.is_empty(), "left: {left:?}; lost: {lost:?}");
@@ -90,7 +90,7 @@ pub fn uninstall(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
 fn run_lines(file: &str, what_for: &str, directory: &Path) -> anyhow::Result<()> {
     let lines = file.lines().skip_while(|line| !line.contains(what_for)).skip(1);
     let lines: Vec<_> = lines.map_while(|line| line.strip_prefix("#   ")).collect();
-    ensure!(!lines.is_empty(), "the file has no lines for: {what_for}");
+    ensure!(!lines.is_empty(), "the file has no commands for: {what_for}");
     let mut shell = Command::new("sh");
     let output =
         shell.arg("-ec").arg(lines.join("\n")).current_dir(directory).output().context("no sh")?;
@@ -99,7 +99,7 @@ fn run_lines(file: &str, what_for: &str, directory: &Path) -> anyhow::Result<()>
 }
 
 impl Found {
-    fn look(stage: &Stage) -> anyhow::Result<Self> {
+    fn read(stage: &Stage) -> anyhow::Result<Self> {
         let mut paths = BTreeSet::new();
         PLACES.iter().for_each(|place| walk(Path::new(place), &mut paths));
         let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();

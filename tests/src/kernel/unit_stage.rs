@@ -109,7 +109,7 @@ impl Stage {
         ]);
         command.arg(format!("--unit={unit}")).arg(beside("workload")?.get_program());
         command.args(["touch", "--anon-bytes=8MiB"]).stdout(std::process::Stdio::null());
-        command.spawn().context("systemd-run does not start")?;
+        command.spawn().context("cannot start systemd-run")?;
         Self::of(unit)
     }
 
@@ -130,7 +130,8 @@ impl Stage {
     pub fn configure(&mut self, change: impl FnOnce(&mut LimitConfig)) -> anyhow::Result<()> {
         change(&mut self.config.act.limit);
         // A journal belongs to one agent: the replaced one releases it first.
-        self.limits = ActiveLimits::new(&self.config, Err("it is somebody else's".to_owned()));
+        self.limits =
+            ActiveLimits::new(&self.config, Err("it belongs to another agent".to_owned()));
         self.limits =
             ActiveLimits::new(&self.config, Ok(Journal::claim(&self.config.record.state_dir)?));
         Ok(())
@@ -138,7 +139,8 @@ impl Stage {
 
     /// Leaves its journal, which is empty, to another process, and returns its path.
     pub fn leave_journal(&mut self) -> anyhow::Result<PathBuf> {
-        self.limits = ActiveLimits::new(&self.config, Err("it is somebody else's".to_owned()));
+        self.limits =
+            ActiveLimits::new(&self.config, Err("it belongs to another agent".to_owned()));
         fs::remove_dir_all(&self.config.record.state_dir)?;
         Ok(self.config.record.state_dir.clone())
     }
@@ -156,7 +158,7 @@ impl Stage {
     /// Returns the limit of its cgroup.
     pub fn high(&self) -> anyhow::Result<String> {
         Ok(fs::read_to_string(self.file("memory.high"))
-            .context("its cgroup is gone")?
+            .context("the cgroup is gone")?
             .trim()
             .to_owned())
     }
@@ -164,7 +166,7 @@ impl Stage {
     /// Returns the charge of its cgroup, in bytes.
     pub fn used_bytes(&self) -> anyhow::Result<u64> {
         Ok(fs::read_to_string(self.file("memory.current"))
-            .context("its cgroup is gone")?
+            .context("the cgroup is gone")?
             .trim()
             .parse()?)
     }
@@ -179,7 +181,7 @@ impl Stage {
         let is_it = |pid: &u32| {
             fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("workload"))
         };
-        pids.find(is_it).context("no workload is in it")
+        pids.find(is_it).context("it has no workload")
     }
 
     /// Returns the names of its child cgroups.
@@ -200,7 +202,7 @@ impl Stage {
             outcome.event == OutcomeKind::Limited && outcome.why.starts_with("MemoryHigh set"),
             "{outcome:?}"
         );
-        let limit_bytes = outcome.limit_bytes.context("it says no limit")?;
+        let limit_bytes = outcome.limit_bytes.context("the outcome has no limit")?;
         ensure!(self.high()? == limit_bytes.to_string(), "memory.high is {}", self.high()?);
         Ok(limit_bytes)
     }
@@ -264,8 +266,7 @@ impl Drop for Stage {
 
 /// Returns the output of systemctl, or the reason that it failed.
 pub fn systemctl(args: &[&str]) -> anyhow::Result<String> {
-    let output =
-        Command::new("systemctl").args(args).output().context("systemctl does not start")?;
+    let output = Command::new("systemctl").args(args).output().context("cannot start systemctl")?;
     if !output.status.success() {
         bail!("systemctl {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }

@@ -56,7 +56,7 @@ pub fn lasting(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     fs::write(stage.file("memory.high"), (300 * MIB).to_string())?;
     systemctl(&["set-property", "--runtime", &stage.name, "CPUWeight=66"])?;
     let wiped = stage.high()?;
-    ensure!(wiped == "max", "a file that was written lasts here: {wiped}");
+    ensure!(wiped == "max", "a written file stays here: {wiped}");
 
     let before = stage.properties()?;
     let limit_bytes = stage.limit()?;
@@ -79,7 +79,7 @@ pub fn lasting(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         "before: {before}; after: {after}"
     );
     let left = stage.drop_ins();
-    ensure!(left == ["50-CPUWeight.conf"], "what is left of it: {left:?}");
+    ensure!(left == ["50-CPUWeight.conf"], "left behind: {left:?}");
     ensure!(stage.high()? == "max", "memory.high is {}", stage.high()?);
     Ok(Seen {
         events: 1,
@@ -109,8 +109,8 @@ pub fn all_properties(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         (limit_bytes + 256 * MIB..limit_bytes + 300 * MIB).contains(&backstop_bytes),
         "{backstop} above {limit_bytes}"
     );
-    let slowed =
-        wait_for(SOON, || stage.limits.look(1.0).pop()).context("it is not slowed down")?;
+    let slowed = wait_for(SOON, || stage.limits.look(1.0).pop())
+        .context("the process is not slowed down")?;
     ensure!(slowed.event == OutcomeKind::CpuThrottled, "{slowed:?}");
     let wanted = [
         ("memory.high", limit_bytes.to_string()),
@@ -122,8 +122,8 @@ pub fn all_properties(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     {
         systemctl(args)?;
         for (file, wanted) in &wanted {
-            let stands = fs::read_to_string(stage.file(file))?;
-            ensure!(stands.trim() == wanted, "after {args:?} {file} is {stands}, not {wanted}");
+            let found = fs::read_to_string(stage.file(file))?;
+            ensure!(found.trim() == wanted, "after {args:?} {file} is {found}, not {wanted}");
         }
     }
     stage.undo()?;
@@ -137,15 +137,15 @@ pub fn all_properties(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     };
     ensure!(tasks(&after) == tasks(&before), "before: {before}; after: {after}");
     let left = stage.drop_ins();
-    ensure!(left == ["50-CPUWeight.conf", "50-TasksMax.conf"], "what is left of it: {left:?}");
+    ensure!(left == ["50-CPUWeight.conf", "50-TasksMax.conf"], "left behind: {left:?}");
     for (file, wanted) in [
         ("memory.high", "max"),
         ("memory.max", "max"),
         ("cpu.weight", "200"),
         ("cpu.max", "max 100000"),
     ] {
-        let stands = fs::read_to_string(stage.file(file))?;
-        ensure!(stands.trim() == wanted, "{file} is {stands}, not {wanted}");
+        let found = fs::read_to_string(stage.file(file))?;
+        ensure!(found.trim() == wanted, "{file} is {found}, not {wanted}");
     }
     Ok(Seen { events: 4, detail: slowed.why })
 }
@@ -158,7 +158,7 @@ pub fn wiped(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let looked = stage.limits.look(1.0);
     stage.is_set_again(&looked)?;
     stage.undo()?;
-    ensure!(stage.drop_ins().is_empty(), "what is left of it: {:?}", stage.drop_ins());
+    ensure!(stage.drop_ins().is_empty(), "left behind: {:?}", stage.drop_ins());
     Ok(Seen { events: 1, detail: format!("{limit_bytes} bytes again") })
 }
 
@@ -179,14 +179,14 @@ pub fn set_by_others(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     set(&stage)?;
     let looked = stage.limits.look(5.0);
     ensure!(matches!(&looked[..], [one] if one.event == OutcomeKind::Overridden), "{looked:?}");
-    ensure!(stage.limits.undo_all(6.0).is_empty(), "it is not undone any more");
+    ensure!(stage.limits.undo_all(6.0).is_empty(), "the limit is still in effect");
     ensure!(stage.high()? == theirs.to_string(), "memory.high is {}", stage.high()?);
     ensure!(
         stage.drop_ins() == ["50-MemoryHigh.conf"],
-        "what they set is gone: {:?}",
+        "the other value is gone: {:?}",
         stage.drop_ins()
     );
-    Ok(Seen { events: 4, detail: "three times, and then theirs".to_owned() })
+    Ok(Seen { events: 4, detail: "set again three times, then left alone".to_owned() })
 }
 
 /// Checks that a restarted service begins without its last run's limit.
@@ -224,7 +224,7 @@ pub fn killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     };
     let state = || {
         let properties = stage.properties().expect("systemd answers");
-        (properties, stage.high().expect("the cgroup is there"), stage.drop_ins())
+        (properties, stage.high().expect("the cgroup is gone"), stage.drop_ins())
     };
     // One kill takes most of a second if emulated, so that each Debian takes other ones.
     let share = match guest::machine().as_deref() {
@@ -263,14 +263,14 @@ pub fn scope(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         "{outcome:?}"
     );
     systemctl(&["daemon-reload"])?;
-    let stands = fs::read_to_string(below.join("memory.high"))?;
+    let found = fs::read_to_string(below.join("memory.high"))?;
     ensure!(
-        outcome.limit_bytes.map(|bytes| bytes.to_string()).as_deref() == Some(stands.trim()),
-        "{stands}"
+        outcome.limit_bytes.map(|bytes| bytes.to_string()).as_deref() == Some(found.trim()),
+        "{found}"
     );
     stage.undo()?;
-    let stands = fs::read_to_string(below.join("memory.high"))?;
-    ensure!(stands.trim() == "max", "{stands}");
+    let found = fs::read_to_string(below.join("memory.high"))?;
+    ensure!(found.trim() == "max", "{found}");
     Ok(Seen { events: 2, detail: "by its property; a cgroup below it by its file".to_owned() })
 }
 
@@ -301,13 +301,13 @@ pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         Ok(())
     };
     limit(&mut stage)?;
-    let stands = fs::read_to_string(stage.file("spillway-leak/memory.high"))?;
+    let found = fs::read_to_string(stage.file("spillway-leak/memory.high"))?;
     for args in
         [&["daemon-reload"][..], &["set-property", "--runtime", &stage.name, "CPUWeight=50"]]
     {
         systemctl(args)?;
         let now = fs::read_to_string(stage.file("spillway-leak/memory.high"))?;
-        ensure!(now == stands, "memory.high is {now} after {args:?}");
+        ensure!(now == found, "memory.high is {now} after {args:?}");
         let looked = stage.limits.look(1.0);
         ensure!(looked.is_empty(), "after {args:?}: {looked:?}");
     }
@@ -320,7 +320,7 @@ pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     ensure!(stage.children()?.is_empty(), "{:?}", stage.children()?);
     ensure!(
         fs::read_to_string(stage.file("cgroup.subtree_control"))? == control,
-        "its controllers are others"
+        "its controllers changed"
     );
 
     limit(&mut stage)?;
@@ -329,12 +329,12 @@ pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     ensure!(matches!(&looked[..], [one] if one.event == OutcomeKind::CgroupRemoved), "{looked:?}");
     ensure!(stage.children()?.is_empty(), "{:?}", stage.children()?);
     let runs = wait_for(SOON, || stage.pid().ok());
-    ensure!(runs.is_some(), "it does not run again");
+    ensure!(runs.is_some(), "it is not restarted");
 
     limit(&mut stage)?;
     let leaker = stage.pid()?;
     systemctl(&["stop", &stage.name])?;
-    ensure!(!is_alive(leaker) && !stage.file("").exists(), "systemd has not found everybody");
+    ensure!(!is_alive(leaker) && !stage.file("").exists(), "systemd left a process behind");
     Ok(Seen {
         events: 3,
         detail: "divided through daemon-reload and set-property, restarted, stopped".to_owned(),
@@ -361,8 +361,7 @@ pub fn agent(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let before = stage.properties()?;
     let agent = Installed::start(QUICK)?;
     let limit_bytes = wait_for(CLAIMED_WITHIN, || stage.high().ok()?.parse::<u64>().ok());
-    let limit_bytes =
-        limit_bytes.with_context(|| format!("it limits nothing: {}", agent.said()))?;
+    let limit_bytes = limit_bytes.with_context(|| format!("no limit was set: {}", agent.said()))?;
     let (mut most_bytes, mut least_available) = (0, 1.0_f64);
     for _ in 0..100 {
         most_bytes = most_bytes
@@ -382,13 +381,13 @@ pub fn agent(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     );
     ensure!(least_available > 0.1, "{least_available:.2} of the memory were available");
     let events = fs::read_to_string(stage.file("memory.events"))?;
-    ensure!(events.contains("oom_kill 0"), "somebody was killed: {events}");
-    agent.is_hard_to_get_rid_of()?;
+    ensure!(events.contains("oom_kill 0"), "a process was killed: {events}");
+    agent.is_protected()?;
     agent.is_confined(EXPOSURE_ENFORCING_MAX)?;
 
     systemctl(&["kill", "--signal=KILL", AGENT_UNIT])?;
     let undone = wait_for(SOON, || (stage.high().ok()? == "max").then_some(()));
-    ensure!(undone.is_some(), "what a killed agent has set stands: {}", agent.said());
+    ensure!(undone.is_some(), "the limit of the killed agent is still in effect: {}", agent.said());
     let undone = wait_for(SOON, || stage.drop_ins().is_empty().then_some(()));
     ensure!(
         undone.is_some() && stage.properties()? == before,
@@ -397,7 +396,7 @@ pub fn agent(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         stage.drop_ins()
     );
     let detail = format!(
-        "held at {} MiB, {} KiB over at most; at least {:.0} % of the memory were available",
+        "limited at {} MiB, {} KiB over at most; at least {:.0} % of the memory were available",
         limit_bytes / MIB,
         most_bytes.saturating_sub(limit_bytes) / 1024,
         least_available * 100.0

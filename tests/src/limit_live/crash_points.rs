@@ -86,9 +86,9 @@ impl fmt::Display for Killed {
         let Self { calls, changing, states, kills, left, found } = self;
         write!(
             f,
-            "{changing} of {calls} system calls may change something, and make {states} states; \
+            "{changing} of {calls} system calls may change something, with {states} states; \
              killed before {kills} of \
-             them, it left a limit {left} times, and the journal spoke {found} times"
+             them, it left a limit {left} times, and a journal entry {found} times"
         )
     }
 }
@@ -108,7 +108,7 @@ pub fn killed_anywhere<S: PartialEq + fmt::Debug>(
     is_as_before: impl Fn(),
 ) -> Killed {
     let before = state();
-    let journal = || Journal::claim(state_dir).expect("the journal is nobody else's");
+    let journal = || Journal::claim(state_dir).expect("cannot claim the journal");
     // Once, so that files made by the claim exist in all runs.
     drop(journal());
     // Reading all state at each of a thousand calls takes minutes if emulated; a machine that takes
@@ -117,7 +117,7 @@ pub fn killed_anywhere<S: PartialEq + fmt::Debug>(
         1 => surveyed(contain(), || (state(), files(state_dir))),
         _ => (Killed::default(), HashSet::new()),
     };
-    assert_eq!(state(), before, "it puts everything back itself");
+    assert_eq!(state(), before, "not everything was restored");
     let mut nth = share.nth + 1;
     // Each run ends later than the one before it, and the last one by itself.
     while let Some(stopped) = Stopped::at(contain(), nth, Call::may_change_something) {
@@ -135,7 +135,7 @@ pub fn killed_anywhere<S: PartialEq + fmt::Debug>(
         is_as_before();
         assert!(undo_all(&journal()).is_empty(), "before call {nth}");
     }
-    assert_eq!(state(), before, "it puts everything back itself");
+    assert_eq!(state(), before, "not everything was restored");
     is_as_before();
     assert!(share.of > 1 || expected.is_empty(), "{killed}; no kill left {expected:#?}");
     let Killed { kills, left, found, .. } = killed;
@@ -224,7 +224,7 @@ pub fn overtaken(stage: &Stage, share: Share) -> String {
         nth += share.of;
         let undone = undo_all(&stage.found_journal());
         stopped.go_on();
-        let (entries, _) = stage.found_journal().entries().expect("the journal can be read");
+        let (entries, _) = stage.found_journal().entries().expect("cannot read the journal");
         if undone.is_empty() {
             // The undo came before the first change, or after the last.
             undo_all(&stage.found_journal());
@@ -236,6 +236,6 @@ pub fn overtaken(stage: &Stage, share: Share) -> String {
     }
     undo_all(&stage.found_journal());
     leak.stop();
-    assert!(found * share.of > 40, "something was undone at {found} of {stops}");
-    format!("at {stops} system calls' begins, of which {found} had something to undo")
+    assert!(found * share.of > 40, "only {found} of {stops} stops had something to undo");
+    format!("at {stops} entries to system calls, of which {found} had something to undo")
 }

@@ -69,9 +69,9 @@ pub fn divided(stage: &Stage) -> String {
             .starts_with("moved the process to spillway-leak, a child of its cgroup; memory."),
         "{outcome:?}"
     );
-    let limit_bytes = outcome.limit_bytes.expect("it says which");
+    let limit_bytes = outcome.limit_bytes.expect("the outcome has no limit");
     assert_eq!(stage.limit_of_leak(), limit_bytes);
-    assert_eq!(stage.state()[..2], before[..2], "its own limits are none of ours");
+    assert_eq!(stage.state()[..2], before[..2], "the cgroup's own limits changed");
     assert!(stage.is_in(LEAK_CHILD, leak.pid()));
     assert!(stage.is_in(stage.rest(), neighbour.pid()) && stage.is_in(stage.rest(), forking.pid()));
 
@@ -166,7 +166,7 @@ pub fn divided_and_used(stage: &Stage) -> String {
     // cgroup stays.
     let mut limits = stage.dividing();
     assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
-    fs::create_dir(leak_path.join("theirs")).expect("it can be made");
+    fs::create_dir(leak_path.join("theirs")).expect("cannot create the cgroup");
     let undone = limits.undo_all(1.0);
     assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Overridden), "{undone:?}");
     assert!(
@@ -180,8 +180,8 @@ pub fn divided_and_used(stage: &Stage) -> String {
         refused.why.contains("is not divided: it already has a child spillway-leak"),
         "{refused:?}"
     );
-    fs::remove_dir(leak_path.join("theirs")).expect("it is empty");
-    fs::remove_dir(&leak_path).expect("it is empty");
+    fs::remove_dir(leak_path.join("theirs")).expect("cannot remove the cgroup");
+    fs::remove_dir(&leak_path).expect("cannot remove the cgroup");
     assert_eq!(stage.state(), before);
     stage.is_back(&[&leak, &neighbour]);
     if stage.is_v1 {
@@ -191,8 +191,8 @@ pub fn divided_and_used(stage: &Stage) -> String {
     // Another program creates a child beside Spillway's and limits it: the controller stays
     // enabled, and no process is moved.
     assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
-    let theirs = stage.cgroup.make_below("theirs").expect("it can be made");
-    theirs.set("memory.max", 64 * MIB).expect("the kernel takes it");
+    let theirs = stage.cgroup.make_below("theirs").expect("cannot create the cgroup");
+    theirs.set("memory.max", 64 * MIB).expect("cannot set the limit");
     let undone = limits.undo_all(2.0);
     assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Overridden), "{undone:?}");
     assert!(
@@ -205,13 +205,13 @@ pub fn divided_and_used(stage: &Stage) -> String {
         Some("max\n")
     );
     drop(theirs);
-    stage.cgroup.set("cgroup.subtree_control", "-memory").expect("nobody uses it");
+    stage.cgroup.set("cgroup.subtree_control", "-memory").expect("cannot disable the controller");
     bring_home(stage, &[&leak, &neighbour]);
     assert_eq!(stage.state(), before);
 
     // Another program creates a child without a limit: the result is the same.
     assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
-    let theirs = stage.cgroup.make_below("theirs").expect("it can be made");
+    let theirs = stage.cgroup.make_below("theirs").expect("cannot create the cgroup");
     let undone = limits.undo_all(3.0);
     assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Undone), "{undone:?}");
     drop(theirs);
@@ -223,7 +223,7 @@ pub fn divided_and_used(stage: &Stage) -> String {
 /// Moves back by hand the processes that were left to others.
 fn bring_home(stage: &Stage, workloads: &[&Workload]) {
     for workload in workloads {
-        stage.cgroup.set("cgroup.procs", workload.pid()).expect("it can go home");
+        stage.cgroup.set("cgroup.procs", workload.pid()).expect("cannot move the process back");
     }
     for child in [LEAK_CHILD, REST_CHILD] {
         let directory = stage.cgroup.directory().join(child);
@@ -250,7 +250,8 @@ pub fn replaced(stage: &Stage) -> String {
     let first_bytes = outcome.limit_bytes.unwrap_or_else(|| panic!("{outcome:?}"));
     let is_full = |limit_bytes: u64| stage.usage_of_leak() + OVER_BYTES >= limit_bytes;
     let until_full = |limit_bytes| {
-        wait_for(SOON, || is_full(limit_bytes).then_some(())).expect("it comes to its limit")
+        wait_for(SOON, || is_full(limit_bytes).then_some(()))
+            .expect("the leaker does not reach its limit")
     };
     until_full(first_bytes);
     for t in [1.0, 2.0, 3.0] {
@@ -267,7 +268,7 @@ pub fn replaced(stage: &Stage) -> String {
         let looked = limits.look(4.0 + f64::from(nth));
         let Some(outcome) = looked.first() else { break };
         assert!(looked.len() == 1 && outcome.event == OutcomeKind::Widened, "{looked:?}");
-        let wider = outcome.limit_bytes.expect("it says which");
+        let wider = outcome.limit_bytes.expect("the outcome has no limit");
         assert!(
             wider > limit_bytes && wider == stage.limit_of_leak(),
             "{wider} after {limit_bytes}"
@@ -324,7 +325,7 @@ pub fn gathered(stage: &Stage, gather: impl FnOnce()) -> String {
         "at {} MiB: {looked:?}",
         charged / MIB
     );
-    let wider = looked[0].limit_bytes.expect("it says which");
+    let wider = looked[0].limit_bytes.expect("the outcome has no limit");
     assert!(
         wider > first_bytes && wider <= first_bytes + HAD_BYTES + 2 * MIB,
         "{} MiB",
@@ -362,5 +363,5 @@ fn anon_bytes(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let kib =
         status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
-    kib.and_then(|kib| kib.parse::<u64>().ok()).expect("the kernel tells it") << 10
+    kib.and_then(|kib| kib.parse::<u64>().ok()).expect("cannot read the kernel's value") << 10
 }

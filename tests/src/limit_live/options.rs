@@ -37,7 +37,7 @@ pub fn backstop(stage: &Stage) -> String {
         let looked = limits.look(1.0);
         assert!(matches!(&looked[..], [one] if one.event == OutcomeKind::Reasserted), "{looked:?}");
         grown.stop();
-        (limit_bytes, looked[0].limit_bytes.expect("it says which"))
+        (limit_bytes, looked[0].limit_bytes.expect("the outcome has no limit"))
     };
     let undone = |mut limits: ActiveLimits, event: OutcomeKind| {
         let undone = limits.undo_all(2.0);
@@ -64,7 +64,7 @@ pub fn backstop(stage: &Stage) -> String {
 
     // Up to the original value, and no further.
     let prior = wider_bytes + DISTANCE_BYTES - 8 * MIB;
-    stage.cgroup.set("memory.max", prior).expect("the kernel takes it");
+    stage.cgroup.set("memory.max", prior).expect("cannot set the value");
     let with_prior = stage.state();
     let mut standing = limits();
     widened(&mut standing, &|| assert!(max() < prior));
@@ -74,7 +74,7 @@ pub fn backstop(stage: &Stage) -> String {
 
     let lower = stage.usage_bytes() + DISTANCE_BYTES;
     let lower = lower.next_multiple_of(4_096);
-    stage.cgroup.set("memory.max", lower).expect("the kernel takes it");
+    stage.cgroup.set("memory.max", lower).expect("cannot set the value");
     let with_lower = stage.state();
     let mut standing = limits();
     widened(&mut standing, &|| assert_eq!(max(), lower));
@@ -82,16 +82,16 @@ pub fn backstop(stage: &Stage) -> String {
     undone(standing, OutcomeKind::Undone);
     assert_eq!(stage.state(), with_lower);
 
-    stage.cgroup.set("memory.max", "max").expect("the kernel takes it");
+    stage.cgroup.set("memory.max", "max").expect("cannot set the value");
     let mut standing = limits();
     let theirs = 400 * MIB;
     widened(&mut standing, &|| {
-        stage.cgroup.set("memory.max", theirs).expect("the kernel takes it")
+        stage.cgroup.set("memory.max", theirs).expect("cannot set the value")
     });
     assert_eq!(max(), theirs);
     undone(standing, OutcomeKind::Overridden);
     assert_eq!((max(), &stage.state()[0]), (theirs, &before[0]));
-    stage.cgroup.set("memory.max", "max").expect("the kernel takes it");
+    stage.cgroup.set("memory.max", "max").expect("cannot set the value");
     assert_eq!(stage.killed(), 0);
     leak.stop();
     format!(
@@ -145,8 +145,10 @@ pub fn slowed(stage: &Stage) -> String {
     // It holds a few MiB, so that less than the margin is left, and allocates without rest.
     let spinner = stage.workload(&["alloc-loop", "--secs=120"]);
     if stage.is_v1 || !stage.cgroup.has("cpu.max") {
-        let (_, reason) =
-            outcome.why.split_once("; the CPU cannot be throttled: ").expect("it says so");
+        let (_, reason) = outcome
+            .why
+            .split_once("; the CPU cannot be throttled: ")
+            .expect("the outcome gives no reason");
         sleep(2 * AFTER);
         assert!(limits.look(begun.elapsed().as_secs_f64()).is_empty());
         assert_eq!(limits.undo_all(9.0).len(), 1);
@@ -157,17 +159,17 @@ pub fn slowed(stage: &Stage) -> String {
     }
     assert!(!outcome.why.contains("CPU"), "{}", outcome.why);
     let pause = Pause::below(&stage.config.record.state_dir);
-    pause.turn_on().expect("it can be done");
+    pause.turn_on().expect("cannot pause");
     let limited = stage.state();
     while begun.elapsed() < 3 * AFTER {
         let looked = limits.look(begun.elapsed().as_secs_f64());
         assert!(looked.is_empty() && stage.state() == limited, "paused: {looked:?}");
         sleep(Duration::from_millis(100));
     }
-    pause.turn_off().expect("it can be done");
-    let told =
+    pause.turn_off().expect("cannot resume");
+    let throttled =
         wait_for(SOON, || limits.look(begun.elapsed().as_secs_f64()).pop()).expect("it spins");
-    assert_eq!(told.event, OutcomeKind::CpuThrottled, "{told:?}");
+    assert_eq!(throttled.event, OutcomeKind::CpuThrottled, "{throttled:?}");
     let state = |weight: &str, quota: &str| {
         let mut state = limited.clone();
         state.splice(2..4, [weight.to_owned(), quota.to_owned()]);
@@ -175,8 +177,8 @@ pub fn slowed(stage: &Stage) -> String {
     };
     assert_eq!(stage.state(), state("10", "30000 100000"));
     let share = cpu_share(stage);
-    assert!(share < 0.45, "it uses {share:.2} of a CPU");
-    assert!(limits.look(begun.elapsed().as_secs_f64()).is_empty(), "it is told once");
+    assert!(share < 0.45, "the process uses {share:.2} of a CPU");
+    assert!(limits.look(begun.elapsed().as_secs_f64()).is_empty(), "reported more than once");
     let undone = limits.undo_all(9.0);
     assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Undone), "{undone:?}");
     assert_eq!(stage.state(), before);
@@ -184,8 +186,8 @@ pub fn slowed(stage: &Stage) -> String {
     spinner.stop();
 
     // Already lower.
-    stage.cgroup.set("cpu.weight", 9).expect("the kernel takes it");
-    stage.cgroup.set("cpu.max", "15000 50000").expect("the kernel takes it");
+    stage.cgroup.set("cpu.weight", 9).expect("cannot set the value");
+    stage.cgroup.set("cpu.max", "15000 50000").expect("cannot set the value");
     let before = stage.state();
     config.act.limit.cpu_after = Duration::ZERO;
     let mut limits = ActiveLimits::new(&config, Ok(stage.journal()));
@@ -203,9 +205,9 @@ pub fn slowed(stage: &Stage) -> String {
 /// Returns its share of one CPU, over two seconds.
 fn cpu_share(stage: &Stage) -> f64 {
     let used = || -> f64 {
-        let stat = stage.cgroup.get("cpu.stat").expect("the cgroup is there");
+        let stat = stage.cgroup.get("cpu.stat").expect("the cgroup is gone");
         let usec = stat.lines().find_map(|line| line.strip_prefix("usage_usec "));
-        usec.and_then(|usec| usec.parse().ok()).expect("it counts its time")
+        usec.and_then(|usec| usec.parse().ok()).expect("the cgroup has no CPU time")
     };
     let (begun, before) = (now(), used());
     sleep(Duration::from_secs(2));

@@ -32,7 +32,7 @@ pub fn held(stage: &Stage) -> String {
     let mut limits = stage.limits();
     let outcome = stage.limit(&mut limits, leak.pid());
     assert_eq!(outcome.event, OutcomeKind::Limited, "{outcome:?}");
-    let limit_bytes = outcome.limit_bytes.expect("it says which");
+    let limit_bytes = outcome.limit_bytes.expect("the outcome has no limit");
     assert_eq!(stage.number(stage.limit_file()), limit_bytes);
     stage.until_used(limit_bytes - OVER_BYTES);
     let mut most_bytes = 0;
@@ -79,7 +79,7 @@ pub fn unreadable(stage: &Stage) -> String {
             drop_ptrace();
             stage.limit(&mut limits, leak.pid())
         });
-        limited.join().expect("it reports what it finds")
+        limited.join().expect("no outcome is reported")
     });
     assert_eq!(outcome.event, OutcomeKind::Failed, "{outcome:?}");
     let why = format!("the program of pid {} cannot be read", leak.pid());
@@ -118,7 +118,7 @@ pub fn refused(stage: &Stage) -> String {
     let refused = |limits: &mut ActiveLimits, pid: u32| {
         let outcome = stage.limit(limits, pid);
         assert_eq!(outcome.event, OutcomeKind::Refused, "{outcome:?}");
-        let (entries, _) = stage.found_journal().entries().expect("it can be done");
+        let (entries, _) = stage.found_journal().entries().expect("cannot read the journal");
         assert!(entries.is_empty(), "{entries:?}");
         outcome.why
     };
@@ -146,8 +146,9 @@ pub fn refused(stage: &Stage) -> String {
     neighbour.stop();
 
     drop(limits);
-    let program = fs::read_link(format!("/proc/{}/exe", leak.pid())).expect("it runs");
-    let pattern = |text: String| Pattern::new(&text).expect("it is one");
+    let program =
+        fs::read_link(format!("/proc/{}/exe", leak.pid())).expect("cannot read the program's path");
+    let pattern = |text: String| Pattern::new(&text).expect("the pattern is invalid");
     let mut config = stage.config.clone();
     config.decide.protected = vec![pattern(format!("exe:{}", program.display()))];
     let why = refused(&mut ActiveLimits::new(&config, Ok(stage.journal())), leak.pid());
@@ -162,24 +163,27 @@ pub fn refused(stage: &Stage) -> String {
     let mut limits = stage.limits();
 
     let pause = Pause::below(&stage.config.record.state_dir);
-    pause.turn_on().expect("it can be done");
+    pause.turn_on().expect("cannot pause");
     assert!(
         refused(&mut limits, leak.pid())
             .starts_with(&format!("actions are paused by {}", pause.path().display()))
     );
-    pause.turn_off().expect("it can be done");
+    pause.turn_off().expect("cannot resume");
     assert_eq!(stage.state(), before);
 
     // Changes of an earlier run that it could not undo.
     let directory = stage.cgroup.directory();
-    let inode = fs::metadata(directory).expect("the cgroup is there").ino();
+    let inode = fs::metadata(directory).expect("the cgroup is gone").ino();
     let mut stuck = stage.found_journal().entry(directory.into(), inode);
     stuck.record(stage.limit_file(), "33554432", "16777216");
-    stage.found_journal().write(&mut stuck).expect("the journal takes it");
+    stage.found_journal().write(&mut stuck).expect("cannot write the journal");
     let why = limits.limit(0.0, &ID, &Arc::from(stage.cgroup.path.as_str()), life(leak.pid())).why;
     assert!(why.starts_with("an earlier limit of this cgroup is not undone yet"), "{why}");
-    assert_eq!(stage.found_journal().entries().expect("it can be done").0, [stuck.clone()]);
-    stage.found_journal().remove(&stuck).expect("it can be done");
+    assert_eq!(
+        stage.found_journal().entries().expect("cannot read the journal").0,
+        [stuck.clone()]
+    );
+    stage.found_journal().remove(&stuck).expect("cannot change the journal");
 
     stage.set_limit(16 * MIB);
     let before = stage.state();
@@ -202,7 +206,8 @@ pub fn changed_by_others(stage: &Stage) -> String {
     let before = stage.state();
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
     let mut limits = stage.limits();
-    let limit_bytes = stage.limit(&mut limits, leak.pid()).limit_bytes.expect("it is limited");
+    let limit_bytes =
+        stage.limit(&mut limits, leak.pid()).limit_bytes.expect("the cgroup is not limited");
     assert!(limits.look(1.0).is_empty());
     for turn in 0..3 {
         stage.set_limit(stage.unlimited());
@@ -240,11 +245,11 @@ pub fn by_hand(stage: &Stage) -> String {
     let mut limits = stage.limits();
     assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
     let pause = Pause::below(&stage.config.record.state_dir);
-    pause.turn_on().expect("it can be done");
+    pause.turn_on().expect("cannot pause");
     stage.set_limit(stage.unlimited());
     assert!(limits.look(1.0).is_empty());
     assert_eq!(stage.state()[0], before[0]);
-    pause.turn_off().expect("it can be done");
+    pause.turn_off().expect("cannot resume");
     assert_eq!(limits.look(2.0).len(), 1);
     assert_ne!(stage.state(), before);
 
@@ -283,7 +288,7 @@ pub fn over(stage: &Stage) -> String {
     assert!(matches!(&looked[..], [one] if one.event == OutcomeKind::Undone), "{looked:?}");
     assert_eq!(stage.state(), before);
     leak.stop();
-    "with the last of two".to_owned()
+    "restored with the last of two incidents".to_owned()
 }
 
 /// Checks that setting, changing and removing limits kills nothing, however much all processes
@@ -333,7 +338,7 @@ pub fn racing(stage: &Stage, least_changes: u64) -> String {
     assert_eq!(stage.killed(), 0);
     assert!(workloads.iter().all(|workload| is_alive(workload.pid())));
     let reached = stage.reached();
-    assert!(reached > 10, "a limit was reached {reached} times alone");
+    assert!(reached > 10, "a limit was reached only {reached} times");
     format!(
         "{changes} changes, {refused} refused; a limit was reached {reached} times, and nobody was \
          killed"

@@ -73,7 +73,7 @@ impl Stage {
             above.insert(0, std::mem::replace(&mut cgroup, inner));
         }
         if !cgroup.has("memory.high") && !cgroup.has("memory.limit_in_bytes") {
-            return Err(format!("{} hands no memory controller on", mount.display()));
+            return Err(format!("cannot enable the memory controller in {}", mount.display()));
         }
         let scratch = Scratch::make(name);
         let mut config = Config::default();
@@ -107,8 +107,9 @@ impl Stage {
     ///
     /// Panics if there is none.
     pub fn found_journal(&self) -> Journal {
-        let found = Journal::find(&self.config.record.state_dir).expect("it can be looked for");
-        found.expect("there is one")
+        let found =
+            Journal::find(&self.config.record.state_dir).expect("cannot search for the journal");
+        found.expect("there is no journal")
     }
 
     /// Returns the agent's limits, with none in effect.
@@ -126,7 +127,7 @@ impl Stage {
     ///
     /// Panics if that fails.
     pub fn journal(&self) -> Journal {
-        Journal::claim(&self.config.record.state_dir).expect("the journal is nobody else's")
+        Journal::claim(&self.config.record.state_dir).expect("cannot claim the journal")
     }
 
     /// Limits it on account of a process in it.
@@ -163,7 +164,12 @@ impl Stage {
     ///
     /// Panics if that fails.
     pub fn number(&self, file: &str) -> u64 {
-        self.cgroup.get(file).expect("the cgroup is there").trim().parse().expect("it is a number")
+        self.cgroup
+            .get(file)
+            .expect("the cgroup is gone")
+            .trim()
+            .parse()
+            .expect("the value is not a number")
     }
 
     /// Returns everything that a limit may change.
@@ -187,10 +193,10 @@ impl Stage {
         let state = files
             .iter()
             .filter(|file| self.cgroup.has(file))
-            .map(|file| self.cgroup.get(file).expect("the cgroup is there"));
+            .map(|file| self.cgroup.get(file).expect("the cgroup is gone"));
         // Flags for tasks that wait at the limit are not settings.
         let files = state.map(|text| text.lines().next().unwrap_or_default().to_owned());
-        let entries = fs::read_dir(self.cgroup.directory()).expect("the cgroup is there").flatten();
+        let entries = fs::read_dir(self.cgroup.directory()).expect("the cgroup is gone").flatten();
         let children = entries.filter(|entry| entry.path().is_dir());
         files
             .chain(children.map(|entry| entry.file_name().to_string_lossy().into_owned()))
@@ -204,7 +210,7 @@ impl Stage {
     /// Panics if that fails.
     pub fn whole_state(&self) -> Vec<String> {
         let mut state = self.state();
-        let entries = fs::read_dir(self.cgroup.directory()).expect("the cgroup is there").flatten();
+        let entries = fs::read_dir(self.cgroup.directory()).expect("the cgroup is gone").flatten();
         let children = entries.filter(|entry| entry.path().is_dir());
         let mut names: Vec<_> = children.map(|entry| entry.file_name()).collect();
         names.sort();
@@ -228,7 +234,8 @@ impl Stage {
     /// Panics if its path is no pattern.
     pub fn delegating(&self) -> Config {
         let mut config = self.config.clone();
-        config.act.limit.delegated = vec![Pattern::new(&self.cgroup.path).expect("it is one")];
+        config.act.limit.delegated =
+            vec![Pattern::new(&self.cgroup.path).expect("the path is not a pattern")];
         config
     }
 
@@ -239,7 +246,7 @@ impl Stage {
     /// Panics if the cgroup does not exist.
     pub fn is_in(&self, child: &str, pid: u32) -> bool {
         let processes =
-            self.cgroup.get(&format!("{child}/cgroup.procs")).expect("the cgroup is there");
+            self.cgroup.get(&format!("{child}/cgroup.procs")).expect("the cgroup is gone");
         processes.lines().any(|line| line.parse() == Ok(pid))
     }
 
@@ -249,7 +256,7 @@ impl Stage {
     ///
     /// Panics if that fails.
     pub fn set_limit(&self, value: impl ToString) {
-        self.cgroup.set(self.limit_file(), value).expect("the kernel takes it");
+        self.cgroup.set(self.limit_file(), value).expect("cannot set the limit");
     }
 
     /// Returns `crash_target limit` for this cgroup, on account of a process in it; it may divide
@@ -285,7 +292,7 @@ impl Stage {
     /// Panics if that fails.
     pub fn workload(&self, args: &[&str]) -> Workload {
         let mut command = Command::new(&self.programs.workload);
-        Workload::start(self.cgroup.admit(command.args(args)).expect("the cgroup can be entered"))
+        Workload::start(self.cgroup.admit(command.args(args)).expect("cannot enter the cgroup"))
     }
 
     /// Returns how often a process reached the limit.
@@ -297,9 +304,9 @@ impl Stage {
         if self.is_v1 {
             return self.number("memory.failcnt");
         }
-        let events = self.cgroup.get("memory.events").expect("the cgroup is there");
+        let events = self.cgroup.get("memory.events").expect("the cgroup is gone");
         let reached = events.lines().find_map(|line| line.strip_prefix("high "));
-        reached.and_then(|reached| reached.parse().ok()).expect("it counts them")
+        reached.and_then(|reached| reached.parse().ok()).expect("the cgroup has no count")
     }
 
     /// Returns the share of the time, 0 to 1, in which all of it waits for memory: of the last ten
@@ -314,11 +321,11 @@ impl Stage {
         } else {
             ("memory.pressure", "full avg10=")
         };
-        let text = self.cgroup.get(file).expect("the cgroup is there");
+        let text = self.cgroup.get(file).expect("the cgroup is gone");
         let value = text
             .lines()
             .find_map(|line| line.strip_prefix(field)?.split(' ').next()?.parse::<f64>().ok());
-        value.expect("it says how much is waited") / if self.is_v1 { 1.0 } else { 100.0 }
+        value.expect("cannot parse the pressure") / if self.is_v1 { 1.0 } else { 100.0 }
     }
 
     /// Starts another program in it, unrelated to the workloads.
@@ -330,10 +337,10 @@ impl Stage {
         let path = self.scratch.0.join("neighbour");
         // A running program cannot be written.
         if !path.exists() {
-            fs::copy(&self.programs.workload, &path).expect("a program can be copied");
+            fs::copy(&self.programs.workload, &path).expect("cannot copy the program");
         }
         let mut command = Command::new(path);
-        Workload::start(self.cgroup.admit(command.args(args)).expect("the cgroup can be entered"))
+        Workload::start(self.cgroup.admit(command.args(args)).expect("cannot enter the cgroup"))
     }
 
     /// Waits until that much is used.
@@ -353,9 +360,9 @@ impl Stage {
     /// Panics if that fails.
     pub fn killed(&self) -> u64 {
         let file = if self.is_v1 { "memory.oom_control" } else { "memory.events" };
-        let text = self.cgroup.get(file).expect("the cgroup is there");
+        let text = self.cgroup.get(file).expect("the cgroup is gone");
         let killed = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-        killed.and_then(|killed| killed.parse().ok()).expect("it counts whom it kills")
+        killed.and_then(|killed| killed.parse().ok()).expect("the cgroup has no count of kills")
     }
 }
 
@@ -365,10 +372,13 @@ impl Stage {
 ///
 /// Panics if it is gone.
 pub fn life(pid: u32) -> ProcessId {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
-    let (_, fields) = stat.rsplit_once(") ").expect("its name is in parentheses");
-    let start_ticks =
-        fields.split(' ').nth(19).and_then(|field| field.parse().ok()).expect("it has a start");
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is gone");
+    let (_, fields) = stat.rsplit_once(") ").expect("stat has no name in parentheses");
+    let start_ticks = fields
+        .split(' ')
+        .nth(19)
+        .and_then(|field| field.parse().ok())
+        .expect("stat has no start time");
     ProcessId { pid, start_ticks }
 }
 

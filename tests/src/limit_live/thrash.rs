@@ -32,7 +32,8 @@ pub fn thrashing(stage: &Stage) -> String {
     let leak = stage.workload(&["leak", "--rate=100MiB", "--limit=600MiB"]);
     stage.until_used(40 * MIB);
     let mut limits = stage.limits();
-    let mut limit_bytes = stage.limit(&mut limits, leak.pid()).limit_bytes.expect("it is limited");
+    let mut limit_bytes =
+        stage.limit(&mut limits, leak.pid()).limit_bytes.expect("the cgroup is not limited");
     let (first_bytes, mut t) = (limit_bytes, 0.0);
     // Returns the outcome once it has waited too long. If it makes progress for a moment between
     // two reads, the wait starts again.
@@ -41,7 +42,7 @@ pub fn thrashing(stage: &Stage) -> String {
             let waits = wait_for(WAITS_WITHIN, || (stage.waiting() >= WAITS).then_some(()));
             assert!(
                 waits.is_some(),
-                "it waits for {:.0} % of the time alone",
+                "it waits for only {:.0} % of the time",
                 stage.waiting() * 100.0
             );
             for secs in [1.0, TOO_LONG_SECS] {
@@ -75,7 +76,7 @@ pub fn thrashing(stage: &Stage) -> String {
         "{looked:?}"
     );
     let looked = too_long(&mut limits);
-    assert!(looked.is_empty(), "it is told once: {looked:?}");
+    assert!(looked.is_empty(), "reported more than once: {looked:?}");
     assert_eq!(stage.number(stage.limit_file()), limit_bytes);
     assert!(is_alive(leak.pid()));
     assert_eq!(stage.killed(), 0);
@@ -83,5 +84,5 @@ pub fn thrashing(stage: &Stage) -> String {
     assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Undone), "{undone:?}");
     assert_eq!(stage.state(), before);
     leak.stop();
-    format!("from {} to {} MiB in three steps, and told", first_bytes / MIB, limit_bytes / MIB)
+    format!("from {} to {} MiB in three steps, then reported", first_bytes / MIB, limit_bytes / MIB)
 }

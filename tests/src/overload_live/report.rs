@@ -125,7 +125,7 @@ pub fn judge(ramps: &[Ramped]) {
     for (number, ramp) in ramps.iter().enumerate() {
         assert!(
             ramp.overflows_at.is_some(),
-            "ramp {number} did not overflow, so that nothing was to be foreseen"
+            "ramp {number} did not overflow, so that no forecast was tested"
         );
         assert!(
             ramp.lead_secs() > 0.0,

@@ -102,11 +102,11 @@ impl Server {
             &mut stage.servers.wrk(addr, kind.at_once() + SATURATING, lasting.as_secs() as u32);
         let _wrk = Program::start(wrk);
         sleep(SETTLES);
-        let mut counters = Counters::open(1).expect("the namespace's counters can be read");
-        let mut look = || counters.look().expect("the namespace's counters can be read");
-        let first = look();
+        let mut counters = Counters::open(1).expect("cannot read the namespace's counters");
+        let mut sample = || counters.look().expect("cannot read the namespace's counters");
+        let first = sample();
         sleep(MEASURED);
-        let last = look();
+        let last = sample();
         // wrk opens a connection for each that is answered.
         (last.arrived - first.arrived) as f64 / (last.at - first.at).as_secs_f64()
     }
@@ -121,11 +121,11 @@ impl Server {
     /// Sends a signal to the threaded server.
     pub fn signal(&self, signal: libc::c_int) {
         let Self::Threads(workload) = self else {
-            panic!("only the threaded server is one process")
+            panic!("only the threaded server has a single process")
         };
         // SAFETY: a signal to a child that was not waited for yet.
         let sent = unsafe { libc::kill(workload.pid() as i32, signal) };
-        assert_eq!(sent, 0, "the server is there");
+        assert_eq!(sent, 0, "the server is gone");
     }
 }
 

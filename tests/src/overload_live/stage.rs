@@ -61,7 +61,7 @@ impl Stage {
     }
 
     fn enter(scratch: Scratch, servers: Servers, running: Option<Running>) -> Self {
-        let netns = own_network().expect("root can make a network namespace");
+        let netns = own_network().expect("cannot make a network namespace");
         let overload = Config::default().detect.overload;
         let (target, sustain) = (overload.target, overload.sustain);
         Self { servers, target, sustain, netns, running, scratch, next_port: FIRST_PORT }

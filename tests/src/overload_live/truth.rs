@@ -76,9 +76,9 @@ impl Truth {
             // Without this permission, samples are later.
             let _ = real_time();
             let mut counters =
-                Counters::open(listeners).expect("the namespace's counters can be read");
+                Counters::open(listeners).expect("cannot read the namespace's counters");
             while !stopped.load(Ordering::Relaxed) {
-                let look = counters.look().expect("the namespace's counters can be read");
+                let look = counters.look().expect("cannot read the namespace's counters");
                 seen.lock().unwrap_or_else(PoisonError::into_inner).push(look);
                 thread::sleep(EVERY);
             }
@@ -102,7 +102,7 @@ impl Truth {
     /// Panics if the counters could not be read.
     pub fn end(self) -> History {
         self.stop.store(true, Ordering::Relaxed);
-        self.looking.join().expect("looking does not panic");
+        self.looking.join().expect("the sampling thread panicked");
         History {
             looks: std::mem::take(&mut *self.looks.lock().unwrap_or_else(PoisonError::into_inner)),
         }
@@ -397,14 +397,14 @@ mod tests {
     const TARGET: Duration = Duration::from_millis(5);
 
     #[test]
-    fn a_queue_that_turns_over_quickly_does_not_stand() {
+    fn queue_with_quick_turnover_does_not_stand() {
         // One waits at every sample, each time a different one.
         let moving = history((0..100).map(|n| (1, n)));
         assert_eq!(moving.longest_stand(TARGET), Duration::ZERO);
     }
 
     #[test]
-    fn a_queue_stands_as_long_as_its_heads_are_old() {
+    fn queue_stands_while_its_head_is_old() {
         // Ten wait from the tenth sample on, and each time one is accepted and one arrives: a head
         // has waited for 18 ms.
         let standing = history(
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_stands_is_an_overload_once_that_is_no_chance() {
+    fn standing_queue_is_an_overload_once_chance_is_excluded() {
         let overloaded_ms = |per_look: u64| {
             let seen = history((0..2_000).map(|n| (10 * per_look, n * per_look)));
             seen.overloaded(TARGET, Duration::from_secs(1))
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn the_listeners_of_a_namespace_are_read() {
+    fn depths_of_all_listeners_are_summed() {
         let text = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when \
                     retrnsmt   uid\n   \
                     0: 0100007F:1F40 00000000:0000 0A 00000000:0000001F 00:00000000 00000000     0";
@@ -466,7 +466,7 @@ mod tests {
                 break;
             }
         }
-        let claimed = claims.first().expect("a ramp is claimed").raised_secs;
+        let claimed = claims.first().expect("the ramp is not claimed").raised_secs;
         let secs = |at: Option<Instant>| at.map_or(f64::INFINITY, |at| (at - start).as_secs_f64());
         [
             secs(history.stood_for_long(TARGET, sustain)),
@@ -489,7 +489,7 @@ mod tests {
     };
 
     #[test]
-    fn a_queue_that_drains_is_no_overload_until_it_ceases_to() {
+    fn draining_queue_is_no_overload_until_it_stops_draining() {
         // It has stood for two seconds while a thousand were accepted, and then falls from 91 to
         // 18.
         let [stood, overloaded, claimed] = ramped(Ramp { seed: 739, ..SWAYING });

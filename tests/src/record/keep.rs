@@ -28,7 +28,7 @@ pub(crate) fn keep(play: &Play, played: &Played, corpus: &Path) -> anyhow::Resul
     let blind = history.longest_gap();
     ensure!(
         blind <= BLIND_MAX,
-        "the truth was blind for {} ms\n  hint: others use the machine",
+        "the truth had a gap of {} ms\n  hint: other processes use the machine",
         blind.as_millis()
     );
     let mut overloads = label::overloads(history, *did, (recorded.origin, *target), play.scarce);
@@ -39,7 +39,7 @@ pub(crate) fn keep(play: &Play, played: &Played, corpus: &Path) -> anyhow::Resul
     let own = |fact: &Fact| matches!(fact, Fact::Listener(listener) if *listener.addr == *addr);
     let first = recorded.observations.iter().position(|observation| own(&observation.fact));
     let (Some(_), Some(last)) = (first, recorded.observations.last()) else {
-        bail!("the sensors saw nothing of {addr}")
+        bail!("the sensors never saw {addr}")
     };
     // The truth sampled for a moment longer.
     overloads.iter_mut().for_each(|overload| overload.end_secs = overload.end_secs.min(last.t));
@@ -48,7 +48,7 @@ pub(crate) fn keep(play: &Play, played: &Played, corpus: &Path) -> anyhow::Resul
         write(recorded, |fact| own(fact) || matches!(fact, Fact::Sensing(_)), &corpus.join(&name))?;
     ensure!(bytes <= BYTES_MAX, "its trace takes {bytes} bytes");
     eprintln!(
-        "  kept: {:<28} {bytes:>6} bytes; {seen}, blind for {} ms at most",
+        "  kept: {:<28} {bytes:>6} bytes; {seen}, longest gap {} ms",
         play.name,
         blind.as_millis()
     );
@@ -72,8 +72,7 @@ pub(crate) fn keep(play: &Play, played: &Played, corpus: &Path) -> anyhow::Resul
 }
 
 fn write(recorded: &Recorded, wanted: impl Fn(&Fact) -> bool, path: &Path) -> anyhow::Result<u64> {
-    let file =
-        File::create(path).with_context(|| format!("{} cannot be written", path.display()))?;
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     let mut writer = TraceWriter::new(
         GzEncoder::new(file, Compression::best()),
         recorded.host,

@@ -74,14 +74,14 @@ pub(crate) fn check(overloads: &[Overload], did: Did, origin: Instant) -> anyhow
     match (did.overloads_from, overloads) {
         (None, []) => Ok(()),
         (None, [first, ..]) => {
-            bail!("it should be healthy, and was overloaded at {} s", first.onset_secs)
+            bail!("meant to be healthy, but overloaded at {} s", first.onset_secs)
         }
-        (Some(_), []) => bail!("it should be overloaded, and never was"),
+        (Some(_), []) => bail!("meant to be overloaded, but never was"),
         // Labels are accurate to a millisecond.
         (Some(from), [first, ..])
             if first.onset_secs + 0.001 < from.duration_since(origin).as_secs_f64() =>
         {
-            bail!("it was overloaded at {} s, before it should have been", first.onset_secs)
+            bail!("overloaded at {} s, earlier than intended", first.onset_secs)
         }
         (Some(_), _) => Ok(()),
     }
@@ -133,13 +133,19 @@ mod tests {
         // Those that wait in sample 100 have arrived since sample 99, and are old one sample later.
         assert_eq!((onset_secs, end_secs), (10.1, 20.0));
         check(&found, did, origin).unwrap();
-        assert!(check(&found, Did::default(), origin).is_err(), "a healthy one is not overloaded");
+        assert!(
+            check(&found, Did::default(), origin).is_err(),
+            "a healthy recording with an overload is accepted"
+        );
         let later = Did { overloads_from: Some(origin + Duration::from_secs(11)), stopped: None };
-        assert!(check(&found, later, origin).is_err(), "it was before it should have been");
+        assert!(
+            check(&found, later, origin).is_err(),
+            "an overload before its intended start is accepted"
+        );
     }
 
     #[test]
-    fn a_burst_of_less_than_a_second_is_none() {
+    fn burst_below_one_second_is_no_overload() {
         let seen = |n: u64| {
             (if (100..109).contains(&n) { 10 } else { 0 }, if n < 100 { n } else { n + 10 }, 0)
         };
@@ -148,7 +154,7 @@ mod tests {
         check(&found, did, origin).unwrap();
         assert!(
             check(&found, overloaded_from(9)(origin), origin).is_err(),
-            "one that should be overloaded is"
+            "a recording without its intended overload is accepted"
         );
     }
 

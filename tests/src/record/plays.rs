@@ -243,7 +243,7 @@ fn nginx_stuck(set: &mut Set) -> anyhow::Result<Kept> {
 fn signal(pid: i32, signal: libc::c_int) {
     // SAFETY: a signal to a worker of a server that runs.
     let sent = unsafe { libc::kill(pid, signal) };
-    assert_eq!(sent, 0, "the worker is there");
+    assert_eq!(sent, 0, "the worker is gone");
 }
 
 fn haproxy_maxconn(set: &mut Set) -> anyhow::Result<Kept> {

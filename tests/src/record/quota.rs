@@ -26,8 +26,7 @@ impl Quota {
         let is_v1 = v1.join("cpu.cfs_quota_us").exists() || v1.join("cgroup.procs").exists();
         let parent = if is_v1 { v1 } else { root.to_owned() };
         let quota = Self(parent.join(format!("spillway-record-{}", std::process::id())));
-        fs::create_dir(&quota.0)
-            .with_context(|| format!("{} cannot be made", quota.0.display()))?;
+        fs::create_dir(&quota.0).with_context(|| format!("cannot create {}", quota.0.display()))?;
         if is_v1 {
             quota.set("cpu.cfs_period_us", &PERIOD_US.to_string())?;
             quota.set("cpu.cfs_quota_us", &quota_us.to_string())?;
@@ -39,8 +38,9 @@ impl Quota {
 
     fn set(&self, name: &str, value: &str) -> anyhow::Result<()> {
         let path = self.0.join(name);
-        fs::write(&path, value)
-            .with_context(|| format!("{} takes no {value}: no CPU quota here", path.display()))
+        fs::write(&path, value).with_context(|| {
+            format!("cannot write {value} to {}: no CPU quota here", path.display())
+        })
     }
 
     /// Moves a process and its children there.

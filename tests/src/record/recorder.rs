@@ -49,13 +49,13 @@ impl Recorder {
             let netns = begun.recv()?;
             record(sensors, netns, ended)
         });
-        attaches.recv().context("the sensors do not attach")?;
+        attaches.recv().context("cannot attach the sensors")?;
         Ok(Self { begin, end, recording })
     }
 
     /// Begins to record the listeners of this namespace.
     pub(crate) fn begin(&self, netns: u32) -> anyhow::Result<()> {
-        self.begin.send(netns).context("the recorder is gone")
+        self.begin.send(netns).context("the recorder has ended")
     }
 
     /// Ends the recording.

@@ -60,7 +60,7 @@ impl Set {
         let kept = (play.play)(&mut set)?;
         let Self { stage, recorder, under_way, did } = set;
         let recorded = recorder.end()?;
-        let (addr, truth) = under_way.expect("every play starts a server");
+        let (addr, truth) = under_way.expect("the recording has no server");
         let history = truth.end();
         drop(kept);
         Ok(Played { recorded, history, addr, did, target: stage.target })

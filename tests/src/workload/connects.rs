@@ -157,7 +157,7 @@ fn begin(addr: SocketAddr, syn_retries: Option<i32>) -> anyhow::Result<Option<Tc
                 size,
             ) != 0
             {
-                return Err(std::io::Error::last_os_error()).context("TCP_SYNCNT cannot be set");
+                return Err(std::io::Error::last_os_error()).context("cannot set TCP_SYNCNT");
             }
         }
         libc::connect(socket.as_raw_fd(), (&raw const raw).cast(), length)

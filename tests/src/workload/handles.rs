@@ -31,7 +31,7 @@ pub fn hold(fds: u32, threads: u32, close_wait: u32) -> anyhow::Result<()> {
         let mut accepted = listener.accept()?;
         // The peer's FIN arrives a moment later: then it is in CLOSE_WAIT.
         let read = accepted.0.read(&mut [0])?;
-        ensure!(read == 0, "the other end is closed and sent {read} bytes");
+        ensure!(read == 0, "the closed end sent {read} bytes");
         left.push(accepted);
     }
     ready(None)?;

@@ -98,7 +98,7 @@ pub fn touch(anon: u64, mapped: u64, file: u64, shmem: u64, threads: u32) -> any
     }
     if file > 0 {
         let backing = unlinked_file()?;
-        backing.set_len(file).context("the temporary file cannot grow")?;
+        backing.set_len(file).context("cannot grow the temporary file")?;
         let start = map(
             usize::try_from(file)?,
             libc::PROT_READ,
@@ -116,7 +116,7 @@ pub fn touch(anon: u64, mapped: u64, file: u64, shmem: u64, threads: u32) -> any
         }
         // SAFETY: the descriptor was just made, is open, and nothing else owns it.
         let memory = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-        memory.set_len(shmem).context("the memfd cannot grow")?;
+        memory.set_len(shmem).context("cannot grow the memfd")?;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let start =
             map(usize::try_from(shmem)?, protection, libc::MAP_SHARED, Some(memory.as_raw_fd()))?;
@@ -265,7 +265,7 @@ fn unlinked_file() -> anyhow::Result<File> {
         let Ok(file) = File::options().read(true).write(true).create_new(true).open(&path) else {
             continue;
         };
-        fs::remove_file(&path).with_context(|| format!("{} cannot be removed", path.display()))?;
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         if !on_tmpfs(&file) {
             return Ok(file);
         }

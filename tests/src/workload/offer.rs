@@ -65,7 +65,7 @@ impl Offer {
 pub fn offer(addr: SocketAddr, offer: &Offer) -> anyhow::Result<()> {
     for rate in [offer.rate_per_sec, offer.to_rate_per_sec] {
         if !(0.0..=RATE_MAX).contains(&rate) {
-            bail!("a rate of {rate} a second is not between 0 and {RATE_MAX}");
+            bail!("a rate of {rate} per second is not between 0 and {RATE_MAX}");
         }
     }
     allow_files(OPEN_MAX as u64 + 64)?;
@@ -171,7 +171,8 @@ impl Clients {
             libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event)
         } != 0
         {
-            return Err(std::io::Error::last_os_error()).context("epoll takes no more");
+            return Err(std::io::Error::last_os_error())
+                .context("cannot add a connection to epoll");
         }
         self.open
             .insert(fd, Client { stream, began: now(), asked: false, heard: false, is_ok: false });

@@ -55,7 +55,7 @@ pub fn serve(
         thread::Builder::new()
             .stack_size(STACK_BYTES)
             .spawn(work)
-            .context("a thread cannot be started")?;
+            .context("cannot start a thread")?;
     }
     ready(Some(listener.local_addr()?.to_string()))?;
     wait_forever()

@@ -147,7 +147,7 @@ pub fn listen(backlog: i32, pending: usize, v6: bool, defer: bool) -> anyhow::Re
         }
         ensure!(
             waited < QUEUED_WITHIN,
-            "{waiting} connections wait after {} s, not {due}",
+            "{waiting} connections wait after {} s, expected {due}",
             waited.as_secs()
         );
         thread::sleep(Duration::from_millis(5));
@@ -169,7 +169,7 @@ fn waiting(listener: &TcpListener) -> anyhow::Result<usize> {
         libc::getsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut size)
     };
     if done != 0 {
-        return Err(std::io::Error::last_os_error()).context("TCP_INFO cannot be read");
+        return Err(std::io::Error::last_os_error()).context("cannot read TCP_INFO");
     }
     Ok(info.tcpi_unacked as usize)
 }
@@ -190,7 +190,7 @@ fn defer_accept(listener: &TcpListener) -> anyhow::Result<()> {
     if done == 0 {
         Ok(())
     } else {
-        Err(std::io::Error::last_os_error()).context("TCP_DEFER_ACCEPT is refused")
+        Err(std::io::Error::last_os_error()).context("cannot set TCP_DEFER_ACCEPT")
     }
 }
 
@@ -212,7 +212,7 @@ pub fn connections(count: usize) -> anyhow::Result<()> {
     let _held = (0..count)
         .map(pair)
         .collect::<std::io::Result<Vec<_>>>()
-        .context("a connection cannot be made")?;
+        .context("cannot make a connection")?;
     ready(Some(addr.to_string()))?;
     wait_forever()
 }
@@ -307,17 +307,16 @@ pub(super) fn allow_files(wanted: u64) -> anyhow::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: getrlimit writes one rlimit through the pointer, which lives until the call returns.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return Err(std::io::Error::last_os_error())
-            .context("the limit of open files cannot be read");
+        return Err(std::io::Error::last_os_error()).context("cannot read the limit of open files");
     }
     if wanted > limit.rlim_max {
-        bail!("{wanted} open files are wanted, {} are allowed", limit.rlim_max);
+        bail!("{wanted} open files are needed, {} are allowed", limit.rlim_max);
     }
     limit.rlim_cur = limit.rlim_cur.max(wanted);
     // SAFETY: setrlimit reads one rlimit through the pointer, which lives until the call returns.
     if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
         return Err(std::io::Error::last_os_error())
-            .context("the limit of open files cannot be raised");
+            .context("cannot raise the limit of open files");
     }
     Ok(())
 }

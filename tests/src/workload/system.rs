@@ -13,12 +13,11 @@ use serde_json::json;
 pub fn prepare(name: Option<&str>, small_pages: bool) -> anyhow::Result<()> {
     // SAFETY: this prctl takes numbers alone.
     if small_pages && unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) } != 0 {
-        return Err(std::io::Error::last_os_error())
-            .context("huge pages cannot be turned off for it");
+        return Err(std::io::Error::last_os_error()).context("cannot disable huge pages");
     }
     die_with_parent()?;
     if let Some(name) = name {
-        let name = CString::new(name).context("the name has a NUL in it")?;
+        let name = CString::new(name).context("the name contains a NUL")?;
         // SAFETY: PR_SET_NAME reads a NUL-terminated string, which lives until the call returns.
         if unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) } != 0 {
             return Err(std::io::Error::last_os_error()).context("PR_SET_NAME failed");
@@ -99,7 +98,7 @@ pub fn parse_size(text: &str) -> anyhow::Result<u64> {
         .find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit)))
         .unwrap_or((text, 1));
     let Ok(number) = number.trim().parse::<u64>() else {
-        bail!("size {text:?} is no number with KiB, MiB, GiB or nothing after it");
+        bail!("size {text:?} is not a number, optionally followed by KiB, MiB or GiB");
     };
     number.checked_mul(unit).with_context(|| format!("size {text:?} is too large"))
 }
@@ -117,7 +116,7 @@ pub fn parse_duration(text: &str) -> anyhow::Result<Duration> {
         .ok()
         .and_then(|number| Duration::try_from_secs_f64(number * unit).ok());
     seconds.with_context(|| {
-        format!("duration {text:?} is no number with ms, s, m or nothing after it")
+        format!("duration {text:?} is not a number, optionally followed by ms, s or m")
     })
 }
 
@@ -131,7 +130,7 @@ mod tests {
         assert_eq!(parse_size("4MiB").unwrap(), 4 << 20);
         assert_eq!(parse_size("2 GiB").unwrap(), 2 << 30);
         for wrong in ["", "MiB", "4MB", "-1", "1.5GiB", "99999999999GiB"] {
-            assert!(parse_size(wrong).is_err(), "{wrong:?} was read as a size");
+            assert!(parse_size(wrong).is_err(), "{wrong:?} is accepted as a size");
         }
     }
 
@@ -141,7 +140,7 @@ mod tests {
         assert_eq!(parse_duration("250ms").unwrap(), Duration::from_millis(250));
         assert_eq!(parse_duration("2m").unwrap(), Duration::from_secs(120));
         for wrong in ["", "s", "-1s", "8h", "NaN"] {
-            assert!(parse_duration(wrong).is_err(), "{wrong:?} was read as a duration");
+            assert!(parse_duration(wrong).is_err(), "{wrong:?} is accepted as a duration");
         }
     }
 }

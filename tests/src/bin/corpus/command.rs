@@ -104,7 +104,7 @@ impl Choice {
                 && self.run.as_ref().is_none_or(|run| about.run == *run)
         });
         if entries.is_empty() {
-            bail!("no run is chosen by {self:?}\n  hint: `list` names the families");
+            bail!("no run matches {self:?}\n  hint: `list` names the families");
         }
         Ok(entries)
     }
@@ -149,12 +149,12 @@ fn list<C: Corpus>(choice: &Choice) -> anyhow::Result<ExitCode> {
 }
 
 fn write<C: Corpus>(to: &Path, choice: &Choice) -> anyhow::Result<ExitCode> {
-    fs::create_dir_all(to).with_context(|| format!("{} cannot be made", to.display()))?;
+    fs::create_dir_all(to).with_context(|| format!("cannot generate {}", to.display()))?;
     for entry in choice.entries::<C>()? {
         let about = C::about(&entry);
         let path = to.join(format!("{}.jsonl.gz", about.run.replace('/', "-")));
-        let file = fs::File::create(&path)
-            .with_context(|| format!("{} cannot be written", path.display()))?;
+        let file =
+            fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         let (host, observations) = C::observations(&entry, &dir::<C>())?;
         let output = BufWriter::new(GzEncoder::new(file, Compression::default()));
         let mut writer = TraceWriter::new(output, host, about.interval_secs)?;
@@ -177,7 +177,7 @@ fn write_manifest<C: Corpus>() -> anyhow::Result<ExitCode> {
         each(&runs, |(family, seed)| C::make(family, *seed)).into_iter().flatten().collect();
     fs::create_dir_all(dir::<C>())?;
     fs::write(&path, render(&entries)?)
-        .with_context(|| format!("{} cannot be written", path.display()))?;
+        .with_context(|| format!("cannot write {}", path.display()))?;
     println!("{}: {} runs", path.display(), entries.len());
     Ok(ExitCode::SUCCESS)
 }
@@ -187,7 +187,7 @@ fn score<C: Corpus>(choice: &Choice, check: bool, json: bool) -> anyhow::Result<
     entries.sort_by(|a, b| C::about(a).run.cmp(C::about(b).run));
     let scored = each(&entries, |entry| {
         C::score(entry, &dir::<C>())
-            .with_context(|| format!("{} cannot be scored", C::about(entry).run))
+            .with_context(|| format!("cannot score {}", C::about(entry).run))
     });
     let scored = scored.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     let parts = [Part::Tuning, Part::HeldOut, Part::Untellable];

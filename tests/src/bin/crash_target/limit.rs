@@ -64,8 +64,7 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     let delegated =
         args.delegated.iter().map(|text| Pattern::new(text).map_err(anyhow::Error::msg));
     config.act.limit.delegated = delegated.collect::<anyhow::Result<_>>()?;
-    let journal =
-        Journal::claim(&config.record.state_dir).context("the journal cannot be claimed")?;
+    let journal = Journal::claim(&config.record.state_dir).context("cannot claim the journal")?;
     let mut limits = ActiveLimits::new(&config, Ok(journal));
     let culprit = ProcessId { pid: args.pid, start_ticks: args.start_ticks };
     let limited = limits.limit(0.0, &IncidentId::from("leak-1-1"), &args.cgroup.into(), culprit);
@@ -74,7 +73,8 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
             let [file, value] = &args.wipe[..] else {
                 anyhow::bail!("--wipe takes a file and a value")
             };
-            std::fs::write(file, value).with_context(|| format!("{file}={value} was refused"))?;
+            std::fs::write(file, value)
+                .with_context(|| format!("cannot write {value} to {file}"))?;
             limits.look(t);
         }
         return Ok(ExitCode::SUCCESS);
@@ -88,11 +88,10 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     if args.all {
         // Memory that this process takes from now on is charged to the cgroup.
         let procs = Path::new(file).with_file_name("cgroup.procs");
-        std::fs::write(&procs, "0")
-            .with_context(|| format!("{} cannot be entered", procs.display()))?;
+        std::fs::write(&procs, "0").with_context(|| format!("cannot enter {}", procs.display()))?;
         charged.push(touched());
     }
-    std::fs::write(file, value).with_context(|| format!("{file}={value} was refused"))?;
+    std::fs::write(file, value).with_context(|| format!("cannot write {value} to {file}"))?;
     let looked = limits.look(1.0);
     ensure!(matches!(&looked[..], [one] if one.event == OutcomeKind::Reasserted), "{looked:?}");
     if args.all {

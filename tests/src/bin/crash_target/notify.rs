@@ -57,7 +57,7 @@ struct Teller {
 /// Runs until it is killed or done.
 pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     let config = config::load(&args.config)?;
-    let paging = Notifier::start(&config, Clock::start())?.context("nobody is told")?;
+    let paging = Notifier::start(&config, Clock::start())?.context("no receiver is configured")?;
     let mut teller = Teller { paging, told: 0 };
     if args.drain {
         return teller.drain();

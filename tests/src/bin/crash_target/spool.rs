@@ -24,7 +24,7 @@ pub struct Args {
 
 /// Runs until it is killed or done.
 pub fn main(args: Args) -> anyhow::Result<ExitCode> {
-    let (mut spool, _) = Spool::open::<String>(&args.path).context("the spool cannot be opened")?;
+    let (mut spool, _) = Spool::open::<String>(&args.path).context("cannot open the spool")?;
     let mut out = io::stdout().lock();
     for nth in args.first.. {
         let what = format!("entry {nth}");
