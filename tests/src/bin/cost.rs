@@ -130,19 +130,16 @@ fn main() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     {
-        progress(&format!("starting {PROCESSES} processes"));
+        tell(&format!("starting {PROCESSES} processes"));
         let _sleepers =
             Workload::start(workload()?.args(["sleepers", &format!("--count={PROCESSES}")]));
-        progress("scanning them, and reading /proc/PID/statm of each, in turns");
+        tell("scanning them, and reading /proc/PID/statm of each, in turns");
         rows.extend(scan_against_statm()?);
         if cli.scan {
             print(&rows);
             return Ok(ExitCode::SUCCESS);
         }
-        progress(&format!(
-            "watching them with the agent for {} s",
-            WATCHED.as_secs() * WATCHES as u64
-        ));
+        tell(&format!("watching them with the agent for {} s", WATCHED.as_secs() * WATCHES as u64));
         rows.extend(agent_watching()?);
     }
     rows.push(Row {
@@ -152,13 +149,13 @@ fn main() -> anyhow::Result<ExitCode> {
         target: Some(Target::AtMost(512.0)),
         detail: String::new(),
     });
-    progress(&format!("running an allocation-heavy loop {TURNS} times without and with the agent"));
+    tell(&format!("running an allocation-heavy loop {TURNS} times without and with the agent"));
     rows.push(allocation_loop(
         "speed that an allocation-heavy loop keeps",
         65_536,
         Some(Target::AtLeast(99.0)),
     )?);
-    progress("and once more, with sixteen times the page faults");
+    tell("and once more, with sixteen times the page faults");
     rows.push(allocation_loop("the same, drowning in page faults", 4_096, None)?);
 
     rows.extend(listeners::rows()?);
@@ -180,7 +177,7 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn progress(step: &str) {
+fn tell(step: &str) {
     eprintln!("cost: {step}");
 }
 
@@ -340,7 +337,7 @@ fn allocation_loop(what: &str, grow_every: u64, target: Option<Target>) -> anyho
 
 /// Returns a row for each BPF program that can be attached here.
 fn program_rows() -> anyhow::Result<Vec<Row>> {
-    progress("counting what each BPF program costs an event");
+    tell("counting what each BPF program costs an event");
     let workloads =
         |name: &str, args: &[String]| Ok(Workload::start(workload()?.arg(name).args(args)));
     let costs = programs::measure(workloads)?;
@@ -351,7 +348,7 @@ fn program_rows() -> anyhow::Result<Vec<Row>> {
         target: None,
         detail: format!("an event, over {events}"),
     });
-    progress(&format!("reading how connects to {DESTINATIONS} destinations ended"));
+    tell(&format!("reading how connects to {DESTINATIONS} destinations ended"));
     let reads = programs::outbound_read_secs(DESTINATIONS, workloads)?.map(|[none, many]| Row {
         what: "a read of how connects ended".to_owned(),
         measured: many * 1e6,
