@@ -46,7 +46,7 @@ pub enum Happened {
         /// Duration.
         secs: u32,
     },
-    /// Time at which HAProxy gives the leaker no new work.
+    /// Drain: HAProxy gives the leaker no new work.
     Drained {
         /// Reason that the agent gives.
         why: String,

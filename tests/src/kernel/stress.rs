@@ -3,8 +3,9 @@
 //!
 //! The storm is real: processes write to more memory than there is, the rest is on a slow drive,
 //! and every running process waits for it. Memory is short, not CPU: waiting processes use none.
-//! Before the agent locked its memory, its loop blocked for seconds in the kernel, which wrote
-//! others' pages to swap to free a buffer for reading a BPF iterator.
+//! Before the agent set PR_SET_IO_FLUSHER, its loop blocked for seconds while the kernel wrote
+//! others' pages to swap, because there was no other way to get the buffer for reading a BPF
+//! iterator.
 
 use std::{fs, thread::sleep, time::Duration};
 

@@ -88,7 +88,8 @@ pub fn swap(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: 2, detail })
 }
 
-/// Checks that a bound on swap is not set if the kernel would then kill at a hard limit.
+/// Checks that swap is not limited in a cgroup with a hard limit: only swap keeps the kernel from
+/// killing at it.
 fn bounded() -> anyhow::Result<()> {
     let mut stage = Stage::service("bounded", "MemoryMax=400M\n")?;
     stage.limit()?;
