@@ -1,12 +1,11 @@
-//! What the agent costs, beside real workloads on this host: `cargo xtask bench` builds and runs
-//! it.
+//! Cost of the agent beside real workloads on this host: `cargo xtask bench` builds and runs it.
 //!
 //! Every figure compares two things within one run, because hosts are noisy: a scan with the same
-//! reads made by hand, a loop with the agent off and on in turns. Of scans the medians are
-//! compared. Of the loop's turns the best are: what else runs on the host only ever slows them, by
-//! more than the agent does. A target that is missed is printed as missed, and the exit code is 1.
+//! reads made by hand, a loop with the agent off and on in turns. For scans the medians are
+//! compared, for the loop the best turns: other load on the host only ever slows a turn, and by
+//! more than the agent does. A missed target is printed as missed, and the exit code is 1.
 
-#![allow(clippy::disallowed_methods, reason = "a bench is made of clocks")]
+#![allow(clippy::disallowed_methods, reason = "a benchmark reads clocks")]
 
 #[path = "../cost/accept_rate.rs"]
 mod accept_rate;
@@ -44,49 +43,49 @@ use spillway_agent::{
 use spillway_tests::Workload;
 
 const PROCESSES: usize = 2_000;
-/// Rounds in which each way of reading takes its turn, and how often in a row: all find the
-/// kernel's structs as warm in the cache as they leave them themselves, and noise that comes and
-/// goes meets all alike.
+/// Rounds in which each way of reading takes its turn, and its repetitions in a row. Each then
+/// finds the kernel's structs as warm in the cache as it leaves them itself, and passing noise
+/// affects all alike.
 const ROUNDS: usize = 10;
 const SCANS: usize = 10;
-/// How long the agent's own use of CPU is summed up at a time, against a clock of 10 ms, and how
-/// often: the median counts.
+/// Period over which the agent's own CPU time is summed, against a clock of 10 ms, and the number
+/// of periods: the median counts.
 const WATCHED: Duration = Duration::from_secs(10);
 const WATCHES: usize = 5;
 /// Turns of the loop with the agent off and on.
 const TURNS: usize = 20;
 const TURN_SECS: f64 = 1.0;
 
-/// As many as the kernel keeps that do not change: half of what there is room for, less what else
+/// Number of unchanged destinations that the kernel keeps: half of the map's room, less other
 /// connects.
 const DESTINATIONS: u32 = 4_000;
 
-/// Measures what the agent costs.
+/// Measure the cost of the agent
 #[derive(Debug, Parser)]
 struct Cli {
-    /// Print JSON.
+    /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Measure the scan alone.
+    /// Measure only the scan
     #[arg(long)]
     scan: bool,
-    /// Measure the BPF programs alone.
+    /// Measure only the BPF programs
     #[arg(long)]
     programs: bool,
-    /// Measure listeners and connections alone.
+    /// Measure only listeners and connections
     #[arg(long)]
     listeners: bool,
-    /// Measure what a server keeps of its accept rate alone.
+    /// Measure only the share of its accept rate that a server keeps
     #[arg(long)]
     accept_rate: bool,
 }
 
-/// A figure and what it must be.
+/// Figure with its target.
 struct Row {
     what: String,
     measured: f64,
     unit: &'static str,
-    /// `None` where there is nothing to reach: the figure is for the reader.
+    /// `None` for figures without a target, which are for the reader.
     target: Option<Target>,
     detail: String,
 }
@@ -197,17 +196,17 @@ fn print(rows: &[Row]) {
     }
 }
 
-/// One pass over every process, against the same by hand: list `/proc`, and open, read, close and
-/// parse each one's statm, with as few system calls as can be. The second figure leaves out listing
-/// and parsing, which a scan does and a bare read of known pids does not.
+/// Measures one pass over every process, against the same by hand: list `/proc`, and open, read,
+/// close and parse each one's statm, with as few system calls as possible. The second figure leaves
+/// out listing and parsing, which a scan does and a bare read of known pids does not.
 fn scan_against_statm() -> anyhow::Result<[Row; 2]> {
     let mut sensors = Sensors::start();
     let memory =
         |report: &&ProbeStatus| report.probe == Probe::ProcessMemory && report.reason().is_some();
     if let Some(report) = sensors.reports().iter().find(memory) {
-        bail!("the figures are those of BPF, and here {report}");
+        bail!("the figures need BPF, but here {report}");
     }
-    let sensor = sensors.get_mut::<ProcessMemorySensor>().context("processes are not read")?;
+    let sensor = sensors.get_mut::<ProcessMemorySensor>().context("cannot read processes")?;
     let (mut facts, mut statms, mut lost) = (Vec::new(), Vec::new(), LossCounters::default());
     let (mut scans, mut reads, mut bare_reads) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
@@ -252,7 +251,7 @@ fn scan_against_statm() -> anyhow::Result<[Row; 2]> {
     ])
 }
 
-/// Pid and resident pages of each process.
+/// Reads pid and resident pages of each process.
 fn read_every_statm(out: &mut Vec<(u32, u64)>) -> anyhow::Result<()> {
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;
@@ -260,7 +259,7 @@ fn read_every_statm(out: &mut Vec<(u32, u64)>) -> anyhow::Result<()> {
             continue;
         };
         let mut buffer = [0; 256];
-        // A process may have ended since.
+        // A process may have ended meanwhile.
         let Ok(length) =
             fs::File::open(entry.path().join("statm")).and_then(|mut file| file.read(&mut buffer))
         else {
@@ -270,12 +269,12 @@ fn read_every_statm(out: &mut Vec<(u32, u64)>) -> anyhow::Result<()> {
             .split(' ')
             .nth(1)
             .and_then(|pages| pages.parse().ok());
-        out.push((pid, resident.context("statm has a second field")?));
+        out.push((pid, resident.context("statm has no second field")?));
     }
     Ok(())
 }
 
-/// CPU and memory of the installed agent, on its defaults.
+/// Measures CPU and memory of the installed agent with its defaults.
 fn agent_watching() -> anyhow::Result<[Row; 2]> {
     let agent = Agent::start()?;
     let mut shares = Vec::new();
@@ -309,12 +308,12 @@ fn agent_watching() -> anyhow::Result<[Row; 2]> {
     ])
 }
 
-/// Speed of a loop that allocates, with the agent on and off. It takes a fresh MiB every
-/// `grow_every` operations.
+/// Measures the speed of a loop that allocates, with the agent on and off. It takes a fresh MiB
+/// every `grow_every` operations.
 fn allocation_loop(what: &str, grow_every: u64, target: Option<Target>) -> anyhow::Result<Row> {
     let (mut off, mut on) = (Vec::new(), Vec::new());
     for turn in 0..TURNS {
-        // Whoever goes first in a turn may be favoured: take turns at that, too.
+        // The first in a turn may have an advantage, so the order alternates.
         for with_agent in [turn % 2 == 0, turn % 2 != 0] {
             let agent = with_agent.then(Agent::start).transpose()?;
             if with_agent { &mut on } else { &mut off }.push(operations_per_sec(grow_every)?);
@@ -336,7 +335,7 @@ fn allocation_loop(what: &str, grow_every: u64, target: Option<Target>) -> anyho
     })
 }
 
-/// A row for each BPF program that can be attached here.
+/// Returns a row for each BPF program that can be attached here.
 fn program_rows() -> anyhow::Result<Vec<Row>> {
     tell("counting what each BPF program costs an event");
     let workloads =
@@ -368,16 +367,16 @@ fn operations_per_sec(grow_every: u64) -> anyhow::Result<f64> {
         &format!("--secs={TURN_SECS}"),
     ]));
     let line = run.next_line();
-    let said: serde_json::Value =
-        serde_json::from_str(&line).with_context(|| format!("the loop said {line:?}"))?;
-    said["ops_per_sec"].as_f64().with_context(|| format!("the loop said {line:?}"))
+    let said: serde_json::Value = serde_json::from_str(&line)
+        .with_context(|| format!("unexpected output {line:?} of the loop"))?;
+    said["ops_per_sec"].as_f64().with_context(|| format!("unexpected output {line:?} of the loop"))
 }
 
 fn best(values: &[f64]) -> f64 {
     values.iter().copied().fold(0.0, f64::max)
 }
 
-/// What this thread has used of a CPU, in the kernel as well.
+/// Returns the CPU time of this thread, in the kernel as well.
 fn thread_cpu_secs() -> io::Result<f64> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: clock_gettime writes one timespec through the pointer, which lives until it returns.
@@ -392,7 +391,7 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-/// The binary of this name that was built beside this one.
+/// Returns the program of this name that was built beside this one.
 fn beside(name: &str) -> anyhow::Result<Command> {
     let path = std::env::current_exe()?.with_file_name(name);
     if !path.exists() {
@@ -405,7 +404,7 @@ fn workload() -> anyhow::Result<Command> {
     beside("workload")
 }
 
-/// The agent, running on its defaults but for the port.
+/// Running agent with its defaults, except for the port.
 struct Agent {
     child: Child,
     config: PathBuf,
@@ -423,16 +422,16 @@ impl Agent {
             .stderr(Stdio::null())
             .spawn()?;
         let agent = Self { child, config };
-        // Attaching takes a third of a second; it is not what is measured.
+        // Attaching takes a third of a second, which is not measured.
         sleep(Duration::from_secs(1));
         Ok(agent)
     }
 
-    /// User and system time so far.
+    /// Returns its user and system time so far.
     fn cpu_secs(&self) -> anyhow::Result<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))
-            .context("the agent ended")?;
-        let fields = stat.rsplit_once(") ").context("stat has a name")?.1;
+            .context("the agent has ended")?;
+        let fields = stat.rsplit_once(") ").context("stat has no name")?.1;
         let ticks: u64 =
             fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
         Ok(ticks as f64 / 100.0)
@@ -440,11 +439,11 @@ impl Agent {
 
     fn status_mib(&self, field: &str) -> anyhow::Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))
-            .context("the agent ended")?;
+            .context("the agent has ended")?;
         let line = status
             .lines()
             .find_map(|line| line.strip_prefix(field))
-            .context("the field is there")?;
+            .context("the field is missing")?;
         let kib: f64 = line.trim_start_matches(':').trim().trim_end_matches(" kB").parse()?;
         Ok(kib / 1024.0)
     }

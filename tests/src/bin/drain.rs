@@ -1,9 +1,8 @@
-//! A node that leaks behind HAProxy under load, without the agent and then with it: what `cargo
-//! xtask demo` shows of drains.
+//! Leaking node behind HAProxy under load, without the agent and then with it: the part of `cargo
+//! xtask demo` about drains.
 //!
-//! Prints one JSON line for each thing that happens and one for each run, and at a stopping signal
-//! puts all of it away. Where it cannot be run here, the one line says why. Needs root, for the
-//! cgroup and the agent.
+//! Prints one JSON line per event and one per run, and cleans up on a stopping signal. If it cannot
+//! run here, its only line gives the reason. Needs root, for the cgroup and the agent.
 
 use std::{
     process::ExitCode,
@@ -15,14 +14,14 @@ use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use spillway_tests::{Servers, drain_live::leaking};
 
-/// As of a program that SIGINT ended.
+/// Exit code of a program that SIGINT ended.
 const STOPPED: u8 = 130;
 
 fn main() -> anyhow::Result<ExitCode> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, stop.clone())
-            .with_context(|| format!("no handler for signal {signal}"))?;
+            .with_context(|| format!("cannot handle signal {signal}"))?;
     }
     for with_agent in [false, true] {
         let tell = |at_secs: f64, happened| {

@@ -1,11 +1,11 @@
-//! Holds every probe against the truth, on the kernel that runs. `cargo xtask vm` runs it, in
-//! virtual machines and on the host.
+//! Compares every probe with the truth, on the running kernel. `cargo xtask vm` runs it, in virtual
+//! machines and on the host.
 //!
 //! As pid 1 it is the whole user space of a virtual machine: it mounts what the agent needs, runs
-//! every check, writes one JSON line a result to the second serial port and powers off. Elsewhere
-//! it does the same on standard output. Each check is a process of its own with a time limit, so
-//! that one that panics or hangs hides no other; what it logs, the verifier's words included, goes
-//! to standard error, which is the console in a virtual machine.
+//! every check, writes one JSON line per result to the second serial port and powers off. Otherwise
+//! it writes to standard output. Each check is a process of its own with a time limit, so that one
+//! that panics or hangs hides no other; logs, including the verifier's, go to standard error, which
+//! is the console in a virtual machine.
 
 #[path = "../kernel/agent.rs"]
 mod agent;
@@ -76,17 +76,16 @@ use clap::Parser;
     kernel --only process_memory/iter/task/touched     one; its log is on standard error\n\n\
     `cargo xtask vm host` builds it and shows its results as a table.")]
 struct Cli {
-    /// Only checks whose name contains this
+    /// Run only checks whose name contains this
     #[arg(long)]
     only: Option<String>,
-    /// The checks of limits on systemd's units, on a host that it runs, and no others
+    /// Run only the checks of limits on systemd's units, on a host that runs systemd
     #[arg(long)]
     systemd: bool,
-    /// Each check at its full length, of which otherwise only a part is done, and none left to
-    /// other machines
+    /// Run each check at its full length, and leave none to other machines
     #[arg(long)]
     thorough: bool,
-    /// What this machine is called in `cargo xtask vm`: some checks are left to others
+    /// Name of this machine in `cargo xtask vm`, which leaves some checks to other machines
     #[arg(long)]
     machine: Option<String>,
 }

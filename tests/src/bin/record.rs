@@ -1,10 +1,9 @@
 //! Records accept queues for the corpus: real servers under real load, seen by the agent's own
-//! sensors, labelled by other means than theirs. `cargo xtask corpus queues record` builds and runs
-//! it.
+//! sensors, labelled by independent means. `cargo xtask corpus queues record` builds and runs it.
 //!
-//! Each recording plays on a thread and in a network namespace of its own, over loopback alone;
-//! what it starts ends with the thread. Nothing is kept of one that its truth contradicts, or whose
-//! truth was blind for a while, as on a busy machine.
+//! Each recording runs on a thread and in a network namespace of its own, over loopback only;
+//! everything that it starts ends with the thread. A recording is discarded if its truth
+//! contradicts it, or if the truth had a gap, as on a busy machine.
 //!
 //! Exit codes: 0 all are kept, 1 some are not.
 
@@ -39,15 +38,15 @@ use self::{
     set::Set,
 };
 
-/// Share of the CPUs' time that others may take when a recording begins; and how long that is
-/// waited for.
+/// Maximum share of the CPUs' time that other processes may take when a recording begins, and how
+/// long it waits for that.
 const OTHERS_MAX: f64 = 0.2;
 const QUIET_WITHIN: Duration = Duration::from_secs(300);
 
 /// Record accept queues of real servers under real load.
 #[derive(Debug, Parser)]
 struct Cli {
-    /// Which recordings; all where none is named
+    /// Names of the recordings; by default all
     names: Vec<String>,
 }
 
@@ -83,19 +82,19 @@ fn record(names: &[String]) -> anyhow::Result<ExitCode> {
 
 fn one(play: &'static Play, servers: &Servers, corpus: &Path) -> anyhow::Result<()> {
     wait_for_quiet()?;
-    // Outside of the namespace, as the agent is.
+    // Outside of the namespace, like the agent.
     let recorder = Recorder::start()?;
     let servers = servers.clone();
     let played = thread::spawn(move || Set::play(play, servers, recorder)).join();
-    let played = played.map_err(|_| anyhow!("it panicked, as it says above"))??;
+    let played = played.map_err(|_| anyhow!("it panicked, see above"))??;
     keep::keep(play, &played, corpus)
 }
 
-/// Waits until others leave the CPUs alone.
+/// Waits until other processes leave the CPUs idle.
 fn wait_for_quiet() -> anyhow::Result<()> {
     let start = now();
     let busy_ticks = || -> anyhow::Result<(f64, f64)> {
-        let stat = fs::read_to_string("/proc/stat").context("/proc/stat cannot be read")?;
+        let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
         let line = stat.lines().next().unwrap_or_default();
         let ticks: Vec<f64> =
             line.split_whitespace().skip(1).filter_map(|ticks| ticks.parse().ok()).collect();
@@ -113,7 +112,7 @@ fn wait_for_quiet() -> anyhow::Result<()> {
         }
         if start.elapsed() > QUIET_WITHIN {
             bail!(
-                "others take {:.0} % of the CPUs\n  hint: record on a machine that does nothing \
+                "other processes use {:.0} % of the CPUs\n  hint: record on an otherwise idle \
                 else",
                 share * 100.0
             );

@@ -1,9 +1,9 @@
-//! The small real programs that Spillway is shown: in the demo, in host tests, in benchmarks.
+//! Small real programs that Spillway observes: in the demo, in host tests, in benchmarks.
 //!
 //! Each prints one JSON line when it is ready (`{"pid":…,"addr":…}`), ends on SIGTERM, dies with
-//! its parent, and is bounded in memory, sockets and processes. Network ones talk to the address
-//! they are given and are meant for loopback. It uses nothing of the agent, so that what is
-//! measured shares no mistake with what measures.
+//! its parent, and is bounded in memory, sockets and processes. Network ones connect to the address
+//! that they are given and are meant for loopback. No code of the agent is used, so that both
+//! cannot share a mistake.
 
 #[path = "../workload/connects.rs"]
 mod connects;
@@ -44,11 +44,11 @@ use system::{parse_duration, parse_size};
     workload stuck-server --addr 127.0.0.1:0 --backlog 128 --healthy-for 8s\n\n\
     Sizes are bytes or carry KiB, MiB, GiB; durations are seconds or carry ms, s, m.")]
 struct Cli {
-    /// What the process calls itself, at most 15 bytes
+    /// Name of the process, at most 15 bytes
     #[arg(long, global = true)]
     name: Option<String>,
-    /// Have the kernel give it pages of the usual size alone, and gather none of them into huge
-    /// ones later
+    /// Let the kernel give it only pages of the usual size, and merge none of them into huge ones
+    /// later
     #[arg(long, global = true)]
     small_pages: bool,
     #[command(subcommand)]
@@ -57,247 +57,247 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Workload {
-    /// Allocate, touch and forget, without end
+    /// Allocate, touch and forget memory without end
     Leak {
-        /// Bytes a second
+        /// Bytes per second
         #[arg(long, value_parser = parse_size)]
         rate: u64,
         /// Stop growing here, for safety
         #[arg(long, value_parser = parse_size, default_value = "1GiB")]
         limit: u64,
-        /// Wait so long first
+        /// Wait this long first
         #[arg(long, value_parser = parse_duration, default_value = "0s")]
         after: Duration,
     },
     /// Grow to a size, then serve from it
     Cache {
-        /// Bytes a second while it fills
+        /// Bytes per second until it is full
         #[arg(long, value_parser = parse_size)]
         rate: u64,
-        /// Where it stops growing
+        /// Size at which it stops growing
         #[arg(long, value_parser = parse_size)]
         size: u64,
     },
-    /// Touch exactly so many bytes of each kind (rounded up to pages), then wait
+    /// Touch exactly this many bytes of each kind (rounded up to pages), then wait
     Touch {
         /// Private anonymous memory
         #[arg(long, value_parser = parse_size, default_value = "0")]
         anon_bytes: u64,
-        /// Map so much of it, where that is more, and leave the rest untouched
+        /// Map this much of it, if that is more, and leave the rest untouched
         #[arg(long, value_parser = parse_size, default_value = "0")]
         mapped_bytes: u64,
-        /// A mapped file on a disk
+        /// Mapped file on a disk
         #[arg(long, value_parser = parse_size, default_value = "0")]
         file_bytes: u64,
         /// Shared memory (a memfd)
         #[arg(long, value_parser = parse_size, default_value = "0")]
         shmem_bytes: u64,
-        /// Touch the anonymous memory from so many threads, each on a CPU of its own where there
-        /// are enough
+        /// Number of threads that touch the anonymous memory, each on a CPU of its own if there are
+        /// enough
         #[arg(long, default_value_t = 1)]
         threads: u32,
     },
-    /// Write here and there in so much memory, without end
+    /// Write to random pages of its memory without end
     Roam {
-        /// How much
+        /// Size of the memory
         #[arg(long, value_parser = parse_size)]
         size: u64,
-        /// From so many threads at once
+        /// Number of threads
         #[arg(long, default_value_t = 4)]
         threads: u32,
     },
     /// Take some memory, touch it and give it back, as fast as possible and without end
     Swell {
-        /// The most at once
+        /// Maximum amount at once
         #[arg(long, value_parser = parse_size)]
         most: u64,
-        /// Which amounts, of those that there may be
+        /// Seed of the random amounts
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// Allocate and free as fast as possible, then print operations a second
+    /// Allocate and free as fast as possible, then print operations per second
     AllocLoop {
-        /// How long
+        /// Duration in seconds
         #[arg(long, default_value_t = 5.0)]
         secs: f64,
-        /// Take a fresh MiB every so many operations
+        /// Take a fresh MiB after each of this many operations
         #[arg(long, default_value_t = 65_536)]
         grow_every: u64,
     },
     /// Serve for a while, then stop accepting and keep listening
     StuckServer {
-        /// Where to listen; port 0 picks one
+        /// Address to listen on; port 0 picks one
         #[arg(long, default_value = "127.0.0.1:0")]
         addr: SocketAddr,
-        /// The accept queue's limit
+        /// Limit of the accept queue
         #[arg(long, default_value_t = 128)]
         backlog: i32,
-        /// How long it serves
+        /// Time until it stops accepting
         #[arg(long, value_parser = parse_duration, default_value = "8s")]
         healthy_for: Duration,
     },
-    /// Keep connecting, never blocking
+    /// Keep connecting without ever blocking
     Clients {
-        /// Whom
+        /// Address to connect to
         #[arg(long)]
         addr: SocketAddr,
-        /// Connections a second
+        /// Connections per second
         #[arg(long, default_value_t = 10.0)]
         rate_per_sec: f64,
-        /// How long
+        /// Duration
         #[arg(long = "for", value_parser = parse_duration, default_value = "120s")]
         lasting: Duration,
     },
-    /// Serve HTTP with so many threads, one connection each at a time, a known time for each
+    /// Serve HTTP with threads that take one connection each at a time, for a known time
     Serve {
-        /// Where to listen; port 0 picks one
+        /// Address to listen on; port 0 picks one
         #[arg(long, default_value = "127.0.0.1:0")]
         addr: SocketAddr,
-        /// The accept queue's limit
+        /// Limit of the accept queue
         #[arg(long, default_value_t = 128)]
         backlog: i32,
-        /// How many connections are served at once
+        /// Number of connections served at once
         #[arg(long, default_value_t = 64)]
         threads: u32,
         /// Mean time that a connection takes
         #[arg(long, value_parser = parse_duration, default_value = "50ms")]
         service: Duration,
-        /// Spend that time computing, not waiting
+        /// Spend that time computing instead of waiting
         #[arg(long)]
         burn: bool,
-        /// Forget so many bytes with each connection
+        /// Bytes to forget with each connection
         #[arg(long, value_parser = parse_size, default_value = "0")]
         leak: u64,
     },
     /// Answer from a table in memory, of which each request reads some rows
     Table {
-        /// Where to listen; port 0 picks one
+        /// Address to listen on; port 0 picks one
         #[arg(long, default_value = "127.0.0.1:0")]
         addr: SocketAddr,
-        /// The table
+        /// Size of the table
         #[arg(long, value_parser = parse_size)]
         size: u64,
-        /// How many a request reads, each on a page of its own
+        /// Number of rows that a request reads, each on a page of its own
         #[arg(long, default_value_t = 64)]
         rows: u32,
     },
-    /// Open connections at a rate, whatever became of those before, and ask HTTP
+    /// Open connections at a rate, whatever happens to earlier ones, and send HTTP requests
     Offer {
-        /// Whom
+        /// Address to connect to
         #[arg(long)]
         addr: SocketAddr,
-        /// Connections a second
+        /// Connections per second
         #[arg(long)]
         rate_per_sec: f64,
-        /// Connections a second in the end, where they become more
+        /// Connections per second at the end, if the rate changes
         #[arg(long)]
         to_rate_per_sec: Option<f64>,
-        /// How long they take to the last
+        /// Time until the last rate is reached
         #[arg(long, value_parser = parse_duration, default_value = "0s")]
         ramp: Duration,
-        /// Stay at the first rate for so long, then as long at the last, and so on in turn
+        /// Alternate between the first and the last rate, with this time at each
         #[arg(long, value_parser = parse_duration, default_value = "0s")]
         alternate_every: Duration,
-        /// Longest that a client waits; later answers are no successes
+        /// Maximum time that a client waits; later answers are no successes
         #[arg(long, value_parser = parse_duration, default_value = "10s")]
         patience: Duration,
-        /// As many more at once, now and then
+        /// Additional connections of a burst
         #[arg(long, default_value_t = 0)]
         burst: u32,
-        /// How often
+        /// Interval between bursts
         #[arg(long, value_parser = parse_duration, default_value = "3s")]
         burst_every: Duration,
-        /// How long
+        /// Duration
         #[arg(long = "for", value_parser = parse_duration, default_value = "120s")]
         lasting: Duration,
     },
-    /// Connections to itself, both ends held open
+    /// Connect to itself, with both ends held open
     Connections {
-        /// How many
+        /// Number of connections
         #[arg(long)]
         count: usize,
     },
     /// Listen and connect to itself without accepting, then wait
     Listen {
-        /// The accept queue's limit
+        /// Limit of the accept queue
         #[arg(long, default_value_t = 128)]
         backlog: i32,
-        /// How many connections wait
+        /// Number of waiting connections
         #[arg(long, default_value_t = 0)]
         pending: usize,
-        /// On ::1 instead of 127.0.0.1
+        /// Use ::1 instead of 127.0.0.1
         #[arg(long)]
         v6: bool,
-        /// Let a connection wait for accept() only once it has sent something (TCP_DEFER_ACCEPT)
+        /// Let a connection wait for accept() only once it has sent data (TCP_DEFER_ACCEPT)
         #[arg(long)]
         defer: bool,
     },
-    /// Many listeners that nobody connects to
+    /// Open many listeners without clients
     Listeners {
-        /// How many
+        /// Number of listeners
         #[arg(long)]
         count: usize,
     },
-    /// Connect so often, say how that ended, then wait
+    /// Connect a number of times, print the results, then wait
     Connects {
-        /// Where to
+        /// First address to connect to
         #[arg(long)]
         to: SocketAddr,
-        /// And to so many hosts in all, from there on
+        /// Number of hosts, from that address on
         #[arg(long, default_value_t = 1)]
         hosts: u32,
-        /// How often, to each
+        /// Number of connects to each
         #[arg(long, default_value_t = 1)]
         count: usize,
-        /// How often the kernel tries again, where not as usual
+        /// Number of the kernel's retries, if not its default
         #[arg(long)]
         syn_retries: Option<i32>,
-        /// What becomes of those that are not answered at once
+        /// Treatment of connects that are not answered at once
         #[arg(long, value_enum, default_value = "wait")]
         then: connects::Then,
     },
     /// Listen on a UNIX socket and connect to itself without accepting, then wait
     UnixListen {
-        /// A path, or @ and an abstract name, in which %01 stands for the byte 1
+        /// Path, or @ and an abstract name, in which %01 represents the byte 1
         #[arg(long)]
         name: String,
-        /// The accept queue's limit
+        /// Limit of the accept queue
         #[arg(long, default_value_t = 128)]
         backlog: i32,
-        /// How many connections wait
+        /// Number of waiting connections
         #[arg(long, default_value_t = 0)]
         pending: usize,
-        /// Packets instead of a stream
+        /// Use packets instead of a stream
         #[arg(long)]
         seqpacket: bool,
     },
-    /// Many UNIX listeners that nobody connects to
+    /// Open many UNIX listeners without clients
     UnixListeners {
-        /// How many
+        /// Number of listeners
         #[arg(long)]
         count: usize,
     },
-    /// Hold files, threads and sockets that the peer has closed, then wait; its own few come on top
+    /// Hold files, threads and sockets that the peer has closed, then wait; its own few are added
     Hold {
-        /// Files
+        /// Number of files
         #[arg(long, default_value_t = 0)]
         fds: u32,
-        /// Threads
+        /// Number of threads
         #[arg(long, default_value_t = 0)]
         threads: u32,
-        /// Sockets in CLOSE_WAIT
+        /// Number of sockets in CLOSE_WAIT
         #[arg(long, default_value_t = 0)]
         close_wait: u32,
     },
-    /// Many small processes that do nothing
+    /// Start many small idle processes
     Sleepers {
-        /// How many
+        /// Number of processes
         #[arg(long)]
         count: u32,
     },
     /// Start and end processes one after the other
     Churn {
-        /// How many
+        /// Number of processes
         #[arg(long)]
         count: u32,
     },

@@ -1,4 +1,4 @@
-//! HAProxy by a file of `configs/haproxy/`, with the addresses of this host put in.
+//! HAProxy with a file of `configs/haproxy/`, adapted to the addresses of this host.
 
 use std::{
     fs,
@@ -12,31 +12,31 @@ use std::{
 use super::SOON;
 use crate::{Program, Scratch, Servers, now, wait_for};
 
-/// An address that nobody listens on.
+/// Returns an address that nothing listens on.
 ///
 /// # Panics
 ///
-/// Where loopback has no port left.
+/// Panics if loopback has no free port.
 pub fn free_addr() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a port");
-    listener.local_addr().expect("it has an address")
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has no free port");
+    listener.local_addr().expect("the listener has no address")
 }
 
-/// HAProxy, until it is dropped.
+/// Running HAProxy; stopped when dropped.
 pub struct Balancer {
     _haproxy: Program,
-    /// Where it takes requests.
+    /// Address on which it takes requests.
     pub addr: SocketAddr,
     socket: PathBuf,
 }
 
 impl Balancer {
-    /// Starts it by `file` before these nodes, the first of which has its agent at `agent`. The
+    /// Starts it with `file` before these nodes, the first of which has its agent at `agent`. The
     /// others have none, which changes nothing.
     ///
     /// # Panics
     ///
-    /// Where HAProxy objects to the file, or does not listen.
+    /// Panics if HAProxy objects to the file, or does not listen.
     pub fn start(
         servers: &Servers,
         scratch: &Scratch,
@@ -47,9 +47,9 @@ impl Balancer {
         let (addr, socket, dead) = (free_addr(), scratch.0.join("admin.sock"), free_addr());
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/haproxy").join(file);
         assert_eq!(servers.haproxy_objects_to(&shipped), "", "{file}");
-        let mut text = fs::read_to_string(shipped).expect("it is shipped");
+        let mut text = fs::read_to_string(shipped).expect("cannot read the shipped file");
         let mut replace = |from: &str, to: &str| {
-            assert!(text.contains(from), "{from} is in {file}");
+            assert!(text.contains(from), "{from} is missing in {file}");
             text = text.replace(from, to);
         };
         replace("10.0.0.10:80\n", &format!("{addr}\n"));
@@ -75,24 +75,24 @@ impl Balancer {
         Self { _haproxy: servers.haproxy_with(&config, addr), addr, socket }
     }
 
-    /// Starts it by `agent-check.cfg` with its own addresses, before the first two of its nodes: in
-    /// a network that has them.
+    /// Starts it with `agent-check.cfg` and the addresses in it, before the first two of its nodes,
+    /// in a network that has them.
     ///
     /// # Panics
     ///
-    /// HAProxy does not listen.
+    /// Panics if HAProxy does not listen.
     pub fn as_shipped(servers: &Servers, scratch: &Scratch) -> Self {
         let (addr, socket) = (SocketAddr::from(([10, 0, 0, 10], 80)), scratch.0.join("admin.sock"));
         let shipped =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/haproxy/agent-check.cfg");
-        let text = fs::read_to_string(shipped).expect("it is shipped");
+        let text = fs::read_to_string(shipped).expect("cannot read the shipped file");
         let text = text.replace("/run/haproxy/admin.sock", &socket.display().to_string());
         let two: Vec<_> = text.lines().filter(|line| !line.contains("server web-3 ")).collect();
         let config = scratch.file("haproxy.cfg", &(two.join("\n") + "\n"));
         Self { _haproxy: servers.haproxy_with(&config, addr), addr, socket }
     }
 
-    /// What HAProxy has of a server, by the name of the column.
+    /// Returns HAProxy's value for a server, by the name of the column.
     pub fn shows(&self, server: &str, column: &str) -> Option<String> {
         let mut stream = UnixStream::connect(&self.socket).ok()?;
         stream.write_all(b"show stat\n").ok()?;
@@ -105,20 +105,24 @@ impl Balancer {
         row.split(',').nth(at).map(str::to_owned)
     }
 
-    /// Whether a server is shown as `status`.
+    /// Returns whether a server has this status.
     pub fn is(&self, server: &str, status: &str) -> bool {
         self.shows(server, "status").is_some_and(|shown| shown.starts_with(status))
     }
 
-    /// Waits until a server is shown as `status`; gives how long that took.
+    /// Waits until a server has this status; returns how long that took.
     ///
     /// # Panics
     ///
-    /// Where it is not, soon.
+    /// Panics if it takes too long.
     pub fn until(&self, server: &str, status: &str) -> Duration {
         let begun = now();
         let shown = wait_for(SOON, || self.is(server, status).then_some(()));
-        assert!(shown.is_some(), "{server} is {:?} and not {status}", self.shows(server, "status"));
+        assert!(
+            shown.is_some(),
+            "{server} is {:?}, expected {status}",
+            self.shows(server, "status")
+        );
         begun.elapsed()
     }
 }

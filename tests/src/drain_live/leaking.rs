@@ -1,11 +1,11 @@
 //! Three backends behind HAProxy under load, of which the first leaks until the kernel kills it,
-//! with the agent or without.
+//! with or without the agent.
 //!
-//! All nodes are one host here, and the agent watches that host; the first backend's line in
-//! HAProxy's configuration is the one whose agent answers. Both runs differ in nothing but whether
-//! there is one. A request takes as long as one that asks a database, so that a backend that dies
-//! takes with it what it was at: HAProxy tries another for who finds nobody there, and cannot for
-//! who was served already.
+//! All nodes are one host here, which the agent watches; HAProxy asks that agent for the first
+//! backend only. Both runs differ only in whether there is an agent. A request takes as long as one
+//! that queries a database, so that a backend that dies loses its requests in progress: HAProxy
+//! retries a request elsewhere if it could not connect, but not if a backend was already serving
+//! it.
 
 use std::{
     process::Stdio,
@@ -21,64 +21,64 @@ use super::{Balancer, backend, free_addr, quick};
 use crate::{OwnCgroup, Program, Running, Scratch, Servers, now, run_with};
 
 const MIB: u64 = 1 << 20;
-/// What the leaking backend may use before it is killed.
+/// Maximum memory of the leaking backend before it is killed.
 const LIMIT_BYTES: u64 = 96 * MIB;
-/// What it forgets with each request.
+/// Memory that it leaks with each request.
 const LEAK: &str = "36KiB";
-/// What a request takes on average, of half as much to one and a half times.
+/// Mean time of a request; times vary between half and one and a half of that.
 const SERVICE: Duration = Duration::from_millis(100);
-/// How many requests there are at once: a third of them at each backend.
+/// Requests in progress: a third of them at each backend.
 const CONNECTIONS: u32 = 64;
-/// How long wrk asks. Without an agent the leaker is killed some 12 s in.
+/// Duration of the load. Without an agent the leaker is killed after some 12 s.
 const LOAD_SECS: u32 = 16;
-/// How long a client waits, as many do. wrk's own two seconds are less than a shared machine stands
-/// still now and then.
+/// Maximum time that a client waits, which is usual. The default of wrk, two seconds, is less than
+/// a shared machine sometimes stalls.
 const PATIENCE: &str = "10s";
-/// How often it is looked at what happened.
+/// Interval between reads of the backends' state.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// What happened in a run, as it happens.
+/// Event of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Happened {
-    /// The load began.
+    /// Start of the load.
     Loaded {
-        /// How long it lasts.
+        /// Duration.
         secs: u32,
     },
-    /// HAProxy gives the leaker no new work.
+    /// Drain: HAProxy gives the leaker no new work.
     Drained {
-        /// Why, as the agent says it.
+        /// Reason that the agent gives.
         why: String,
     },
-    /// The leaker was killed.
+    /// Death of the leaker.
     Died,
 }
 
-/// What came of a run. Times are in seconds since the load began.
+/// Result of a run. Times are in seconds since the load began.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Ran {
-    /// How many requests were answered or failed.
+    /// Requests that were answered or failed.
     pub requests: u64,
-    /// How many got no answer, or one other than 2xx or 3xx.
+    /// Requests without an answer, or with one other than 2xx or 3xx.
     pub failed: u64,
-    /// When HAProxy showed the leaker as drained.
+    /// Time at which HAProxy showed the leaker as drained.
     pub drained_at_secs: Option<f64>,
-    /// When it was killed.
+    /// Time at which it was killed.
     pub died_at_secs: Option<f64>,
 }
 
 impl Ran {
-    /// The share of all requests that succeeded.
+    /// Returns the share of all requests that succeeded.
     pub fn share(&self) -> f64 {
         1.0 - self.failed as f64 / (self.requests as f64).max(1.0)
     }
 
-    /// Counts what wrk says.
+    /// Parses the counts in wrk's output.
     fn count(&mut self, said: &str) {
         let number = |text: &str| text.trim().parse::<u64>().ok();
         let answered = said.lines().find_map(|line| number(line.split(" requests in ").next()?));
-        let answered = answered.unwrap_or_else(|| panic!("wrk gave no count: {said}"));
+        let answered = answered.unwrap_or_else(|| panic!("wrk printed no count: {said}"));
         let other =
             said.lines().find_map(|line| number(line.split("Non-2xx or 3xx responses:").nth(1)?));
         let errors = said.lines().find_map(|line| line.split("Socket errors:").nth(1)).into_iter();
@@ -90,16 +90,16 @@ impl Ran {
     }
 }
 
-/// Runs it, in a cgroup and a directory of this name, until the load is over or `stop` says so;
-/// `tell` gets what happens with the seconds since the load began. `None` where it was stopped.
+/// Runs it, in a cgroup and a directory of this name, until the load is over or `stop` is set;
+/// `tell` gets each event with the seconds since the load began. Returns `None` if it was stopped.
 ///
 /// # Errors
 ///
-/// Why it cannot be run here.
+/// Returns the reason if it cannot run here.
 ///
 /// # Panics
 ///
-/// Where one of the programs does not start.
+/// Panics if one of the programs does not start.
 pub fn leaking(
     servers: &Servers,
     name: &str,
@@ -157,7 +157,7 @@ pub fn leaking(
     Ok(Some(ran))
 }
 
-/// A cgroup whose memory comes to a hard end.
+/// Creates a cgroup with a hard limit on memory.
 fn limited(name: &str) -> Result<OwnCgroup, String> {
     let hierarchy = Hierarchy::detect();
     let mount = hierarchy.mount().ok_or("no cgroup file system is mounted")?;
@@ -167,10 +167,10 @@ fn limited(name: &str) -> Result<OwnCgroup, String> {
         false => ("memory.max", "memory.swap.max", 0),
     };
     if !cgroup.has(limit) {
-        return Err(format!("{} hands no memory controller on", mount.display()));
+        return Err(format!("cannot enable the memory controller in {}", mount.display()));
     }
     cgroup.set(limit, LIMIT_BYTES).map_err(|error| format!("{error:#}"))?;
-    // Where there is swap, it would only grow slower and slower.
+    // With swap, it would only grow more and more slowly.
     if cgroup.has(swap) {
         cgroup.set(swap, no_swap).map_err(|error| format!("{error:#}"))?;
     }

@@ -1,7 +1,7 @@
-//! Drains, live: Debian's HAProxy by the files of `configs/haproxy/`, backends behind it, and one
+//! Live drains: Debian's HAProxy with the files of `configs/haproxy/`, backends behind it, and one
 //! of them that leaks until it is killed.
 //!
-//! What the tests assert is what `cargo xtask demo` shows.
+//! The tests assert what `cargo xtask demo` shows.
 
 mod balancer;
 mod leaking;
@@ -15,5 +15,5 @@ pub use two_nodes::{Served, two_nodes};
 
 use std::time::Duration;
 
-/// What is due within an interval is there by then on a busy machine too.
+/// Maximum time until an event that is due within an interval has happened, also on a busy machine.
 pub const SOON: Duration = Duration::from_secs(15);

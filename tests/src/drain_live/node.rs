@@ -1,28 +1,28 @@
-//! A node's service, and what its agent is told.
+//! Service of a node, and the configuration of its agent.
 
 use std::{net::SocketAddr, path::PathBuf, process::Command, time::Duration};
 
 use crate::{OwnCgroup, Scratch, Workload, built};
 
-/// A server that takes so long for each request on average, up to 64 at once, and forgets so much
-/// memory with each.
+/// Starts a server that takes this long for each request on average, up to 64 at once, and leaks
+/// this much memory with each.
 ///
 /// # Panics
 ///
-/// Where it does not start.
+/// Panics if it does not start.
 pub fn backend(service: Duration, leak: &str, cgroup: Option<&OwnCgroup>) -> Workload {
     let mut command = Command::new(built("workload"));
     command.args(["--name", "backend", "serve", "--threads", "64", "--leak", leak]);
     command.args(["--service", &format!("{}ms", service.as_millis())]);
     if let Some(cgroup) = cgroup {
-        cgroup.admit(&mut command).expect("it may be entered");
+        cgroup.admit(&mut command).expect("cannot enter the cgroup");
     }
     Workload::start(&mut command)
 }
 
-/// A configuration that judges within seconds and drains, and waits for connections of others on
-/// this machine as briefly. Nothing is limited: what a drain does is seen alone. Whatever has a
-/// cgroup of its own is a service.
+/// Returns a configuration that judges within seconds and drains, and waits as briefly for
+/// connections of others on this machine. It limits nothing, so that only the drain has an effect.
+/// Every process with a cgroup of its own is a service.
 pub fn quick(scratch: &Scratch, mode: &str, agent_check: SocketAddr) -> PathBuf {
     scratch.file(
         "spillway.toml",

@@ -1,5 +1,5 @@
-//! Two nodes behind HAProxy under a load that is now below and now above what both can serve, with
-//! an agent on each node or with none.
+//! Two nodes behind HAProxy under a load that alternates between less and more than both can serve,
+//! with an agent on each node or with none.
 //!
 //! A node is a network and a PID namespace: its agent sees its own listeners and processes and
 //! nothing of the other's. It runs without BPF, which sees the whole host. HAProxy and the load run
@@ -22,11 +22,11 @@ use crate::{
 };
 
 const BALANCER: &str = "10.0.0.10";
-/// Connections a second: in turn below and above the capacity.
+/// Connections per second: alternately below and above the capacity.
 const RATES_PER_SEC: [u32; 2] = [110, 165];
 /// Time at each rate.
 const ALTERNATE_EVERY: Duration = Duration::from_secs(20);
-/// Eight threads that take 100 ms serve 80 requests a second less what a thread loses between two:
+/// Eight threads that take 100 ms serve 80 requests per second, less the gap between two requests:
 /// two nodes serve 150 to 160.
 const THREADS: u32 = 8;
 const SERVICE: Duration = Duration::from_millis(100);
@@ -34,7 +34,7 @@ const SERVICE: Duration = Duration::from_millis(100);
 /// Result of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Served {
-    /// Requests that were sent.
+    /// Requests sent.
     pub requests: u64,
     /// Answers with 200 within ten seconds.
     pub succeeded: u64,
@@ -51,7 +51,7 @@ impl Served {
     }
 }
 
-/// A node; gone with all that runs on it when it is dropped.
+/// Node; removed with all its processes when dropped.
 struct Node {
     unshare: Program,
     /// First process of the namespaces.
@@ -74,13 +74,13 @@ impl Node {
         let unshare = Program::start(command.stdout(Stdio::null()));
         let children = format!("/proc/{0}/task/{0}/children", unshare.pid());
         let child = || fs::read_to_string(&children).ok()?.trim().parse::<u32>().ok();
-        let pid = wait_for(SOON, child).ok_or("unshare starts nothing")?;
+        let pid = wait_for(SOON, child).ok_or("unshare started no process")?;
         let node = Self { unshare, pid };
-        // It is in its namespaces once its `/proc` is its own.
+        // It is in its namespaces once it has a `/proc` of its own.
         let is_ready = || {
             node.enter("test").args(["-d", "/proc/1"]).status().is_ok_and(|status| status.success())
         };
-        wait_for(SOON, || is_ready().then_some(())).ok_or("a namespace cannot be entered")?;
+        wait_for(SOON, || is_ready().then_some(())).ok_or("cannot enter a namespace")?;
         let (outside, own) = (format!("node{nth}"), own_address(nth));
         let here = |arguments: &[&str]| ip(Command::new("ip").args(arguments));
         let there = |arguments: &[&str]| ip(node.enter("ip").args(arguments));
@@ -94,7 +94,7 @@ impl Node {
         Ok(node)
     }
 
-    /// A command that runs on this node.
+    /// Returns a command that runs on this node.
     fn enter(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.pid.to_string(), "--net", "--pid", "--mount"]).arg(program);
@@ -114,7 +114,7 @@ impl Node {
         Workload::start(&mut command)
     }
 
-    /// Starts the agent as `configs/haproxy/agent-check.cfg` says, with its defaults.
+    /// Starts the agent as described in `configs/haproxy/agent-check.cfg`, with its defaults.
     fn agent(&self, nth: usize, scratch: &Scratch) -> Running {
         let (name, state_dir) =
             (format!("agent-{nth}.toml"), scratch.0.join(format!("state-{nth}")));
@@ -138,16 +138,17 @@ impl Node {
     }
 }
 
-/// Loads two nodes for so long, in namespaces of their own, and counts what came of the requests.
-/// It takes the calling thread into a network namespace, so that a run needs a thread of its own.
+/// Loads two nodes for this long, in namespaces of their own, and counts the results of the
+/// requests. It takes the calling thread into a network namespace, so that a run needs a thread of
+/// its own.
 ///
 /// # Errors
 ///
-/// Why it cannot be run here.
+/// Returns the reason if it cannot run here.
 ///
 /// # Panics
 ///
-/// One of the programs does not start.
+/// Panics if one of the programs does not start.
 pub fn two_nodes(
     servers: &Servers,
     name: &str,
@@ -155,7 +156,7 @@ pub fn two_nodes(
     lasting: Duration,
 ) -> Result<Served, String> {
     let scratch = Scratch::make(name);
-    own_network().map_err(|error| format!("no network namespace can be made: {error}"))?;
+    own_network().map_err(|error| format!("cannot make a network namespace: {error}"))?;
     let mut nodes = [Node::make(0)?, Node::make(1)?];
     let _services = [nodes[0].service(0), nodes[1].service(1)];
     let agents = with_agents.then(|| [nodes[0].agent(0, &scratch), nodes[1].agent(1, &scratch)]);

@@ -1,5 +1,5 @@
-//! Connections that come, against connections that were made: how many, and when one last found
-//! nobody waiting.
+//! Counts of arriving connections, and the time at which one last found the queue empty, compared
+//! with the connections that were made.
 
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
@@ -21,17 +21,18 @@ use crate::{
     sojourns::shared_listeners,
 };
 
-/// Accepted of those that come; the rest waits.
+/// Number of arriving connections that are accepted; the rest waits.
 const ACCEPTED: usize = 30;
 const WAITING: usize = 10;
 
-/// A client that is connected waits within so long, on the slowest of emulated kernels.
+/// Maximum time until a connected client waits for accept(), on the slowest emulated kernel.
 const WAITS_WITHIN: Duration = Duration::from_secs(10);
 
-/// A clock read on this side and one on the kernel's, on an emulated processor.
+/// Maximum difference between a clock read here and one read in the kernel, on an emulated
+/// processor.
 const SLACK: Duration = Duration::from_millis(2);
 
-/// Where a server listens, and by which address it is reached.
+/// Addresses that a server listens on, each with the address by which clients reach it.
 const WAYS: [(&str, &str); 5] = [
     ("127.0.0.1:0", "127.0.0.1"),
     ("0.0.0.0:0", "127.0.0.1"),
@@ -47,12 +48,13 @@ fn at(sensors: &mut Sensors, addr: SocketAddr) -> Vec<ListenerFact> {
 
 fn one(sensors: &mut Sensors, addr: SocketAddr) -> anyhow::Result<ListenerFact> {
     let mut facts = at(sensors, addr);
-    ensure!(facts.len() == 1, "{} listeners are seen at {addr}, not one", facts.len());
+    ensure!(facts.len() == 1, "{} listeners seen at {addr}, expected one", facts.len());
     facts.pop().context("one is seen")
 }
 
-/// Until so many wait, of all sockets at an address. A client may be connected before its
-/// connection waits: its last packet is then still on its way, which a busy processor puts off.
+/// Waits until that many connections wait, over all sockets at an address. A client may be
+/// connected before its connection waits: the last packet of the handshake is then still under way,
+/// and a busy processor delays it.
 fn until_waiting(sensors: &mut Sensors, addr: SocketAddr, count: u32) -> anyhow::Result<()> {
     let start = now();
     loop {
@@ -65,7 +67,7 @@ fn until_waiting(sensors: &mut Sensors, addr: SocketAddr, count: u32) -> anyhow:
     }
 }
 
-/// What came, what was accepted and what waits, whatever the address.
+/// Checks the numbers of arrived, accepted and waiting connections, for every kind of address.
 pub fn counted(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
     for (any, reached_by) in WAYS {
@@ -86,7 +88,7 @@ pub fn counted(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         let truth = (Some((ACCEPTED + WAITING) as u64), Some(ACCEPTED as u64), WAITING);
         ensure!(
             seen == truth,
-            "{any}: (came, accepted, waiting) {seen:?} were seen, {truth:?} are true"
+            "{any}: (arrived, accepted, waiting) is {seen:?}, expected {truth:?}"
         );
     }
     Ok(Seen {
@@ -95,7 +97,7 @@ pub fn counted(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     })
 }
 
-/// Since when the queue was not empty: since the first of those that wait came.
+/// Checks since when the queue was not empty: since the first waiting connection arrived.
 pub fn found_empty(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -103,7 +105,7 @@ pub fn found_empty(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
     let fact = one(sensors, addr)?;
     ensure!(
         fact.found_empty_us.is_none(),
-        "nobody has come, and {:?} µs ago one found it empty",
+        "no connection arrived, yet one found the queue empty {:?} µs ago",
         fact.found_empty_us
     );
     let (mut open, mut furthest) = (Vec::new(), Duration::ZERO);
@@ -112,7 +114,7 @@ pub fn found_empty(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
         open.push(TcpStream::connect(addr)?);
         until_waiting(sensors, addr, 1)?;
         let after = now();
-        // Others that come and go meanwhile find it occupied.
+        // Connections that come and go meanwhile find it occupied.
         for _ in 0..5 {
             open.push(TcpStream::connect(addr)?);
             until_waiting(sensors, addr, 2)?;
@@ -120,28 +122,24 @@ pub fn found_empty(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
             sleep(Duration::from_millis(10));
         }
         let least = after.elapsed();
-        let seen = one(sensors, addr)?
-            .found_empty_us
-            .context("it is not known when one found it empty")?;
+        let seen =
+            one(sensors, addr)?.found_empty_us.context("the time of an empty queue is unknown")?;
         let (seen, most) = (Duration::from_micros(seen), before.elapsed());
         let off = least.saturating_sub(seen).max(seen.saturating_sub(most));
-        ensure!(
-            off <= SLACK,
-            "one found it empty {seen:?} ago, it was between {least:?} and {most:?}"
-        );
+        ensure!(off <= SLACK, "queue found empty {seen:?} ago, expected {least:?} to {most:?}");
         furthest = furthest.max(off);
         listener.accept()?;
     }
     Ok(Seen {
         events: 18,
         detail: format!(
-            "three times, {:.1} ms outside what is known",
+            "three times, at most {:.1} ms out of bounds",
             furthest.as_secs_f64() * 1e3
         ),
     })
 }
 
-/// Many clients at once, while a server accepts and the sensor looks.
+/// Checks the counts with many clients at once, while a server accepts and the sensor reads.
 pub fn under_load(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const CLIENTS: usize = 4;
     const EACH: usize = 250;
@@ -160,28 +158,28 @@ pub fn under_load(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
             let seen = (fact.arrived_total.unwrap_or(0), fact.accepted_total.unwrap_or(0));
             ensure!(
                 seen.0 >= last.0 && seen.1 >= last.1,
-                "(came, accepted) went back from {last:?} to {seen:?}"
+                "(arrived, accepted) decreased from {last:?} to {seen:?}"
             );
             (looks, last) = (looks + 1, seen);
         }
         let all = clients.into_iter().all(|client| client.join().unwrap_or(false));
-        ensure!(all && server.join().unwrap_or(false), "not every connection was made");
+        ensure!(all && server.join().unwrap_or(false), "some connections were not made");
         Ok(())
     })?;
     let fact = one(sensors, addr)?;
     let truth = (CLIENTS * EACH) as u64;
     let seen = (fact.arrived_total, fact.accepted_total);
-    // Where two CPUs meet one connection's last packet it is counted twice.
+    // If two CPUs handle a connection's last packet at once, it is counted twice.
     let is_true =
         |seen: Option<u64>| seen.is_some_and(|seen| (truth..=truth + truth / 100).contains(&seen));
     ensure!(
         is_true(seen.0) && is_true(seen.1),
-        "(came, accepted) {seen:?} were seen, {truth} is true of both"
+        "(arrived, accepted) is {seen:?}, expected {truth} for both"
     );
-    Ok(Seen { events: truth, detail: format!("{looks} looks meanwhile, {seen:?} were counted") })
+    Ok(Seen { events: truth, detail: format!("{looks} reads meanwhile, counted {seen:?}") })
 }
 
-/// Sockets that share an address share what came to it.
+/// Checks that sockets with the same address share its count of arrivals.
 pub fn shared_address(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const CONNECTIONS: u64 = 40;
     let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
@@ -196,13 +194,10 @@ pub fn shared_address(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<See
     numbers.dedup();
     ensure!(
         numbers.len() == 4 && !numbers.contains(&0),
-        "four sockets are told apart by {numbers:?}"
+        "four sockets have the numbers {numbers:?}"
     );
     let came: Vec<_> = facts.iter().map(|fact| fact.arrived_total).collect();
-    ensure!(
-        came == [Some(CONNECTIONS); 4],
-        "{came:?} were seen to come, {CONNECTIONS} is true of each"
-    );
+    ensure!(came == [Some(CONNECTIONS); 4], "{came:?} arrived, expected {CONNECTIONS} for each");
     let found_empty = facts.iter().filter_map(|fact| fact.found_empty_us).count();
     ensure!(
         found_empty == 0,

@@ -1,4 +1,4 @@
-//! The list of checks, and what one says.
+//! List of checks, and the result of one.
 
 use std::{fmt, io, time::Duration};
 
@@ -12,15 +12,15 @@ use crate::{
     silent, sojourns, stress, survival, swapped, uninstall, units, unix,
 };
 
-/// What a check held against the truth, when all was true.
+/// Result of a check that passed.
 pub struct Seen {
-    /// How much was looked at: processes, listeners, births and deaths, samples.
+    /// Number of items compared: processes, listeners, births and deaths, samples.
     pub events: u64,
-    /// Figures for a person.
+    /// Figures for a reader.
     pub detail: String,
 }
 
-/// The error of a check that this kernel, or this user, cannot be held to, for the reason given.
+/// Error of a check that cannot run on this kernel or as this user, with the reason.
 #[derive(Debug)]
 pub struct NotOffered(pub String);
 
@@ -38,10 +38,10 @@ impl From<io::Error> for NotOffered {
     }
 }
 
-/// What a check is about.
+/// Subject of a check.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum About {
-    /// A probe.
+    /// One probe.
     Probe(Probe),
     /// Memory pressure, which no probe reads.
     Pressure,
@@ -54,7 +54,7 @@ pub enum About {
 }
 
 impl About {
-    /// Its name in results.
+    /// Returns its name in results.
     pub fn name(self) -> &'static str {
         match self {
             Self::Probe(probe) => probe.name(),
@@ -66,18 +66,18 @@ impl About {
     }
 }
 
-/// A check of one thing, in one of the ways in which it may be read.
+/// Check of one subject, on one of the rungs on which it can be read.
 pub struct Check {
-    /// What it is about.
+    /// Subject.
     pub about: About,
-    /// The way of reading that it is held to.
+    /// Rung that the sensors are restricted to.
     pub rung: Rung,
-    /// What it holds against the truth.
+    /// Name of the property that is compared with the truth.
     pub what: &'static str,
-    /// Emulated kernels are some fifteen times slower than hardware: the limits are for hangs, not
-    /// for slowness.
+    /// Time limit. Emulated kernels are some fifteen times slower than hardware: the limits catch
+    /// hangs, not slowness.
     pub limit: Duration,
-    /// Whether it starts sensors of its own: what was there before they did is part of it.
+    /// Set if it starts sensors of its own, because it depends on the state before they started.
     pub fresh: bool,
     run: Run,
 }
@@ -85,18 +85,18 @@ pub struct Check {
 type Run = fn(&mut Prepared, Rung) -> anyhow::Result<Seen>;
 
 impl Check {
-    /// A name that no other check has.
+    /// Returns its unique name.
     pub fn name(&self) -> String {
         format!("{}/{}/{}", self.about.name(), rungs::name(self.about, self.rung), self.what)
     }
 
-    /// Holds the probe to the truth.
+    /// Compares the probe with the truth.
     pub fn run(&self, prepared: &mut Prepared) -> anyhow::Result<Seen> {
         (self.run)(prepared, self.rung)
     }
 
-    /// Machines that it is made on instead of this one; `None` where it is made here, as everything
-    /// is with `--thorough`, where it is chosen by its name, and on a machine that nobody named.
+    /// Returns the machines that run it instead of this one. `None` if it runs here, as every check
+    /// does with `--thorough`, if it is chosen by name, or on a machine without a name.
     pub fn elsewhere(&self) -> Option<&'static [&'static str]> {
         let here = guest::machine().filter(|_| !is_asked_for())?;
         let (.., machines) =
@@ -105,14 +105,14 @@ impl Check {
     }
 }
 
-/// On which rungs a check is made.
+/// Rungs on which a check runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum On {
     Every,
-    /// As `Every`, with sensors that start within the check.
+    /// Like `Every`, with sensors that start within the check.
     EveryFresh,
     Bpf,
-    /// Those that take no program.
+    /// Rungs that load no BPF program.
     WithoutBpf,
 }
 
@@ -195,11 +195,11 @@ const ROWS: [Row; 67] = [
     (About::Limit, On::Every, "racing allocators", containment::racing),
     (About::Agent, On::Every, "doctor", agent::doctor),
     (About::Agent, On::Every, "low RLIMIT_MEMLOCK", survival::low_memlock),
-    // The last: there is no way back from it.
+    // The last: nothing undoes it.
     (About::Agent, On::Every, "lockdown", survival::lockdown),
 ];
 
-/// What a whole Debian is for; each starts its units and stops them.
+/// Checks that need a whole Debian; each starts its units and stops them.
 const ROWS_OF_UNITS: [Row; 18] = [
     (About::Unit, On::Every, "running", units::running),
     (About::Unit, On::Every, "lasting", units::lasting),
@@ -221,17 +221,17 @@ const ROWS_OF_UNITS: [Row; 18] = [
     (About::Unit, On::Every, "uninstall", uninstall::uninstall),
 ];
 
-/// The oldest and the newest kernel, and this one, which may have another version of the memory
+/// The oldest and the newest kernel, and this host, which may have another version of the memory
 /// controller.
 const OLDEST_NEWEST_AND_HOST: &[&str] = &["5.10", "7.2", "host"];
 
-/// Checks that are made on some of the machines of `cargo xtask vm` alone, by the names that those
-/// have there: they take long, and what they show has little to do with the kernel's or systemd's
-/// version.
+/// Checks that run on some of the machines of `cargo xtask vm` only, by the names of those
+/// machines: they take long, and their results hardly depend on the version of the kernel or of
+/// systemd.
 ///
-/// The steps of an agent that is killed are its own, the same everywhere, and the kernels take
-/// others of them each. What the kernel does at a limit, and that it kills nobody there, is seen on
-/// every one by `held` and `divided`.
+/// The steps at which an agent is killed are its own and the same everywhere; each kernel takes a
+/// different part of them. `held` and `divided` show on every kernel that a limit works and kills
+/// nothing.
 const ON_SOME: [(About, &str, &[&str]); 12] = [
     (About::Limit, "slowed", OLDEST_NEWEST_AND_HOST),
     (About::Limit, "thrashing", OLDEST_NEWEST_AND_HOST),
@@ -240,8 +240,8 @@ const ON_SOME: [(About, &str, &[&str]); 12] = [
     (About::Limit, "undone by hand anywhere", OLDEST_NEWEST_AND_HOST),
     (About::Limit, "divided, killed anywhere", OLDEST_NEWEST_AND_HOST),
     (About::Limit, "racing allocators", OLDEST_NEWEST_AND_HOST),
-    // One Debian each, so that both take as long. That systemd 257 takes the limit of swap as well,
-    // and gives it back, is seen by `killed anywhere`.
+    // One Debian each, so that both take equally long. `killed anywhere` shows that systemd 257
+    // also takes the limit of swap and gives it back.
     (About::Unit, "swap", &["debian12"]),
     (About::Unit, "neighbour without the agent", &["debian12"]),
     (About::Unit, "neighbour with the agent", &["debian13"]),
@@ -249,13 +249,13 @@ const ON_SOME: [(About, &str, &[&str]); 12] = [
     (About::Unit, "uninstall", &["debian13"]),
 ];
 
-/// Every check but those of units, in the order in which they run: those of a rung one after the
-/// other.
+/// Returns all checks but those of units, in the order in which they run: those of a rung one after
+/// the other.
 pub fn all() -> Vec<Check> {
     of_rows(&ROWS)
 }
 
-/// The checks of limits on systemd's units.
+/// Returns the checks of limits on systemd's units.
 pub fn of_units() -> Vec<Check> {
     of_rows(&ROWS_OF_UNITS)
 }
@@ -288,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_made_on_some_machines_is_a_check() {
+    fn entries_for_some_machines_name_checks() {
         for (about, what, _) in ON_SOME {
             let mut rows = ROWS.iter().chain(&ROWS_OF_UNITS);
             assert!(rows.any(|row| row.0 == about && row.2 == what), "{}/{what}", about.name());

@@ -1,4 +1,4 @@
-//! Limits on cgroups, on this kernel and in this version of the memory controller.
+//! Limits on cgroups, on this kernel and in its version of the memory controller.
 
 use std::fs;
 
@@ -12,22 +12,22 @@ use crate::{
     rungs::{Prepared, Rung},
 };
 
-/// A leaker is held.
+/// A leaker is kept below its limit.
 pub fn held(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("held", limit_live::held)
 }
 
-/// Whom a limit is not for.
+/// Cgroups that must not be limited.
 pub fn refused(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("refused", limit_live::refused)
 }
 
-/// Others have a say.
+/// Limits that others change.
 pub fn changed_by_others(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("others", limit_live::changed_by_others)
 }
 
-/// So has a person.
+/// Pause and undo by hand.
 pub fn by_hand(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("by-hand", limit_live::by_hand)
 }
@@ -37,17 +37,17 @@ pub fn over(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("over", limit_live::over)
 }
 
-/// A limit that does harm.
+/// A limit that only makes its cgroup wait.
 pub fn thrashing(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("thrashing", limit_live::thrashing)
 }
 
-/// The end of an agent, anywhere.
+/// An agent that is killed anywhere.
 pub fn killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("killed", |stage| limit_live::killed(stage, share()))
 }
 
-/// The end of one that has set all that there is.
+/// The same with every kind of limit set.
 pub fn killed_with_all(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("killed-all", |stage| match stage.is_v1 {
         true => "nothing but the limit is set in this version".to_owned(),
@@ -55,23 +55,23 @@ pub fn killed_with_all(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     })
 }
 
-/// `spillway undo`, anywhere.
+/// An agent overtaken by `spillway undo` anywhere.
 pub fn overtaken(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let Share { of, nth } = share();
     on_stage("overtaken", |stage| limit_live::overtaken(stage, Share { of: 2 * of, nth: 2 * nth }))
 }
 
-/// A hard limit above the one that slows down.
+/// A hard limit above the soft one.
 pub fn backstop(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("backstop", limit_live::backstop)
 }
 
-/// What was there before is the most that there is.
+/// A limit never exceeds the one that was there before.
 pub fn never_wider(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("wider", limit_live::never_wider_than_before)
 }
 
-/// The CPU of what spins.
+/// Less CPU for a process that spins at its limit.
 pub fn slowed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("slowed", limit_live::slowed)
 }
@@ -81,38 +81,37 @@ pub fn divided(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("divided", limit_live::divided)
 }
 
-/// The end of its incident, or its own.
+/// The same at the end of the incident, or of the leaker.
 pub fn divided_and_over(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("divided-over", limit_live::divided_and_over)
 }
 
-/// Others who use what is there.
+/// The same if others use the child cgroup.
 pub fn divided_and_used(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("divided-used", limit_live::divided_and_used)
 }
 
-/// What it had before.
+/// Memory that the leaker had before the move.
 pub fn replaced(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("replaced", limit_live::replaced)
 }
 
-/// What it had before, in huge pages.
+/// Memory that the leaker had before the move, in huge pages.
 pub fn gathered(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     if !is_guest() {
         return Err(NotOffered(
-            "how the kernel gathers huge pages is the whole host's: in virtual machines alone"
-                .to_owned(),
+            "changes the whole host's huge pages: only in virtual machines".to_owned(),
         )
         .into());
     }
-    // Not before it is told to: a pass that comes by itself charges pages too early.
+    // Not before `gather` is called: an earlier pass would charge pages too early.
     let sleep = "/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs";
     fs::write(sleep, "3600000").with_context(|| format!("cannot write {sleep}"))?;
     on_stage("gathered", |stage| limit_live::gathered(stage, gather_huge_pages))
 }
 
-/// Has the kernel gather small pages into huge ones as fast as it can, until the machine ends: by
-/// default it looks at 16 MiB in ten seconds.
+/// Lets the kernel gather small pages into huge ones as fast as it can, until the machine ends: by
+/// default it scans 16 MiB in ten seconds.
 fn gather_huge_pages() {
     for (setting, value) in [
         ("enabled", "always"),
@@ -125,15 +124,15 @@ fn gather_huge_pages() {
     }
 }
 
-/// The end of an agent, anywhere in between.
+/// An agent that is killed anywhere while it divides a cgroup.
 pub fn divided_and_killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("divided-killed", |stage| limit_live::divided_and_killed(stage, share()))
 }
 
-/// Limits that come and go while everybody allocates.
+/// Limits that are set and removed while all processes allocate.
 pub fn racing(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
-    // A change takes some 20 ms: here it waits eight times for the disk, and emulated it takes 40 ms
-    // beside processes that only allocate.
+    // Emulated, a change takes 40 ms beside processes that only allocate; on the host it waits for
+    // the disk eight times.
     let least_changes = match (is_thorough(), is_guest()) {
         (true, _) => 10_000,
         (_, true) => 500,
@@ -142,8 +141,9 @@ pub fn racing(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("racing", |stage| limit_live::racing(stage, least_changes))
 }
 
-/// Share of the kills that one machine takes unless it is thorough, because emulated ones are slow.
-/// The oldest and the newest kernel take half of them together; the tests on the host take all.
+/// Returns the share of the kills that one machine takes unless `--thorough` is given, because
+/// emulated machines are slow. The oldest and the newest kernel together take half of them; the
+/// tests on the host take all.
 fn share() -> Share {
     match guest::machine().as_deref() {
         _ if is_thorough() => Share::WHOLE,

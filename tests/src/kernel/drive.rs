@@ -1,4 +1,4 @@
-//! The slow drive of an emulated Debian, as swap: where memory is short, everybody waits for it.
+//! Slow drive of an emulated Debian, used as swap: if memory is short, every process waits for it.
 
 use std::{fs, process::Command};
 
@@ -8,29 +8,31 @@ use crate::checks::NotOffered;
 
 const DRIVE: &str = "/dev/nvme0n1";
 
-/// Swap; none when dropped.
+/// Active swap space; switched off when dropped.
 pub struct Swap;
 
 impl Swap {
-    /// Makes so much of the drive swap.
+    /// Turns that many bytes of the drive into swap.
     pub fn on(bytes: u64) -> anyhow::Result<Self> {
         if !fs::exists(DRIVE)? {
             return Err(NotOffered(format!("there is no {DRIVE} to swap to")).into());
         }
-        // Of a check that was stopped.
+        // Left by a check that was stopped.
         let _ = run(&["swapoff", DRIVE]);
         run(&["mkswap", DRIVE, &(bytes / 1024).to_string()])?;
         run(&["swapon", DRIVE])?;
         Ok(Self)
     }
 
-    /// What is in use of it, in bytes.
+    /// Returns the swap in use, in bytes.
     pub fn used_bytes(&self) -> anyhow::Result<u64> {
         let swaps = fs::read_to_string("/proc/swaps")?;
-        let line =
-            swaps.lines().find(|line| line.starts_with(DRIVE)).context("it is no swap any more")?;
+        let line = swaps
+            .lines()
+            .find(|line| line.starts_with(DRIVE))
+            .context("the drive is no longer swap")?;
         let kib = line.split_whitespace().nth(3).and_then(|kib| kib.parse::<u64>().ok());
-        Ok(kib.with_context(|| format!("/proc/swaps says {line}"))? * 1024)
+        Ok(kib.with_context(|| format!("cannot parse /proc/swaps: {line}"))? * 1024)
     }
 }
 
@@ -40,20 +42,16 @@ impl Drop for Swap {
     }
 }
 
-/// Keeps this check out of what it looks at: its pages stay, and others are killed before it.
+/// Keeps the check itself out of the measurement: its pages are locked, and others are killed
+/// before it.
 pub fn be_there() -> anyhow::Result<()> {
     // SAFETY: mlockall takes flags and touches no memory of ours.
     let locked = unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) };
-    ensure!(
-        locked == 0,
-        "the check's memory cannot be locked: {}",
-        std::io::Error::last_os_error()
-    );
-    fs::write("/proc/self/oom_score_adj", "-1000")
-        .context("the check's OOM score cannot be lowered")
+    ensure!(locked == 0, "cannot lock the check's memory: {}", std::io::Error::last_os_error());
+    fs::write("/proc/self/oom_score_adj", "-1000").context("cannot lower the check's OOM score")
 }
 
-/// A count of /proc/vmstat.
+/// Reads a counter of /proc/vmstat.
 pub fn vmstat(name: &str) -> anyhow::Result<u64> {
     let text = fs::read_to_string("/proc/vmstat")?;
     let value =

@@ -1,4 +1,4 @@
-//! Growth that sampled page faults stand for, and the stacks that lead to it.
+//! Growth that sampled page faults represent, and the stacks that lead to it.
 
 use std::fs;
 
@@ -13,10 +13,11 @@ use crate::{
 };
 
 const MIB: u64 = 1 << 20;
-/// What a sample stands for: one fault in 64, each of a page.
+/// Bytes that a sample represents: one fault in 64, each of one page.
 const SAMPLE_BYTES: u64 = 64 * 4096;
 
-/// 128 MiB touched: seen within a quarter, with a stack that leads into the program.
+/// Checks the growth seen after 128 MiB were touched, to a quarter, and a stack that leads into the
+/// program.
 pub fn growth_and_stack(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::FaultSamples, rung)?;
     let workload = touch(128 * MIB, &[])?;
@@ -24,13 +25,13 @@ pub fn growth_and_stack(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<S
     let fact = facts
         .iter()
         .find(|fact| fact.id.pid == workload.pid())
-        .context("the workload is not seen")?;
-    let faults = sensors.faults().ok_or_else(|| NotOffered("faults are not sampled".to_owned()))?;
+        .context("the workload is missing")?;
+    let faults = sensors.faults().ok_or_else(|| NotOffered("no faults are sampled".to_owned()))?;
     let (samples, stacks) = faults.of_process(workload.pid());
-    // Where processes are read without BPF, samples do not come with them.
+    // Without BPF for processes, facts carry no samples.
     let faulted = fact.faulted_bytes_total.unwrap_or(samples * SAMPLE_BYTES);
     let near = 96 * MIB..=160 * MIB;
-    ensure!(near.contains(&faulted), "128 MiB were touched, the samples stand for {faulted} bytes");
+    ensure!(near.contains(&faulted), "128 MiB touched, but the samples represent {faulted} bytes");
     let maps = fs::read_to_string(format!("/proc/{}/maps", workload.pid()))
         .context("the workload has no maps")?;
     let own: Vec<_> =

@@ -1,7 +1,7 @@
-//! What pid 1 of a virtual machine does: mounts, modules, the checks, the end.
+//! Tasks of pid 1 in a virtual machine: mounts, modules, the checks, power-off.
 //!
-//! No tracefs: nothing that Spillway does may need it. A step that fails is told on the console and
-//! the checks that need it then fail with their own words.
+//! No tracefs, because Spillway must not need it. A step that fails is reported on the console; the
+//! checks that need it then fail with their own messages.
 
 use std::{ffi::CString, fs, io, os::fd::AsRawFd as _, path::Path};
 
@@ -13,17 +13,17 @@ use crate::{
     runner::{self, done},
 };
 
-/// Set for every check that runs in a virtual machine.
+/// Set for each check that runs in a virtual machine.
 const GUEST: &str = "SPILLWAY_GUEST";
-/// Set for every check that is to be done at its full length.
+/// Set for each check that runs at full length.
 const THOROUGH: &str = "SPILLWAY_THOROUGH";
-/// Set for every check where some were chosen by name.
+/// Set for each check if some were chosen by name.
 const CHOSEN: &str = "SPILLWAY_CHOSEN";
-/// What the machine is called in `cargo xtask vm`, for every check.
+/// Name of the machine in `cargo xtask vm`, set for each check.
 const MACHINE: &str = "SPILLWAY_MACHINE";
 const RESULTS: &str = "/dev/ttyS1";
 
-/// File system, where, options. The memory of files on a ramfs counts as that of files, on a tmpfs
+/// File system, mount point, options. Memory of files on a ramfs counts as file memory, on a tmpfs
 /// as shared.
 const MOUNTS: [(&str, &str, &str); 8] = [
     ("proc", "/proc", ""),
@@ -36,46 +36,46 @@ const MOUNTS: [(&str, &str, &str); 8] = [
     ("ramfs", "/var/tmp", ""),
 ];
 
-/// Whether this is a virtual machine of `cargo xtask vm`, where no sandbox stands between a check
-/// and its kernel.
+/// Returns whether this is a virtual machine of `cargo xtask vm`, in which no sandbox restricts a
+/// check.
 pub fn is_guest() -> bool {
     std::env::var_os(GUEST).is_some()
 }
 
-/// Whether a check is to be done at its full length.
+/// Returns whether checks run at full length.
 pub fn is_thorough() -> bool {
     std::env::var_os(THOROUGH).is_some()
 }
 
-/// Has every check done at its full length.
+/// Makes all checks run at full length.
 pub fn be_thorough() {
     // SAFETY: no other thread runs yet that could read the environment.
     unsafe { std::env::set_var(THOROUGH, "1") };
 }
 
-/// Whether a long check is to be done wherever it can be: at full length, or chosen by name.
+/// Returns whether long checks run wherever they can: at full length, or chosen by name.
 pub fn is_asked_for() -> bool {
     is_thorough() || std::env::var_os(CHOSEN).is_some()
 }
 
-/// Has long checks done wherever they can be.
+/// Makes long checks run wherever they can.
 pub fn be_asked_for() {
     // SAFETY: no other thread runs yet that could read the environment.
     unsafe { std::env::set_var(CHOSEN, "1") };
 }
 
-/// What this machine is called in `cargo xtask vm`; `None` where nobody said.
+/// Returns the name of this machine in `cargo xtask vm`; `None` if it has none.
 pub fn machine() -> Option<String> {
     std::env::var(MACHINE).ok()
 }
 
-/// Has every check know what this machine is called.
+/// Tells all checks the name of this machine.
 pub fn be_called(machine: &str) {
     // SAFETY: no other thread runs yet that could read the environment.
     unsafe { std::env::set_var(MACHINE, machine) };
 }
 
-/// The whole life of the machine.
+/// Runs the machine from boot to power-off.
 pub fn live_and_die(only: Option<&str>) -> ! {
     if let Err(error) = live(only) {
         eprintln!("kernel: {error:#}");
@@ -92,7 +92,7 @@ pub fn live_and_die(only: Option<&str>) -> ! {
 
 fn live(only: Option<&str>) -> anyhow::Result<()> {
     for (kind, place, options) in MOUNTS {
-        tell(
+        report(
             mount(kind, place, options)
                 .with_context(|| format!("{kind} is not mounted on {place}")),
         );
@@ -100,18 +100,17 @@ fn live(only: Option<&str>) -> anyhow::Result<()> {
     for controller in ["memory", "cpu"] {
         let handed_on =
             fs::write("/sys/fs/cgroup/cgroup.subtree_control", format!("+{controller}"));
-        tell(
-            handed_on
-                .with_context(|| format!("the root cgroup hands no {controller} controller on")),
-        );
+        report(handed_on.with_context(|| {
+            format!("cannot enable the {controller} controller in the root cgroup")
+        }));
     }
-    tell(loopback_up().context("the loopback interface is down"));
-    tell(load_modules());
+    report(loopback_up().context("the loopback interface is down"));
+    report(load_modules());
     // SAFETY: no other thread runs yet that could read the environment.
     unsafe { std::env::set_var(GUEST, "1") };
     let results = fs::File::options().read(true).write(true).open(RESULTS);
-    let mut results = results.with_context(|| format!("{RESULTS} cannot be opened"))?;
-    tell(raw(&results).with_context(|| format!("{RESULTS} is no terminal")));
+    let mut results = results.with_context(|| format!("cannot open {RESULTS}"))?;
+    report(raw(&results).with_context(|| format!("{RESULTS} is not a terminal")));
     runner::run_all(&mut results, checks::all(), only);
     // What is still in the port's buffer would be lost when the power goes.
     // SAFETY: tcdrain takes a descriptor, which is open.
@@ -119,7 +118,7 @@ fn live(only: Option<&str>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn tell(step: anyhow::Result<()>) {
+fn report(step: anyhow::Result<()>) {
     if let Err(error) = step {
         eprintln!("kernel: {error:#}");
     }
@@ -136,7 +135,7 @@ fn mount(kind: &str, place: &str, options: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Modules are named so that their order is the one in which they can be loaded.
+/// Loads the modules, whose names sort in the order of their dependencies.
 fn load_modules() -> anyhow::Result<()> {
     let mut modules: Vec<_> = match fs::read_dir("/modules") {
         Ok(entries) => {
@@ -161,7 +160,7 @@ fn load_module(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Has the port hand bytes through as they are.
+/// Sets the port to pass bytes through unchanged.
 fn raw(port: &fs::File) -> io::Result<()> {
     // SAFETY: termios is plain data, for which all zeroes is a valid value.
     let mut settings: libc::termios = unsafe { std::mem::zeroed() };

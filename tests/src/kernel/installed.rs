@@ -1,4 +1,4 @@
-//! The agent as it is installed: a service, by the unit file that it comes with.
+//! The installed agent: a service that runs by its unit file.
 
 use std::{
     fs,
@@ -14,17 +14,17 @@ use spillway_tests::{find_metric, http_get};
 
 use crate::unit_stage::{MIB, SOON, systemctl, until};
 
-/// Its unit.
+/// Name of its unit.
 pub const AGENT_UNIT: &str = "spillway.service";
-/// The unit file.
+/// Text of the unit file.
 pub const UNIT_FILE: &str = include_str!("../../../configs/systemd/spillway.service");
-/// Its drop-in for `mode = "enforce"`.
+/// Text of the drop-in for `mode = "enforce"`.
 pub const ENFORCE: &str = include_str!("../../../configs/systemd/enforce.conf");
-/// A leak is claimed by then: emulated, an agent takes seconds to start, and the shortest horizons
-/// begin after that.
+/// Maximum time until a leak is reported: emulated, an agent takes seconds to start, and the
+/// shortest horizons begin after that.
 pub const CLAIMED_WITHIN: Duration = Duration::from_secs(120);
 
-/// Judges within seconds, and acts.
+/// Configuration that judges within seconds, and acts.
 pub const QUICK: &str = "mode = \"enforce\"\n[sense]\ninterval = \"200ms\"\n\
     [detect.leak]\nwarm_up = \"0s\"\nhorizons = [\"8s\", \"12s\", \"16s\", \"32s\"]\nmin_growth \
     = \"16MiB\"\n\
@@ -35,26 +35,26 @@ pub const QUICK: &str = "mode = \"enforce\"\n[sense]\ninterval = \"200ms\"\n\
 pub const EXPOSURE_MAX: f64 = 2.0;
 pub const EXPOSURE_ENFORCING_MAX: f64 = 2.6;
 
-/// Where it serves, by default.
+/// Default address that it serves.
 pub const SERVES: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9646);
 
-/// All that is not as it is installed: it prints for a program.
+/// Only difference from the installed unit: it prints JSON.
 const FOR_A_PROGRAM: &str = "[Service]\nExecStart=\nExecStart=/usr/local/bin/spillway run --json \
 --config /etc/spillway.toml\n";
 
-/// A running agent; stopped when dropped.
+/// Running agent; stopped when dropped.
 pub struct Installed {
-    /// Which of its lives this is.
+    /// Invocation id of the unit's run.
     invocation: String,
 }
 
 impl Installed {
-    /// Starts it with enforce.conf, and waits until it watches.
+    /// Starts it with enforce.conf, and waits until it sees processes.
     pub fn start(config: &str) -> anyhow::Result<Self> {
         Self::start_with(config, &[("enforce.conf", ENFORCE)])
     }
 
-    /// Starts it with these drop-ins, each a name and its text, and waits until it watches.
+    /// Starts it with these drop-ins, each a name and its text, and waits until it sees processes.
     pub fn start_with(config: &str, drop_ins: &[(&str, &str)]) -> anyhow::Result<Self> {
         fs::write("/etc/spillway.toml", config)?;
         let units = Path::new("/run/systemd/system");
@@ -69,11 +69,11 @@ impl Installed {
         let invocation = systemctl(&["show", "--property=InvocationID", "--value", AGENT_UNIT])?;
         let agent = Self { invocation };
         let watches = until(SOON, || agent.metric("spillway_processes").filter(|&seen| seen > 0.0));
-        ensure!(watches.is_some(), "it does not watch: {}", agent.said());
+        ensure!(watches.is_some(), "the agent sees no processes: {}", agent.said());
         Ok(agent)
     }
 
-    /// What it logged and printed.
+    /// Returns its log and output.
     pub fn said(&self) -> String {
         let ours = format!("_SYSTEMD_INVOCATION_ID={}", self.invocation);
         let output =
@@ -84,46 +84,46 @@ impl Installed {
         )
     }
 
-    /// The lines that it printed, as JSON: verdicts, decisions and outcomes.
+    /// Returns the lines that it printed as JSON: verdicts, decisions and outcomes.
     pub fn printed(&self) -> Vec<Value> {
         self.said().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// A metric, by its name with labels; `None` where it is not there.
+    /// Returns a metric by its name with labels; `None` if it is missing.
     pub fn metric(&self, name: &str) -> Option<f64> {
         find_metric(&http_get(SERVES, "/metrics").ok()?, name)
     }
 
-    /// Its memory is its own, and others are killed before it.
-    pub fn is_hard_to_get_rid_of(&self) -> anyhow::Result<()> {
+    /// Checks that its memory is protected and locked, and that others are killed before it.
+    pub fn is_protected(&self) -> anyhow::Result<()> {
         let pid = systemctl(&["show", "--property=MainPID", "--value", AGENT_UNIT])?;
         let read =
-            |path: &str| fs::read_to_string(path).with_context(|| format!("{path} cannot be read"));
+            |path: &str| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
         let score = read(&format!("/proc/{pid}/oom_score_adj"))?;
-        ensure!(score.trim() == "-900", "its OOM score is moved by {score}");
+        ensure!(score.trim() == "-900", "its oom_score_adj is {score}");
         let cgroup = read(&format!("/proc/{pid}/cgroup"))?;
         let own = Path::new(
-            cgroup.trim().strip_prefix("0::/").context("it is in no cgroup of version 2")?,
+            cgroup.trim().strip_prefix("0::/").context("it is not in a cgroup of version 2")?,
         );
-        // A cgroup keeps no more than those above it keep for it, but for the root, which keeps
-        // all.
+        // A cgroup is protected only as far as its ancestors are. The root cgroup has no limit.
         for above in own.ancestors().filter(|above| !above.as_os_str().is_empty()) {
             let min = read(&format!("/sys/fs/cgroup/{}/memory.min", above.display()))?;
             let min_bytes: u64 = min.trim().parse().unwrap_or(u64::MAX);
-            ensure!(min_bytes >= 32 * MIB, "{} keeps {min_bytes} bytes for it", above.display());
+            ensure!(min_bytes >= 32 * MIB, "memory.min of {} is {min_bytes}", above.display());
         }
         let status = read(&format!("/proc/{pid}/status"))?;
         let locked = status
             .lines()
             .find_map(|line| line.strip_prefix("VmLck:"))
-            .context("the kernel tells no VmLck")?;
+            .context("the kernel reports no VmLck")?;
         ensure!(locked.trim() != "0 kB", "none of its memory is locked");
         Ok(())
     }
 }
 
 impl Installed {
-    /// It has the privileges that its unit file leaves it, and sees all that it sees without.
+    /// Checks that it has only the privileges of its unit file, and still sees everything that it
+    /// sees without the restrictions.
     pub fn is_confined(&self, exposure_max: f64) -> anyhow::Result<()> {
         let output = Command::new("systemd-analyze")
             .args(["security", "--no-pager", AGENT_UNIT])
@@ -132,7 +132,10 @@ impl Installed {
         let level = analysed.rsplit_once("exposure level for spillway.service: ");
         let level = level.and_then(|(_, rest)| rest.split_whitespace().next()?.parse::<f64>().ok());
         let level = level.with_context(|| format!("no level in {analysed}"))?;
-        ensure!(level <= exposure_max, "its exposure is {level}, over {exposure_max}: {analysed}");
+        ensure!(
+            level <= exposure_max,
+            "its exposure is {level}, more than {exposure_max}: {analysed}"
+        );
 
         let doctor = Command::new("/usr/local/bin/spillway").args(["doctor", "--json"]).output()?;
         let unconfined: Value =
@@ -149,7 +152,7 @@ impl Installed {
         {
             ensure!(
                 !said.contains(&format!("probe {name} ")),
-                "{name} is attached without its unit alone: {said}"
+                "{name} is attached only without the unit's restrictions: {said}"
             );
         }
         Ok(())
@@ -168,12 +171,12 @@ impl Drop for Installed {
     }
 }
 
-/// The first of these lines that has this value in this field.
+/// Returns the first of these lines with this value in this field.
 pub fn line_of<'a>(printed: &'a [Value], field: &str, value: &str) -> Option<&'a Value> {
     printed.iter().find(|line| line[field] == value)
 }
 
-/// When that was, on the agent's clock, in seconds.
+/// Returns the time of a line, in seconds of the agent's clock.
 pub fn t_of(line: &Value) -> anyhow::Result<f64> {
-    line["t"].as_f64().with_context(|| format!("it has no time: {line}"))
+    line["t"].as_f64().with_context(|| format!("the line has no time: {line}"))
 }

@@ -17,7 +17,7 @@ use crate::{
 
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// A known process's exec and exit, named by pid and start.
+/// Checks exec and exit of a known process, identified by pid and start time.
 pub fn exec_and_exit(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessLife, rung)?;
     let started = touch(0, &[])?;
@@ -35,7 +35,7 @@ pub fn exec_and_exit(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen
     Ok(Seen { events: seen.len() as u64, detail: format!("exec and exit of {id}") })
 }
 
-/// Five hundred processes that live for a moment.
+/// Checks five hundred processes that end at once.
 pub fn short_lives(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessLife, rung)?;
     let before = sensors.life_totals();
@@ -45,25 +45,23 @@ pub fn short_lives(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
     sensors.drain_life(0.0, &mut Vec::new());
     let after = sensors.life_totals();
     let (forks, exits) = (after.forks - before.forks, after.exits - before.exits);
-    ensure!(
-        forks >= 501 && exits >= 501,
-        "{forks} births and {exits} deaths were seen of 501 each"
-    );
+    ensure!(forks >= 501 && exits >= 501, "{forks} births and {exits} deaths, expected 501 each");
     let lost: u64 = sensors.lost().totals().map(|(_, total)| total).sum();
     ensure!(lost == 0, "{lost} were lost: {:?}", sensors.lost());
     Ok(Seen { events: forks + exits, detail: format!("{forks} births, {exits} deaths, none lost") })
 }
 
-/// A process that is in one scan and not in the next: births and deaths themselves are not told.
+/// Checks a process that is in one scan and not in the next: this rung reports no births and deaths
+/// as such.
 pub fn two_scans(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessLife, rung)?;
     let started = touch(0, &[])?;
     let pid = started.pid();
     let sees = |sensors: &mut Sensors| processes(sensors).iter().any(|fact| fact.id.pid == pid);
-    ensure!(sees(sensors), "pid {pid} is not seen while it runs");
+    ensure!(sees(sensors), "pid {pid} is missing while it runs");
     started.stop();
-    ensure!(!sees(sensors), "pid {pid} is gone and still seen");
+    ensure!(!sees(sensors), "pid {pid} is gone but still seen");
     let totals = sensors.life_totals();
-    ensure!(totals == ProcessEventTotals::default(), "births and deaths are told: {totals:?}");
+    ensure!(totals == ProcessEventTotals::default(), "births and deaths are reported: {totals:?}");
     Ok(Seen { events: 2, detail: format!("pid {pid}, then not") })
 }

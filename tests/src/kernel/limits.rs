@@ -1,4 +1,4 @@
-//! Hard limits of cgroups under the memory controller, of either version, and what is charged
+//! Hard limits of cgroups under the memory controller, of either version, and the memory charged
 //! against them.
 
 use std::time::Duration;
@@ -17,17 +17,17 @@ use crate::{
 };
 
 const MIB: u64 = 1 << 20;
-/// By which a sum may be off: each CPU keeps up to 64 pages of each cgroup to itself, and the
-/// programs have a few pages that are charged and in nobody's page tables.
+/// Maximum error of a sum: each CPU keeps up to 64 pages of each cgroup to itself, and the programs
+/// have a few pages that are charged but are in no page table.
 const CHARGE_OFF_BYTES: u64 = 4 * MIB;
-/// Two seconds and what an emulated processor takes for some scans more.
+/// Two seconds, plus the time that an emulated processor takes for some scans.
 const SUMMED_WITHIN: Duration = Duration::from_secs(5);
-/// More than anything else that is charged to the cgroup, so that it would be seen if it counted.
+/// More than anything else that is charged to the cgroup, so that it would show if it counted.
 const CACHE_BYTES: u64 = 96 * MIB;
-/// Twice what a sum may be off, so that it would be missed.
+/// Twice the error of a sum, so that it would show if it did not count.
 const SHMEM_BYTES: u64 = 2 * CHARGE_OFF_BYTES;
 
-/// A cgroup for a check, and the names of its files.
+/// Cgroup for a check, and the names of its files.
 struct Limited {
     cgroup: OwnCgroup,
     max: &'static str,
@@ -46,65 +46,66 @@ impl Limited {
         };
         let cgroup = OwnCgroup::make(&mount, name).map_err(NotOffered::from)?;
         if !cgroup.has(max) {
-            return Err(
-                NotOffered(format!("{} hands no memory controller on", mount.display())).into()
-            );
+            return Err(NotOffered(format!(
+                "cannot enable the memory controller in {}",
+                mount.display()
+            ))
+            .into());
         }
         cgroup.set(max, 512 * MIB)?;
         Ok(Self { cgroup, max, usage, version })
     }
 }
 
-/// A process that touches so much of each kind, all of it charged to that cgroup.
+/// Starts a process that touches that much of each kind, all of it charged to that cgroup.
 fn touch_in(cgroup: &OwnCgroup, kinds: &[(&str, u64)]) -> anyhow::Result<Workload> {
     let mut workload = workload()?;
     workload.arg("touch").args(kinds.iter().map(|(kind, bytes)| format!("--{kind}-bytes={bytes}")));
     Ok(Workload::start(cgroup.admit(&mut workload)?))
 }
 
-/// What these processes hold of what counts: `shmem_bytes` were touched by one of them. `RssShmem`
-/// would not do: where the root is a tmpfs, as in the virtual machines, the program itself is in
-/// it, charged to who unpacked it.
+/// Returns the memory of these processes that counts; `shmem_bytes` were touched by one of them.
+/// `RssShmem` would not do: if the root is a tmpfs, as in the virtual machines, the program itself
+/// is in it, charged to the process that unpacked it.
 fn held_bytes(workloads: &[Workload], shmem_bytes: u64) -> anyhow::Result<u64> {
     let anon: anyhow::Result<u64> =
         workloads.iter().map(|workload| field_bytes(workload.pid(), "status", "RssAnon")).sum();
     Ok(anon? + shmem_bytes)
 }
 
-/// Holds limit and charge of a process to the truth; says how far off the charge is.
+/// Compares limit and charge of a process with the truth; returns the error of the charge.
 fn check(fact: &ProcessFact, held: u64) -> anyhow::Result<u64> {
     ensure!(
         fact.memory_max_bytes == Some(512 * MIB),
-        "limit {:?} was seen, 512 MiB are true",
+        "the limit is {:?}, expected 512 MiB",
         fact.memory_max_bytes
     );
-    let charged =
-        fact.memory_charged_bytes.context("what is charged against the limit is not seen")?;
+    let charged = fact.memory_charged_bytes.context("the charge against the limit is missing")?;
     let off = charged.abs_diff(held);
     ensure!(
         off <= CHARGE_OFF_BYTES,
-        "{charged} bytes charged were seen, {held} are true: {} KiB off",
+        "{charged} bytes charged, expected {held}: {} KiB off",
         off / 1024
     );
     Ok(off)
 }
 
-/// Scans until every process has its limit and what is charged against it. The kernel sums up what
-/// each CPU has counted every two seconds, and in between may leave a part of it out; the agent
-/// asks again every ten scans.
+/// Scans until every process has its limit and its charge. The kernel sums up the counts of each
+/// CPU every two seconds, and may leave a part of them out in between; the agent reads again every
+/// ten scans.
 fn until_charged(
     sensors: &mut Sensors,
     members: &[(&Workload, &OwnCgroup)],
     held: u64,
 ) -> anyhow::Result<(Vec<ProcessFact>, u64)> {
-    let mut look = || -> anyhow::Result<_> {
+    let mut read = || -> anyhow::Result<_> {
         let facts = processes(sensors);
         let mut off = 0;
         for (workload, cgroup) in members {
             let fact = find(&facts, workload.pid())?;
             ensure!(
                 *fact.cgroup == *cgroup.path,
-                "cgroup {} was seen, {} is true",
+                "the cgroup is {}, expected {}",
                 fact.cgroup,
                 cgroup.path
             );
@@ -112,17 +113,18 @@ fn until_charged(
         }
         Ok((facts, off))
     };
-    let mut last = look();
+    let mut last = read();
     wait_for(SUMMED_WITHIN, || {
         if last.is_err() {
-            last = look();
+            last = read();
         }
         last.is_ok().then_some(())
     });
     last
 }
 
-/// A limit of the processes' own cgroup: both have the same charge, without the page cache of one.
+/// Checks a limit of the processes' own cgroup: both have the same charge, without the page cache
+/// of one.
 pub fn own(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let Limited { cgroup, usage, version, .. } = Limited::make("limit")?;
@@ -131,14 +133,11 @@ pub fn own(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         touch_in(&cgroup, &[("anon", 24 * MIB)])?,
     ];
     let held = held_bytes(&workloads, SHMEM_BYTES)?;
-    ensure!(
-        held >= 80 * MIB,
-        "the workloads hold {held} bytes, not the 80 MiB that they were told to touch"
-    );
+    ensure!(held >= 80 * MIB, "the workloads have {held} bytes instead of 80 MiB");
     let used: u64 = cgroup.get(usage)?.trim().parse()?;
     ensure!(
         used >= held + CACHE_BYTES - CHARGE_OFF_BYTES,
-        "{used} bytes are in use: the page cache is not charged here"
+        "only {used} bytes are in use: the page cache is not charged"
     );
     let members = workloads.iter().map(|workload| (workload, &cgroup));
     let (facts, off) = until_charged(sensors, &members.collect::<Vec<_>>(), held)?;
@@ -146,8 +145,8 @@ pub fn own(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: facts.len() as u64, detail })
 }
 
-/// A limit of the parent that is less than the child's: what is charged is what the parent and both
-/// its children hold.
+/// Checks a limit of the parent that is below the child's: the charge is that of the parent and
+/// both its children.
 pub fn parents(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let Limited { cgroup: parent, max, version, .. } = Limited::make("parent")?;
@@ -159,10 +158,7 @@ pub fn parents(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let workloads =
         [touch_in(&child, &[("anon", 16 * MIB)])?, touch_in(&sibling, &[("anon", 40 * MIB)])?];
     let held = held_bytes(&workloads, 0)?;
-    ensure!(
-        held >= 56 * MIB,
-        "the workloads hold {held} bytes, not the 56 MiB that they were told to touch"
-    );
+    ensure!(held >= 56 * MIB, "the workloads have {held} bytes instead of 56 MiB");
     let members = workloads.iter().zip([&child, &sibling]);
     let (facts, off) = until_charged(sensors, &members.collect::<Vec<_>>(), held)?;
     Ok(Seen {

@@ -1,4 +1,4 @@
-//! Accept queues, against queues of a known depth and age, and against `sock_diag`.
+//! Accept queues, compared with queues of known depth and age, and with `sock_diag`.
 
 use std::{
     fs,
@@ -39,10 +39,10 @@ fn find(facts: &[ListenerFact], addr: SocketAddr) -> anyhow::Result<&ListenerFac
 
 pub fn netns_of(process: &str) -> anyhow::Result<u32> {
     let path = format!("/proc/{process}/ns/net");
-    Ok(fs::metadata(&path).with_context(|| format!("{path} cannot be read"))?.ino() as u32)
+    Ok(fs::metadata(&path).with_context(|| format!("cannot read {path}"))?.ino() as u32)
 }
 
-/// Depth, limit, owner and namespace, over IPv4 and IPv6; a closed listener is not seen.
+/// Checks depth, limit, owner and namespace, over IPv4 and IPv6; a closed listener is not seen.
 pub fn depth_and_owner(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let before = listen(8, 2, &[])?;
     let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
@@ -61,17 +61,17 @@ pub fn depth_and_owner(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
     let addr = v6.addr();
     v6.stop();
     let after = listeners(sensors, 0.1);
-    ensure!(find(&after, addr).is_err(), "{addr} is closed and still seen");
+    ensure!(find(&after, addr).is_err(), "{addr} is closed but still seen");
     Ok(Seen {
         events: facts.len() as u64,
         detail: "one from before, IPv4, IPv6, one closed".to_owned(),
     })
 }
 
-/// Every listener that `sock_diag` shows, with the same numbers.
+/// Compares all listeners with those that `sock_diag` shows.
 pub fn as_sock_diag(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let bpf = prepared.sensors(Probe::AcceptQueue, rung)?;
-    let mut netlink = Sensors::without_bpf("this check compares");
+    let mut netlink = Sensors::without_bpf("this check compares two rungs");
     let held = [listen(4, 0, &[])?, listen(16, 16, &[])?, listen(64, 40, &["--v6"])?];
     let (seen, truth) = (listeners(bpf, 0.0), listeners(&mut netlink, 0.0));
     for listener in &held {
@@ -87,9 +87,9 @@ pub fn as_sock_diag(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
         };
         let (seen, truth) =
             (key(find(&seen, listener.addr())?), key(find(&truth, listener.addr())?));
-        ensure!(seen == truth, "{seen:?} was seen, {truth:?} is what sock_diag says");
+        ensure!(seen == truth, "saw {seen:?}, but sock_diag shows {truth:?}");
     }
-    // A listener that was there before, and that no process here holds, can only be seen by
+    // A listener that existed before, and that no process here has open, can be seen only by
     // sock_diag.
     let held = |fact: &&ListenerFact| fact.pid.is_some();
     let unseen: Vec<_> = truth
@@ -97,7 +97,7 @@ pub fn as_sock_diag(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
         .filter(held)
         .filter(|fact| !seen.iter().any(|other| other.addr == fact.addr))
         .collect();
-    ensure!(unseen.is_empty(), "sock_diag shows what is not seen: {unseen:?}");
+    ensure!(unseen.is_empty(), "only sock_diag shows {unseen:?}");
     Ok(Seen {
         events: seen.len() as u64,
         detail: format!("{} of {} listeners", seen.len(), truth.len()),
@@ -107,8 +107,8 @@ pub fn as_sock_diag(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
 /// Of include/net/tcp_states.h.
 const TCP_LISTEN: u16 = 10;
 
-/// Sockets that are listed without entering their namespace: a listener here and one elsewhere, with
-/// their queues and owners.
+/// Checks sockets that are listed without entering their namespace: a listener here and one
+/// elsewhere, with their queues and owners.
 pub fn listed(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
     let list = sensors.socket_list().context("no sockets are listed")?;
@@ -116,7 +116,7 @@ pub fn listed(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let inside = in_own_namespace(workload()?.args(["listen", "--backlog=16", "--pending=4"]))?;
     let mut samples = Vec::new();
     let rest = list.read(|sample| samples.push(sample))?;
-    ensure!(rest == 0, "{rest} bytes are no complete sample");
+    ensure!(rest == 0, "{rest} bytes of an incomplete sample");
     for (listener, backlog, backlog_max) in [(&here, 2, 8), (&inside, 4, 16)] {
         let (pid, port) = (listener.pid(), listener.addr().port());
         let netns = netns_of(&pid.to_string())?;
@@ -134,13 +134,16 @@ pub fn listed(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         let inode = format!("socket:[{}]", sample.inode);
         let files = fs::read_dir(format!("/proc/{pid}/fd"))?.flatten();
         let mut targets = files.filter_map(|file| fs::read_link(file.path()).ok());
-        ensure!(targets.any(|target| *target.as_os_str() == *inode), "pid {pid} holds no {inode}");
+        ensure!(
+            targets.any(|target| *target.as_os_str() == *inode),
+            "pid {pid} does not have {inode} open"
+        );
     }
     let detail = "one here, one in a namespace of its own".to_owned();
     Ok(Seen { events: samples.len() as u64, detail })
 }
 
-/// A listener in a network namespace and a cgroup of its own, as in a container.
+/// Checks a listener in a network namespace and a cgroup of its own, as in a container.
 pub fn in_container(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let (Hierarchy::V1 { mount } | Hierarchy::V2 { mount }) = Hierarchy::detect() else {
         return Err(NotOffered("no cgroup file system is mounted".to_owned()).into());
@@ -161,7 +164,7 @@ pub fn in_container(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
     ensure!(seen == truth, "(netns, depth, limit, pid) {seen:?} were seen, {truth:?} are true");
     ensure!(
         *fact.cgroup == *cgroup.path,
-        "cgroup {:?} was seen, {:?} is true",
+        "the cgroup is {:?}, expected {:?}",
         fact.cgroup,
         cgroup.path
     );
@@ -185,12 +188,12 @@ pub fn in_own_namespace(command: &mut Command) -> anyhow::Result<Workload> {
     Ok(Workload::start(unsafe { command.pre_exec(enter) }))
 }
 
-/// How long the head of a queue has waited.
+/// Checks the wait of the queue's head.
 pub fn age_of_the_head(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     ages(prepared.sensors(Probe::AcceptQueue, rung)?)
 }
 
-/// The same where accept() is not followed: the head is then all that is timed.
+/// Checks the same on the rung that does not follow accept(): only the head is then timed.
 pub fn head_alone(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::AcceptSojourn, rung)?;
     let queue = listen(8, 1, &[])?;
@@ -212,11 +215,11 @@ fn ages(sensors: &mut Sensors) -> anyhow::Result<Seen> {
         let facts = listeners(sensors, asked.elapsed().as_secs_f64());
         let newest = asked.elapsed();
         let seen =
-            find(&facts, queue.addr())?.oldest_wait_us.context("the head's age is not seen")?;
+            find(&facts, queue.addr())?.oldest_wait_us.context("the head's age is missing")?;
         let seen = Duration::from_micros(seen);
         ensure!(
             seen + SLACK >= oldest && seen <= newest + SLACK,
-            "a wait of {seen:?} was seen, it is between {oldest:?} and {newest:?}"
+            "a wait of {seen:?}, expected {oldest:?} to {newest:?}"
         );
         furthest = furthest.max(oldest.saturating_sub(seen)).max(seen.saturating_sub(newest));
     }
@@ -227,14 +230,14 @@ fn ages(sensors: &mut Sensors) -> anyhow::Result<Seen> {
     Ok(Seen {
         events: 4,
         detail: format!(
-            "three looks, {:.1} ms outside what is known",
+            "three reads, at most {:.1} ms out of bounds",
             furthest.as_secs_f64() * 1e3
         ),
     })
 }
 
-/// A queue that is over its limit: a limit of 2 lets 3 wait, the other clients' handshakes are
-/// dropped.
+/// Checks a queue over its limit: a limit of 2 lets 3 wait, and the handshakes of the other clients
+/// are dropped.
 pub fn overflows(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
     let full = listen(2, 8, &[])?;
@@ -246,6 +249,6 @@ pub fn overflows(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     });
     let counted =
         counted.with_context(|| format!("no overflow was counted; (depth, limit) is {seen:?}"))?;
-    ensure!(seen == Some((3, 2)), "(depth, limit) {seen:?} were seen, (3, 2) are true");
+    ensure!(seen == Some((3, 2)), "(depth, limit) is {seen:?}, expected (3, 2)");
     Ok(Seen { events: counted, detail: format!("{counted} overflows") })
 }

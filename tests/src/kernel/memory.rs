@@ -1,4 +1,4 @@
-//! The memory of processes, against what was touched and what the kernel says elsewhere.
+//! Memory of processes, compared with the amounts touched and with other figures of the kernel.
 
 use std::{collections::HashSet, fs, process::Command};
 
@@ -16,43 +16,43 @@ use crate::{
 
 const MIB: u64 = 1 << 20;
 const PAGE_BYTES: u64 = 4096;
-/// What may move between a CPU's slot and the count while they are summed: the kernel's batch of 32
-/// pages.
+/// Maximum that may move between a CPU's slot and the count while they are summed: the kernel's
+/// batch of 32 pages.
 const BATCH_BYTES: u64 = 32 * PAGE_BYTES;
-/// Some 200 MiB, 24 pages more on each of eight CPUs than a multiple of the 32 that a CPU may keep
-/// to itself; a thread's stack takes a few more. What a plain count does not know is then nearly as
-/// much as can be, which is 992 KiB.
+/// Some 200 MiB: on each of eight CPUs 24 pages more than a multiple of the 32 that a CPU may keep
+/// to itself; a thread's stack takes a few more. A plain count then misses nearly as much as it
+/// can, which is 992 KiB.
 const HELD_BYTES: u64 = 8 * (6400 + 24) * PAGE_BYTES;
-/// Four times what is touched of it: neither stands for the other.
+/// Four times the part of it that is touched, so that neither is taken for the other.
 const MAPPED_BYTES: u64 = 64 * MIB;
-/// By which two of one program, started with other arguments, may differ: a page of the stack and
-/// one of the heap.
+/// Maximum difference between two processes of one program with different arguments: a page of the
+/// stack and one of the heap.
 const STARTED_OTHERWISE_BYTES: u64 = 2 * PAGE_BYTES;
 
-/// The workload, which stands beside this program.
+/// Returns the workload program, which is installed beside this one.
 pub fn workload() -> anyhow::Result<Command> {
     beside("workload")
 }
 
-/// A program that stands beside this one.
+/// Returns a program that is installed beside this one.
 pub fn beside(name: &str) -> anyhow::Result<Command> {
     let path = std::env::current_exe()?.with_file_name(name);
     ensure!(
         path.exists(),
-        "no {} is there\n  hint: run `cargo xtask vm host`, which builds it",
+        "{} is not built\n  hint: run `cargo xtask vm host`, which builds it",
         path.display()
     );
     Ok(Command::new(path))
 }
 
-/// A process that touches so much memory, and waits.
+/// Starts a process that touches that much memory, and waits.
 pub fn touch(anon_bytes: u64, more: &[String]) -> anyhow::Result<Workload> {
     Ok(Workload::start(
         workload()?.arg("touch").arg(format!("--anon-bytes={anon_bytes}")).args(more),
     ))
 }
 
-/// What was seen of a process.
+/// Returns the facts of a process.
 pub fn find(facts: &[ProcessFact], pid: u32) -> anyhow::Result<&ProcessFact> {
     facts
         .iter()
@@ -60,27 +60,27 @@ pub fn find(facts: &[ProcessFact], pid: u32) -> anyhow::Result<&ProcessFact> {
         .with_context(|| format!("pid {pid} is not among {} seen", facts.len()))
 }
 
-/// Within 1 % or 1 MiB, whichever is more; says how far off.
+/// Checks that a figure is within 1 % or 1 MiB, whichever is more; returns the error.
 fn near(what: &str, seen: u64, truth: u64) -> anyhow::Result<String> {
     let off = seen.abs_diff(truth);
     ensure!(
         off <= (truth / 100).max(MIB),
-        "{what}: {seen} bytes were seen, {truth} are true: {} KiB off",
+        "{what}: {seen} bytes, expected {truth}: {} KiB off",
         off / 1024
     );
     Ok(format!("{what} {} KiB off", off / 1024))
 }
 
-/// A field of `/proc/PID/FILE` in bytes.
+/// Returns a field of `/proc/PID/FILE` in bytes.
 pub fn field_bytes(pid: u32, file: &str, field: &str) -> anyhow::Result<u64> {
     let path = format!("/proc/{pid}/{file}");
-    let text = fs::read_to_string(&path).with_context(|| format!("{path} cannot be read"))?;
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
     Ok(kib.with_context(|| format!("{path} has no number {field}"))? * 1024)
 }
 
-/// Known amounts of each kind, against the amounts and against `/proc/PID/status`.
+/// Compares known amounts of each kind with the facts and with `/proc/PID/status`.
 pub fn touched(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let idle = touch(0, &[])?;
@@ -103,16 +103,12 @@ pub fn touched(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         detail.push(near(field, seen, field_bytes(busy.pid(), "status", field)?)?);
     }
     let swap = field_bytes(busy.pid(), "status", "VmSwap")?;
-    ensure!(
-        after.swap_bytes == swap,
-        "{} swapped bytes were seen, {swap} are true",
-        after.swap_bytes
-    );
+    ensure!(after.swap_bytes == swap, "{} swapped bytes, expected {swap}", after.swap_bytes);
     Ok(Seen { events: facts.len() as u64, detail: detail.join(", ") })
 }
 
-/// Private writable memory that is mapped, touched only in part, beside memory that is not private
-/// or not writable.
+/// Checks private writable memory that is mapped but only partly touched, beside memory that is not
+/// private or not writable.
 pub fn mapped(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let idle = touch(0, &[])?;
@@ -125,7 +121,7 @@ pub fn mapped(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         let truth = statm_data_bytes(fact.id.pid)?;
         ensure!(
             fact.mapped_bytes == Some(truth),
-            "{:?} mapped bytes were seen, {truth} are true",
+            "{:?} mapped bytes, expected {truth}",
             fact.mapped_bytes
         );
     }
@@ -133,15 +129,15 @@ pub fn mapped(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let off = grown.abs_diff(MAPPED_BYTES);
     ensure!(
         off <= STARTED_OTHERWISE_BYTES,
-        "{grown} more bytes are mapped, {MAPPED_BYTES} were: {} KiB off",
+        "{grown} more bytes mapped, expected {MAPPED_BYTES}: {} KiB off",
         off / 1024
     );
     let touched = near("touched", after.anon_bytes.saturating_sub(before.anon_bytes), 16 * MIB)?;
-    let detail = format!("as statm, {} KiB off what was mapped, {touched}", off / 1024);
+    let detail = format!("equal to statm, {} KiB off the mapping, {touched}", off / 1024);
     Ok(Seen { events: facts.len() as u64, detail })
 }
 
-/// `data` of `/proc/PID/statm`, its sixth field.
+/// Returns `data` of `/proc/PID/statm`, its sixth field.
 fn statm_data_bytes(pid: u32) -> anyhow::Result<u64> {
     let text =
         fs::read_to_string(format!("/proc/{pid}/statm")).context("the workload has no statm")?;
@@ -149,7 +145,7 @@ fn statm_data_bytes(pid: u32) -> anyhow::Result<u64> {
     Ok(pages * PAGE_BYTES)
 }
 
-/// Start, parent and name, as `/proc/PID/stat` has them.
+/// Compares start, parent and name with `/proc/PID/stat`.
 pub fn identity(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let workload = touch(MIB, &[])?;
@@ -158,28 +154,28 @@ pub fn identity(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let (start_ticks, ppid) = start_and_parent(workload.pid())?;
     ensure!(
         fact.id.start_ticks == start_ticks,
-        "start {} was seen, {start_ticks} is true",
+        "the start is {}, expected {start_ticks}",
         fact.id.start_ticks
     );
-    ensure!(fact.ppid == ppid, "parent {} was seen, {ppid} is true", fact.ppid);
-    ensure!(&*fact.comm == "workload", "name {:?} was seen, \"workload\" is true", fact.comm);
+    ensure!(fact.ppid == ppid, "the parent is {}, expected {ppid}", fact.ppid);
+    ensure!(&*fact.comm == "workload", "the name is {:?}, expected \"workload\"", fact.comm);
     Ok(Seen { events: facts.len() as u64, detail: format!("{}, child of {ppid}", fact.id) })
 }
 
-/// Fields 22 and 4 of `/proc/PID/stat`.
+/// Returns fields 22 and 4 of `/proc/PID/stat`.
 pub fn start_and_parent(pid: u32) -> anyhow::Result<(u64, u32)> {
     let stat =
         fs::read_to_string(format!("/proc/{pid}/stat")).context("the workload has no stat")?;
     // Counted from field 3, which comes first after the name.
     let fields: Vec<&str> =
-        stat.rsplit_once(") ").context("stat has no name in brackets")?.1.split(' ').collect();
+        stat.rsplit_once(") ").context("stat has no name in parentheses")?.1.split(' ').collect();
     Ok((fields[19].parse()?, fields[1].parse()?))
 }
 
-/// Every process that was there all along is seen in both ways, in the same cgroup.
+/// Checks that both ways show every process that existed throughout, in the same cgroup.
 pub fn complete(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let bpf = prepared.sensors(Probe::ProcessMemory, rung)?;
-    let mut proc = Sensors::without_bpf("this check compares");
+    let mut proc = Sensors::without_bpf("this check compares two rungs");
     let _sleepers = Workload::start(workload()?.args(["sleepers", "--count=200"]));
     let before = processes(&mut proc);
     let seen: HashSet<_> =
@@ -193,20 +189,16 @@ pub fn complete(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         .map(|fact| (fact.id, fact.cgroup))
         .filter(|fact| after.contains(fact) && !shielded(fact.0.pid))
         .collect();
-    ensure!(
-        stable.len() > 200,
-        "{} processes stayed, and 200 sleepers alone should have",
-        stable.len()
-    );
+    ensure!(stable.len() > 200, "only {} processes stayed, though 200 are sleepers", stable.len());
     let unseen: Vec<_> = stable.iter().filter(|process| !seen.contains(process)).collect();
-    ensure!(unseen.is_empty(), "{} of {} are not seen: {unseen:?}", unseen.len(), stable.len());
+    ensure!(unseen.is_empty(), "{} of {} are missing: {unseen:?}", unseen.len(), stable.len());
     Ok(Seen {
         events: seen.len() as u64,
         detail: format!("{} stable processes, all seen", stable.len()),
     })
 }
 
-/// Programs of every process, as `/proc` shows them to root.
+/// Compares the programs of all processes with those that `/proc` shows to root.
 pub fn programs(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let list = sensors.program_list().context("no programs are listed")?;
@@ -215,7 +207,7 @@ pub fn programs(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect();
-    let listed = list.programs(&pids).context("programs cannot be listed")?;
+    let listed = list.programs(&pids).context("cannot list programs")?;
     let mut compared = 0;
     for pid in pids {
         // Kernel threads have none.
@@ -224,36 +216,30 @@ pub fn programs(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         let seen = listed.get(&pid).map(|path| path.to_string_lossy().into_owned());
         ensure!(
             seen.as_ref() == Some(&program),
-            "pid {pid}: {seen:?} is listed, {program} is true"
+            "pid {pid}: listed as {seen:?}, expected {program}"
         );
         compared += 1;
     }
-    ensure!(
-        compared > 20,
-        "{compared} processes have a program, and 20 sleepers alone should have"
-    );
+    ensure!(compared > 20, "only {compared} processes have a program, though 20 are sleepers");
     Ok(Seen { events: compared, detail: format!("{compared} programs") })
 }
 
-/// Memory that eight threads touched on a CPU each, against the page tables: the kernel may keep a
-/// count per CPU.
+/// Compares memory that eight threads touched, on a CPU each, with the page tables: the kernel may
+/// keep a count per CPU.
 pub fn eight_threads(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let workload = touch(HELD_BYTES, &["--threads=8".to_owned()])?;
     let facts = processes(sensors);
     let seen = find(&facts, workload.pid())?.anon_bytes;
     let truth = field_bytes(workload.pid(), "smaps_rollup", "Anonymous")?;
-    ensure!(
-        truth >= HELD_BYTES,
-        "the workload holds {truth} bytes, not the {HELD_BYTES} that it was told to touch"
-    );
+    ensure!(truth >= HELD_BYTES, "the workload has {truth} bytes instead of {HELD_BYTES}");
     let detail = near("anonymous", seen, truth)?;
     let summed = rung.is_some_and(|rung| rung.hook == ProcessMemorySensor::TASK_ITER)
         && kernel_version()? >= (6, 2);
     let off = seen.abs_diff(truth);
     ensure!(
         !summed || off <= BATCH_BYTES,
-        "{} KiB off, more than a slot may hold: slots are not summed",
+        "{} KiB off, more than a slot's share: slots are not summed",
         off / 1024
     );
     Ok(Seen { events: facts.len() as u64, detail })

@@ -1,12 +1,12 @@
-//! An innocent neighbour on a small machine beside a service that leaks: what it suffers without
-//! the agent, and that it does not with it.
+//! Innocent neighbour of a leaking service on a small machine: it suffers without the agent, and
+//! does not with it.
 //!
-//! The neighbour answers over TCP from a table in memory; its client counts from when a request was
-//! due, so that one which is stuck holds up those behind it, as it does with real clients. Emulated
-//! CPUs share a host's with others, whose turns show as latency as well. So two things are asked:
-//! that no window of some is as good as the usual one before, which others' turns do not do to all
-//! of them and a lack of memory does; and how long the kernel says that the neighbour waited for
-//! memory, which is none of the CPU's.
+//! The neighbour answers over TCP from a table in memory. Its client measures from the time at
+//! which a request was due, so that a stuck request delays those behind it, as with real clients.
+//! Emulated CPUs share a host's with others, which shows as latency too. The check therefore
+//! requires two things: at least one of several windows is as good as the usual one before, because
+//! a shared CPU does not slow all of them and a lack of memory does; and the kernel reports hardly
+//! any time in which the neighbour waited for memory, which does not depend on the CPU.
 
 use std::{
     fs,
@@ -31,39 +31,39 @@ use crate::{
     unit_stage::{MIB, SOON, Stage, available_share, until},
 };
 
-/// What the neighbour works on, a request's share of it being 64 pages.
+/// Memory of the neighbour; a request reads 64 pages of it.
 const TABLE: &str = "table --addr=127.0.0.1:9700 --size=128MiB --rows=64";
 const ADDR: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9700);
-/// Uses up the machine within a minute. Whom the kernel kills when nothing is left is this one.
+/// Uses up the machine within a minute. The kernel kills this one if no memory is left.
 const LEAK: &str = "leak --rate=20MiB --limit=2GiB";
-/// The same where nobody is to find it.
+/// The same for the run without the agent.
 const QUICK_LEAK: &str = "leak --rate=40MiB --limit=2GiB";
 const FIRST_TO_GO: &str = "OOMScoreAdjust=1000\n";
 
-/// Full soon, as on a machine that has little of it.
+/// Fills soon, as on a small machine.
 const SWAP_BYTES: u64 = 64 * MIB;
 
 /// Time between two requests: an emulated CPU takes a millisecond for one.
 const EVERY: Duration = Duration::from_millis(8);
 const WINDOW: Duration = Duration::from_secs(2);
-/// Windows of which the usual one is known.
+/// Number of windows whose median counts as usual.
 const WINDOWS: usize = 3;
-/// Windows of which one has to be as good: many, as others' turns may take a minute.
+/// Maximum number of windows until one is as good as usual: many, because others may use the CPU
+/// for a minute.
 const WINDOWS_MAX: usize = 30;
 
-/// From the breach to the limit. On hardware half a second is what `tests/host_limit.rs` asks for;
-/// where the agent's and systemd's CPU is emulated, and the emulator's is shared, it was 0.2 to 0.6
-/// s.
+/// Maximum time from the breach to the limit. On hardware `tests/host_limit.rs` requires half a
+/// second; with the agent's and systemd's CPU emulated on a shared host it was 0.2 to 0.6 s.
 const LIMITED_WITHIN_SECS: f64 = 5.0;
 
-/// How much slower the slowest of a hundred may be.
+/// Maximum factor by which the 99th percentile may rise.
 const P99_RATIO_MAX: f64 = 1.1;
-/// Share of the time that it may wait for memory.
+/// Maximum share of the time that it may wait for memory.
 const STALLED_MAX: f64 = 0.01;
-/// By how much it is slower at least where the neighbour suffers.
+/// Minimum factor by which the neighbour is slower if it suffers.
 const SUFFERS: f64 = 3.0;
 
-/// The neighbour, and its client.
+/// Neighbour and its client.
 struct Neighbour {
     stage: Stage,
     samples: Arc<Mutex<Vec<(Instant, Duration)>>>,
@@ -71,7 +71,7 @@ struct Neighbour {
     client: Option<JoinHandle<()>>,
 }
 
-/// Latencies of a time.
+/// Latencies of a period.
 #[derive(Debug, Clone)]
 struct Latency {
     p50_ms: f64,
@@ -79,7 +79,7 @@ struct Latency {
     requests: usize,
 }
 
-/// The neighbour suffers, and the host kills.
+/// Checks that the neighbour suffers without the agent, and that the kernel kills.
 pub fn without(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     be_there()?;
     let swap = Swap::on(SWAP_BYTES)?;
@@ -107,18 +107,18 @@ pub fn without(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         most_swapped / MIB,
         start.elapsed().as_secs_f64()
     );
-    ensure!(ratio > SUFFERS || kills > 0, "a leak hurts nobody here: {detail}");
-    ensure!(least_available < 0.1, "memory is not short here: {detail}");
+    ensure!(ratio > SUFFERS || kills > 0, "the leak does not affect the neighbour: {detail}");
+    ensure!(least_available < 0.1, "memory did not run short: {detail}");
     Ok(Seen { events: before.requests as u64, detail })
 }
 
-/// The leaker is held in time, and the neighbour notices nothing.
+/// Checks that the leaker is limited in time, and that the neighbour does not suffer.
 pub fn with(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     be_there()?;
     let swap = Swap::on(SWAP_BYTES)?;
     let neighbour = Neighbour::start()?;
-    // Scanned as seldom as the shortest horizon lets it: an emulated CPU takes tens of milliseconds
-    // for that.
+    // Scanned as seldom as the shortest horizon allows: an emulated CPU takes tens of milliseconds
+    // for a scan.
     let seldom = QUICK.replace("200ms", "250ms") + "[detect.overload]\ninterval = \"500ms\"\n";
     let agent = Installed::start(&seldom)?;
     let (kills, leak) = (vmstat("oom_kill")?, Stage::running("leak", LEAK, FIRST_TO_GO)?);
@@ -128,11 +128,10 @@ pub fn with(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         least_available = least_available.min(available_share().ok()?);
         leak.high().ok()?.parse::<u64>().ok()
     });
-    let limit_bytes =
-        limit_bytes.with_context(|| format!("it limits nothing: {}", agent.said()))?;
+    let limit_bytes = limit_bytes.with_context(|| format!("no limit was set: {}", agent.said()))?;
     // Until the leaker has used up its margin.
     let full = until(SOON, || (leak.used_bytes().ok()? + 4 * MIB > limit_bytes).then_some(()));
-    ensure!(full.is_some(), "the leaker does not come to its limit");
+    ensure!(full.is_some(), "the leaker does not reach its limit");
     let after = neighbour.as_good_as(before.p99_ms * P99_RATIO_MAX)?;
     least_available = least_available.min(available_share()?);
     let stalled = (neighbour.stalled_secs()? - stalled) / start.elapsed().as_secs_f64();
@@ -140,9 +139,8 @@ pub fn with(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let decided = line_of(&printed, "decision", "limit").context("nothing was decided")?;
     let limited = line_of(&printed, "outcome", "limited").context("nothing was limited")?;
     let took = t_of(limited)? - t_of(decided)?;
-    let gap = agent
-        .metric("spillway_loop_gap_max_seconds")
-        .context("it does not say how long its loop was away")?;
+    let gap =
+        agent.metric("spillway_loop_gap_max_seconds").context("the loop's gap is not reported")?;
     let (ratio, kills) = (after.p99_ms / before.p99_ms, vmstat("oom_kill")? - kills);
     let detail = format!(
         "limited at {} MiB within {:.0} ms of the breach; p99 {before} before, {after} under the \
@@ -156,7 +154,7 @@ pub fn with(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         swap.used_bytes()? / MIB,
         gap * 1e3
     );
-    ensure!(took < LIMITED_WITHIN_SECS, "it is late: {detail}");
+    ensure!(took < LIMITED_WITHIN_SECS, "the limit came late: {detail}");
     ensure!(least_available > 0.1, "memory was short: {detail}");
     ensure!(kills == 0 && stalled < STALLED_MAX, "the neighbour waits for memory: {detail}");
     ensure!(ratio <= P99_RATIO_MAX, "the neighbour suffers: {detail}");
@@ -173,13 +171,14 @@ impl Neighbour {
         let client = {
             let (samples, is_over) = (samples.clone(), is_over.clone());
             thread::spawn(move || {
-                ask(stream, &samples, &is_over).unwrap_or_else(|error| panic!("no answer: {error}"))
+                ask(stream, &samples, &is_over)
+                    .unwrap_or_else(|error| panic!("no answer from the neighbour: {error}"))
             })
         };
         Ok(Self { stage, samples, is_over, client: Some(client) })
     }
 
-    /// Latencies of a window that begins now.
+    /// Measures a window that begins now.
     fn window(&self) -> anyhow::Result<Latency> {
         let start = now();
         sleep(WINDOW);
@@ -188,7 +187,7 @@ impl Neighbour {
         Ok(latency)
     }
 
-    /// The one in the middle of some windows.
+    /// Returns the median of several windows.
     fn usual(&self) -> anyhow::Result<Latency> {
         let mut windows =
             (0..WINDOWS).map(|_| self.window()).collect::<anyhow::Result<Vec<_>>>()?;
@@ -196,7 +195,7 @@ impl Neighbour {
         Ok(windows.swap_remove(WINDOWS / 2))
     }
 
-    /// The first window that is as good as this, or else the best of many.
+    /// Returns the first window that is as good as this, or the best of many.
     fn as_good_as(&self, p99_ms: f64) -> anyhow::Result<Latency> {
         let mut best = self.window()?;
         for _ in 1..WINDOWS_MAX {
@@ -211,7 +210,7 @@ impl Neighbour {
         Ok(best)
     }
 
-    /// Latencies of what was answered since then, and of what waits.
+    /// Returns the latencies of requests answered since `start`, and of those still waiting.
     fn since(&self, start: Instant) -> Option<Latency> {
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         let answered =
@@ -226,13 +225,13 @@ impl Neighbour {
         Some(Latency { p50_ms: at(0.5)?, p99_ms: at(0.99)?, requests: all.len() })
     }
 
-    /// For how long any of it waited for memory, so far.
+    /// Returns the time for which any of its tasks has waited for memory so far.
     fn stalled_secs(&self) -> anyhow::Result<f64> {
         let text = fs::read_to_string(self.stage.file("memory.pressure"))?;
         let us = text.lines().find_map(|line| {
             line.strip_prefix("some ")?.rsplit_once("total=")?.1.parse::<u64>().ok()
         });
-        Ok(us.with_context(|| format!("memory.pressure says {text}"))? as f64 / 1e6)
+        Ok(us.with_context(|| format!("cannot parse memory.pressure: {text}"))? as f64 / 1e6)
     }
 }
 
@@ -245,7 +244,8 @@ impl Drop for Neighbour {
     }
 }
 
-/// Asks at its pace; what was due while an answer was late counts from when it was due.
+/// Sends requests at its pace; a request that was due while an answer was late is measured from
+/// when it was due.
 fn ask(
     mut stream: TcpStream,
     samples: &Mutex<Vec<(Instant, Duration)>>,

@@ -1,4 +1,4 @@
-//! How outbound connects end, against programs that know it of themselves.
+//! Results of outbound connects, compared with those that programs saw themselves.
 
 use std::{
     fs,
@@ -28,14 +28,14 @@ use crate::{
 /// Established, refused, timed out, abandoned, under way.
 type Ends = [u64; 5];
 
-/// A program that connects so often to `to`, and how it says that this ended.
+/// Starts a program that connects to `to` that many times, and returns the results that it reports.
 fn connects(to: SocketAddr, count: u64, more: &[&str]) -> anyhow::Result<(Workload, Ends)> {
     let program = begin(to, count, more)?.ready();
     let ends = said(&program.ready)?;
     Ok((program, ends))
 }
 
-/// The same before it has said anything.
+/// Starts the same program without waiting for its report.
 fn begin(to: SocketAddr, count: u64, more: &[&str]) -> anyhow::Result<Starting> {
     let (to, count) = (format!("--to={to}"), format!("--count={count}"));
     Ok(Starting::start(workload()?.args(["connects", &to, &count]).args(more)))
@@ -43,7 +43,7 @@ fn begin(to: SocketAddr, count: u64, more: &[&str]) -> anyhow::Result<Starting> 
 
 fn said(line: &Value) -> anyhow::Result<Ends> {
     let field =
-        |name: &str| line[name].as_u64().with_context(|| format!("it says no {name}: {line}"));
+        |name: &str| line[name].as_u64().with_context(|| format!("{name} is missing in {line}"));
     Ok([
         field("established")?,
         field("refused")?,
@@ -69,12 +69,12 @@ fn find(facts: &[OutboundFact], addr: SocketAddr) -> anyhow::Result<&OutboundFac
     let mut found = facts.iter().filter(|fact| *fact.addr == *addr);
     let fact = found
         .next()
-        .with_context(|| format!("nothing is said of {addr}, of {} others", facts.len()))?;
-    ensure!(found.next().is_none(), "{addr} is told about twice: {facts:?}");
+        .with_context(|| format!("{addr} is not reported, but {} others are", facts.len()))?;
+    ensure!(found.next().is_none(), "{addr} is reported twice: {facts:?}");
     Ok(fact)
 }
 
-/// An address at which nobody listens as long as this lives.
+/// Returns an address that nothing listens on as long as the descriptor is open.
 fn closed(any: &str) -> anyhow::Result<(OwnedFd, SocketAddr)> {
     let any: SocketAddr = any.parse()?;
     let family = if any.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
@@ -98,8 +98,8 @@ fn closed(any: &str) -> anyhow::Result<(OwnedFd, SocketAddr)> {
     Ok((OwnedFd::from(socket), addr))
 }
 
-/// Connects of one process that end in each of the five ways, over one family; `through` is how the
-/// client writes an address.
+/// Checks connects of one process that end in each of the five ways, over one family; `through`
+/// formats an address for the client.
 fn five_ends(
     prepared: &mut Prepared,
     rung: Rung,
@@ -110,18 +110,18 @@ fn five_ends(
     let server = TcpListener::bind(any)?;
     let (_held, closed) = closed(any)?;
     let v6: &[&str] = if server.local_addr()?.is_ipv6() { &["--v6"] } else { &[] };
-    // A queue that is full drops what else comes: nobody answers.
+    // A full queue drops further connects: they get no answer.
     let full = [listen(0, 1, v6)?, listen(0, 1, v6)?, listen(0, 1, v6)?, listen(0, 1, v6)?];
     let plans = [
         (server.local_addr()?, [20, 0, 0, 0, 0], &["--then=wait"][..]),
         (closed, [0, 7, 0, 0, 0], &["--then=wait"]),
         (full[0].addr(), [0, 0, 3, 0, 0], &["--syn-retries=1"]),
-        // Their owner fetches the errors before the kernel has closed the sockets.
+        // Their owner reads the errors before the kernel has closed the sockets.
         (full[3].addr(), [0, 0, 2, 0, 0], &["--syn-retries=1", "--then=spin"]),
         (full[1].addr(), [0, 0, 0, 5, 0], &["--then=close"]),
         (full[2].addr(), [0, 0, 0, 0, 4], &["--then=hold"]),
     ];
-    // At once: two of them wait for the kernel's retries, which take seconds.
+    // At the same time: two of them wait for the kernel's retries, which take seconds.
     let begun = plans.map(|(to, plan, how)| (to, plan, begin(through(to), plan.iter().sum(), how)));
     let mut programs = Vec::new();
     for (to, plan, begun) in begun {
@@ -142,39 +142,34 @@ fn five_ends(
         let mut truth = *plan;
         truth[0] += u64::from(own);
         let fact = find(&facts, *to)?;
-        ensure!(
-            ends(fact) == truth,
-            "{}: {:?} were seen, {truth:?} are true",
-            fact.addr,
-            ends(fact)
-        );
-        let whose = (fact.netns, fact.pid, fact.comm.as_ref(), fact.cgroup.clone());
-        let truly =
+        ensure!(ends(fact) == truth, "{}: {:?}, expected {truth:?}", fact.addr, ends(fact));
+        let owner = (fact.netns, fact.pid, fact.comm.as_ref(), fact.cgroup.clone());
+        let expected =
             (netns_of("self")?, program.pid(), "workload", cgroups.of_process(program.pid()));
         ensure!(
-            whose == truly,
-            "{}: (netns, pid, comm, cgroup) {whose:?} were seen, {truly:?} are true",
+            owner == expected,
+            "{}: (netns, pid, comm, cgroup) is {owner:?}, expected {expected:?}",
             fact.addr
         );
     }
     let again = outbound(sensors, 1.0);
-    let told: Vec<_> = programs
+    let reported: Vec<_> = programs
         .iter()
         .filter(|(_, to, _)| find(&again, *to).is_ok())
         .map(|(_, to, _)| *to)
         .collect();
     ensure!(
-        told == [full[2].addr()],
-        "of {told:?} something is told anew, where only {} has news",
+        reported == [full[2].addr()],
+        "{reported:?} is reported again, expected only {}",
         full[2].addr()
     );
-    // What was under way is abandoned by the end of its process.
+    // Connects under way are abandoned when their process ends.
     programs.pop();
     let last = outbound(sensors, 2.0);
     let fact = find(&last, full[2].addr())?;
     ensure!(
         ends(fact) == [1, 0, 0, 4, 0],
-        "after its end {:?} were seen, [1, 0, 0, 4, 0] are true",
+        "after its end {:?}, expected [1, 0, 0, 4, 0]",
         ends(fact)
     );
     Ok(Seen {
@@ -183,17 +178,17 @@ fn five_ends(
     })
 }
 
-/// Over IPv4.
+/// Checks connects over IPv4.
 pub fn how_they_end(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     five_ends(prepared, rung, "127.0.0.1:0", |to| to)
 }
 
-/// Over IPv6.
+/// Checks connects over IPv6.
 pub fn over_ipv6(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     five_ends(prepared, rung, "[::1]:0", |to| to)
 }
 
-/// To IPv4 addresses through IPv6 sockets: told as IPv4.
+/// Checks connects to IPv4 addresses through IPv6 sockets: reported as IPv4.
 pub fn mapped(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     five_ends(prepared, rung, "127.0.0.1:0", |to| match to {
         SocketAddr::V4(v4) => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
@@ -201,7 +196,7 @@ pub fn mapped(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     })
 }
 
-/// Processes of one cgroup that come and go are one workload, whose totals never run backwards.
+/// Checks that successive processes of one cgroup are one workload, whose totals never decrease.
 pub fn workers(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const WORKERS: u64 = 4;
     const EACH: u64 = 5;
@@ -211,14 +206,14 @@ pub fn workers(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     for generation in 1..=3_u32 {
         let workers =
             (0..WORKERS).map(|_| connects(to, EACH, &[])).collect::<anyhow::Result<Vec<_>>>()?;
-        // Longer than the kernel keeps what does not change, so that the next generation finds
-        // nothing of this one.
+        // Longer than the kernel keeps unchanged entries, so that the next generation finds none of
+        // this one.
         let facts = outbound(sensors, 100.0 * f64::from(generation));
         let fact = find(&facts, to)?;
         let truth = [u64::from(generation) * WORKERS * EACH, 0, 0, 0, 0];
         ensure!(
             ends(fact) == truth,
-            "{:?} were seen of generation {generation}, {truth:?} are true",
+            "generation {generation}: {:?}, expected {truth:?}",
             ends(fact)
         );
         let pids: Vec<_> = workers.iter().map(|(worker, _)| worker.pid()).collect();
@@ -230,29 +225,28 @@ pub fn workers(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     })
 }
 
-/// Connects inside a network namespace of its own, to a port that nobody listens on.
+/// Checks connects inside a network namespace of its own, to a port that nothing listens on.
 pub fn other_namespace(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::OutboundConnects, rung)?;
     let to: SocketAddr = "127.0.0.1:9".parse()?;
     let program =
         in_own_namespace(workload()?.args(["connects", "--count=6", "--to", &to.to_string()]))?;
     let said = said(&program.ready)?;
-    ensure!(said == [0, 6, 0, 0, 0], "inside {said:?} are true, not six refusals");
+    ensure!(said == [0, 6, 0, 0, 0], "{said:?} inside, expected six refusals");
     let facts = outbound(sensors, 0.0);
     let netns = netns_of(&program.pid().to_string())?;
     ensure!(netns != netns_of("self")?, "the workload is in this namespace");
-    let fact = facts
-        .iter()
-        .find(|fact| fact.netns == netns)
-        .context("nothing is said of that namespace")?;
+    let fact =
+        facts.iter().find(|fact| fact.netns == netns).context("the namespace is not reported")?;
     ensure!(
         (ends(fact), fact.addr.as_ref()) == (said, "127.0.0.1:9"),
-        "{fact:?} was seen, {said:?} are true"
+        "saw {fact:?}, expected {said:?}"
     );
     Ok(Seen { events: 6, detail: format!("netns {netns}") })
 }
 
-/// Connects for which no local port is free: nothing was sent, and the server has no part in it.
+/// Checks connects for which no local port is free: nothing was sent, and the server is not at
+/// fault.
 pub fn no_local_port(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const PORTS: u64 = 4;
     const MORE: u64 = 6;
@@ -260,18 +254,16 @@ pub fn no_local_port(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen
     for any in ["127.0.0.1:5000", "[::1]:5000"] {
         let inside = thread::spawn(move || {
             let netns = own_network()
-                .map_err(|error| NotOffered(format!("no network namespace: {error}")))?;
+                .map_err(|error| NotOffered(format!("cannot make a network namespace: {error}")))?;
             fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40003")?;
             let server = TcpListener::bind(any)?;
             let to = server.local_addr()?;
             let held = (0..PORTS).map(|_| TcpStream::connect(to)).collect::<Result<Vec<_>, _>>()?;
             for _ in 0..MORE {
-                let error = TcpStream::connect(to)
-                    .err()
-                    .context("there is a port more than there can be")?;
+                let error = TcpStream::connect(to).err().context("a local port was left")?;
                 ensure!(
                     error.raw_os_error() == Some(libc::EADDRNOTAVAIL),
-                    "it fails otherwise: {error}"
+                    "unexpected error: {error}"
                 );
             }
             drop(held);
@@ -280,17 +272,14 @@ pub fn no_local_port(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen
         let (netns, to) =
             inside.join().map_err(|_| anyhow::anyhow!("the connecting thread panicked"))??;
         let facts = outbound(sensors, 0.0);
-        // By the address as well: an earlier namespace may have had the same number.
+        // By the address too: an earlier namespace may have had the same number.
         let fact = facts
             .iter()
             .find(|fact| fact.netns == netns && *fact.addr == *to.to_string())
             .with_context(|| format!("no connects to {to} in that namespace: {facts:?}"))?;
         let seen = (ends(fact), fact.no_local_port_total);
         let truth = ([PORTS, 0, 0, 0, 0], Some(MORE));
-        ensure!(
-            seen == truth,
-            "{any}: (ends, without a port) {seen:?} were seen, {truth:?} are true"
-        );
+        ensure!(seen == truth, "{any}: (ends, without a port) is {seen:?}, expected {truth:?}");
     }
     Ok(Seen {
         events: 2 * MORE,
@@ -298,13 +287,13 @@ pub fn no_local_port(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen
     })
 }
 
-/// A connect that an ICMP error ends, as a router sends it that cannot reach the host.
+/// Checks a connect that an ICMP error ends, as sent by a router that cannot reach the host.
 pub fn unreachable_host(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::OutboundConnects, rung)?;
     let full = listen(0, 1, &[])?;
     let mut tcp = raw(libc::IPPROTO_TCP)?;
     let (program, said) = connects(full.addr(), 1, &["--then=hold"])?;
-    ensure!(said == [0, 0, 0, 0, 1], "{said:?} are true, not one under way");
+    ensure!(said == [0, 0, 0, 0, 1], "{said:?}, expected one under way");
     // ICMP: destination unreachable, host unreachable; then the head of the packet that it answers.
     let mut error = vec![3, 1, 0, 0, 0, 0, 0, 0];
     let syn = wait_for(Duration::from_secs(10), || syn_to(&mut tcp, full.addr().port()));
@@ -333,7 +322,7 @@ pub fn unreachable_host(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<S
     };
     ensure!(
         sent == error.len() as isize,
-        "the ICMP error was not sent: {}",
+        "cannot send the ICMP error: {}",
         std::io::Error::last_os_error()
     );
     let mut t = 0.0;
@@ -341,7 +330,7 @@ pub fn unreachable_host(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<S
         t += 1.0;
         find(&outbound(sensors, t), full.addr()).ok().map(ends).filter(|ends| ends[4] == 0)
     });
-    ensure!(seen == Some([1, 1, 0, 0, 0]), "{seen:?} were seen, [1, 1, 0, 0, 0] are true");
+    ensure!(seen == Some([1, 1, 0, 0, 0]), "saw {seen:?}, expected [1, 1, 0, 0, 0]");
     drop(program);
     Ok(Seen { events: 1, detail: "counted as refused".to_owned() })
 }
@@ -351,15 +340,17 @@ fn raw(protocol: i32) -> anyhow::Result<fs::File> {
     // SAFETY: socket takes three integers.
     let fd = unsafe { libc::socket(libc::AF_INET, flags, protocol) };
     if fd < 0 {
-        return Err(
-            NotOffered(format!("no raw socket: {}", std::io::Error::last_os_error())).into()
-        );
+        return Err(NotOffered(format!(
+            "cannot open a raw socket: {}",
+            std::io::Error::last_os_error()
+        ))
+        .into());
     }
     // SAFETY: the descriptor was just made and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
 }
 
-/// The IP header and eight bytes more of the next packet that asks this port for a connection.
+/// Returns the IP header and eight more bytes of the next SYN packet to this port.
 fn syn_to(tcp: &mut fs::File, port: u16) -> Option<Vec<u8>> {
     const SYN_ALONE: u8 = 2;
     let mut packet = [0; 256];
@@ -373,7 +364,7 @@ fn syn_to(tcp: &mut fs::File, port: u16) -> Option<Vec<u8>> {
     None
 }
 
-/// The Internet checksum.
+/// Returns the Internet checksum.
 fn checksum(bytes: &[u8]) -> u16 {
     let sum: u32 = bytes
         .chunks(2)
@@ -383,48 +374,48 @@ fn checksum(bytes: &[u8]) -> u16 {
     !((sum & 0xFFFF) + (sum >> 16)) as u16
 }
 
-/// More destinations than there is room for: what is kept and told stays bounded, and every one
-/// that is not counted is told of.
+/// Checks more destinations than the map has room for: kept and reported entries stay bounded, and
+/// every connect that is not counted is reported as lost.
 pub fn full_map(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const MORE: u64 = 1_000;
-    /// What else may connect on a host meanwhile.
+    /// Other connects on a host meanwhile.
     const OTHERS: u64 = 64;
     let sensors = prepared.sensors(Probe::OutboundConnects, rung)?;
     let room = u64::from(OUTBOUND_MAX);
     let (_held, closed) = closed("127.0.0.1:0")?;
     let first = SocketAddr::new([127, 16, 0, 0].into(), closed.port());
     let (program, truth) = connects(first, 1, &[&format!("--hosts={}", room + MORE)])?;
-    ensure!(truth == [0, room + MORE, 0, 0, 0], "{truth:?} are true, not {} refusals", room + MORE);
-    let told = outbound(sensors, 0.0).len() as u64;
+    ensure!(truth == [0, room + MORE, 0, 0, 0], "{truth:?}, expected {} refusals", room + MORE);
+    let reported = outbound(sensors, 0.0).len() as u64;
     let [full, left_out] = losses(sensors);
-    ensure!(told <= 256, "{told} are told about at once");
-    ensure!((MORE..=MORE + OTHERS).contains(&full), "{full} found the map full, {MORE} are true");
+    ensure!(reported <= 256, "{reported} are reported at once");
+    ensure!((MORE..=MORE + OTHERS).contains(&full), "{full} found the map full, expected {MORE}");
     ensure!(
-        (told + left_out).abs_diff(room) <= OTHERS,
-        "{told} are told about and {left_out} left out of {room}"
+        (reported + left_out).abs_diff(room) <= OTHERS,
+        "{reported} are reported and {left_out} left out of {room}"
     );
-    // What does not change makes room.
+    // Unchanged entries make room.
     outbound(sensors, 1.0);
     let (again, said) = connects(closed, 3, &[])?;
     let facts = outbound(sensors, 2.0);
     ensure!(
         ends(find(&facts, closed)?) == said,
-        "{:?} were seen, {said:?} are true",
+        "saw {:?}, expected {said:?}",
         find(&facts, closed)?
     );
     ensure!(
         losses(sensors)[0] == full,
-        "there is no room yet: {} found none",
+        "the map is still full: {} found no room",
         losses(sensors)[0] - full
     );
     drop((again, program));
     Ok(Seen {
         events: room + MORE,
-        detail: format!("{full} found the map full, {told} told at once"),
+        detail: format!("{full} found the map full, {reported} reported at once"),
     })
 }
 
-/// How many found the map full, and how many were left out of what is told.
+/// Returns how many connects found the map full, and how many entries were left out of the report.
 fn losses(sensors: &mut Sensors) -> [u64; 2] {
     ["outbound_map_full", "outbound_left_out"].map(|name| {
         sensors.lost().totals().find(|(what, _)| *what == name).map_or(0, |(_, total)| total)

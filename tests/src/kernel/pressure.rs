@@ -14,9 +14,9 @@ use crate::{
 
 const MIB: u64 = 1 << 20;
 
-/// The host's available memory and its pressure.
+/// Checks that the host's available memory and its pressure are read.
 pub fn readable(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
-    let host = HostMemorySensor::default().read_host().context("the host cannot be read")?;
+    let host = HostMemorySensor::default().read_host().context("cannot read the host's memory")?;
     let Some(avg10) = host.psi_memory_some_avg10 else {
         return Err(NotOffered("this kernel was built or booted without PSI".to_owned()).into());
     };
@@ -27,7 +27,8 @@ pub fn readable(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     })
 }
 
-/// A process that wants more than its cgroup's `memory.high` makes that cgroup's pressure rise.
+/// Checks that a process that wants more than its cgroup's `memory.high` raises that cgroup's
+/// pressure.
 pub fn throttled_cgroup(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let cgroup = OwnCgroup::make(&unified()?, "hog").map_err(NotOffered::from)?;
     if !cgroup.has("memory.high") {
@@ -59,18 +60,18 @@ pub fn throttled_cgroup(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: 1, detail: format!("some total rose by {} ms", rise / 1000) })
 }
 
-/// The microseconds of `some total` in `memory.pressure`.
+/// Returns the microseconds of `some total` in `memory.pressure`.
 fn some_total(cgroup: &OwnCgroup) -> anyhow::Result<u64> {
     let text = cgroup.get("memory.pressure")?;
     let total = text
         .lines()
         .find_map(|line| line.strip_prefix("some ")?.rsplit_once("total=")?.1.parse().ok());
-    total.with_context(|| format!("memory.pressure says {text:?}"))
+    total.with_context(|| format!("cannot parse memory.pressure: {text:?}"))
 }
 
-/// Where the unified hierarchy is mounted.
+/// Returns the mount point of the unified hierarchy.
 fn unified() -> anyhow::Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").context("mounts cannot be read")?;
+    let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read the mounts")?;
     let mount = mounts
         .lines()
         .map(|line| line.split(' ').collect::<Vec<_>>())

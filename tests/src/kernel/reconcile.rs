@@ -1,9 +1,9 @@
-//! Containers whose limits somebody sets again and again, as the kubelet does: the agent insists
-//! three times, and then they are his.
+//! Containers whose limits are rewritten again and again, as the kubelet does: the agent sets its
+//! limit again three times, and then backs off.
 //!
-//! Both of the kubelet's drivers: one writes the files of cgroups that systemd knows nothing of,
-//! the other has systemd run each container's cgroup as a scope and asks it. A kubelet does so each
-//! minute; this one every two seconds, which is faster than any.
+//! Both of the kubelet's drivers are covered: one writes the files of cgroups that systemd does not
+//! know, the other asks systemd to run each container's cgroup as a scope. A kubelet rewrites
+//! limits every minute; this one does every two seconds, which is faster than any.
 
 use std::{
     fs,
@@ -30,12 +30,13 @@ use crate::{
 };
 
 const EVERY: Duration = Duration::from_secs(2);
-/// Emulated it was set again after 0.7 to 1.2 s, where the emulator's CPU was its own.
+/// Maximum time until a limit is set again. Emulated it took 0.7 to 1.2 s with the emulator on a
+/// CPU of its own.
 const SET_AGAIN_WITHIN: Duration = Duration::from_secs(15);
-/// What is left alone for so long is given up.
+/// Time without a change after which the agent counts as having backed off.
 const LEFT_ALONE: Duration = Duration::from_secs(5);
-/// Four are what it takes, and more where the agent or systemd are slow: what is wiped already
-/// cannot be wiped.
+/// Four are needed, and more if the agent or systemd is slow: a limit that is already wiped cannot
+/// be wiped.
 const ROUNDS_MAX: usize = 15;
 
 const MOUNT: &str = "/sys/fs/cgroup";
@@ -43,29 +44,29 @@ const POD_LOGS: &str = "/var/log/pods";
 const SLICE: &str = "kubepods-burstable-pod1.slice";
 const SCOPE: &str = "cri-containerd-1.scope";
 
-/// What a kubelet wants of a container: more than a leaker gets of the agent, and enough for what
-/// it leaks in all.
+/// Limits that the kubelet wants for a container: more than the agent gives a leaker, and enough
+/// for all that it leaks.
 const WANTED: [(&str, u64); 3] =
     [("memory.high", 280 * MIB), ("memory.max", 320 * MIB), ("cpu.weight", 39)];
 const LEAK: [&str; 3] = ["leak", "--rate=6MiB", "--limit=220MiB"];
 
-/// How a kubelet sets them.
+/// Driver by which a kubelet sets limits.
 enum Driver {
-    /// It writes files.
+    /// Writes files.
     Cgroupfs,
-    /// It asks systemd.
+    /// Asks systemd.
     Systemd,
 }
 
-/// A container with a leaker in it.
+/// Container with a leaker in it.
 struct Container {
     driver: Driver,
-    /// From the root, as the agent tells of it.
+    /// Path from the root, as the agent reports it.
     cgroup: String,
     _leak: Workload,
 }
 
-/// The kubelet and the agent agree in the end.
+/// Checks that the agent backs off in favour of the kubelet.
 pub fn kubelet(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let _pods = Pods::set()?;
     let agent = Installed::start(QUICK)?;
@@ -85,7 +86,7 @@ pub fn kubelet(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         let start = now();
         containers.iter().try_for_each(Container::reconcile)?;
         if containers.iter().all(|container| has_yielded(&printed, container)) {
-            // One round more, which nobody answers any more.
+            // One more round, which the agent no longer answers.
             break;
         }
         sleep(EVERY.saturating_sub(start.elapsed()));
@@ -98,13 +99,13 @@ pub fn kubelet(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         .zip(&again)
         .try_for_each(|(container, again)| container.is_given_up(&printed, again));
     checked.inspect_err(|_| eprintln!("{}", agent.said()))?;
-    let each = containers.iter().zip(&again).map(|(container, again)| container.told(again));
+    let each = containers.iter().zip(&again).map(|(container, again)| container.summary(again));
     let detail =
         format!("set again after {}; then the kubelet's", each.collect::<Vec<_>>().join(", and "));
     Ok(Seen { events: 8, detail })
 }
 
-/// Looks at the limits of containers all the time.
+/// Thread that samples the containers' limits.
 struct Watch {
     is_over: Arc<AtomicBool>,
     watcher: JoinHandle<Vec<Vec<Duration>>>,
@@ -118,10 +119,10 @@ impl Watch {
         Self { is_over, watcher: thread::spawn(move || watch(files, &ends)) }
     }
 
-    /// How long each limit of ours was away, each time.
+    /// Returns how long each of the agent's limits was away, each time.
     fn end(self) -> Vec<Vec<Duration>> {
         self.is_over.store(true, Ordering::Relaxed);
-        self.watcher.join().expect("the watcher does not panic")
+        self.watcher.join().expect("the watcher panicked")
     }
 }
 
@@ -142,25 +143,24 @@ fn watch(files: Vec<PathBuf>, is_over: &AtomicBool) -> Vec<Vec<Duration>> {
 }
 
 impl Container {
-    /// One below cgroups that the kubelet makes itself.
+    /// Makes one below cgroups that the kubelet makes itself.
     fn of_cgroupfs() -> anyhow::Result<Self> {
         let cgroup = "/kubepods/burstable/pod2/2".to_owned();
         let mut above = PathBuf::from(MOUNT);
         for part in Path::new(&cgroup[1..]) {
-            // What systemd does not hand on, nobody has.
+            // A controller must be enabled from the top down.
             for controller in ["+memory", "+cpu"] {
                 let _ = fs::write(above.join("cgroup.subtree_control"), controller);
             }
             above.push(part);
-            fs::create_dir(&above)
-                .with_context(|| format!("{} cannot be made", above.display()))?;
+            fs::create_dir(&above).with_context(|| format!("cannot create {}", above.display()))?;
         }
         let leak = Workload::start(beside("workload")?.args(LEAK));
         fs::write(above.join("cgroup.procs"), leak.pid().to_string())?;
         Self::with(Driver::Cgroupfs, cgroup, leak)
     }
 
-    /// One that systemd was asked for.
+    /// Makes one as a systemd scope.
     fn of_systemd() -> anyhow::Result<Self> {
         let mut command = Command::new("systemd-run");
         command.args(["--scope", "--quiet", "--collect", "--property=Delegate=yes"]);
@@ -176,7 +176,7 @@ impl Container {
         Ok(container)
     }
 
-    /// Sets all that a kubelet wants of it, whether it is so or not.
+    /// Writes all limits that a kubelet wants, changed or not.
     fn reconcile(&self) -> anyhow::Result<()> {
         match self.driver {
             Driver::Cgroupfs => WANTED.iter().try_for_each(|(file, value)| {
@@ -194,26 +194,27 @@ impl Container {
         }
     }
 
-    /// Whether the limit that stands there is not the kubelet's.
+    /// Returns whether the limit in effect differs from the kubelet's.
     fn is_ours(&self) -> anyhow::Result<bool> {
         Ok(self.read("memory.high")? != WANTED[0].1.to_string())
     }
 
-    /// It was set again three times, told, and left alone since.
+    /// Checks that the limit was set again three times, that this was reported, and that it was
+    /// left alone since.
     fn is_given_up(&self, printed: &[Value], again: &[Duration]) -> anyhow::Result<()> {
         let of_it: Vec<_> = printed.iter().filter(|line| line["cgroup"] == *self.cgroup).collect();
         let count =
             |field: &str, value: &str| of_it.iter().filter(|line| line[field] == value).count();
-        let told = ["limited", "reasserted", "yielded"].map(|outcome| count("outcome", outcome));
+        let counts = ["limited", "reasserted", "yielded"].map(|outcome| count("outcome", outcome));
         ensure!(
-            told == [1, 3, 1],
-            "{} was limited, set again and given up {told:?} times",
+            counts == [1, 3, 1],
+            "{}: (limited, set again, given up) is {counts:?}",
             self.cgroup
         );
-        // Wiped and set again between two looks of ours it was not seen.
+        // A limit that was wiped and set again between two samples was not seen.
         ensure!(
             (1..=3).contains(&again.len()),
-            "{} was seen set again {} times",
+            "{} was set again {} times",
             self.cgroup,
             again.len()
         );
@@ -227,22 +228,22 @@ impl Container {
             .find(|line| line["outcome"] == "yielded")
             .and_then(|line| line["why"].as_str());
         let is_told = |line: &Value| {
-            line["why"].as_str().zip(why).is_some_and(|(told, why)| told.starts_with(why))
+            line["why"].as_str().zip(why).is_some_and(|(found, why)| found.starts_with(why))
         };
         let pages = of_it.iter().filter(|line| line["decision"] == "page" && is_told(line)).count();
-        ensure!(pages == 1, "{pages} pages say that it is given up");
+        ensure!(pages == 1, "{pages} pages report that the limit is given up");
         for (file, value) in WANTED {
-            let stands = self.read(file)?;
+            let found = self.read(file)?;
             ensure!(
-                stands == value.to_string(),
-                "{file} of {} is {stands}, not {value}",
+                found == value.to_string(),
+                "{file} of {} is {found}, not {value}",
                 self.cgroup
             );
         }
         Ok(())
     }
 
-    fn told(&self, again: &[Duration]) -> String {
+    fn summary(&self, again: &[Duration]) -> String {
         let each: Vec<_> = again.iter().map(|took| format!("{:.1}", took.as_secs_f64())).collect();
         let driver = match self.driver {
             Driver::Cgroupfs => "in its files",
@@ -262,15 +263,15 @@ impl Container {
     }
 }
 
-/// The kubelet's cgroups, and its directories of their pods, which tell the agent whose they are;
-/// gone when dropped, which is after the containers are.
+/// Cgroups and pod directories of the kubelet, by which the agent recognises its containers;
+/// removed when dropped, after the containers.
 struct Pods;
 
 impl Pods {
     fn set() -> anyhow::Result<Self> {
         for directory in ["shop_api-1_1", "shop_db-0_2"] {
             fs::create_dir_all(Path::new(POD_LOGS).join(directory))
-                .context("no directory of a pod can be made")?;
+                .context("cannot create a pod's directory")?;
         }
         Ok(Self)
     }

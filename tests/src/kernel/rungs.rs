@@ -1,4 +1,4 @@
-//! The rungs of each probe's ladder, and sensors that are held to one of them.
+//! Rungs of each probe's ladder, and sensors that are restricted to one of them.
 
 use spillway_agent::{
     bpf::{Fallback, Hook, Probe, ProbeStatus},
@@ -10,10 +10,10 @@ use crate::{
     guest,
 };
 
-/// One way of reading; `None` is the only way, of what no probe reads.
+/// Way of reading; `None` for subjects that no probe reads.
 pub type Rung = Option<&'static Fallback>;
 
-/// The rungs of a probe, the best first.
+/// Returns the rungs of a probe, best first.
 pub fn rungs(about: About) -> Vec<Rung> {
     match about {
         About::Probe(probe) => fallbacks(probe).iter().map(Some).collect(),
@@ -21,7 +21,7 @@ pub fn rungs(about: About) -> Vec<Rung> {
     }
 }
 
-/// What a rung is called.
+/// Returns the name of a rung.
 pub fn name(about: About, rung: Rung) -> &'static str {
     match (about, rung) {
         (About::Agent, _) => "spillway",
@@ -32,7 +32,7 @@ pub fn name(about: About, rung: Rung) -> &'static str {
     }
 }
 
-/// Whether a rung takes BPF programs of its own.
+/// Returns whether a rung loads BPF programs of its own.
 pub fn is_bpf(rung: Rung) -> bool {
     rung.is_some_and(|rung| rung.is_bpf)
 }
@@ -42,7 +42,7 @@ pub fn is_bpf(rung: Rung) -> bool {
 pub struct Prepared(Option<(About, Rung, Sensors)>);
 
 impl Prepared {
-    /// Starts those of this rung, unless they are the ones that are there.
+    /// Starts the sensors of this rung, unless they are running already.
     pub fn start(&mut self, about: About, rung: Rung) {
         let same = |(of, on, _): &(About, Rung, Sensors)| {
             *of == about && name(*of, *on) == name(about, rung)
@@ -56,17 +56,17 @@ impl Prepared {
         }
     }
 
-    /// Detaches what is there.
+    /// Detaches the running sensors.
     pub fn clear(&mut self) {
         self.0 = None;
     }
 
-    /// Sensors whose `probe` is on this rung, the other probes on their best.
+    /// Returns sensors with `probe` on this rung and the other probes on their best.
     ///
     /// # Errors
     ///
-    /// Where the kernel refuses it. On a host that is what this host does not offer; in a virtual
-    /// machine, where nothing stands in the way, it is a failure.
+    /// Returns an error if the kernel refuses the rung. On a host this means that the host does not
+    /// offer it; in a virtual machine, which restricts nothing, it is a failure.
     pub fn sensors(&mut self, probe: Probe, rung: Rung) -> anyhow::Result<&mut Sensors> {
         self.start(About::Probe(probe), rung);
         let Some((_, _, sensors)) = &mut self.0 else { anyhow::bail!("no sensors were started") };
@@ -75,11 +75,11 @@ impl Prepared {
     }
 }
 
-/// Sensors of their own on this rung.
+/// Starts new sensors on this rung.
 ///
 /// # Errors
 ///
-/// As [`Prepared::sensors`].
+/// Returns an error in the cases of [`Prepared::sensors`].
 pub fn fresh(probe: Probe, rung: Rung) -> anyhow::Result<Sensors> {
     let sensors = Sensors::start_without(&others(probe, rung));
     hold(sensors.reports(), probe, rung)?;
@@ -106,7 +106,7 @@ fn hold(reports: &[ProbeStatus], probe: Probe, rung: Rung) -> anyhow::Result<()>
     let passed =
         report.passed_over.iter().find(|passed| passed.at == name(About::Probe(probe), rung));
     let reason = passed.map_or_else(
-        || format!("{} was taken instead", report.source),
+        || format!("attached as {} instead", report.source),
         |passed| format!("{}: {}", passed.shortfall.why, passed.shortfall.reason),
     );
     if guest::is_guest() {
@@ -115,11 +115,11 @@ fn hold(reports: &[ProbeStatus], probe: Probe, rung: Rung) -> anyhow::Result<()>
     Err(NotOffered(reason).into())
 }
 
-/// This kernel's first two numbers.
+/// Returns the first two numbers of this kernel's version.
 ///
 /// # Errors
 ///
-/// Where its release has none.
+/// Returns an error if its release has none.
 pub fn kernel_version() -> anyhow::Result<(u32, u32)> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(str::parse);

@@ -1,8 +1,8 @@
-//! Runs checks, each in a process of its own, and writes one JSON line a result.
+//! Runs checks, each in a process of its own, and writes one JSON line per result.
 //!
-//! Attaching takes an emulated processor seconds, so the sensors of a rung are started once and
-//! every check of that rung is a fork that finds them ready. Nothing here starts a thread, so that
-//! a fork has all that it needs.
+//! Attaching takes an emulated processor seconds, so the sensors of a rung are started once, and
+//! each check of that rung is a fork that finds them ready. No thread is started here, so that a
+//! fork is complete.
 
 use std::{
     fs::File,
@@ -24,7 +24,7 @@ use crate::{
     rungs::{self, Prepared},
 };
 
-/// Runs those of the checks whose name contains `only`, and says whether none failed.
+/// Runs the checks whose name contains `only`; returns whether all passed.
 pub fn run_all(out: &mut dyn Write, checks: Vec<Check>, only: Option<&str>) -> ExitCode {
     let chosen: Vec<Check> = checks
         .into_iter()
@@ -55,7 +55,7 @@ pub fn run_all(out: &mut dyn Write, checks: Vec<Check>, only: Option<&str>) -> E
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// What Spillway logs, the verifier's words included.
+/// Logs Spillway's messages to standard error, including the verifier's.
 fn log_to_stderr() {
     tracing_subscriber::fmt()
         .with_max_level(LevelFilter::DEBUG)
@@ -64,7 +64,7 @@ fn log_to_stderr() {
         .init();
 }
 
-/// The result of a check, made in this process.
+/// Runs a check in this process, and returns its result.
 fn result(check: &Check, prepared: &mut Prepared) -> Value {
     let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| check.run(prepared)))
         .unwrap_or_else(|panic| {
@@ -83,7 +83,7 @@ fn result(check: &Check, prepared: &mut Prepared) -> Value {
     }
 }
 
-/// The result of a check, made in a process of its own with the sensors of its rung.
+/// Runs a check in a process of its own with the sensors of its rung, and returns its result.
 fn made_here(check: &Check, prepared: &mut Prepared) -> Value {
     if check.fresh {
         prepared.clear();
@@ -98,11 +98,11 @@ fn in_a_fork(check: &Check, prepared: &mut Prepared) -> anyhow::Result<Value> {
     let mut ends = [0; 2];
     // SAFETY: pipe2 writes two descriptors.
     done(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })
-        .context("no pipe can be made")?;
+        .context("cannot create a pipe")?;
     // SAFETY: both were just made, and nobody else has them.
     let [reader, writer] = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });
     // SAFETY: this process has one thread, so that its copy is whole.
-    let child = done(unsafe { libc::fork() }).context("the check cannot be started")?;
+    let child = done(unsafe { libc::fork() }).context("cannot start the check")?;
     if child == 0 {
         // SAFETY: a process may lead a group of its own.
         unsafe { libc::setpgid(0, 0) };
@@ -117,10 +117,10 @@ fn in_a_fork(check: &Check, prepared: &mut Prepared) -> anyhow::Result<Value> {
     let status = wait(child, check.limit)?;
     let status = status
         .with_context(|| format!("took longer than {} s and was stopped", check.limit.as_secs()))?;
-    // A line is shorter than what a pipe holds, so that it is all there now. A workload that
-    // outlives the check has no part in this pipe: it is closed on exec.
+    // A line is shorter than a pipe's buffer, so that all of it is there now. A workload that
+    // outlives the check does not keep this pipe open: it is closed on exec.
     let mut text = String::new();
-    File::from(reader).read_to_string(&mut text).context("the result cannot be read")?;
+    File::from(reader).read_to_string(&mut text).context("cannot read the result")?;
     serde_json::from_str(&text).with_context(|| {
         let signal = libc::WIFSIGNALED(status)
             .then(|| format!("killed by signal {}", libc::WTERMSIG(status)));
@@ -135,7 +135,7 @@ fn wait(child: libc::pid_t, limit: Duration) -> anyhow::Result<Option<libc::c_in
     loop {
         // SAFETY: waitpid writes one status, which lives here.
         if done(unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) })
-            .context("the check is not ours")?
+            .context("cannot wait for the check")?
             != 0
         {
             return Ok(Some(status));
@@ -154,12 +154,12 @@ fn wait(child: libc::pid_t, limit: Duration) -> anyhow::Result<Option<libc::c_in
     }
 }
 
-/// What a system call answered, or why it failed.
+/// Returns the result of a system call, or the reason that it failed.
 pub fn done(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// As pid 1 this inherits every orphan. It is called where no child of its own runs.
+/// Reaps orphans, which pid 1 inherits. It is called only while no child of its own runs.
 fn reap() {
     if std::process::id() == 1 {
         // SAFETY: waitpid may be given no place for the status.

@@ -1,5 +1,5 @@
-//! Limits on systemd's units while systemd gives no answer: as where memory is so short that it
-//! waits for its own pages.
+//! Limits on systemd's units while systemd does not answer, as on a host so short of memory that
+//! systemd waits for its own pages.
 
 use std::{fs, time::Duration};
 
@@ -13,20 +13,20 @@ use crate::{
     unit_stage::{ID, Stage, systemctl},
 };
 
-/// A limit waits for an answer for a second, and an emulated machine that shares its CPU takes its
-/// time for the rest.
+/// Maximum time until a limit is set: it waits one second for an answer, and an emulated machine
+/// that shares its CPU is slow.
 const LIMITED_WITHIN: Duration = Duration::from_secs(10);
 
-/// The system bus, which answers nobody until this is dropped. systemctl asks systemd itself.
+/// System bus that does not answer until this is dropped. systemctl talks to systemd directly.
 struct SilentBus(i32);
 
 impl SilentBus {
     fn stop() -> anyhow::Result<Self> {
         let pid = systemctl(&["show", "--property=MainPID", "--value", "dbus.service"])?;
         let pid = pid.parse().with_context(|| format!("the bus is pid {pid}"))?;
-        ensure!(pid > 0, "the bus does not run");
+        ensure!(pid > 0, "the bus is not running");
         // SAFETY: a signal to a process that is systemd's child and runs as long as it does.
-        ensure!(unsafe { libc::kill(pid, libc::SIGSTOP) } == 0, "the bus cannot be stopped");
+        ensure!(unsafe { libc::kill(pid, libc::SIGSTOP) } == 0, "cannot stop the bus");
         Ok(Self(pid))
     }
 }
@@ -38,8 +38,8 @@ impl Drop for SilentBus {
     }
 }
 
-/// A limit stands all the same, in the cgroup's file; systemd is told as soon as it answers, and it
-/// goes without a trace, whenever it goes.
+/// Checks that a limit is set in the cgroup's file nevertheless, that systemd gets it as soon as it
+/// answers, and that it is removed without a trace, whenever that is.
 pub fn bus(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let mut stage = Stage::service("silent", "")?;
     let before = stage.properties()?;
@@ -52,8 +52,8 @@ pub fn bus(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
                 && outcome.why.contains("systemd does not answer"),
             "{outcome:?}"
         );
-        ensure!(took < LIMITED_WITHIN, "it took {took:?}");
-        let limit_bytes = outcome.limit_bytes.context("it says no limit")?;
+        ensure!(took < LIMITED_WITHIN, "the limit took {took:?}");
+        let limit_bytes = outcome.limit_bytes.context("the outcome has no limit")?;
         ensure!(stage.high()? == limit_bytes.to_string(), "memory.high is {}", stage.high()?);
         ensure!(stage.properties()? == before, "before: {before}; after: {}", stage.properties()?);
         Ok((limit_bytes, took))
@@ -61,11 +61,11 @@ pub fn bus(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let is_as_before = |stage: &Stage| -> anyhow::Result<()> {
         ensure!(stage.high()? == "max", "memory.high is {}", stage.high()?);
         ensure!(stage.properties()? == before, "before: {before}; after: {}", stage.properties()?);
-        ensure!(stage.drop_ins().is_empty(), "what is left of it: {:?}", stage.drop_ins());
+        ensure!(stage.drop_ins().is_empty(), "left behind: {:?}", stage.drop_ins());
         Ok(())
     };
 
-    // There is a connection that answered before, and one that never did.
+    // One connection that answered before, and one that never did.
     stage.limit()?;
     stage.undo()?;
     let silence = SilentBus::stop()?;
@@ -78,19 +78,23 @@ pub fn bus(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     drop(silence);
     stage.pause().turn_on()?;
     stage.limits.look(2.5);
-    ensure!(stage.drop_ins().is_empty(), "paused, it tells systemd: {:?}", stage.drop_ins());
+    ensure!(
+        stage.drop_ins().is_empty(),
+        "systemd gets the limit despite the pause: {:?}",
+        stage.drop_ins()
+    );
     stage.pause().turn_off()?;
     let looked = stage.limits.look(3.0);
     ensure!(looked.is_empty(), "{looked:?}");
     ensure!(
         stage.drop_ins() == ["50-MemoryHigh.conf"],
-        "systemd was not told: {:?}",
+        "systemd did not get the limit: {:?}",
         stage.drop_ins()
     );
-    let told = format!("MemoryHigh={limit_bytes}");
+    let property = format!("MemoryHigh={limit_bytes}");
     ensure!(
-        stage.properties()?.lines().any(|line| line == told),
-        "{told} is not in {}",
+        stage.properties()?.lines().any(|line| line == property),
+        "{property} is not in {}",
         stage.properties()?
     );
     systemctl(&["daemon-reload"])?;
@@ -99,12 +103,12 @@ pub fn bus(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     ensure!(stage.high()? == limit_bytes.to_string(), "memory.high is {}", stage.high()?);
     stage.undo()?;
     let left = stage.drop_ins();
-    ensure!(left == ["50-TasksMax.conf"], "what is left of it: {left:?}");
+    ensure!(left == ["50-TasksMax.conf"], "left behind: {left:?}");
     fs::remove_file(format!("/run/systemd/system.control/{}.d/50-TasksMax.conf", stage.name))?;
     systemctl(&["daemon-reload"])?;
     is_as_before(&stage)?;
 
-    // It falls silent while a limit stands that it knows of, and is asked to put that back.
+    // It stops answering while it knows a limit, which is then put back.
     let limit_bytes = stage.limit()?;
     let silence = SilentBus::stop()?;
     fs::write(stage.file("memory.high"), "max")?;
@@ -119,7 +123,7 @@ pub fn bus(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     stage.undo()?;
     is_as_before(&stage)?;
 
-    // It is silent to the end.
+    // It does not answer until the end.
     let silence = SilentBus::stop()?;
     limit(&mut stage)?;
     stage.undo()?;

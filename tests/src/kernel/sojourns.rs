@@ -1,4 +1,4 @@
-//! How long connections wait for accept(), against a server whose delays are known.
+//! Wait of connections for accept(), compared with a server whose delays are known.
 
 use std::{
     collections::BTreeMap,
@@ -25,29 +25,28 @@ use crate::{
     runner::{done, now},
 };
 
-/// How far what is seen may be from what is true.
+/// Maximum error of a wait.
 const SLACK_US: u64 = 1_000;
 
-/// A client that is connected waits for accept() within so long, on the slowest of emulated
-/// kernels.
+/// Maximum time until a connected client waits for accept(), on the slowest emulated kernel.
 const QUEUED_WITHIN: Duration = Duration::from_secs(10);
 
-/// Facts about the listeners at an address, of which there may be several.
+/// Returns the facts of all listeners at an address.
 fn of(sensors: &mut Sensors, addr: SocketAddr) -> Vec<ListenerFact> {
     let addr = addr.to_string();
     listeners(sensors, 0.0).into_iter().filter(|fact| *fact.addr == *addr).collect()
 }
 
-/// What is known of some connections' waits, in microseconds, sorted: each lay between these two.
-/// It began between connect() and the listener's readiness and ended within accept(), and an
-/// emulated kernel takes its time over all three.
+/// Bounds of the waits of some connections, in microseconds, sorted. Each began between connect()
+/// and the listener's readiness and ended within accept(), and an emulated kernel is slow at all
+/// three.
 struct Waits {
     least: Vec<u64>,
     most: Vec<u64>,
 }
 
 impl Waits {
-    /// Bounds of the 99th percentile: sorting keeps bounds.
+    /// Returns bounds of the 99th percentile: sorting keeps bounds.
     fn p99(&self) -> (u64, u64) {
         let index = self.least.len() - 1 - self.least.len() / 100;
         (self.least[index], self.most[index])
@@ -59,15 +58,15 @@ impl Waits {
     }
 }
 
-/// Connections that wait for so long before they are accepted.
+/// Makes connections that wait that long before they are accepted.
 fn delayed(listener: &TcpListener, count: usize, delay: Duration) -> anyhow::Result<Waits> {
     let addr = listener.local_addr()?;
     let mut waits = Waits { least: Vec::new(), most: Vec::new() };
     for _ in 0..count {
         let before = now();
-        let client = TcpStream::connect(addr).context("the server cannot be reached")?;
-        // The kernel may be late with the last packet of the handshake, which the client does not
-        // wait for.
+        let client = TcpStream::connect(addr).context("cannot reach the server")?;
+        // The kernel may be late with the last packet of the handshake, for which the client does
+        // not wait.
         wait_until_queued(listener)?;
         let after = now();
         sleep(delay);
@@ -95,27 +94,24 @@ fn wait_until_queued(listener: &TcpListener) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How far outside its bounds a figure is.
+/// Checks that a figure is within its bounds; returns by how much it is outside.
 fn agree(what: &str, seen: Option<u64>, (least, most): (u64, u64)) -> anyhow::Result<u64> {
-    let seen = seen.with_context(|| format!("{what} was not seen"))?;
+    let seen = seen.with_context(|| format!("{what} is missing"))?;
     let off = least.saturating_sub(seen).max(seen.saturating_sub(most));
-    ensure!(off <= SLACK_US, "{what}: {seen} µs were seen, {least} to {most} are true");
+    ensure!(off <= SLACK_US, "{what}: {seen} µs, expected {least} to {most}");
     Ok(off)
 }
 
-/// Holds count, mean and 99th percentile to the truth.
+/// Compares count, mean and 99th percentile with the truth.
 fn held_to_truth(fact: &ListenerFact, waits: &Waits) -> anyhow::Result<String> {
     let count = waits.least.len() as u64;
-    ensure!(
-        fact.accepted_total == Some(count),
-        "{:?} were counted of {count}",
-        fact.accepted_total
-    );
-    // Good to 1/32, which is more than the slack where a busy machine has them wait for long.
+    ensure!(fact.accepted_total == Some(count), "counted {:?} of {count}", fact.accepted_total);
+    // Accurate to 1/32, which is more than the slack if connections wait for long on a busy
+    // machine.
     let (least, most) = waits.p99();
     let p99 = agree("p99", fact.sojourn_p99_us, (least - least / 32, most + most / 32))?;
     let mean = agree("mean", fact.sojourn_mean_us, waits.mean())?;
-    // A bucket is told by its lower bound.
+    // A bucket is reported by its lower bound.
     let min = agree(
         "shortest",
         fact.sojourn_min_us,
@@ -127,7 +123,7 @@ fn held_to_truth(fact: &ListenerFact, waits: &Waits) -> anyhow::Result<String> {
 fn one(facts: &[ListenerFact]) -> anyhow::Result<&ListenerFact> {
     match facts {
         [fact] => Ok(fact),
-        _ => anyhow::bail!("{} listeners are seen, not one", facts.len()),
+        _ => anyhow::bail!("{} listeners seen, expected one", facts.len()),
     }
 }
 
@@ -145,18 +141,18 @@ fn delays(
     Ok(Seen { events: count as u64, detail })
 }
 
-/// A server that accepts after a known sleep.
+/// Checks a server that accepts after a known sleep.
 pub fn known_delay(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     delays(prepared, rung, "127.0.0.1:0", 100, Duration::from_millis(20))
 }
 
-/// The same over IPv6.
+/// Checks the same over IPv6.
 pub fn over_ipv6(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     delays(prepared, rung, "[::1]:0", 30, Duration::from_millis(10))
 }
 
-/// More threads than there are return probes sleep in accept() on an empty queue; then connections
-/// come.
+/// Checks more threads than there are return probes, which sleep in accept() on an empty queue
+/// until connections arrive.
 pub fn blocking_accept(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const THREADS: usize = 40;
     const ASLEEP: Duration = Duration::from_millis(500);
@@ -172,27 +168,27 @@ pub fn blocking_accept(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
     let start = now();
     let clients = (0..THREADS).map(|_| TcpStream::connect(addr)).collect::<io::Result<Vec<_>>>()?;
     for _ in 0..THREADS {
-        accepted.recv_timeout(Duration::from_secs(20)).context("a thread still sleeps")??;
+        accepted.recv_timeout(Duration::from_secs(20)).context("a thread is still asleep")??;
     }
     let took = start.elapsed();
     let facts = of(sensors, addr);
-    let fact = facts.first().context("the listener is not seen")?;
+    let fact = facts.first().context("the listener is missing")?;
     ensure!(
         fact.accepted_total == Some(THREADS as u64),
-        "{:?} were counted of {THREADS}",
+        "counted {:?} of {THREADS}",
         fact.accepted_total
     );
-    let p99 = fact.sojourn_p99_us.context("no wait was seen")?;
-    // The sleep before is no wait: nobody was in the queue.
+    let p99 = fact.sojourn_p99_us.context("the wait is missing")?;
+    // The sleep before is no wait: the queue was empty.
     ensure!(
         u128::from(p99) <= took.as_micros() * 17 / 16,
-        "a wait of {p99} µs in {took:?}, after {ASLEEP:?} of sleep"
+        "a wait of {p99} µs within {took:?}, after {ASLEEP:?} of sleep"
     );
     drop(clients);
     Ok(Seen { events: THREADS as u64, detail: format!("{THREADS} sleepers, p99 {p99} µs") })
 }
 
-/// Sockets that listen at one address of the kernel's choice.
+/// Returns sockets that listen at one address of the kernel's choice.
 pub fn shared_listeners(count: usize) -> anyhow::Result<(SocketAddr, Vec<TcpListener>)> {
     let first = reuseport("127.0.0.1:0".parse()?)?;
     let addr = first.local_addr()?;
@@ -203,7 +199,7 @@ pub fn shared_listeners(count: usize) -> anyhow::Result<(SocketAddr, Vec<TcpList
     Ok((addr, sockets))
 }
 
-/// Four sockets on one port, of which one accepts late: each has its own waits.
+/// Checks four sockets on one port, of which one accepts late: each has its own waits.
 pub fn shared_port(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const SOCKETS: usize = 4;
     const LATE: Duration = Duration::from_millis(200);
@@ -235,7 +231,7 @@ pub fn shared_port(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
     let late_us = LATE.as_micros() as u64;
     ensure!(
         late.0 == Some(taken[0]),
-        "{:?} were counted on the late socket, {} are true",
+        "counted {:?} on the late socket, expected {}",
         late.0,
         taken[0]
     );
@@ -248,7 +244,7 @@ pub fn shared_port(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
     let mut truth = taken[1..].to_vec();
     rest.sort_unstable();
     truth.sort_unstable();
-    ensure!(rest == truth, "{rest:?} were counted on the others, {truth:?} are true");
+    ensure!(rest == truth, "counted {rest:?} on the others, expected {truth:?}");
     let slowest = seen.last().and_then(|&(_, min)| min).unwrap_or(u64::MAX);
     ensure!(
         u128::from(slowest) <= prompt.as_micros(),
@@ -260,7 +256,7 @@ pub fn shared_port(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
     })
 }
 
-/// In a network namespace of its own, where every handshake is answered with a SYN cookie.
+/// Checks a network namespace of its own in which every handshake is answered with a SYN cookie.
 pub fn syn_cookies(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::AcceptSojourn, rung)?;
     let inside =
@@ -269,14 +265,14 @@ pub fn syn_cookies(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
             // alone.
             if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
                 return Err(NotOffered(format!(
-                    "no network namespace: {}",
+                    "cannot make a network namespace: {}",
                     io::Error::last_os_error()
                 ))
                 .into());
             }
             guest::loopback_up()?;
             fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2")
-                .context("SYN cookies cannot be forced")?;
+                .context("cannot force SYN cookies")?;
             let listener = TcpListener::bind("127.0.0.1:0")?;
             let waits = delayed(&listener, 30, Duration::from_millis(10))?;
             Ok((listener, waits, netstat()?))
@@ -284,18 +280,19 @@ pub fn syn_cookies(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
     let (listener, waits, counters) =
         inside.join().map_err(|_| anyhow::anyhow!("the thread panicked"))??;
     let cookies = counters.get("SyncookiesRecv").copied().unwrap_or(0);
-    ensure!(cookies >= 30, "{cookies} connections came by cookie, not 30");
+    ensure!(cookies >= 30, "{cookies} connections by SYN cookie, expected 30");
     let facts = of(sensors, listener.local_addr()?);
     let detail = held_to_truth(one(&facts)?, &waits)?;
     Ok(Seen { events: 30, detail: format!("{cookies} cookies, {detail}") })
 }
 
-/// Connections that die in the queue, and listeners that close, leave nothing behind.
+/// Checks that connections that die in the queue, and listeners that close, leave nothing behind.
 pub fn nothing_stays(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const ROUNDS: usize = 50;
     let sensors = fresh(Probe::AcceptSojourn, rung)?;
     let tcp = sensors.get::<TcpListenerSensor>();
-    let probes = tcp.and_then(TcpListenerSensor::probes).context("listeners are not walked")?;
+    let probes =
+        tcp.and_then(TcpListenerSensor::probes).context("cannot iterate over listeners")?;
     let held = || {
         let sojourns =
             probes.sojourns.as_ref().map_or(0, |map| map.keys().filter_map(Result::ok).count());
@@ -314,7 +311,7 @@ pub fn nothing_stays(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         after == before,
         "(listeners, histograms) were {before:?} and are {after:?} after {ROUNDS} that closed"
     );
-    // A histogram that is there as long as its listener is.
+    // A histogram that exists as long as its listener.
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let _client = TcpStream::connect(listener.local_addr()?)?;
     listener.accept()?;
@@ -329,13 +326,14 @@ pub fn nothing_stays(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     })
 }
 
-/// What following accept() costs a connection, in times of what looking at a listener costs:
-/// emulated nanoseconds say nothing, and the bench knows what the other costs on hardware.
+/// Measures the cost of following accept() per connection, as a multiple of the cost of reading a
+/// listener: emulated nanoseconds mean nothing, and the bench measures the latter on hardware.
 pub fn cost(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const CONNECTIONS: u64 = 500;
     let sensors = fresh(Probe::AcceptSojourn, rung)?;
     let tcp = sensors.get::<TcpListenerSensor>();
-    let probes = tcp.and_then(TcpListenerSensor::probes).context("listeners are not walked")?;
+    let probes =
+        tcp.and_then(TcpListenerSensor::probes).context("cannot iterate over listeners")?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let connect = || -> anyhow::Result<()> {
         let client = TcpStream::connect(listener.local_addr()?)?;
@@ -343,7 +341,7 @@ pub fn cost(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         io::copy(&mut probes.scan.open()?, &mut io::sink())?;
         Ok(())
     };
-    // An emulator translates what it meets first: that is not counted.
+    // An emulator first translates new code; that is not counted.
     (0..CONNECTIONS / 10).try_for_each(|_| connect())?;
     let _counting =
         enable_stats(Stats::RunTime).context("the kernel does not count what programs cost")?;
@@ -358,11 +356,11 @@ pub fn cost(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     ensure!(accept > 0.0 && scan > 0.0, "not every program ran: {costs:?}");
     Ok(Seen {
         events: CONNECTIONS,
-        detail: format!("{:.2} times a look at a listener", accept / scan),
+        detail: format!("{:.2} times a read of a listener", accept / scan),
     })
 }
 
-/// The extended TCP counters of this thread's network namespace.
+/// Returns the extended TCP counters of this thread's network namespace.
 fn netstat() -> anyhow::Result<BTreeMap<String, u64>> {
     let text = fs::read_to_string("/proc/thread-self/net/netstat")?;
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
@@ -374,7 +372,7 @@ fn netstat() -> anyhow::Result<BTreeMap<String, u64>> {
         .collect())
 }
 
-/// A listener that shares its port; std sets no options before it binds.
+/// Returns a listener that shares its port; std sets no options before it binds.
 fn reuseport(addr: SocketAddr) -> anyhow::Result<TcpListener> {
     let SocketAddr::V4(v4) = addr else { anyhow::bail!("{addr} is not IPv4") };
     // SAFETY: socket takes three integers.

@@ -1,5 +1,5 @@
-//! The agent on a kernel that refuses it something: it runs on what is left, says in one line each
-//! what that is, and stays.
+//! The agent on a kernel that refuses it something: it runs with the rest, logs one line for each
+//! refusal, and stays up.
 
 use std::{fs, os::unix::process::CommandExt as _, time::Duration};
 
@@ -16,16 +16,16 @@ use crate::{
 
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 
-/// How much slower than hardware emulation is taken to be.
+/// Factor by which emulation is assumed to be slower than hardware.
 const EMULATED: u32 = 12;
 
-/// What the agent says instead of naming every probe, where it may load no program.
+/// Message of the agent, instead of one per probe, if it may load no program.
 const NO_BPF: &str = "BPF is not used";
 
 /// The limit on locked memory that Debian's 5.10 gives: maps count against it until 5.11.
 const MEMLOCK_BYTES: u64 = 64 << 10;
 
-/// Under a low limit on locked memory that may not be raised.
+/// Checks the agent under a low limit on locked memory that it may not raise.
 pub fn low_memlock(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let lower = || {
         let limit = libc::rlimit { rlim_cur: MEMLOCK_BYTES, rlim_max: MEMLOCK_BYTES };
@@ -51,18 +51,17 @@ pub fn low_memlock(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     })
 }
 
-/// Under kernel lockdown in its confidentiality mode, which there is no way back from: the last
-/// check of a virtual machine.
+/// Checks the agent under kernel lockdown in its confidentiality mode, which cannot be undone: the
+/// last check of a virtual machine.
 pub fn lockdown(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     if !guest::is_guest() {
         return Err(
             NotOffered("lockdown cannot be undone: in virtual machines alone".to_owned()).into()
         );
     }
-    fs::write(LOCKDOWN, "confidentiality")
-        .with_context(|| format!("{LOCKDOWN} does not take it"))?;
-    // No helper may read kernel memory. Loads of which the verifier knows the type go on, and so
-    // does what needs neither.
+    fs::write(LOCKDOWN, "confidentiality").with_context(|| format!("cannot write {LOCKDOWN}"))?;
+    // No helper may read kernel memory. Loads of which the verifier knows the type still work, as
+    // does everything that needs neither.
     survive(
         "process_memory process_handles accept_queue unix_queue accept_sojourn outbound_connects",
         Some("lockdown"),
@@ -70,8 +69,8 @@ pub fn lockdown(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     )
 }
 
-/// Starts the agent; `degraded` are the probes that are not what they should be, for a reason that
-/// has `word` in it.
+/// Starts the agent; `degraded` names the probes that must be degraded, for a reason that contains
+/// `word`.
 fn survive(
     degraded: &str,
     word: Option<&str>,
@@ -90,10 +89,10 @@ fn survive(
     let processes = scanned.context("no process was seen")?;
     let metrics = running.get("/metrics");
     std::thread::sleep(Duration::from_secs(3));
-    ensure!(running.is_well(), "it calls itself unwell: {}", running.get("/healthz"));
+    ensure!(running.is_well(), "it reports itself as unhealthy: {}", running.get("/healthz"));
     let (code, log) = running.stop();
     eprintln!("{log}");
-    ensure!(code == Some(0), "it ended with {code:?}");
+    ensure!(code == Some(0), "it exited with {code:?}");
     for probe in Probe::VARIANTS {
         let name = probe.name();
         let attached = metrics.lines().any(|line| {
@@ -102,15 +101,14 @@ fn survive(
                 ProbeState::Attached.name()
             ))
         });
-        // Elsewhere than in a virtual machine the kernel may refuse more.
+        // Outside of a virtual machine the kernel may refuse more.
         let expected = !degraded.split(' ').any(|other| other == name);
         ensure!(
             attached == expected || !guest::is_guest(),
             "{name} attached is {attached}: {metrics}"
         );
     }
-    // Of probes alone: where the emulator's CPU is shared the agent stands still now and then, and
-    // says so.
+    // Only of probes: on a shared CPU the emulated agent stalls now and then, and logs it.
     let is_of_probe = |line: &&str| {
         line.contains(NO_BPF) || Probe::VARIANTS.iter().any(|probe| line.contains(probe.name()))
     };
@@ -119,9 +117,9 @@ fn survive(
         let naming = warnings.iter().filter(|line| line.contains(word)).count();
         ensure!(naming > 0, "no warning names {word}: {log}");
     }
-    let whole = warnings.len() == 1 && warnings[0].contains(NO_BPF);
+    let is_summary = warnings.len() == 1 && warnings[0].contains(NO_BPF);
     ensure!(
-        whole || warnings.len() == degraded.split_whitespace().count() || !guest::is_guest(),
+        is_summary || warnings.len() == degraded.split_whitespace().count() || !guest::is_guest(),
         "{} warnings, for {degraded:?}: {log}",
         warnings.len()
     );

@@ -1,8 +1,8 @@
-//! A limit on a host with swap: without more than that a leaker goes on into swap, and with it it
-//! stands still.
+//! A limit on a host with swap: with `memory.high` alone a leaker goes on into swap; with a limit
+//! on swap too it stops.
 //!
-//! The drive is slow, so that it takes seconds to swap some megabytes; what is looked at is the
-//! kernel's count of the cgroup's own.
+//! The drive is slow, so that it takes seconds to swap some megabytes. The check reads the kernel's
+//! own count for the cgroup.
 
 use std::{fs, thread::sleep, time::Duration};
 
@@ -18,15 +18,14 @@ use crate::{
 
 const SWAP_BYTES: u64 = 256 * MIB;
 const LEAK: &str = "leak --rate=20MiB --limit=1GiB";
-/// What the cgroup has there before it is limited, and what it would at least have more.
+/// Swap of the cgroup before it is limited, and the minimum by which it would grow otherwise.
 const SWAPPED_BYTES: u64 = 8 * MIB;
-/// What is in the kernel's hands as the limit is set may still get there.
+/// Maximum that is under way to swap when the limit is set and still arrives there.
 const ON_ITS_WAY_BYTES: u64 = MIB;
-/// For how long it is seen to stand still: without, it would have swapped a multiple of what it
-/// has.
+/// Time for which it must not grow: without the limit it would swap a multiple of the first amount.
 const STANDS: Duration = Duration::from_secs(5);
 
-/// It swaps without, does not with it, and may again when that is over.
+/// Checks that it swaps without the limit, does not with it, and may again afterwards.
 pub fn swap(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     be_there()?;
     let swap = Swap::on(SWAP_BYTES)?;
@@ -36,25 +35,25 @@ pub fn swap(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let before = stage.properties()?;
     let swapped = |stage: &Stage| number(stage, "memory.swap.current");
 
-    // As it is with memory.high alone.
+    // The state with memory.high alone.
     until(SOON, || (stage.used_bytes().ok()? > 64 * MIB).then_some(()))
-        .context("it does not leak")?;
+        .context("the leak does not grow")?;
     fs::write(stage.file("memory.high"), (64 * MIB).to_string())?;
     let swaps = until(SOON, || (swapped(&stage).ok()? > SWAPPED_BYTES).then_some(()));
     ensure!(
         swaps.is_some(),
-        "memory.high alone holds it as well: {} bytes are swapped",
+        "memory.high alone stops it too: {} bytes are swapped",
         swapped(&stage)?
     );
     fs::write(stage.file("memory.high"), "max")?;
 
     let limit_bytes = stage.limit()?;
     let held_bytes = number(&stage, "memory.swap.max")?;
-    ensure!(held_bytes >= SWAPPED_BYTES, "it may have {held_bytes} bytes, and had more");
+    ensure!(held_bytes >= SWAPPED_BYTES, "the limit of swap is {held_bytes} bytes, below its use");
     let full = until(SOON, || (stage.used_bytes().ok()? + 4 * MIB > limit_bytes).then_some(()));
     ensure!(
         full.is_some(),
-        "it does not come to its limit of {limit_bytes}: {}",
+        "it does not reach its limit of {limit_bytes}: {}",
         stage.used_bytes()?
     );
     sleep(STANDS);
@@ -62,13 +61,13 @@ pub fn swap(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let used_bytes = stage.used_bytes()?;
     ensure!(
         after_bytes <= held_bytes + ON_ITS_WAY_BYTES,
-        "{after_bytes} bytes are swapped, {held_bytes} may be"
+        "{after_bytes} bytes are swapped, the limit is {held_bytes}"
     );
     ensure!(
         used_bytes <= limit_bytes + 16 * MIB,
-        "{used_bytes} bytes are used, {limit_bytes} may be"
+        "{used_bytes} bytes are used, the limit is {limit_bytes}"
     );
-    ensure!(is_alive(stage.pid()?) && vmstat("oom_kill")? == kills, "somebody was killed");
+    ensure!(is_alive(stage.pid()?) && vmstat("oom_kill")? == kills, "a process was killed");
 
     stage.undo()?;
     let after = stage.properties()?;
@@ -77,8 +76,8 @@ pub fn swap(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         "{before}; after: {after}; {:?}",
         stage.drop_ins()
     );
-    let stands = fs::read_to_string(stage.file("memory.swap.max"))?;
-    ensure!(stands.trim() == "max", "memory.swap.max is {stands}");
+    let swap_max = fs::read_to_string(stage.file("memory.swap.max"))?;
+    ensure!(swap_max.trim() == "max", "memory.swap.max is {swap_max}");
     let detail = format!(
         "at {} MiB, with {} KiB of swap of {} at most; {} MiB of the host's are used",
         limit_bytes / MIB,
@@ -89,12 +88,13 @@ pub fn swap(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: 2, detail })
 }
 
-/// Where the kernel would kill at a hard limit, swap is what keeps it from that.
+/// Checks that swap is not limited in a cgroup with a hard limit: only swap keeps the kernel from
+/// killing at it.
 fn bounded() -> anyhow::Result<()> {
     let mut stage = Stage::service("bounded", "MemoryMax=400M\n")?;
     stage.limit()?;
-    let stands = fs::read_to_string(stage.file("memory.swap.max"))?;
-    ensure!(stands.trim() == "max", "a cgroup with a hard limit may swap {stands}");
+    let swap_max = fs::read_to_string(stage.file("memory.swap.max"))?;
+    ensure!(swap_max.trim() == "max", "a cgroup with a hard limit may swap {swap_max}");
     stage.undo()
 }
 

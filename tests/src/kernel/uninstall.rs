@@ -1,5 +1,5 @@
-//! The agent installed by the lines in its unit file, at work, and removed by the lines beside
-//! them: nothing is left of it.
+//! The agent installed by the commands in its unit file, at work, and removed by the commands
+//! beside them: nothing is left of it.
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
@@ -16,64 +16,64 @@ use crate::{
 
 const PROGRAM: &str = "/usr/local/bin/spillway";
 
-/// Where a host keeps what lasts, and what does not; the journal, which is not the agent's to
-/// remove, is left out.
+/// Places in which a host keeps persistent and volatile files. The systemd journal, which is not
+/// the agent's to remove, is left out.
 const PLACES: [&str; 6] = ["/etc", "/run", "/usr/local", "/var", "/sys/fs/cgroup", "/sys/fs/bpf"];
 const LEFT_OUT: [&str; 3] = ["/run/log/journal", "/var/log/journal", "/run/systemd/journal"];
 
-/// How the names of systemd's own BPF programs begin, which it loads anew as it sees fit.
+/// Prefix of systemd's own BPF programs, which it reloads at any time.
 const OF_SYSTEMD: &str = "sd_";
 
-/// All that an agent may leave behind.
+/// Everything that an agent may leave behind.
 #[derive(Debug, PartialEq, Eq)]
 struct Found {
     /// Files, directories and cgroups.
     paths: BTreeSet<String>,
     /// BPF programs and maps, by kind, id and name.
     bpf: BTreeSet<(&'static str, u32, String)>,
-    /// The limits of a unit that it has limited.
+    /// Limits of a unit that it has limited.
     limits: String,
 }
 
-/// Nothing of it is left.
+/// Checks that nothing of the agent is left.
 pub fn uninstall(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let scratch = Scratch::make("uninstall");
-    // The program that is in the machine for the other checks comes back with the end of this one.
+    // The program that the machine has for the other checks is put back at the end of this one.
     let _program = MovedAway::to(&scratch)?;
     scratch.file("spillway.toml", QUICK);
     scratch.file("spillway.service", UNIT_FILE);
     scratch.file("enforce.conf", ENFORCE);
     let stage = Stage::running("leak", "leak --rate=6MiB --limit=400MiB", "")?;
-    // systemd's own place for what is set for this boot; it makes it with the first property and
+    // systemd's own place for properties of this boot; it creates it with the first property and
     // keeps it.
     fs::create_dir_all("/run/systemd/system.control")?;
-    let before = Found::look(&stage)?;
+    let before = Found::read(&stage)?;
 
     run_lines(UNIT_FILE, "To install it", &scratch.0)?;
     run_lines(ENFORCE, "Install it beside the unit", &scratch.0)?;
     let limited = until(CLAIMED_WITHIN, || stage.high().ok()?.parse::<u64>().ok());
     ensure!(
         limited.is_some(),
-        "it limits nothing: {}",
+        "no limit was set: {}",
         systemctl(&["status", "--full", AGENT_UNIT])?
     );
-    let at_work = Found::look(&stage)?;
+    let at_work = Found::read(&stage)?;
     let (files, programs) =
         (at_work.paths.difference(&before.paths), at_work.bpf.difference(&before.bpf));
     let (files, programs) =
         (files.count(), programs.filter(|(kind, ..)| *kind == "program").count());
-    // Program, configuration, unit file, its link, state and drop-in, and a cgroup, at the least.
+    // At least program, configuration, unit file, its link, state and drop-in, and a cgroup.
     ensure!(
         files >= 7 && programs >= 5,
-        "it has {files} files and {programs} programs while it is at work"
+        "only {files} files and {programs} programs exist while it runs"
     );
-    ensure!(at_work.limits != before.limits, "its limit does not show: {}", before.limits);
+    ensure!(at_work.limits != before.limits, "the limit is missing: {}", before.limits);
 
     run_lines(UNIT_FILE, "To remove it", &scratch.0)?;
-    // The kernel frees a program once nobody can run it any more.
+    // The kernel frees a program once it can no longer run.
     let gone =
-        until(SOON, || Found::look(&stage).ok().filter(|after| after.bpf.is_subset(&before.bpf)));
-    let after = gone.map_or_else(|| Found::look(&stage), Ok)?;
+        until(SOON, || Found::read(&stage).ok().filter(|after| after.bpf.is_subset(&before.bpf)));
+    let after = gone.map_or_else(|| Found::read(&stage), Ok)?;
     let left: Vec<_> = after.paths.difference(&before.paths).collect();
     let lost: Vec<_> = before.paths.difference(&after.paths).collect();
     ensure!(left.is_empty() && lost.is_empty(), "left: {left:?}; lost: {lost:?}");
@@ -86,11 +86,11 @@ pub fn uninstall(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     })
 }
 
-/// Runs the lines that a unit file or drop-in gives a person, where they would.
+/// Runs the commands that a unit file or drop-in gives to its reader.
 fn run_lines(file: &str, what_for: &str, directory: &Path) -> anyhow::Result<()> {
     let lines = file.lines().skip_while(|line| !line.contains(what_for)).skip(1);
     let lines: Vec<_> = lines.map_while(|line| line.strip_prefix("#   ")).collect();
-    ensure!(!lines.is_empty(), "the file has no lines for: {what_for}");
+    ensure!(!lines.is_empty(), "the file has no commands for: {what_for}");
     let mut shell = Command::new("sh");
     let output =
         shell.arg("-ec").arg(lines.join("\n")).current_dir(directory).output().context("no sh")?;
@@ -99,7 +99,7 @@ fn run_lines(file: &str, what_for: &str, directory: &Path) -> anyhow::Result<()>
 }
 
 impl Found {
-    fn look(stage: &Stage) -> anyhow::Result<Self> {
+    fn read(stage: &Stage) -> anyhow::Result<Self> {
         let mut paths = BTreeSet::new();
         PLACES.iter().for_each(|place| walk(Path::new(place), &mut paths));
         let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
@@ -121,7 +121,7 @@ fn walk(directory: &Path, paths: &mut BTreeSet<String>) {
     if LEFT_OUT.iter().any(|left_out| directory.starts_with(left_out)) {
         return;
     }
-    // What goes away meanwhile is gone.
+    // Entries that disappear meanwhile are gone.
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
         let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
@@ -135,7 +135,7 @@ fn walk(directory: &Path, paths: &mut BTreeSet<String>) {
     }
 }
 
-/// The agent's program, moved out of its place.
+/// The agent's program, moved away from its place.
 struct MovedAway(std::path::PathBuf);
 
 impl MovedAway {

@@ -1,5 +1,4 @@
-//! What the checks on a whole Debian share: a unit that goes with its check, and systemd as it is
-//! asked by hand.
+//! Shared by the checks on a whole Debian: a unit that ends with its check, and calls of systemctl.
 
 use std::{
     fs,
@@ -23,12 +22,12 @@ use spillway_tests::{Scratch, limit_live::life, now, wait_for};
 use crate::memory::beside;
 
 pub const MIB: u64 = 1 << 20;
-/// What systemd is asked for is done by then.
+/// Maximum time until systemd has done a job.
 pub const SOON: Duration = Duration::from_secs(30);
-/// The incident on whose account a unit is limited.
+/// Incident on whose account a unit is limited.
 pub const ID: IncidentId = IncidentId::Leak(ProcessId { pid: 1, start_ticks: 1 }, Resource::Memory);
 
-/// A unit that goes with its check, and what limits it.
+/// Unit that ends with its check, and the agent's limits.
 pub struct Stage {
     pub name: String,
     pub cgroup: Arc<str>,
@@ -37,7 +36,8 @@ pub struct Stage {
     _scratch: Scratch,
 }
 
-/// Waits until `done` gives something, for at most `limit` however long each time takes.
+/// Waits until `done` returns something, for at most `limit`, regardless of how long each call
+/// takes.
 pub fn until<T>(limit: Duration, mut done: impl FnMut() -> Option<T>) -> Option<T> {
     let start = now();
     loop {
@@ -48,12 +48,12 @@ pub fn until<T>(limit: Duration, mut done: impl FnMut() -> Option<T>) -> Option<
     }
 }
 
-/// Share of the host's memory that is available.
+/// Returns the share of the host's memory that is available.
 pub fn available_share() -> anyhow::Result<f64> {
     Ok(available_bytes()? as f64 / meminfo_bytes("MemTotal:")? as f64)
 }
 
-/// Memory of the host that is available, in bytes.
+/// Returns the available memory of the host, in bytes.
 pub fn available_bytes() -> anyhow::Result<u64> {
     meminfo_bytes("MemAvailable:")
 }
@@ -68,12 +68,12 @@ fn meminfo_bytes(name: &str) -> anyhow::Result<u64> {
 }
 
 impl Stage {
-    /// A service that holds some memory.
+    /// Starts a service that uses some memory.
     pub fn service(name: &str, settings: &str) -> anyhow::Result<Self> {
         Self::running(name, "touch --anon-bytes=8MiB", settings)
     }
 
-    /// A service that runs a workload.
+    /// Starts a service that runs a workload.
     pub fn running(name: &str, workload: &str, settings: &str) -> anyhow::Result<Self> {
         let unit = format!("spillway-{name}.service");
         let command = beside("workload")?.get_program().to_string_lossy().into_owned();
@@ -84,7 +84,7 @@ impl Stage {
         Self::of(unit)
     }
 
-    /// A service of two programs that have nothing to do with one another.
+    /// Starts a service of two unrelated programs.
     pub fn shared(name: &str, settings: &str) -> anyhow::Result<Self> {
         let unit = format!("spillway-{name}.service");
         let workload = beside("workload")?.get_program().to_string_lossy().into_owned();
@@ -96,7 +96,7 @@ impl Stage {
         Self::of(unit)
     }
 
-    /// The same in a scope that may have cgroups of its own.
+    /// Starts the same workload in a scope that may have cgroups of its own.
     pub fn scope(name: &str) -> anyhow::Result<Self> {
         let unit = format!("spillway-{name}.scope");
         let mut command = Command::new("systemd-run");
@@ -109,7 +109,7 @@ impl Stage {
         ]);
         command.arg(format!("--unit={unit}")).arg(beside("workload")?.get_program());
         command.args(["touch", "--anon-bytes=8MiB"]).stdout(std::process::Stdio::null());
-        command.spawn().context("systemd-run does not start")?;
+        command.spawn().context("cannot start systemd-run")?;
         Self::of(unit)
     }
 
@@ -126,50 +126,52 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Has what limits it configured otherwise.
+    /// Changes the configuration of the limits.
     pub fn configure(&mut self, change: impl FnOnce(&mut LimitConfig)) -> anyhow::Result<()> {
         change(&mut self.config.act.limit);
-        // The journal is one agent's: the one that is replaced gives it up first.
-        self.limits = ActiveLimits::new(&self.config, Err("it is somebody else's".to_owned()));
+        // A journal belongs to one agent: the replaced one releases it first.
+        self.limits =
+            ActiveLimits::new(&self.config, Err("it belongs to another agent".to_owned()));
         self.limits =
             ActiveLimits::new(&self.config, Ok(Journal::claim(&self.config.record.state_dir)?));
         Ok(())
     }
 
-    /// Leaves its journal, which is empty, to another process, and gives where that is.
+    /// Leaves its journal, which is empty, to another process, and returns its path.
     pub fn leave_journal(&mut self) -> anyhow::Result<PathBuf> {
-        self.limits = ActiveLimits::new(&self.config, Err("it is somebody else's".to_owned()));
+        self.limits =
+            ActiveLimits::new(&self.config, Err("it belongs to another agent".to_owned()));
         fs::remove_dir_all(&self.config.record.state_dir)?;
         Ok(self.config.record.state_dir.clone())
     }
 
-    /// What stops every action of what limits it.
+    /// Returns the pause switch of its limits.
     pub fn pause(&self) -> Pause {
         Pause::below(&self.config.record.state_dir)
     }
 
-    /// One of its cgroup's files.
+    /// Returns the path of one of its cgroup's files.
     pub fn file(&self, name: &str) -> PathBuf {
         Path::new("/sys/fs/cgroup").join(&self.cgroup[1..]).join(name)
     }
 
-    /// The limit that stands in its cgroup.
+    /// Returns the limit of its cgroup.
     pub fn high(&self) -> anyhow::Result<String> {
         Ok(fs::read_to_string(self.file("memory.high"))
-            .context("its cgroup is gone")?
+            .context("the cgroup is gone")?
             .trim()
             .to_owned())
     }
 
-    /// What is charged to its cgroup, in bytes.
+    /// Returns the charge of its cgroup, in bytes.
     pub fn used_bytes(&self) -> anyhow::Result<u64> {
         Ok(fs::read_to_string(self.file("memory.current"))
-            .context("its cgroup is gone")?
+            .context("the cgroup is gone")?
             .trim()
             .parse()?)
     }
 
-    /// The workload: not systemd's own process, before it becomes that, and wherever it was moved.
+    /// Returns the workload, also after it was moved; not systemd's own process before its exec.
     pub fn pid(&self) -> anyhow::Result<u32> {
         let directories =
             ["cgroup.procs", "spillway-leak/cgroup.procs"].map(|file| self.file(file));
@@ -179,10 +181,10 @@ impl Stage {
         let is_it = |pid: &u32| {
             fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("workload"))
         };
-        pids.find(is_it).context("no workload is in it")
+        pids.find(is_it).context("it has no workload")
     }
 
-    /// The cgroups below it.
+    /// Returns the names of its child cgroups.
     pub fn children(&self) -> anyhow::Result<Vec<String>> {
         let entries = fs::read_dir(self.file(""))?.collect::<Result<Vec<_>, _>>()?;
         let children = entries.into_iter().filter(|entry| entry.path().is_dir());
@@ -192,7 +194,7 @@ impl Stage {
         Ok(names)
     }
 
-    /// Limits it, and gives the limit.
+    /// Limits it, and returns the limit.
     pub fn limit(&mut self) -> anyhow::Result<u64> {
         let culprit: ProcessId = life(self.pid()?);
         let outcome = self.limits.limit(0.0, &ID, &self.cgroup, culprit);
@@ -200,13 +202,13 @@ impl Stage {
             outcome.event == OutcomeKind::Limited && outcome.why.starts_with("MemoryHigh set"),
             "{outcome:?}"
         );
-        let limit_bytes = outcome.limit_bytes.context("it says no limit")?;
+        let limit_bytes = outcome.limit_bytes.context("the outcome has no limit")?;
         ensure!(self.high()? == limit_bytes.to_string(), "memory.high is {}", self.high()?);
         Ok(limit_bytes)
     }
 
-    /// Whether a look has set the limit again: to what it was, or a little more where more is used
-    /// by now.
+    /// Checks that the limit was set again: to its old value, or slightly more if more is used by
+    /// now.
     pub fn is_set_again(&self, looked: &[Outcome]) -> anyhow::Result<()> {
         let [Outcome { event: OutcomeKind::Reasserted, limit_bytes: Some(bytes), .. }] = looked
         else {
@@ -216,7 +218,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Puts everything back, as another process would that finds the journal.
+    /// Puts everything back, as another process does that finds the journal.
     pub fn undo(&mut self) -> anyhow::Result<()> {
         let journal =
             Journal::find(&self.config.record.state_dir)?.context("there is no journal")?;
@@ -228,13 +230,13 @@ impl Stage {
         Ok(())
     }
 
-    /// What a limit must not change, and what it changes.
+    /// Returns the properties that a limit changes, and those that it must not change.
     pub fn properties(&self) -> anyhow::Result<String> {
         const PROPERTIES: &str = "MemoryHigh,MemoryMax,MemorySwapMax,MemoryLow,CPUWeight,CPUQuotaPerSecUSec,TasksMax,IOWeight";
         systemctl(&["show", &format!("--property={PROPERTIES}"), &self.name])
     }
 
-    /// Files of properties that are set for this boot, of both kinds of units.
+    /// Returns the files of properties that are set for this boot, of both kinds of units.
     pub fn drop_ins(&self) -> Vec<String> {
         let directories = ["/run/systemd/system.control", "/run/systemd/transient"];
         let entries = directories
@@ -245,7 +247,7 @@ impl Stage {
             .flatten()
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .collect();
-        // How a scope was started is kept there as well.
+        // The way a scope was started is kept there too.
         names.retain(|name| !name.ends_with("Delegate.conf"));
         names.sort();
         names
@@ -262,10 +264,9 @@ impl Drop for Stage {
     }
 }
 
-/// What systemctl says, or why it could not do that.
+/// Returns the output of systemctl, or the reason that it failed.
 pub fn systemctl(args: &[&str]) -> anyhow::Result<String> {
-    let output =
-        Command::new("systemctl").args(args).output().context("systemctl does not start")?;
+    let output = Command::new("systemctl").args(args).output().context("cannot start systemctl")?;
     if !output.status.success() {
         bail!("systemctl {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }

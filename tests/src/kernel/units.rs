@@ -1,9 +1,9 @@
-//! Limits on systemd's units, where systemd runs the host: it writes what it owns whenever it sees
-//! fit, and it has to be asked.
+//! Limits on systemd's units on a host that runs systemd: it rewrites the files that it owns at any
+//! time, so that limits must go through it.
 //!
-//! Seen, and what the action is built on: setting any other property of a service wipes what was
-//! written to its memory.high, and with 252 a daemon-reload does as well. A property stays, and
-//! setting it to what it is writes the file again.
+//! Observed, and the basis of the action: setting any other property of a service wipes a value
+//! that was written to its memory.high, and with 252 a daemon-reload does so too. A property stays,
+//! and setting it to its current value writes the file again.
 
 use std::{fs, process::Command, thread::sleep, time::Duration};
 
@@ -30,12 +30,13 @@ use crate::{
     unit_stage::{ID, MIB, SOON, Stage, available_share, systemctl},
 };
 
-/// Part of its limit by which a leaker may be over it. The kernel makes it wait the longer the
-/// further it is over, by the square of that, so that it creeps on: to an eighth in half a minute
-/// of a limit of 200 MiB, and without the limit it would be there in two seconds and a half.
+/// Part of its limit by which a leaker may exceed it. The kernel delays it by the square of the
+/// excess, so that it creeps on: by an eighth of a limit of 200 MiB in half a minute; without the
+/// limit it would be there in two and a half seconds.
 const OVER: u64 = 8;
 
-/// systemd runs the host, nothing has failed, and the memory controller is handed on.
+/// Checks that systemd runs the host, that nothing has failed, and that the memory controller is
+/// delegated.
 pub fn running(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let first = fs::read_to_string("/proc/1/comm").context("pid 1 has no name")?;
     ensure!(first.trim() == "systemd", "pid 1 is {first}");
@@ -48,14 +49,14 @@ pub fn running(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: 1, detail: version.lines().next().unwrap_or_default().to_owned() })
 }
 
-/// A limit lasts, whatever systemd is told of else, and goes without a trace.
+/// Checks that a limit stays whatever else is set in systemd, and is removed without a trace.
 pub fn lasting(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let mut stage = Stage::service("lasting", "CPUWeight=77\nMemoryMax=400M\n")?;
-    // What makes all of this necessary.
+    // The reason for using properties.
     fs::write(stage.file("memory.high"), (300 * MIB).to_string())?;
     systemctl(&["set-property", "--runtime", &stage.name, "CPUWeight=66"])?;
     let wiped = stage.high()?;
-    ensure!(wiped == "max", "a file that was written lasts here: {wiped}");
+    ensure!(wiped == "max", "a written file stays here: {wiped}");
 
     let before = stage.properties()?;
     let limit_bytes = stage.limit()?;
@@ -78,7 +79,7 @@ pub fn lasting(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         "before: {before}; after: {after}"
     );
     let left = stage.drop_ins();
-    ensure!(left == ["50-CPUWeight.conf"], "what is left of it: {left:?}");
+    ensure!(left == ["50-CPUWeight.conf"], "left behind: {left:?}");
     ensure!(stage.high()? == "max", "memory.high is {}", stage.high()?);
     Ok(Seen {
         events: 1,
@@ -86,8 +87,8 @@ pub fn lasting(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     })
 }
 
-/// A backstop and less CPU are properties as well: each lasts, and goes without a trace where there
-/// was none.
+/// Checks that a backstop and less CPU are properties too: each stays, and is removed without a
+/// trace if there was none before.
 pub fn all_properties(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let mut stage = Stage::running("all", "leak --rate=4MiB --limit=400MiB", "")?;
     stage.configure(|limit| {
@@ -95,11 +96,11 @@ pub fn all_properties(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         (limit.cpu_weight, limit.cpu_max_percent, limit.cpu_after) =
             (Some(10), Some(50), Duration::ZERO);
     })?;
-    // One of them was set by somebody else, who has the controller handed on by that.
+    // One of them was set by another program, which enables the controller.
     systemctl(&["set-property", "--runtime", &stage.name, "CPUWeight=200"])?;
     let before = stage.properties()?;
     let limit_bytes = stage.limit()?;
-    // It may have outgrown the limit's room before the backstop was set, and have that a little
+    // It may have outgrown the limit's room before the backstop was set, which is then slightly
     // higher.
     let backstop = fs::read_to_string(stage.file("memory.max"))?.trim().to_owned();
     let backstop_bytes: u64 =
@@ -108,8 +109,8 @@ pub fn all_properties(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         (limit_bytes + 256 * MIB..limit_bytes + 300 * MIB).contains(&backstop_bytes),
         "{backstop} above {limit_bytes}"
     );
-    let slowed =
-        wait_for(SOON, || stage.limits.look(1.0).pop()).context("it is not slowed down")?;
+    let slowed = wait_for(SOON, || stage.limits.look(1.0).pop())
+        .context("the process is not slowed down")?;
     ensure!(slowed.event == OutcomeKind::CpuThrottled, "{slowed:?}");
     let wanted = [
         ("memory.high", limit_bytes.to_string()),
@@ -121,8 +122,8 @@ pub fn all_properties(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     {
         systemctl(args)?;
         for (file, wanted) in &wanted {
-            let stands = fs::read_to_string(stage.file(file))?;
-            ensure!(stands.trim() == wanted, "after {args:?} {file} is {stands}, not {wanted}");
+            let found = fs::read_to_string(stage.file(file))?;
+            ensure!(found.trim() == wanted, "after {args:?} {file} is {found}, not {wanted}");
         }
     }
     stage.undo()?;
@@ -136,20 +137,20 @@ pub fn all_properties(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     };
     ensure!(tasks(&after) == tasks(&before), "before: {before}; after: {after}");
     let left = stage.drop_ins();
-    ensure!(left == ["50-CPUWeight.conf", "50-TasksMax.conf"], "what is left of it: {left:?}");
+    ensure!(left == ["50-CPUWeight.conf", "50-TasksMax.conf"], "left behind: {left:?}");
     for (file, wanted) in [
         ("memory.high", "max"),
         ("memory.max", "max"),
         ("cpu.weight", "200"),
         ("cpu.max", "max 100000"),
     ] {
-        let stands = fs::read_to_string(stage.file(file))?;
-        ensure!(stands.trim() == wanted, "{file} is {stands}, not {wanted}");
+        let found = fs::read_to_string(stage.file(file))?;
+        ensure!(found.trim() == wanted, "{file} is {found}, not {wanted}");
     }
     Ok(Seen { events: 4, detail: slowed.why })
 }
 
-/// A limit that was wiped in the cgroup alone stands again.
+/// Checks that a limit that was wiped only in the cgroup is set again.
 pub fn wiped(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let mut stage = Stage::service("wiped", "")?;
     let limit_bytes = stage.limit()?;
@@ -157,12 +158,12 @@ pub fn wiped(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let looked = stage.limits.look(1.0);
     stage.is_set_again(&looked)?;
     stage.undo()?;
-    ensure!(stage.drop_ins().is_empty(), "what is left of it: {:?}", stage.drop_ins());
+    ensure!(stage.drop_ins().is_empty(), "left behind: {:?}", stage.drop_ins());
     Ok(Seen { events: 1, detail: format!("{limit_bytes} bytes again") })
 }
 
-/// Somebody who sets the property himself is heard the fourth time, and left alone with what he
-/// set.
+/// Checks that the agent backs off, with the other value in effect, when the property is set by
+/// hand for the fourth time.
 pub fn set_by_others(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let mut stage = Stage::service("others", "")?;
     let limit_bytes = stage.limit()?;
@@ -178,17 +179,17 @@ pub fn set_by_others(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     set(&stage)?;
     let looked = stage.limits.look(5.0);
     ensure!(matches!(&looked[..], [one] if one.event == OutcomeKind::Overridden), "{looked:?}");
-    ensure!(stage.limits.undo_all(6.0).is_empty(), "it is not undone any more");
+    ensure!(stage.limits.undo_all(6.0).is_empty(), "the limit is still in effect");
     ensure!(stage.high()? == theirs.to_string(), "memory.high is {}", stage.high()?);
     ensure!(
         stage.drop_ins() == ["50-MemoryHigh.conf"],
-        "what they set is gone: {:?}",
+        "the other value is gone: {:?}",
         stage.drop_ins()
     );
-    Ok(Seen { events: 4, detail: "three times, and then theirs".to_owned() })
+    Ok(Seen { events: 4, detail: "set again three times, then left alone".to_owned() })
 }
 
-/// A service that is started again begins without the limit of its last life.
+/// Checks that a restarted service begins without its last run's limit.
 pub fn restarted(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let mut stage = Stage::service("restarted", "")?;
     let before = stage.properties()?;
@@ -206,8 +207,8 @@ pub fn restarted(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: 1, detail: "without a limit".to_owned() })
 }
 
-/// Killed between any two system calls an agent leaves what undo puts back, by its properties: of
-/// its swap too, where there is some.
+/// Checks that an agent killed between any two system calls leaves a state that undo restores
+/// through properties: also of swap, if there is some.
 pub fn killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let _swap = Swap::on(64 * MIB)?;
     let mut stage = Stage::service("killed", "")?;
@@ -223,9 +224,9 @@ pub fn killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     };
     let state = || {
         let properties = stage.properties().expect("systemd answers");
-        (properties, stage.high().expect("the cgroup is there"), stage.drop_ins())
+        (properties, stage.high().expect("the cgroup is gone"), stage.drop_ins())
     };
-    // One takes most of a second where it is emulated: each Debian takes others.
+    // One kill takes most of a second if emulated, so that each Debian takes other ones.
     let share = match guest::machine().as_deref() {
         _ if is_thorough() => Share::WHOLE,
         Some("debian12") => Share { of: 6, nth: 0 },
@@ -235,7 +236,8 @@ pub fn killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: u64::from(killed.kills), detail: killed.to_string() })
 }
 
-/// A scope, as container runtimes make them, is a unit as well; what is below it is its own affair.
+/// Checks that a scope, as container runtimes make them, is a unit too; cgroups below it are its
+/// own affair.
 pub fn scope(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let mut stage = Stage::scope("box")?;
     let limit_bytes = stage.limit()?;
@@ -261,19 +263,19 @@ pub fn scope(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         "{outcome:?}"
     );
     systemctl(&["daemon-reload"])?;
-    let stands = fs::read_to_string(below.join("memory.high"))?;
+    let found = fs::read_to_string(below.join("memory.high"))?;
     ensure!(
-        outcome.limit_bytes.map(|bytes| bytes.to_string()).as_deref() == Some(stands.trim()),
-        "{stands}"
+        outcome.limit_bytes.map(|bytes| bytes.to_string()).as_deref() == Some(found.trim()),
+        "{found}"
     );
     stage.undo()?;
-    let stands = fs::read_to_string(below.join("memory.high"))?;
-    ensure!(stands.trim() == "max", "{stands}");
+    let found = fs::read_to_string(below.join("memory.high"))?;
+    ensure!(found.trim() == "max", "{found}");
     Ok(Seen { events: 2, detail: "by its property; a cgroup below it by its file".to_owned() })
 }
 
-/// A service that several programs share is divided where it has Delegate=yes, which systemd does
-/// not mind, and only there.
+/// Checks that a service of several programs is divided only with Delegate=yes, which systemd
+/// accepts.
 pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let mut stage = Stage::shared("shared", "")?;
     let outcome = stage.limits.limit(0.0, &ID, &stage.cgroup, life(stage.pid()?));
@@ -288,7 +290,7 @@ pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         (stage.properties()?, fs::read_to_string(stage.file("cgroup.subtree_control"))?);
     let limit = |stage: &mut Stage| -> anyhow::Result<()> {
         let outcome = stage.limits.limit(0.0, &ID, &stage.cgroup, life(stage.pid()?));
-        // The shell that started both stays with the other.
+        // The shell that started both stays with the other one.
         let moved =
             "moved the process to spillway-leak, a child of its cgroup; memory.high set to ";
         ensure!(
@@ -299,13 +301,13 @@ pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         Ok(())
     };
     limit(&mut stage)?;
-    let stands = fs::read_to_string(stage.file("spillway-leak/memory.high"))?;
+    let found = fs::read_to_string(stage.file("spillway-leak/memory.high"))?;
     for args in
         [&["daemon-reload"][..], &["set-property", "--runtime", &stage.name, "CPUWeight=50"]]
     {
         systemctl(args)?;
         let now = fs::read_to_string(stage.file("spillway-leak/memory.high"))?;
-        ensure!(now == stands, "memory.high is {now} after {args:?}");
+        ensure!(now == found, "memory.high is {now} after {args:?}");
         let looked = stage.limits.look(1.0);
         ensure!(looked.is_empty(), "after {args:?}: {looked:?}");
     }
@@ -318,7 +320,7 @@ pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     ensure!(stage.children()?.is_empty(), "{:?}", stage.children()?);
     ensure!(
         fs::read_to_string(stage.file("cgroup.subtree_control"))? == control,
-        "its controllers are others"
+        "its controllers changed"
     );
 
     limit(&mut stage)?;
@@ -327,19 +329,19 @@ pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     ensure!(matches!(&looked[..], [one] if one.event == OutcomeKind::CgroupRemoved), "{looked:?}");
     ensure!(stage.children()?.is_empty(), "{:?}", stage.children()?);
     let runs = wait_for(SOON, || stage.pid().ok());
-    ensure!(runs.is_some(), "it does not run again");
+    ensure!(runs.is_some(), "it is not restarted");
 
     limit(&mut stage)?;
     let leaker = stage.pid()?;
     systemctl(&["stop", &stage.name])?;
-    ensure!(!is_alive(leaker) && !stage.file("").exists(), "systemd has not found everybody");
+    ensure!(!is_alive(leaker) && !stage.file("").exists(), "systemd left a process behind");
     Ok(Seen {
         events: 3,
         detail: "divided through daemon-reload and set-property, restarted, stopped".to_owned(),
     })
 }
 
-/// The unit without enforce.conf: it sees everything, and says that it limits nothing.
+/// Checks the unit without enforce.conf: it sees everything, and logs that it limits nothing.
 pub fn without_enforce_conf(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let agent = Installed::start_with(QUICK, &[])?;
     agent.is_confined(EXPOSURE_MAX)?;
@@ -352,15 +354,14 @@ pub fn without_enforce_conf(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: 1, detail: format!("exposure at most {EXPOSURE_MAX}") })
 }
 
-/// The agent as it is installed holds a service that would take the whole machine, is hard to get
-/// rid of, and leaves nothing behind when it is killed.
+/// Checks that the installed agent limits a service that would take the whole machine, is hard to
+/// kill, and leaves nothing behind if it is killed.
 pub fn agent(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let stage = Stage::running("leak", "leak --rate=10MiB --limit=2GiB", "")?;
     let before = stage.properties()?;
     let agent = Installed::start(QUICK)?;
     let limit_bytes = wait_for(CLAIMED_WITHIN, || stage.high().ok()?.parse::<u64>().ok());
-    let limit_bytes =
-        limit_bytes.with_context(|| format!("it limits nothing: {}", agent.said()))?;
+    let limit_bytes = limit_bytes.with_context(|| format!("no limit was set: {}", agent.said()))?;
     let (mut most_bytes, mut least_available) = (0, 1.0_f64);
     for _ in 0..100 {
         most_bytes = most_bytes
@@ -380,13 +381,13 @@ pub fn agent(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     );
     ensure!(least_available > 0.1, "{least_available:.2} of the memory were available");
     let events = fs::read_to_string(stage.file("memory.events"))?;
-    ensure!(events.contains("oom_kill 0"), "somebody was killed: {events}");
-    agent.is_hard_to_get_rid_of()?;
+    ensure!(events.contains("oom_kill 0"), "a process was killed: {events}");
+    agent.is_protected()?;
     agent.is_confined(EXPOSURE_ENFORCING_MAX)?;
 
     systemctl(&["kill", "--signal=KILL", AGENT_UNIT])?;
     let undone = wait_for(SOON, || (stage.high().ok()? == "max").then_some(()));
-    ensure!(undone.is_some(), "what a killed agent has set stands: {}", agent.said());
+    ensure!(undone.is_some(), "the limit of the killed agent is still in effect: {}", agent.said());
     let undone = wait_for(SOON, || stage.drop_ins().is_empty().then_some(()));
     ensure!(
         undone.is_some() && stage.properties()? == before,
@@ -395,7 +396,7 @@ pub fn agent(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         stage.drop_ins()
     );
     let detail = format!(
-        "held at {} MiB, {} KiB over at most; at least {:.0} % of the memory were available",
+        "limited at {} MiB, {} KiB over at most; at least {:.0} % of the memory were available",
         limit_bytes / MIB,
         most_bytes.saturating_sub(limit_bytes) / 1024,
         least_available * 100.0

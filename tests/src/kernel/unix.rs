@@ -1,4 +1,4 @@
-//! Accept queues of UNIX listeners, against queues of a known depth and against `sock_diag`.
+//! Accept queues of UNIX listeners, compared with queues of known depth and with `sock_diag`.
 
 use std::{
     collections::BTreeSet,
@@ -24,7 +24,7 @@ use crate::{
     rungs::{Prepared, Rung},
 };
 
-/// Longer than listeners are believed before they are looked for again.
+/// Longer than the interval after which listeners are looked up again.
 const LATER: f64 = 11.0;
 
 fn listen(name: &str, backlog: u32, pending: u32, more: &[&str]) -> anyhow::Result<Workload> {
@@ -34,8 +34,8 @@ fn listen(name: &str, backlog: u32, pending: u32, more: &[&str]) -> anyhow::Resu
     ))
 }
 
-/// What is said of the UNIX listeners, `t` seconds into the check.
-fn look(sensors: &mut Sensors, t: f64) -> Vec<ListenerFact> {
+/// Returns the facts of the UNIX listeners, `t` seconds into the check.
+fn read_listeners(sensors: &mut Sensors, t: f64) -> Vec<ListenerFact> {
     let mut facts = listeners(sensors, t);
     facts.retain(|fact| fact.addr.starts_with("unix:"));
     facts
@@ -44,16 +44,16 @@ fn look(sensors: &mut Sensors, t: f64) -> Vec<ListenerFact> {
 fn find<'a>(facts: &'a [ListenerFact], addr: &str) -> anyhow::Result<&'a ListenerFact> {
     let mut found = facts.iter().filter(|fact| *fact.addr == *addr);
     let fact = found.next().with_context(|| format!("no listener {addr} in {facts:?}"))?;
-    ensure!(found.next().is_none(), "{addr} is told about twice: {facts:?}");
+    ensure!(found.next().is_none(), "{addr} is reported twice: {facts:?}");
     Ok(fact)
 }
 
-/// A name that no other check has.
+/// Returns a name that no other check uses.
 fn unique(what: &str) -> String {
     format!("spillway-check-{}-{what}", std::process::id())
 }
 
-/// A socket's file, which is removed with this.
+/// File of a socket, removed when dropped.
 struct Path(PathBuf);
 
 impl Path {
@@ -72,21 +72,21 @@ impl Drop for Path {
     }
 }
 
-/// Depth, limit, owner and namespace of listeners with paths and abstract names; one that closed is
-/// not seen.
+/// Checks depth, limit, owner and namespace of listeners with paths and abstract names; a closed
+/// one is not seen.
 pub fn depth_and_owner(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let (path, name, odd) = (Path::of("path"), unique("name"), unique("odd"));
     let before = listen(&path.name(), 8, 2, &[])?;
     let sensors = prepared.sensors(Probe::UnixQueue, rung)?;
-    let first = look(sensors, 0.0);
+    let first = read_listeners(sensors, 0.0);
     find(&first, &format!("unix:{}", path.name()))?;
     let named = listen(&format!("@{name}"), 16, 0, &[])?;
     let packets = listen(&format!("@{odd}%01\\"), 4, 5, &["--seqpacket"])?;
-    let facts = look(sensors, LATER);
+    let facts = read_listeners(sensors, LATER);
     for (addr, listener, backlog, backlog_max) in [
         (format!("unix:{}", path.name()), &before, 2, 8),
         (format!("unix:@{name}"), &named, 0, 16),
-        // One more than the limit, as of TCP.
+        // One more than the limit, as for TCP.
         (format!("unix:@{odd}\\x01\\\\"), &packets, 5, 4),
     ] {
         let fact = find(&facts, &addr)?;
@@ -95,12 +95,12 @@ pub fn depth_and_owner(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
         let seen = (fact.backlog, fact.backlog_max, fact.pid, fact.netns, fact.oldest_wait_us);
         ensure!(
             seen == truth,
-            "{addr}: (depth, limit, pid, netns, age) {seen:?} were seen, {truth:?} are true"
+            "{addr}: (depth, limit, pid, netns, age) is {seen:?}, expected {truth:?}"
         );
     }
     named.stop();
-    let after = look(sensors, LATER + 0.1);
-    ensure!(find(&after, &format!("unix:@{name}")).is_err(), "@{name} is closed and still seen");
+    let after = read_listeners(sensors, LATER + 0.1);
+    ensure!(find(&after, &format!("unix:@{name}")).is_err(), "@{name} is closed but still seen");
     find(&after, &format!("unix:{}", path.name()))?;
     Ok(Seen {
         events: facts.len() as u64,
@@ -108,12 +108,12 @@ pub fn depth_and_owner(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
     })
 }
 
-/// Every listener that `sock_diag` shows, with the same numbers.
+/// Compares all listeners with those that `sock_diag` shows.
 pub fn as_sock_diag(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let bpf = prepared.sensors(Probe::UnixQueue, rung)?;
-    let mut netlink = Sensors::without_bpf("this check compares");
+    let mut netlink = Sensors::without_bpf("this check compares two rungs");
     let path = Path::of("same");
-    // The longest path there is, and what is behind a shorter one.
+    // The longest path possible, and leftovers behind a shorter one.
     let long = Path(
         std::env::temp_dir().join("l".repeat(107 - std::env::temp_dir().as_os_str().len() - 1)),
     );
@@ -137,14 +137,15 @@ pub fn as_sock_diag(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
         })
         .collect()
     };
-    let (seen, truth) = (held(look(bpf, 0.0)), held(look(&mut netlink, 0.0)));
-    ensure!(truth.len() >= 3, "sock_diag shows {truth:?} alone");
+    let (seen, truth) = (held(read_listeners(bpf, 0.0)), held(read_listeners(&mut netlink, 0.0)));
+    ensure!(truth.len() >= 3, "sock_diag shows only {truth:?}");
     let differing: Vec<_> = seen.symmetric_difference(&truth).collect();
-    ensure!(differing.is_empty(), "only one of the two says {differing:?}");
+    ensure!(differing.is_empty(), "only one of the two shows {differing:?}");
     Ok(Seen { events: seen.len() as u64, detail: format!("{} listeners", seen.len()) })
 }
 
-/// A listener in a network namespace of its own, with an abstract name that another one has here.
+/// Checks a listener in a network namespace of its own, with an abstract name that another one uses
+/// here.
 pub fn other_namespace(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::UnixQueue, rung)?;
     let name = format!("@{}", unique("both"));
@@ -157,7 +158,7 @@ pub fn other_namespace(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
         "--name",
         &name,
     ]))?;
-    let facts = look(sensors, 0.0);
+    let facts = read_listeners(sensors, 0.0);
     let (netns, own) = (netns_of(&there.pid().to_string())?, netns_of("self")?);
     ensure!(netns != own, "the workload is in this namespace");
     let addr = format!("unix:{name}");
@@ -165,12 +166,12 @@ pub fn other_namespace(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
     seen.sort_by_key(|fact| fact.backlog);
     let seen: Vec<_> = seen.iter().map(|fact| (fact.netns, fact.backlog, fact.pid)).collect();
     let truth = [(own, 1, Some(here.pid())), (netns, 4, Some(there.pid()))];
-    ensure!(seen == truth, "(netns, depth, pid) {seen:?} were seen, {truth:?} are true");
+    ensure!(seen == truth, "(netns, depth, pid) is {seen:?}, expected {truth:?}");
     Ok(Seen { events: facts.len() as u64, detail: format!("netns {netns}") })
 }
 
-/// A listener that closes leaves its memory to other sockets: none of them is taken for it, other
-/// listeners included.
+/// Checks that the memory of a closed listener is reused by other sockets without any of them,
+/// listeners included, being taken for it.
 pub fn reused_memory(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const ROUNDS: usize = 40;
     let sensors = prepared.sensors(Probe::UnixQueue, rung)?;
@@ -178,25 +179,25 @@ pub fn reused_memory(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen
         Ok(UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)?)
     };
     for round in 0..ROUNDS {
-        // Each round finds anew, and looks again before it would find once more.
+        // Each round looks listeners up anew, and reads again before the next lookup.
         let t = round as f64 * LATER;
         let (old, new) = (unique(&format!("old-{round}")), unique(&format!("new-{round}")));
         let listener = bind(&old)?;
-        find(&look(sensors, t), &format!("unix:@{old}"))?;
+        find(&read_listeners(sensors, t), &format!("unix:@{old}"))?;
         drop(listener);
-        // The kernel likes to give the place that was freed last: in turn to another listener and
-        // to what is none.
+        // The kernel prefers the slot that was freed last: in turn for another listener and for
+        // another socket.
         let first = (round % 2 == 0).then(|| bind(&new)).transpose()?;
         let others = (0..8).map(|_| UnixStream::pair()).collect::<Result<Vec<_>, _>>()?;
         let later = first.map_or_else(|| bind(&new), Ok)?;
-        let facts = look(sensors, t + 0.1);
+        let facts = read_listeners(sensors, t + 0.1);
         ensure!(
             find(&facts, &format!("unix:@{old}")).is_err(),
-            "{old} is closed and still seen in round {round}"
+            "{old} is closed but still seen in round {round}"
         );
         ensure!(
             find(&facts, &format!("unix:@{new}")).is_err(),
-            "{new} cannot be known yet in round {round}"
+            "{new} is known too early in round {round}"
         );
         drop((others, later));
     }

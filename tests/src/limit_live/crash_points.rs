@@ -1,9 +1,9 @@
-//! What must hold of an agent that is killed, or overtaken by an undo, between any two of its
-//! system calls.
+//! Properties of an agent that is killed, or overtaken by an undo, between any two of its system
+//! calls.
 //!
-//! A kill before one of two calls that change nothing outside the agent leaves the same as a kill
-//! before the other, so one is enough. Which calls those are is not taken on trust: first an agent
-//! runs to its end, call by call, and all that it may change is read at each.
+//! A kill before either of two calls that change nothing outside the agent has the same effect, so
+//! one is enough. The list of these calls is verified: first an agent runs to its end, call by
+//! call, and everything that it may change is read at each.
 
 use std::{collections::HashSet, fmt, fs, path::Path, process::Command};
 
@@ -12,35 +12,35 @@ use spillway_agent::act::{Journal, Undone, undo_all};
 use super::stage::{Stage, life};
 use crate::{Call, Stopped};
 
-/// The part of a long scenario that one machine takes, where several share it: every `of`-th call,
-/// from the `nth` on.
+/// Part of a long scenario that one machine takes, if several share it: every `of`-th call, from
+/// the `nth` on.
 #[derive(Debug, Clone, Copy)]
 pub struct Share {
-    /// How many share it.
+    /// Number of machines.
     pub of: u32,
-    /// Which of them this is, from 0.
+    /// Index of this one, from 0.
     pub nth: u32,
 }
 
 impl Share {
-    /// All of it.
+    /// The whole scenario.
     pub const WHOLE: Self = Self { of: 1, nth: 0 };
 }
 
-/// Killed between any two system calls it leaves what undo puts back.
+/// Checks that an agent killed between any two system calls leaves a state that undo restores.
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn killed(stage: &Stage, share: Share) -> String {
     killed_alone(stage, share, &[])
 }
 
-/// So it does with a backstop that gives way, and with less CPU. There is neither in version 1.
+/// Checks the same with a backstop that widens, and with less CPU. Version 1 has neither.
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn killed_with_all(stage: &Stage, share: Share) -> String {
     killed_alone(stage, share, &["--all"])
 }
@@ -59,19 +59,21 @@ fn killed_alone(stage: &Stage, share: Share, args: &[&str]) -> String {
     killed.to_string()
 }
 
-/// Digits of what stands for no limit in version 1, some 2^63; no other number has as many.
+/// Number of digits of the value that means no limit in version 1, some 2^63; no other number has
+/// as many.
 const UNLIMITED_DIGITS: usize = 19;
 
-/// What came of an agent that was killed anywhere.
+/// Counts of a run in which an agent is killed anywhere.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Killed {
-    /// Begins of system calls, and those of calls that may change something.
+    /// Entries to system calls, and those of calls that may change something.
     pub calls: u32,
     /// See [`Self::calls`].
     pub changing: u32,
-    /// Different states, one after the other, of all that it changes.
+    /// Successive different states of everything that it changes.
     pub states: u32,
-    /// Kills, and after how many something was not as before, and the journal had an entry.
+    /// Kills, and the number after which something was changed, and after which the journal had an
+    /// entry.
     pub kills: u32,
     /// See [`Self::kills`].
     pub left: u32,
@@ -84,20 +86,20 @@ impl fmt::Display for Killed {
         let Self { calls, changing, states, kills, left, found } = self;
         write!(
             f,
-            "{changing} of {calls} system calls may change something, and make {states} states; \
+            "{changing} of {calls} system calls may change something, with {states} states; \
              killed before {kills} of \
-             them, it left a limit {left} times, and the journal spoke {found} times"
+             them, it left a limit {left} times, and a journal entry {found} times"
         )
     }
 }
 
-/// Kills a `crash_target limit` before every system call that may change something, undoes what it
-/// left by the journal below `state_dir`, and has that looked at each time.
+/// Kills a `crash_target limit` before every system call that may change something, undoes the rest
+/// by the journal below `state_dir`, and checks the result each time.
 ///
 /// # Panics
 ///
-/// Where `state`, of all that it may change, is not what it was; or where a call changed that which
-/// should change nothing.
+/// Panics if `state`, which is everything that it may change, is not restored, or if a call that
+/// should change nothing changed it.
 pub fn killed_anywhere<S: PartialEq + fmt::Debug>(
     state_dir: &Path,
     share: Share,
@@ -106,16 +108,16 @@ pub fn killed_anywhere<S: PartialEq + fmt::Debug>(
     is_as_before: impl Fn(),
 ) -> Killed {
     let before = state();
-    let journal = || Journal::claim(state_dir).expect("the journal is nobody else's");
-    // Once, so that what its claim makes is there in all runs.
+    let journal = || Journal::claim(state_dir).expect("cannot claim the journal");
+    // Once, so that files made by the claim exist in all runs.
     drop(journal());
-    // Reading all state at each of a thousand calls takes minutes where it is emulated; whoever
-    // takes every kill holds the calls against it.
+    // Reading all state at each of a thousand calls takes minutes if emulated; a machine that takes
+    // every kill does it.
     let (mut killed, mut expected) = match share.of {
         1 => surveyed(contain(), || (state(), files(state_dir))),
         _ => (Killed::default(), HashSet::new()),
     };
-    assert_eq!(state(), before, "it puts everything back itself");
+    assert_eq!(state(), before, "not everything was restored");
     let mut nth = share.nth + 1;
     // Each run ends later than the one before it, and the last one by itself.
     while let Some(stopped) = Stopped::at(contain(), nth, Call::may_change_something) {
@@ -125,7 +127,7 @@ pub fn killed_anywhere<S: PartialEq + fmt::Debug>(
         let left = (state(), files(state_dir));
         killed.left += u32::from(left.0 != before);
         expected.remove(&shape(&left));
-        // As the next agent does when it starts.
+        // Like the next agent when it starts.
         let undone = undo_all(&journal());
         killed.found += u32::from(!undone.is_empty());
         assert!(undone.iter().all(Undone::is_done), "before call {nth}: {undone:?}");
@@ -133,7 +135,7 @@ pub fn killed_anywhere<S: PartialEq + fmt::Debug>(
         is_as_before();
         assert!(undo_all(&journal()).is_empty(), "before call {nth}");
     }
-    assert_eq!(state(), before, "it puts everything back itself");
+    assert_eq!(state(), before, "not everything was restored");
     is_as_before();
     assert!(share.of > 1 || expected.is_empty(), "{killed}; no kill left {expected:#?}");
     let Killed { kills, left, found, .. } = killed;
@@ -141,8 +143,8 @@ pub fn killed_anywhere<S: PartialEq + fmt::Debug>(
     killed
 }
 
-/// Lets a program run to its end, and reads `state` at the begin of each of its calls; gives what
-/// there was to see, and every state that there was.
+/// Lets a program run to its end, and reads `state` at the entry of each of its calls; returns the
+/// counts, and every state.
 fn surveyed<S: PartialEq + fmt::Debug>(
     command: Command,
     state: impl Fn() -> S,
@@ -167,8 +169,8 @@ fn surveyed<S: PartialEq + fmt::Debug>(
     (killed, states)
 }
 
-/// A state but for its numbers, which follow from how much memory is charged at the moment: what
-/// stands for no limit is kept.
+/// Returns a state without its numbers, which depend on how much memory is charged at the moment;
+/// the value that means no limit is kept.
 fn shape(state: &impl fmt::Debug) -> String {
     let text = format!("{state:?}");
     let is_digit = |letter: char| letter.is_ascii_digit();
@@ -183,7 +185,7 @@ fn shape(state: &impl fmt::Debug) -> String {
     shape + rest
 }
 
-/// Every file below a directory, with what is in it.
+/// Returns every file below a directory, with its contents.
 fn files(directory: &Path) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let entries = fs::read_dir(directory).map(|entries| entries.flatten().collect::<Vec<_>>());
@@ -199,12 +201,12 @@ fn files(directory: &Path) -> Vec<(String, String)> {
     found
 }
 
-/// Undone by `spillway undo` between any two system calls of an agent that goes on, a limit does
-/// not come back.
+/// Checks that a limit does not come back if `spillway undo` removes it between any two system
+/// calls of an agent that goes on.
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn overtaken(stage: &Stage, share: Share) -> String {
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
     let life = life(leak.pid());
@@ -213,7 +215,7 @@ pub fn overtaken(stage: &Stage, share: Share) -> String {
         contain.arg("--overtaken");
         contain
     };
-    // Once, so that there is one at every stop.
+    // Once, so that it exists at every stop.
     drop(stage.journal());
     let before = stage.state();
     let (mut nth, mut stops, mut found) = (share.nth + 1, 0, 0);
@@ -222,9 +224,9 @@ pub fn overtaken(stage: &Stage, share: Share) -> String {
         nth += share.of;
         let undone = undo_all(&stage.found_journal());
         stopped.go_on();
-        let (entries, _) = stage.found_journal().entries().expect("the journal can be read");
+        let (entries, _) = stage.found_journal().entries().expect("cannot read the journal");
         if undone.is_empty() {
-            // It came before there was anything to undo, or after all was.
+            // The undo came before the first change, or after the last.
             undo_all(&stage.found_journal());
         } else {
             found += 1;
@@ -234,6 +236,6 @@ pub fn overtaken(stage: &Stage, share: Share) -> String {
     }
     undo_all(&stage.found_journal());
     leak.stop();
-    assert!(found * share.of > 40, "something was undone at {found} of {stops}");
-    format!("at {stops} system calls' begins, of which {found} had something to undo")
+    assert!(found * share.of > 40, "only {found} of {stops} stops had something to undo");
+    format!("at {stops} entries to system calls, of which {found} had something to undo")
 }

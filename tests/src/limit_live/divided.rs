@@ -1,4 +1,4 @@
-//! What must hold where a leaker shares its cgroup and may be moved to a child of it, with real
+//! Properties of a leaker that shares its cgroup and may be moved to a child of it, with real
 //! processes, in either version.
 
 use std::fs;
@@ -15,11 +15,12 @@ use super::{
 use crate::{Workload, wait_for};
 
 const MIB: u64 = 1 << 20;
-/// What is charged over a limit before a process is slowed down.
+/// Charge over a limit before a process is slowed down.
 const OVER_BYTES: u64 = 8 * MIB;
 
 impl Stage {
-    /// Where an innocent is once the leaker was moved: without a limit of ours, whichever it is.
+    /// Returns the cgroup of the other processes after the move: without a limit of Spillway's, in
+    /// either version.
     fn rest(&self) -> &'static str {
         if self.is_v1 { "." } else { REST_CHILD }
     }
@@ -28,7 +29,7 @@ impl Stage {
         ActiveLimits::new(&self.delegating(), Ok(self.journal()))
     }
 
-    /// The limit of the child.
+    /// Returns the limit of the child.
     fn limit_of_leak(&self) -> u64 {
         self.number(&format!("{LEAK_CHILD}/{}", self.limit_file()))
     }
@@ -45,15 +46,16 @@ impl Stage {
     }
 }
 
-/// A leaker is moved and held, whoever shares its cgroup grows and forks on, and both are where
-/// they were when that is over.
+/// Checks that a leaker is moved and limited while the others in its cgroup grow and fork on, and
+/// that both are moved back at the end.
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn divided(stage: &Stage) -> String {
     let before = stage.state();
-    // What the kernel gathers into huge pages is charged anew, over the limit too: see `gathered`.
+    // Pages that the kernel merges into huge ones are charged again, even over the limit: see
+    // `gathered`.
     let leak = stage.workload(&["leak", "--rate=100MiB", "--limit=600MiB", "--small-pages"]);
     let neighbour = stage.another_program(&["leak", "--rate=30MiB", "--limit=400MiB"]);
     let forking = stage.another_program(&["churn", "--count=10000000"]);
@@ -67,9 +69,9 @@ pub fn divided(stage: &Stage) -> String {
             .starts_with("moved the process to spillway-leak, a child of its cgroup; memory."),
         "{outcome:?}"
     );
-    let limit_bytes = outcome.limit_bytes.expect("it says which");
+    let limit_bytes = outcome.limit_bytes.expect("the outcome has no limit");
     assert_eq!(stage.limit_of_leak(), limit_bytes);
-    assert_eq!(stage.state()[..2], before[..2], "its own limits are none of ours");
+    assert_eq!(stage.state()[..2], before[..2], "the cgroup's own limits changed");
     assert!(stage.is_in(LEAK_CHILD, leak.pid()));
     assert!(stage.is_in(stage.rest(), neighbour.pid()) && stage.is_in(stage.rest(), forking.pid()));
 
@@ -117,11 +119,11 @@ pub fn divided(stage: &Stage) -> String {
     )
 }
 
-/// With nobody left in the child all is put back, and so it is as an incident ends.
+/// Checks that everything is restored once the child is empty, and when an incident ends.
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn divided_and_over(stage: &Stage) -> String {
     let before = stage.state();
     let neighbour = stage.another_program(&["touch", "--anon-bytes=8MiB"]);
@@ -148,21 +150,23 @@ pub fn divided_and_over(stage: &Stage) -> String {
     "with its last process and with its incident".to_owned()
 }
 
-/// Where others begin to use what is there it is theirs, and who was moved is free of the limit.
+/// Checks that cgroups that others use are left to them, and that the moved process is freed of its
+/// limit.
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn divided_and_used(stage: &Stage) -> String {
     let before = stage.state();
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
     let neighbour = stage.another_program(&["touch", "--anon-bytes=8MiB"]);
     let leak_path = stage.cgroup.directory().join(LEAK_CHILD);
 
-    // Somebody makes a cgroup below the leaker's: its processes go back, and the cgroup stays.
+    // Another program creates a cgroup below the leaker's: its processes are moved back, and the
+    // cgroup stays.
     let mut limits = stage.dividing();
     assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
-    fs::create_dir(leak_path.join("theirs")).expect("it can be made");
+    fs::create_dir(leak_path.join("theirs")).expect("cannot create the cgroup");
     let undone = limits.undo_all(1.0);
     assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Overridden), "{undone:?}");
     assert!(
@@ -176,19 +180,19 @@ pub fn divided_and_used(stage: &Stage) -> String {
         refused.why.contains("is not divided: it already has a child spillway-leak"),
         "{refused:?}"
     );
-    fs::remove_dir(leak_path.join("theirs")).expect("it is empty");
-    fs::remove_dir(&leak_path).expect("it is empty");
+    fs::remove_dir(leak_path.join("theirs")).expect("cannot remove the cgroup");
+    fs::remove_dir(&leak_path).expect("cannot remove the cgroup");
     assert_eq!(stage.state(), before);
     stage.is_back(&[&leak, &neighbour]);
     if stage.is_v1 {
         return "a cgroup below the child".to_owned();
     }
 
-    // Somebody makes a child beside ours and gives it a limit: the controller stays on, and nobody
-    // is moved.
+    // Another program creates a child beside Spillway's and limits it: the controller stays
+    // enabled, and no process is moved.
     assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
-    let theirs = stage.cgroup.make_below("theirs").expect("it can be made");
-    theirs.set("memory.max", 64 * MIB).expect("the kernel takes it");
+    let theirs = stage.cgroup.make_below("theirs").expect("cannot create the cgroup");
+    theirs.set("memory.max", 64 * MIB).expect("cannot set the limit");
     let undone = limits.undo_all(2.0);
     assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Overridden), "{undone:?}");
     assert!(
@@ -201,13 +205,13 @@ pub fn divided_and_used(stage: &Stage) -> String {
         Some("max\n")
     );
     drop(theirs);
-    stage.cgroup.set("cgroup.subtree_control", "-memory").expect("nobody uses it");
+    stage.cgroup.set("cgroup.subtree_control", "-memory").expect("cannot disable the controller");
     bring_home(stage, &[&leak, &neighbour]);
     assert_eq!(stage.state(), before);
 
-    // Somebody makes a child without a limit: it was the same before.
+    // Another program creates a child without a limit: the result is the same.
     assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
-    let theirs = stage.cgroup.make_below("theirs").expect("it can be made");
+    let theirs = stage.cgroup.make_below("theirs").expect("cannot create the cgroup");
     let undone = limits.undo_all(3.0);
     assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Undone), "{undone:?}");
     drop(theirs);
@@ -216,10 +220,10 @@ pub fn divided_and_used(stage: &Stage) -> String {
     "a cgroup below the child, and two beside it".to_owned()
 }
 
-/// Puts back by hand what was left to others.
+/// Moves back by hand the processes that were left to others.
 fn bring_home(stage: &Stage, workloads: &[&Workload]) {
     for workload in workloads {
-        stage.cgroup.set("cgroup.procs", workload.pid()).expect("it can go home");
+        stage.cgroup.set("cgroup.procs", workload.pid()).expect("cannot move the process back");
     }
     for child in [LEAK_CHILD, REST_CHILD] {
         let directory = stage.cgroup.directory().join(child);
@@ -230,11 +234,11 @@ fn bring_home(stage: &Stage, workloads: &[&Workload]) {
     }
 }
 
-/// What was had before may be replaced, and no more than that.
+/// Checks that memory from before the move may be replaced, and no more than that.
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn replaced(stage: &Stage) -> String {
     const HAD_BYTES: u64 = 96 * MIB;
     let before = stage.state();
@@ -246,7 +250,8 @@ pub fn replaced(stage: &Stage) -> String {
     let first_bytes = outcome.limit_bytes.unwrap_or_else(|| panic!("{outcome:?}"));
     let is_full = |limit_bytes: u64| stage.usage_of_leak() + OVER_BYTES >= limit_bytes;
     let until_full = |limit_bytes| {
-        wait_for(SOON, || is_full(limit_bytes).then_some(())).expect("it comes to its limit")
+        wait_for(SOON, || is_full(limit_bytes).then_some(()))
+            .expect("the leaker does not reach its limit")
     };
     until_full(first_bytes);
     for t in [1.0, 2.0, 3.0] {
@@ -255,7 +260,7 @@ pub fn replaced(stage: &Stage) -> String {
     }
     assert_eq!(stage.limit_of_leak(), first_bytes);
 
-    // It gives back what it had.
+    // It frees its old memory.
     had.stop();
     let mut limit_bytes = first_bytes;
     for nth in 0..20 {
@@ -263,7 +268,7 @@ pub fn replaced(stage: &Stage) -> String {
         let looked = limits.look(4.0 + f64::from(nth));
         let Some(outcome) = looked.first() else { break };
         assert!(looked.len() == 1 && outcome.event == OutcomeKind::Widened, "{looked:?}");
-        let wider = outcome.limit_bytes.expect("it says which");
+        let wider = outcome.limit_bytes.expect("the outcome has no limit");
         assert!(
             wider > limit_bytes && wider == stage.limit_of_leak(),
             "{wider} after {limit_bytes}"
@@ -271,8 +276,8 @@ pub fn replaced(stage: &Stage) -> String {
         limit_bytes = wider;
     }
     let more = limit_bytes - first_bytes;
-    // What is little makes no room. The leaker's own memory that it had before it was moved is some
-    // of it, and is never replaced.
+    // A small amount makes no room. The leaker's own memory from before the move is part of it, and
+    // is never replaced.
     assert!(
         (HAD_BYTES - MARGIN_BYTES / 2..=HAD_BYTES + 2 * MIB).contains(&more),
         "{} MiB more",
@@ -286,13 +291,13 @@ pub fn replaced(stage: &Stage) -> String {
     format!("{} MiB of {}", more / MIB, HAD_BYTES / MIB)
 }
 
-/// What the kernel gathers into huge pages (`khugepaged`) of memory that a leaker had before it was
-/// moved is charged to the child, and makes room: it did not grow. `gather` has the kernel do so at
+/// Checks that memory from before the move that the kernel merges into huge pages (`khugepaged`) is
+/// charged to the child and raises the limit: it is not growth. `gather` makes the kernel do so at
 /// once.
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn gathered(stage: &Stage, gather: impl FnOnce()) -> String {
     const HAD_BYTES: u64 = 64 * MIB;
     let before = stage.state();
@@ -320,7 +325,7 @@ pub fn gathered(stage: &Stage, gather: impl FnOnce()) -> String {
         "at {} MiB: {looked:?}",
         charged / MIB
     );
-    let wider = looked[0].limit_bytes.expect("it says which");
+    let wider = looked[0].limit_bytes.expect("the outcome has no limit");
     assert!(
         wider > first_bytes && wider <= first_bytes + HAD_BYTES + 2 * MIB,
         "{} MiB",
@@ -338,12 +343,12 @@ pub fn gathered(stage: &Stage, gather: impl FnOnce()) -> String {
     )
 }
 
-/// Killed between any two system calls while it divides, limits and puts together, it leaves what
-/// undo puts back.
+/// Checks that an agent killed between any two system calls while it divides, limits and merges
+/// leaves a state that undo restores.
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn divided_and_killed(stage: &Stage, share: Share) -> String {
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
     let neighbour = stage.another_program(&["touch", "--anon-bytes=8MiB"]);
@@ -358,5 +363,5 @@ fn anon_bytes(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let kib =
         status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
-    kib.and_then(|kib| kib.parse::<u64>().ok()).expect("the kernel tells it") << 10
+    kib.and_then(|kib| kib.parse::<u64>().ok()).expect("cannot read the kernel's value") << 10
 }

@@ -1,5 +1,4 @@
-//! Limits on cgroups, live: what the host's tests and the checks of every kernel hold the action
-//! to.
+//! Live properties of limits on cgroups, shared by the host's tests and the checks of every kernel.
 
 mod crash_points;
 mod divided;

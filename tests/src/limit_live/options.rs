@@ -1,5 +1,5 @@
-//! What must hold of what an operator may want on top of a limit: a backstop above it, and less CPU
-//! for what spins at it.
+//! Properties of the options on top of a limit: a backstop above it, and less CPU for a process
+//! that spins at it.
 
 use std::{cell::Cell, thread::sleep, time::Duration};
 
@@ -12,19 +12,20 @@ const MIB: u64 = 1 << 20;
 const DISTANCE_BYTES: u64 = 64 * MIB;
 const GROWN_BYTES: u64 = 40 * MIB;
 
-/// A backstop stands well above the limit, gives way with it up to what was there before, and is
-/// put back; a lower one that is there, and one that others set meanwhile, are theirs.
+/// Checks that a backstop is well above the limit, widens with it up to the original value, and is
+/// restored. A lower one that exists already, and one that others set meanwhile, are left alone.
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn backstop(stage: &Stage) -> String {
     let mut config = stage.config.clone();
     config.act.limit.backstop_bytes = Some(DISTANCE_BYTES);
     let limits = || ActiveLimits::new(&config, Ok(stage.journal()));
     let before = stage.state();
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
-    // Limits it, has it grow while somebody wipes the limit, and gives the limit before and after.
+    // Limits it, lets it grow while the limit is wiped by hand, and returns the limit before and
+    // after.
     let widened = |limits: &mut ActiveLimits, then: &dyn Fn()| {
         let outcome = stage.limit(limits, leak.pid());
         let limit_bytes = outcome.limit_bytes.unwrap_or_else(|| panic!("{outcome:?}"));
@@ -36,7 +37,7 @@ pub fn backstop(stage: &Stage) -> String {
         let looked = limits.look(1.0);
         assert!(matches!(&looked[..], [one] if one.event == OutcomeKind::Reasserted), "{looked:?}");
         grown.stop();
-        (limit_bytes, looked[0].limit_bytes.expect("it says which"))
+        (limit_bytes, looked[0].limit_bytes.expect("the outcome has no limit"))
     };
     let undone = |mut limits: ActiveLimits, event: OutcomeKind| {
         let undone = limits.undo_all(2.0);
@@ -61,9 +62,9 @@ pub fn backstop(stage: &Stage) -> String {
     undone(standing, OutcomeKind::Undone);
     assert_eq!(stage.state(), before);
 
-    // Up to what was there before, and no further.
+    // Up to the original value, and no further.
     let prior = wider_bytes + DISTANCE_BYTES - 8 * MIB;
-    stage.cgroup.set("memory.max", prior).expect("the kernel takes it");
+    stage.cgroup.set("memory.max", prior).expect("cannot set the value");
     let with_prior = stage.state();
     let mut standing = limits();
     widened(&mut standing, &|| assert!(max() < prior));
@@ -73,7 +74,7 @@ pub fn backstop(stage: &Stage) -> String {
 
     let lower = stage.usage_bytes() + DISTANCE_BYTES;
     let lower = lower.next_multiple_of(4_096);
-    stage.cgroup.set("memory.max", lower).expect("the kernel takes it");
+    stage.cgroup.set("memory.max", lower).expect("cannot set the value");
     let with_lower = stage.state();
     let mut standing = limits();
     widened(&mut standing, &|| assert_eq!(max(), lower));
@@ -81,16 +82,16 @@ pub fn backstop(stage: &Stage) -> String {
     undone(standing, OutcomeKind::Undone);
     assert_eq!(stage.state(), with_lower);
 
-    stage.cgroup.set("memory.max", "max").expect("the kernel takes it");
+    stage.cgroup.set("memory.max", "max").expect("cannot set the value");
     let mut standing = limits();
     let theirs = 400 * MIB;
     widened(&mut standing, &|| {
-        stage.cgroup.set("memory.max", theirs).expect("the kernel takes it")
+        stage.cgroup.set("memory.max", theirs).expect("cannot set the value")
     });
     assert_eq!(max(), theirs);
     undone(standing, OutcomeKind::Overridden);
     assert_eq!((max(), &stage.state()[0]), (theirs, &before[0]));
-    stage.cgroup.set("memory.max", "max").expect("the kernel takes it");
+    stage.cgroup.set("memory.max", "max").expect("cannot set the value");
     assert_eq!(stage.killed(), 0);
     leak.stop();
     format!(
@@ -101,18 +102,18 @@ pub fn backstop(stage: &Stage) -> String {
     )
 }
 
-/// A limit that would have to be wider than what was there before gives way to that.
+/// Checks that a limit is given up if it would have to exceed the original value.
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn never_wider_than_before(stage: &Stage) -> String {
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
     let prior = (stage.usage_bytes() + 2 * GROWN_BYTES).next_multiple_of(4_096);
     stage.set_limit(prior);
     let mut limits = stage.limits();
     assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
-    // Somebody has it back, and it grows.
+    // The original value is set by hand, and the usage grows.
     stage.set_limit(prior + MIB);
     let grown = [1, 2].map(|_| stage.workload(&["touch", "--anon-bytes=36MiB"]));
     stage.until_used(prior - 2 * stage.config.act.limit.margin_bytes / 3);
@@ -125,12 +126,12 @@ pub fn never_wider_than_before(stage: &Stage) -> String {
     "theirs".to_owned()
 }
 
-/// What spins at its limit gets less CPU until the limit goes, unless it has less already; where
-/// that is not possible the reason is told with the limit.
+/// Checks that a process that spins at its limit gets less CPU until the limit is removed, unless
+/// it has less already; if that is impossible, the reason is reported with the limit.
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn slowed(stage: &Stage) -> String {
     const AFTER: Duration = Duration::from_secs(1);
     let mut config = stage.config.clone();
@@ -144,8 +145,10 @@ pub fn slowed(stage: &Stage) -> String {
     // It holds a few MiB, so that less than the margin is left, and allocates without rest.
     let spinner = stage.workload(&["alloc-loop", "--secs=120"]);
     if stage.is_v1 || !stage.cgroup.has("cpu.max") {
-        let (_, reason) =
-            outcome.why.split_once("; the CPU cannot be throttled: ").expect("it says so");
+        let (_, reason) = outcome
+            .why
+            .split_once("; the CPU cannot be throttled: ")
+            .expect("the outcome gives no reason");
         sleep(2 * AFTER);
         assert!(limits.look(begun.elapsed().as_secs_f64()).is_empty());
         assert_eq!(limits.undo_all(9.0).len(), 1);
@@ -156,17 +159,17 @@ pub fn slowed(stage: &Stage) -> String {
     }
     assert!(!outcome.why.contains("CPU"), "{}", outcome.why);
     let pause = Pause::below(&stage.config.record.state_dir);
-    pause.turn_on().expect("it can be done");
+    pause.turn_on().expect("cannot pause");
     let limited = stage.state();
     while begun.elapsed() < 3 * AFTER {
         let looked = limits.look(begun.elapsed().as_secs_f64());
         assert!(looked.is_empty() && stage.state() == limited, "paused: {looked:?}");
         sleep(Duration::from_millis(100));
     }
-    pause.turn_off().expect("it can be done");
-    let told =
+    pause.turn_off().expect("cannot resume");
+    let throttled =
         wait_for(SOON, || limits.look(begun.elapsed().as_secs_f64()).pop()).expect("it spins");
-    assert_eq!(told.event, OutcomeKind::CpuThrottled, "{told:?}");
+    assert_eq!(throttled.event, OutcomeKind::CpuThrottled, "{throttled:?}");
     let state = |weight: &str, quota: &str| {
         let mut state = limited.clone();
         state.splice(2..4, [weight.to_owned(), quota.to_owned()]);
@@ -174,17 +177,17 @@ pub fn slowed(stage: &Stage) -> String {
     };
     assert_eq!(stage.state(), state("10", "30000 100000"));
     let share = cpu_share(stage);
-    assert!(share < 0.45, "it uses {share:.2} of a CPU");
-    assert!(limits.look(begun.elapsed().as_secs_f64()).is_empty(), "it is told once");
+    assert!(share < 0.45, "the process uses {share:.2} of a CPU");
+    assert!(limits.look(begun.elapsed().as_secs_f64()).is_empty(), "reported more than once");
     let undone = limits.undo_all(9.0);
     assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Undone), "{undone:?}");
     assert_eq!(stage.state(), before);
     drop(limits);
     spinner.stop();
 
-    // What is lower already.
-    stage.cgroup.set("cpu.weight", 9).expect("the kernel takes it");
-    stage.cgroup.set("cpu.max", "15000 50000").expect("the kernel takes it");
+    // Already lower.
+    stage.cgroup.set("cpu.weight", 9).expect("cannot set the value");
+    stage.cgroup.set("cpu.max", "15000 50000").expect("cannot set the value");
     let before = stage.state();
     config.act.limit.cpu_after = Duration::ZERO;
     let mut limits = ActiveLimits::new(&config, Ok(stage.journal()));
@@ -199,12 +202,12 @@ pub fn slowed(stage: &Stage) -> String {
     format!("from a CPU to {share:.2} of one")
 }
 
-/// Share of one CPU that it uses, over two seconds.
+/// Returns its share of one CPU, over two seconds.
 fn cpu_share(stage: &Stage) -> f64 {
     let used = || -> f64 {
-        let stat = stage.cgroup.get("cpu.stat").expect("the cgroup is there");
+        let stat = stage.cgroup.get("cpu.stat").expect("the cgroup is gone");
         let usec = stat.lines().find_map(|line| line.strip_prefix("usage_usec "));
-        usec.and_then(|usec| usec.parse().ok()).expect("it counts its time")
+        usec.and_then(|usec| usec.parse().ok()).expect("the cgroup has no CPU time")
     };
     let (begun, before) = (now(), used());
     sleep(Duration::from_secs(2));

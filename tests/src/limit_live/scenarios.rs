@@ -1,4 +1,4 @@
-//! What must hold of limits on cgroups, with real processes in them, on every kernel and in either
+//! Properties of limits on cgroups, with real processes in them, on every kernel and in either
 //! version.
 
 use std::{fs, os::unix::fs::MetadataExt as _, sync::Arc, thread::sleep, time::Duration};
@@ -14,18 +14,17 @@ use super::stage::{ID, SOON, Stage, is_alive, life};
 use crate::{corpus::rng::Rng, wait_for};
 
 const MIB: u64 = 1 << 20;
-/// What a CPU keeps of a cgroup's charge to itself, and what is charged over memory.high before a
-/// process is slowed down.
+/// Charge that a CPU keeps to itself, and charge over memory.high before a process is slowed down.
 const OVER_BYTES: u64 = 8 * MIB;
 
-/// Within this those who allocate come to a limit, unless they turned around below it.
+/// Time within which processes that allocate reach a limit, unless they turned around below it.
 const LONG_ENOUGH: Duration = Duration::from_millis(300);
 
-/// A leaker is held and nobody is killed, and it goes on when that is over.
+/// Checks that a leaker is limited, that nothing is killed, and that it goes on afterwards.
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn held(stage: &Stage) -> String {
     let before = stage.state();
     let leak = stage.workload(&["leak", "--rate=100MiB", "--limit=600MiB"]);
@@ -33,7 +32,7 @@ pub fn held(stage: &Stage) -> String {
     let mut limits = stage.limits();
     let outcome = stage.limit(&mut limits, leak.pid());
     assert_eq!(outcome.event, OutcomeKind::Limited, "{outcome:?}");
-    let limit_bytes = outcome.limit_bytes.expect("it says which");
+    let limit_bytes = outcome.limit_bytes.expect("the outcome has no limit");
     assert_eq!(stage.number(stage.limit_file()), limit_bytes);
     stage.until_used(limit_bytes - OVER_BYTES);
     let mut most_bytes = 0;
@@ -65,8 +64,8 @@ pub fn held(stage: &Stage) -> String {
     )
 }
 
-/// A cgroup with a process whose program cannot be read is not limited: the program may be one that
-/// must not be. Reading it takes CAP_SYS_PTRACE, or the list that BPF makes.
+/// Checks that a cgroup with a process whose program cannot be read is not limited: it may be a
+/// protected one. Reading it takes CAP_SYS_PTRACE, or the list that BPF makes.
 ///
 /// # Panics
 ///
@@ -80,7 +79,7 @@ pub fn unreadable(stage: &Stage) -> String {
             drop_ptrace();
             stage.limit(&mut limits, leak.pid())
         });
-        limited.join().expect("it reports what it finds")
+        limited.join().expect("no outcome is reported")
     });
     assert_eq!(outcome.event, OutcomeKind::Failed, "{outcome:?}");
     let why = format!("the program of pid {} cannot be read", leak.pid());
@@ -107,11 +106,11 @@ fn drop_ptrace() {
     }
 }
 
-/// What should not be limited is refused with the reason, and left as it is.
+/// Checks that cgroups that must not be limited are refused with the reason, and left unchanged.
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn refused(stage: &Stage) -> String {
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
     let mut limits = stage.limits();
@@ -119,12 +118,12 @@ pub fn refused(stage: &Stage) -> String {
     let refused = |limits: &mut ActiveLimits, pid: u32| {
         let outcome = stage.limit(limits, pid);
         assert_eq!(outcome.event, OutcomeKind::Refused, "{outcome:?}");
-        let (entries, _) = stage.found_journal().entries().expect("it can be done");
+        let (entries, _) = stage.found_journal().entries().expect("cannot read the journal");
         assert!(entries.is_empty(), "{entries:?}");
         outcome.why
     };
 
-    // Not in it, and one that had the same pid before.
+    // One outside of it, and one that had the same pid before.
     assert_eq!(
         refused(&mut limits, std::process::id()),
         "the process has left the cgroup or has ended"
@@ -147,8 +146,9 @@ pub fn refused(stage: &Stage) -> String {
     neighbour.stop();
 
     drop(limits);
-    let program = fs::read_link(format!("/proc/{}/exe", leak.pid())).expect("it runs");
-    let pattern = |text: String| Pattern::new(&text).expect("it is one");
+    let program =
+        fs::read_link(format!("/proc/{}/exe", leak.pid())).expect("cannot read the program's path");
+    let pattern = |text: String| Pattern::new(&text).expect("the pattern is invalid");
     let mut config = stage.config.clone();
     config.decide.protected = vec![pattern(format!("exe:{}", program.display()))];
     let why = refused(&mut ActiveLimits::new(&config, Ok(stage.journal())), leak.pid());
@@ -163,24 +163,27 @@ pub fn refused(stage: &Stage) -> String {
     let mut limits = stage.limits();
 
     let pause = Pause::below(&stage.config.record.state_dir);
-    pause.turn_on().expect("it can be done");
+    pause.turn_on().expect("cannot pause");
     assert!(
         refused(&mut limits, leak.pid())
             .starts_with(&format!("actions are paused by {}", pause.path().display()))
     );
-    pause.turn_off().expect("it can be done");
+    pause.turn_off().expect("cannot resume");
     assert_eq!(stage.state(), before);
 
-    // What an earlier run has changed and could not put back.
+    // Changes of an earlier run that it could not undo.
     let directory = stage.cgroup.directory();
-    let inode = fs::metadata(directory).expect("the cgroup is there").ino();
+    let inode = fs::metadata(directory).expect("the cgroup is gone").ino();
     let mut stuck = stage.found_journal().entry(directory.into(), inode);
     stuck.record(stage.limit_file(), "33554432", "16777216");
-    stage.found_journal().write(&mut stuck).expect("the journal takes it");
+    stage.found_journal().write(&mut stuck).expect("cannot write the journal");
     let why = limits.limit(0.0, &ID, &Arc::from(stage.cgroup.path.as_str()), life(leak.pid())).why;
     assert!(why.starts_with("an earlier limit of this cgroup is not undone yet"), "{why}");
-    assert_eq!(stage.found_journal().entries().expect("it can be done").0, [stuck.clone()]);
-    stage.found_journal().remove(&stuck).expect("it can be done");
+    assert_eq!(
+        stage.found_journal().entries().expect("cannot read the journal").0,
+        [stuck.clone()]
+    );
+    stage.found_journal().remove(&stuck).expect("cannot change the journal");
 
     stage.set_limit(16 * MIB);
     let before = stage.state();
@@ -194,16 +197,17 @@ pub fn refused(stage: &Stage) -> String {
     "each with its reason".to_owned()
 }
 
-/// What others change is set again three times, and is then theirs.
+/// Checks that a limit that others change is set again three times, and is then left to them.
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn changed_by_others(stage: &Stage) -> String {
     let before = stage.state();
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
     let mut limits = stage.limits();
-    let limit_bytes = stage.limit(&mut limits, leak.pid()).limit_bytes.expect("it is limited");
+    let limit_bytes =
+        stage.limit(&mut limits, leak.pid()).limit_bytes.expect("the cgroup is not limited");
     assert!(limits.look(1.0).is_empty());
     for turn in 0..3 {
         stage.set_limit(stage.unlimited());
@@ -222,7 +226,7 @@ pub fn changed_by_others(stage: &Stage) -> String {
     );
     assert!(looked[0].why.starts_with(&who_won), "{looked:?}");
     assert_eq!(stage.number(stage.limit_file()), theirs);
-    // All but what they changed is as before, and the limit is nobody's business any more.
+    // Everything else is restored, and the limit is given up.
     assert_eq!(stage.state()[1], before[1]);
     assert!(limits.look(10.0).is_empty() && limits.undo_all(11.0).is_empty());
     assert_eq!(stage.number(stage.limit_file()), theirs);
@@ -230,26 +234,26 @@ pub fn changed_by_others(stage: &Stage) -> String {
     "three times".to_owned()
 }
 
-/// What is paused or undone by hand is not set again.
+/// Checks that a limit is not set again after a pause or an undo by hand.
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn by_hand(stage: &Stage) -> String {
     let before = stage.state();
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
     let mut limits = stage.limits();
     assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
     let pause = Pause::below(&stage.config.record.state_dir);
-    pause.turn_on().expect("it can be done");
+    pause.turn_on().expect("cannot pause");
     stage.set_limit(stage.unlimited());
     assert!(limits.look(1.0).is_empty());
     assert_eq!(stage.state()[0], before[0]);
-    pause.turn_off().expect("it can be done");
+    pause.turn_off().expect("cannot resume");
     assert_eq!(limits.look(2.0).len(), 1);
     assert_ne!(stage.state(), before);
 
-    // As `spillway undo` does, beside an agent that holds the journal.
+    // Like `spillway undo` beside an agent that holds the journal.
     let undone = undo_all(&stage.found_journal());
     assert!(matches!(&undone[..], [one] if one.is_done()), "{undone:?}");
     assert_eq!(stage.state(), before);
@@ -261,11 +265,12 @@ pub fn by_hand(stage: &Stage) -> String {
     "neither paused nor undone".to_owned()
 }
 
-/// An incident that is over gives back what was there, and one of two does not.
+/// Checks that the original value is restored when the incident is over, but not while a second one
+/// is open.
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn over(stage: &Stage) -> String {
     let before = stage.state();
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
@@ -283,15 +288,15 @@ pub fn over(stage: &Stage) -> String {
     assert!(matches!(&looked[..], [one] if one.event == OutcomeKind::Undone), "{looked:?}");
     assert_eq!(stage.state(), before);
     leak.stop();
-    "with the last of two".to_owned()
+    "restored with the last of two incidents".to_owned()
 }
 
-/// Limits that come and go, and are changed by others, kill nobody, however everybody allocates
-/// meanwhile.
+/// Checks that setting, changing and removing limits kills nothing, however much all processes
+/// allocate meanwhile.
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn racing(stage: &Stage, least_changes: u64) -> String {
     let before = stage.state();
     let workloads =
@@ -308,7 +313,7 @@ pub fn racing(stage: &Stage, least_changes: u64) -> String {
             OutcomeKind::Refused => refused += 1,
             _ => panic!("{outcome:?}"),
         }
-        // Mostly the next change comes at once; now and then somebody comes to the limit first.
+        // Usually the next change comes at once; now and then a process reaches the limit first.
         if random.bits().is_multiple_of(8) {
             let before = stage.reached();
             wait_for(LONG_ENOUGH, || (stage.reached() > before).then_some(()));
@@ -333,7 +338,7 @@ pub fn racing(stage: &Stage, least_changes: u64) -> String {
     assert_eq!(stage.killed(), 0);
     assert!(workloads.iter().all(|workload| is_alive(workload.pid())));
     let reached = stage.reached();
-    assert!(reached > 10, "a limit was reached {reached} times alone");
+    assert!(reached > 10, "a limit was reached only {reached} times");
     format!(
         "{changes} changes, {refused} refused; a limit was reached {reached} times, and nobody was \
          killed"

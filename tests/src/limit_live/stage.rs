@@ -1,4 +1,4 @@
-//! A cgroup that may be limited, and what is read of it without the agent.
+//! Cgroup that may be limited, and ways to read it without the agent.
 
 use std::{ffi::OsString, fs, path::PathBuf, process::Command, sync::Arc, time::Duration};
 
@@ -13,33 +13,33 @@ use spillway_agent::{
 use crate::{ANY_PORT, OwnCgroup, Scratch, Workload, wait_for};
 
 const MIB: u64 = 1 << 20;
-/// What a cgroup gets more than it uses.
+/// Margin of a limit above the usage.
 pub const MARGIN_BYTES: u64 = 16 * MIB;
-/// What to wait for is there within milliseconds, or on a busy machine seconds.
+/// Maximum time to wait; milliseconds, or on a busy machine seconds, are usual.
 pub const SOON: Duration = Duration::from_secs(20);
-/// The incident on whose account the cgroup is limited.
+/// Incident on whose account the cgroup is limited.
 pub const ID: IncidentId = IncidentId::Leak(ProcessId { pid: 1, start_ticks: 1 }, Resource::Memory);
 
-/// A cgroup that may be limited, and the names of its files.
+/// Cgroup that may be limited, and the names of its files.
 pub struct Stage {
-    /// Where the journal and all else is.
+    /// Directory of the journal and everything else.
     pub scratch: Scratch,
     /// The cgroup.
     pub cgroup: OwnCgroup,
-    /// Whether it is one of version 1.
+    /// Set for version 1.
     pub is_v1: bool,
-    /// What the agent is told.
+    /// Configuration of the agent.
     pub config: Config,
     programs: Programs,
-    /// The cgroups above it, the innermost first: they go after it, in this order.
+    /// Cgroups above it, the innermost first: they are removed after it, in this order.
     _above: Vec<OwnCgroup>,
 }
 
-/// Where the programs are that run in it.
+/// Paths of the programs that run in it.
 pub struct Programs {
-    /// `workload`.
+    /// Path of `workload`.
     pub workload: PathBuf,
-    /// `crash_target`.
+    /// Path of `crash_target`.
     pub crash_target: PathBuf,
 }
 
@@ -48,7 +48,7 @@ impl Stage {
     ///
     /// # Errors
     ///
-    /// Why none can be limited here.
+    /// Returns the reason if no cgroup can be limited here.
     pub fn set(name: &str, programs: Programs) -> Result<Self, String> {
         Self::set_below(name, &[], programs)
     }
@@ -57,7 +57,7 @@ impl Stage {
     ///
     /// # Errors
     ///
-    /// Why none can be limited here.
+    /// Returns the reason if no cgroup can be limited here.
     pub fn set_below(name: &str, below: &[&str], programs: Programs) -> Result<Self, String> {
         let hierarchy = Hierarchy::detect();
         let mount = hierarchy.mount().ok_or("no cgroup file system is mounted")?;
@@ -73,7 +73,7 @@ impl Stage {
             above.insert(0, std::mem::replace(&mut cgroup, inner));
         }
         if !cgroup.has("memory.high") && !cgroup.has("memory.limit_in_bytes") {
-            return Err(format!("{} hands no memory controller on", mount.display()));
+            return Err(format!("cannot enable the memory controller in {}", mount.display()));
         }
         let scratch = Scratch::make(name);
         let mut config = Config::default();
@@ -82,7 +82,8 @@ impl Stage {
         Ok(Self { scratch, cgroup, is_v1: hierarchy.is_v1(), config, programs, _above: above })
     }
 
-    /// A configuration that judges within seconds and acts, with these lines on what to decide.
+    /// Returns a configuration that judges within seconds and acts, with these lines for
+    /// `[decide]`.
     pub fn quick(&self, decide: &str) -> String {
         format!(
             "mode = \"enforce\"\n{ANY_PORT}[sense]\ninterval = \"100ms\"\n[detect.leak]\nwarm_up \
@@ -94,82 +95,88 @@ impl Stage {
         )
     }
 
-    /// What keeps an agent from all that is not this test's: whatever else leaks on this machine is
-    /// somebody else's.
+    /// Returns the option that restricts an agent to this test: other leaks on this machine are not
+    /// its own.
     pub fn only_this(&self) -> String {
         format!("allow = [\"{}\"]", self.cgroup.path)
     }
 
-    /// The journal, as somebody finds it who does not add to it.
+    /// Opens the journal without adding to it.
     ///
     /// # Panics
     ///
-    /// Where there is none.
+    /// Panics if there is none.
     pub fn found_journal(&self) -> Journal {
-        let found = Journal::find(&self.config.record.state_dir).expect("it can be looked for");
-        found.expect("there is one")
+        let found =
+            Journal::find(&self.config.record.state_dir).expect("cannot search for the journal");
+        found.expect("there is no journal")
     }
 
-    /// The agent's limits, of which none stands.
+    /// Returns the agent's limits, with none in effect.
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn limits(&self) -> ActiveLimits {
         ActiveLimits::new(&self.config, Ok(self.journal()))
     }
 
-    /// The journal, to add to.
+    /// Opens the journal to add to it.
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn journal(&self) -> Journal {
-        Journal::claim(&self.config.record.state_dir).expect("the journal is nobody else's")
+        Journal::claim(&self.config.record.state_dir).expect("cannot claim the journal")
     }
 
     /// Limits it on account of a process in it.
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn limit(&self, limits: &mut ActiveLimits, pid: u32) -> Outcome {
         limits.limit(0.0, &ID, &Arc::from(self.cgroup.path.as_str()), life(pid))
     }
 
-    /// The file of the limit.
+    /// Returns the name of the limit's file.
     pub fn limit_file(&self) -> &'static str {
         if self.is_v1 { "memory.limit_in_bytes" } else { "memory.high" }
     }
 
-    /// What is put there for none.
+    /// Returns the value that means no limit.
     pub fn unlimited(&self) -> &'static str {
         if self.is_v1 { "-1" } else { "max" }
     }
 
-    /// What is charged to it now.
+    /// Returns its current charge.
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn usage_bytes(&self) -> u64 {
         self.number(if self.is_v1 { "memory.usage_in_bytes" } else { "memory.current" })
     }
 
-    /// What one of its files says.
+    /// Returns the value of one of its files.
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn number(&self, file: &str) -> u64 {
-        self.cgroup.get(file).expect("the cgroup is there").trim().parse().expect("it is a number")
+        self.cgroup
+            .get(file)
+            .expect("the cgroup is gone")
+            .trim()
+            .parse()
+            .expect("the value is not a number")
     }
 
-    /// All that a limit may change.
+    /// Returns everything that a limit may change.
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn state(&self) -> Vec<String> {
         let files = if self.is_v1 {
             &["memory.limit_in_bytes", "memory.oom_control"][..]
@@ -186,24 +193,24 @@ impl Stage {
         let state = files
             .iter()
             .filter(|file| self.cgroup.has(file))
-            .map(|file| self.cgroup.get(file).expect("the cgroup is there"));
-        // Whether somebody waits at the limit is not changed by anybody.
+            .map(|file| self.cgroup.get(file).expect("the cgroup is gone"));
+        // Flags for tasks that wait at the limit are not settings.
         let files = state.map(|text| text.lines().next().unwrap_or_default().to_owned());
-        let entries = fs::read_dir(self.cgroup.directory()).expect("the cgroup is there").flatten();
+        let entries = fs::read_dir(self.cgroup.directory()).expect("the cgroup is gone").flatten();
         let children = entries.filter(|entry| entry.path().is_dir());
         files
             .chain(children.map(|entry| entry.file_name().to_string_lossy().into_owned()))
             .collect()
     }
 
-    /// The same, and what is set and who is in it and in each of its children.
+    /// Returns the same, and the settings and processes of it and each of its children.
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn whole_state(&self) -> Vec<String> {
         let mut state = self.state();
-        let entries = fs::read_dir(self.cgroup.directory()).expect("the cgroup is there").flatten();
+        let entries = fs::read_dir(self.cgroup.directory()).expect("the cgroup is gone").flatten();
         let children = entries.filter(|entry| entry.path().is_dir());
         let mut names: Vec<_> = children.map(|entry| entry.file_name()).collect();
         names.sort();
@@ -212,7 +219,7 @@ impl Stage {
                 let path = self.cgroup.directory().join(&name).join(file);
                 let text = fs::read_to_string(&path).unwrap_or_default();
                 let mut lines: Vec<_> = text.lines().collect();
-                // In no order that anybody promises.
+                // The kernel promises no order.
                 lines.sort_unstable();
                 state.push(format!("{}: {}", path.display(), lines.join(" ")));
             }
@@ -220,39 +227,40 @@ impl Stage {
         state
     }
 
-    /// As it is told, and that it may divide its cgroup.
+    /// Returns its configuration, with permission to divide its cgroup.
     ///
     /// # Panics
     ///
-    /// Where its path is no pattern.
+    /// Panics if its path is no pattern.
     pub fn delegating(&self) -> Config {
         let mut config = self.config.clone();
-        config.act.limit.delegated = vec![Pattern::new(&self.cgroup.path).expect("it is one")];
+        config.act.limit.delegated =
+            vec![Pattern::new(&self.cgroup.path).expect("the path is not a pattern")];
         config
     }
 
-    /// Whether a process is in its cgroup itself, or in a child of it that is named.
+    /// Returns whether a process is in its cgroup itself, or in a named child of it.
     ///
     /// # Panics
     ///
-    /// Where that is not there.
+    /// Panics if the cgroup does not exist.
     pub fn is_in(&self, child: &str, pid: u32) -> bool {
         let processes =
-            self.cgroup.get(&format!("{child}/cgroup.procs")).expect("the cgroup is there");
+            self.cgroup.get(&format!("{child}/cgroup.procs")).expect("the cgroup is gone");
         processes.lines().any(|line| line.parse() == Ok(pid))
     }
 
-    /// Sets another limit, as somebody else would.
+    /// Sets another limit, like another program.
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn set_limit(&self, value: impl ToString) {
-        self.cgroup.set(self.limit_file(), value).expect("the kernel takes it");
+        self.cgroup.set(self.limit_file(), value).expect("cannot set the limit");
     }
 
-    /// `crash_target limit` with this cgroup, on account of a process in it, which it may divide or
-    /// not.
+    /// Returns `crash_target limit` for this cgroup, on account of a process in it; it may divide
+    /// the cgroup if `is_delegated` is set.
     pub fn contain(&self, culprit: ProcessId, is_delegated: bool) -> Command {
         let limited = if is_delegated {
             self.cgroup.directory().join(LEAK_CHILD)
@@ -277,101 +285,104 @@ impl Stage {
         command
     }
 
-    /// A workload in it.
+    /// Starts a workload in it.
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn workload(&self, args: &[&str]) -> Workload {
         let mut command = Command::new(&self.programs.workload);
-        Workload::start(self.cgroup.admit(command.args(args)).expect("the cgroup can be entered"))
+        Workload::start(self.cgroup.admit(command.args(args)).expect("cannot enter the cgroup"))
     }
 
-    /// How many times somebody wanted more than a limit let him have.
+    /// Returns how often a process reached the limit.
     ///
     /// # Panics
     ///
-    /// Where it is gone.
+    /// Panics if the cgroup is gone.
     pub fn reached(&self) -> u64 {
         if self.is_v1 {
             return self.number("memory.failcnt");
         }
-        let events = self.cgroup.get("memory.events").expect("the cgroup is there");
+        let events = self.cgroup.get("memory.events").expect("the cgroup is gone");
         let reached = events.lines().find_map(|line| line.strip_prefix("high "));
-        reached.and_then(|reached| reached.parse().ok()).expect("it counts them")
+        reached.and_then(|reached| reached.parse().ok()).expect("the cgroup has no count")
     }
 
-    /// Share of the time, 0 to 1, in which all of it waits for memory: of the last ten seconds, or
-    /// in version 1 now.
+    /// Returns the share of the time, 0 to 1, in which all of it waits for memory: of the last ten
+    /// seconds, or in version 1 now.
     ///
     /// # Panics
     ///
-    /// Where that cannot be told.
+    /// Panics if that cannot be read.
     pub fn waiting(&self) -> f64 {
         let (file, field) = if self.is_v1 {
             ("memory.oom_control", "under_oom ")
         } else {
             ("memory.pressure", "full avg10=")
         };
-        let text = self.cgroup.get(file).expect("the cgroup is there");
+        let text = self.cgroup.get(file).expect("the cgroup is gone");
         let value = text
             .lines()
             .find_map(|line| line.strip_prefix(field)?.split(' ').next()?.parse::<f64>().ok());
-        value.expect("it says how much is waited") / if self.is_v1 { 1.0 } else { 100.0 }
+        value.expect("cannot parse the pressure") / if self.is_v1 { 1.0 } else { 100.0 }
     }
 
-    /// Another program in it, which has nothing to do with the workloads.
+    /// Starts another program in it, unrelated to the workloads.
     ///
     /// # Panics
     ///
-    /// Where it does not start.
+    /// Panics if it does not start.
     pub fn another_program(&self, args: &[&str]) -> Workload {
         let path = self.scratch.0.join("neighbour");
-        // One that runs cannot be written.
+        // A running program cannot be written.
         if !path.exists() {
-            fs::copy(&self.programs.workload, &path).expect("a program can be copied");
+            fs::copy(&self.programs.workload, &path).expect("cannot copy the program");
         }
         let mut command = Command::new(path);
-        Workload::start(self.cgroup.admit(command.args(args)).expect("the cgroup can be entered"))
+        Workload::start(self.cgroup.admit(command.args(args)).expect("cannot enter the cgroup"))
     }
 
-    /// Waits until so much is used.
+    /// Waits until that much is used.
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn until_used(&self, bytes: u64) {
         let used = wait_for(SOON, || (self.usage_bytes() >= bytes).then_some(()));
         assert!(used.is_some(), "{} MiB of {} are used", self.usage_bytes() / MIB, bytes / MIB);
     }
 
-    /// How many the kernel has killed in it.
+    /// Returns how many of its processes the kernel has killed.
     ///
     /// # Panics
     ///
-    /// Where that is not possible.
+    /// Panics if that fails.
     pub fn killed(&self) -> u64 {
         let file = if self.is_v1 { "memory.oom_control" } else { "memory.events" };
-        let text = self.cgroup.get(file).expect("the cgroup is there");
+        let text = self.cgroup.get(file).expect("the cgroup is gone");
         let killed = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-        killed.and_then(|killed| killed.parse().ok()).expect("it counts whom it kills")
+        killed.and_then(|killed| killed.parse().ok()).expect("the cgroup has no count of kills")
     }
 }
 
-/// A process's life.
+/// Returns the identity of a process.
 ///
 /// # Panics
 ///
-/// Where it is gone.
+/// Panics if it is gone.
 pub fn life(pid: u32) -> ProcessId {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
-    let (_, fields) = stat.rsplit_once(") ").expect("its name is in parentheses");
-    let start_ticks =
-        fields.split(' ').nth(19).and_then(|field| field.parse().ok()).expect("it has a start");
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is gone");
+    let (_, fields) = stat.rsplit_once(") ").expect("stat has no name in parentheses");
+    let start_ticks = fields
+        .split(' ')
+        .nth(19)
+        .and_then(|field| field.parse().ok())
+        .expect("stat has no start time");
     ProcessId { pid, start_ticks }
 }
 
-/// Whether a process is there, and no zombie.
+/// Returns whether a process exists, and is no zombie.
 pub fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))

@@ -1,8 +1,8 @@
-//! A cgroup that does nothing but wait for memory at its limit: the limit gives way a few times,
-//! and then somebody is told.
+//! Cgroup that only waits for memory at its limit: the limit is raised a few times, and then the
+//! incident is reported.
 //!
-//! Time is the scenario's own, so that eleven seconds of waiting take none; how much is waited is
-//! read of the kernel.
+//! The scenario has its own clock, so that eleven seconds of waiting take none; the share of
+//! waiting is read from the kernel.
 
 use std::time::Duration;
 
@@ -12,36 +12,37 @@ use super::stage::{Stage, is_alive};
 use crate::wait_for;
 
 const MIB: u64 = 1 << 20;
-/// Version 2 tells of the last ten seconds, so that waiting shows after some of them.
+/// Version 2 reports the last ten seconds, so that waiting shows after a few of them.
 const WAITS_WITHIN: Duration = Duration::from_secs(40);
-/// Well above the half that is too much: between two looks it may fall a little.
+/// Well above the half that is too much: between two reads it may fall a little.
 const WAITS: f64 = 0.6;
-/// Times that it is looked whether it has waited too long.
+/// Number of attempts to see it wait for too long.
 const TRIES: u32 = 20;
 /// Longer than a cgroup may wait.
 const TOO_LONG_SECS: f64 = 11.0;
 
-/// What waits for memory and nothing else gets more three times, and then it is told and nothing
-/// else is done.
+/// Checks that the limit of a cgroup that only waits for memory is raised three times, and that it
+/// is then reported and left alone.
 ///
 /// # Panics
 ///
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn thrashing(stage: &Stage) -> String {
     let before = stage.state();
     let leak = stage.workload(&["leak", "--rate=100MiB", "--limit=600MiB"]);
     stage.until_used(40 * MIB);
     let mut limits = stage.limits();
-    let mut limit_bytes = stage.limit(&mut limits, leak.pid()).limit_bytes.expect("it is limited");
+    let mut limit_bytes =
+        stage.limit(&mut limits, leak.pid()).limit_bytes.expect("the cgroup is not limited");
     let (first_bytes, mut t) = (limit_bytes, 0.0);
-    // What is done, or told, once it has waited too long. Where it goes on for a moment between two
-    // looks, it is waited for again.
+    // Returns the outcome once it has waited too long. If it makes progress for a moment between
+    // two reads, the wait starts again.
     let mut too_long = |limits: &mut ActiveLimits| -> Vec<Outcome> {
         for _ in 0..TRIES {
             let waits = wait_for(WAITS_WITHIN, || (stage.waiting() >= WAITS).then_some(()));
             assert!(
                 waits.is_some(),
-                "it waits for {:.0} % of the time alone",
+                "it waits for only {:.0} % of the time",
                 stage.waiting() * 100.0
             );
             for secs in [1.0, TOO_LONG_SECS] {
@@ -75,7 +76,7 @@ pub fn thrashing(stage: &Stage) -> String {
         "{looked:?}"
     );
     let looked = too_long(&mut limits);
-    assert!(looked.is_empty(), "it is told once: {looked:?}");
+    assert!(looked.is_empty(), "reported more than once: {looked:?}");
     assert_eq!(stage.number(stage.limit_file()), limit_bytes);
     assert!(is_alive(leak.pid()));
     assert_eq!(stage.killed(), 0);
@@ -83,5 +84,5 @@ pub fn thrashing(stage: &Stage) -> String {
     assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Undone), "{undone:?}");
     assert_eq!(stage.state(), before);
     leak.stop();
-    format!("from {} to {} MiB in three steps, and told", first_bytes / MIB, limit_bytes / MIB)
+    format!("from {} to {} MiB in three steps, then reported", first_bytes / MIB, limit_bytes / MIB)
 }

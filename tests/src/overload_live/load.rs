@@ -1,12 +1,11 @@
-//! The load: ramps from all that a server can do to 1.4 times as much, and steady loads with
-//! bursts.
+//! Loads: ramps from a server's capacity to 1.4 times as much, and steady loads with bursts.
 //!
-//! wrk waits for each answer before it asks again, so that its connections are a fixed number. That
-//! is just what a thread-per-connection server can do a number of, and what its ramp consists of.
-//! It is no ramp for an event loop, which under any number works as fast as it can; and wrk's own
-//! delays come after it has connected, so that connections would be in the queue that have nothing
-//! to ask yet. nginx and HAProxy are therefore measured with wrk and loaded with connections that
-//! come at a rate.
+//! wrk waits for each answer before it sends the next request, so that its connections are a fixed
+//! number. A thread-per-connection server can serve a fixed number at once, so that its ramp
+//! consists of such numbers. For an event loop this is no ramp, because it works as fast as it can
+//! under any number; and wrk's own delays come after it has connected, so that the queue would have
+//! connections without a request. The capacity of nginx and HAProxy is therefore measured with wrk,
+//! and their load consists of connections at a rate.
 
 use std::{
     net::SocketAddr,
@@ -21,35 +20,35 @@ use super::{
     stage::{Stage, workload},
 };
 
-/// How long a ramp takes from 1.0 to 1.4 times the capacity.
+/// Time of a ramp from 1.0 to 1.4 times the capacity.
 const RAMP: Duration = Duration::from_secs(4);
 const UP_TO: f64 = 1.4;
-/// Steps of the ramp where concurrency is what grows.
+/// Steps of a ramp in which concurrency grows.
 const STEPS: u32 = 16;
-/// How long concurrency is steady before it grows.
+/// Time of steady concurrency before it grows.
 const SETTLES: Duration = Duration::from_secs(1);
-/// Connections with which wrk begins at a time, so that the beginning is no burst.
+/// Connections that wrk starts at a time, so that the start is no burst.
 const BATCH: u32 = 20;
 const BATCH_EVERY: Duration = Duration::from_millis(50);
 
 /// Share of the capacity at which a server is busy and healthy.
 const BUSY: f64 = 0.8;
-/// What a burst brings: so much of the server's time beyond what it can take at once, in
-/// connections that all come within some milliseconds.
+/// Size of a burst in seconds of the server's time, beyond what it can take at once, in connections
+/// that all arrive within some milliseconds.
 pub const BURST_SECS: f64 = 0.08;
 
-/// The longest that any load runs, should nobody end it.
+/// Maximum duration of any load that is not ended.
 const AT_MOST_SECS: u32 = 1_200;
 
-/// A running load, ended when it is dropped.
+/// Running load, ended when dropped.
 #[derive(Default)]
 pub struct Load {
     wrks: Vec<Program>,
     offers: Vec<Workload>,
 }
 
-/// Loads a server with all that it can do, then ever more; gives the load, which goes on at 1.4
-/// times that, and when the ramp began. Returns when it has ended.
+/// Loads a server to its capacity, then increases the load; returns the load, which continues at
+/// 1.4 times that, and the start of the ramp. Returns when the ramp has ended.
 pub fn ramp(stage: &Stage, kind: Kind, addr: SocketAddr, capacity_per_sec: f64) -> (Load, Instant) {
     match kind {
         Kind::Nginx | Kind::Haproxy => {
@@ -77,7 +76,8 @@ pub fn ramp(stage: &Stage, kind: Kind, addr: SocketAddr, capacity_per_sec: f64) 
     }
 }
 
-/// A load of this share of the capacity, with as many connections more at once every three seconds.
+/// Starts a load of this share of the capacity, with bursts of that many connections every three
+/// seconds.
 pub fn steady(
     stage: &Stage,
     kind: Kind,
@@ -96,27 +96,27 @@ pub fn steady(
     load
 }
 
-/// A load of four fifths of the capacity, with bursts that it can take; and how many connections a
-/// burst has.
+/// Starts a load of four fifths of the capacity, with bursts that the server can take; returns it
+/// with the connections of a burst.
 pub fn busy(stage: &Stage, kind: Kind, addr: SocketAddr, capacity_per_sec: f64) -> (Load, u32) {
     let idle = (1.0 - BUSY) * f64::from(kind.at_once());
     let burst = (idle + BURST_SECS * capacity_per_sec) as u32;
     (steady(stage, kind, addr, capacity_per_sec, BUSY, burst), burst)
 }
 
-/// Connections at random times, whatever becomes of them.
+/// Starts connections at random times, whatever happens to earlier ones.
 pub fn random(addr: SocketAddr, rate_per_sec: f64) -> Load {
     bursts(addr, rate_per_sec, 0)
 }
 
-/// The same, with so many more at once every three seconds.
+/// Starts the same with that many more at once every three seconds.
 pub fn bursts(addr: SocketAddr, rate_per_sec: f64, burst: u32) -> Load {
     let mut load = Load::default();
     load.offer(addr, &[&format!("--rate-per-sec={rate_per_sec}"), &format!("--burst={burst}")]);
     load
 }
 
-/// wrk with so many connections, at work when this returns.
+/// Starts wrk with that many connections, all of them at work when this returns.
 fn concurrent(servers: &Servers, addr: SocketAddr, connections: u32) -> Load {
     let mut load = Load::default();
     for _ in 0..connections / BATCH {

@@ -1,4 +1,4 @@
-//! What the live tests of overload detection and the recorder of the corpus share: real servers,
+//! Shared by the live tests of overload detection and the recorder of the corpus: real servers,
 //! real load, and the truth about the queue between them.
 
 pub mod load;

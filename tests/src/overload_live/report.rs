@@ -1,26 +1,26 @@
-//! The figures of ramps, as a table, and what must hold of them.
+//! Figures of ramps, as a table, and their requirements.
 
 use std::time::{Duration, Instant};
 
 use super::truth::History;
 
-/// How long after the condition holds a claim may be read from the agent: two looks at the default
-/// of 100 ms, and half of one for all else.
+/// Maximum delay from the condition to a claim of the agent: two reads at the default of 100 ms,
+/// and half of one for everything else.
 pub const REPORTED_WITHIN: Duration = Duration::from_millis(250);
 
-/// The shortest backlog here fills in so long, at a rate that these machines can do.
+/// Time in which the shortest backlog here fills, at a rate that these machines can reach.
 const STOOD_STILL: Duration = Duration::from_millis(100);
 
-/// One ramp; times are seconds after its start, negative before.
+/// One ramp; times are in seconds after its start, negative before.
 pub struct Ramped {
     capacity_per_sec: f64,
     stands_at: Option<f64>,
-    /// When it had stood throughout `sustain`, and when that was no chance.
+    /// Time at which it had stood throughout `sustain`, and at which that was no chance.
     stood_at: Option<f64>,
     holds_at: Option<f64>,
     claimed_at: Option<f64>,
     overflows_at: Option<f64>,
-    /// Connections a second in the second before the claim, as a share of the capacity.
+    /// Connections per second in the second before the claim, as a share of the capacity.
     load_at_claim: f64,
     deepest: u64,
     longest_gap: Duration,
@@ -28,7 +28,7 @@ pub struct Ramped {
 }
 
 impl Ramped {
-    /// Puts together what was seen and what was claimed.
+    /// Combines observations and claims.
     pub fn new(
         history: &History,
         start: Instant,
@@ -60,9 +60,9 @@ impl Ramped {
         }
     }
 
-    /// How long this host stood still, if it did for long enough to fill the queue by that alone,
-    /// before the first overflow and before the condition held: whoever watches runs before all
-    /// else here. Such a ramp says nothing of the agent.
+    /// Returns how long this host stalled, if that alone could fill the queue, before the first
+    /// overflow and before the condition held: the sampling thread has priority over everything
+    /// else here. Such a ramp says nothing about the agent.
     pub fn cut_short(&self) -> Option<Duration> {
         let holds_first = self
             .holds_at
@@ -70,7 +70,7 @@ impl Ramped {
         (!holds_first && self.gap_before_overflow > STOOD_STILL).then_some(self.gap_before_overflow)
     }
 
-    /// How long after the condition it was claimed; negative before it.
+    /// Returns the delay from the condition to the claim; negative before it.
     fn delay_secs(&self) -> f64 {
         match (self.claimed_at, self.holds_at) {
             (Some(claimed), Some(holds)) => claimed - holds,
@@ -79,7 +79,7 @@ impl Ramped {
         }
     }
 
-    /// How long before the first overflow it was claimed; negative after it.
+    /// Returns the lead of the claim over the first overflow; negative after it.
     fn lead_secs(&self) -> f64 {
         let overflows_at = self.overflows_at.unwrap_or(f64::INFINITY);
         self.claimed_at.map_or(f64::NEG_INFINITY, |claimed| overflows_at - claimed)
@@ -119,12 +119,13 @@ pub fn print(server: &str, ramps: &[Ramped]) {
     );
 }
 
-/// Every ramp was claimed in time and before its queue overflowed, which it did.
+/// Checks that every ramp was claimed in time and before its queue overflowed, and that it did
+/// overflow.
 pub fn judge(ramps: &[Ramped]) {
     for (number, ramp) in ramps.iter().enumerate() {
         assert!(
             ramp.overflows_at.is_some(),
-            "ramp {number} did not overflow, so that nothing was to be foreseen"
+            "ramp {number} did not overflow, so that no forecast was tested"
         );
         assert!(
             ramp.lead_secs() > 0.0,

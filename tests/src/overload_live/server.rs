@@ -1,4 +1,4 @@
-//! The servers, and how much each can do.
+//! Servers, and their capacities.
 
 use std::{net::SocketAddr, thread::sleep, time::Duration};
 
@@ -9,60 +9,60 @@ use super::{
     truth::Counters,
 };
 
-/// Threads of the thread-per-connection server, and how long each connection takes one: a thousand
-/// connections a second with the CPUs all but idle, so that neither load nor agent takes from its
-/// capacity.
+/// Threads of the thread-per-connection server, and the time that each connection takes one: a
+/// thousand connections per second with the CPUs all but idle, so that neither load nor agent
+/// reduces its capacity.
 pub const THREADS: u32 = 400;
 const SERVICE: &str = "400ms";
 
-/// How many connections HAProxy holds at once, and for how long: a thousand a second here too.
+/// Connections that HAProxy serves at once, and the time of each: a thousand per second here too.
 const MAXCONN: u32 = 100;
 const HELD: Duration = Duration::from_millis(100);
 
-/// Bytes of the page that nginx compresses for each connection, some millisecond of work: as many
-/// connections a second then fill its one worker as wrk makes with a tenth of a CPU.
+/// Size of the page that nginx compresses for each connection, about a millisecond of work: its one
+/// worker is then saturated by as many connections per second as wrk makes with a tenth of a CPU.
 const PAGE_BYTES: usize = 32_000;
 
 /// Connections that wait while a capacity is measured: the server is never idle, and its backlog
 /// never full.
 const SATURATING: u32 = 32;
-/// How long that is measured, after as long as it takes until connections come evenly.
+/// Duration of the measurement, after the time until connections arrive evenly.
 const MEASURED: Duration = Duration::from_millis(1_500);
 const SETTLES: Duration = Duration::from_secs(1);
 
-/// How long a pause to collect garbage takes, and how often one comes.
+/// Duration of a garbage-collection pause, and the interval between two.
 pub const GC_PAUSE: Duration = Duration::from_millis(200);
 /// See [`GC_PAUSE`].
 pub const GC_EVERY: Duration = Duration::from_secs(3);
 
-/// What is under load; ends when it is dropped.
+/// Server under load; stopped when dropped.
 pub enum Server {
     /// nginx or HAProxy.
     Debian {
-        /// Its first process.
+        /// First process.
         program: Program,
     },
-    /// The threaded server.
+    /// Threaded server.
     Threads(Workload),
 }
 
-/// Which server.
+/// Kind of server.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
-    /// An event loop that a CPU bounds, and its default backlog of 511. What else the machine does
-    /// may take from its CPU's speed.
+    /// Event loop bound by a CPU, with its default backlog of 511. Other processes may slow its
+    /// CPU.
     Nginx,
-    /// An event loop that `maxconn` bounds, whatever else the machine does.
+    /// Event loop bound by `maxconn`, whatever other processes do.
     Haproxy,
-    /// A thread for each connection, and this backlog.
+    /// One thread per connection, and this backlog.
     Threads {
-        /// Connections that may wait.
+        /// Maximum number of waiting connections.
         backlog: u32,
     },
 }
 
 impl Kind {
-    /// How many connections it works on at once.
+    /// Returns how many connections it serves at once.
     pub fn at_once(self) -> u32 {
         match self {
             Self::Nginx => 1,
@@ -92,8 +92,9 @@ impl Server {
         (server, addr)
     }
 
-    /// Connections that a server of this kind completes in a second under wrk, where it is never
-    /// idle. It is another one than those that are judged: its queue stands, and rightly so.
+    /// Returns the connections that a server of this kind completes per second under wrk, if it is
+    /// never idle. It is a different one from those that are judged: its queue stands, and rightly
+    /// so.
     pub fn capacity_per_sec(stage: &mut Stage, kind: Kind) -> f64 {
         let (_server, addr) = Self::start(stage, kind);
         let lasting = SETTLES + 2 * MEASURED;
@@ -101,16 +102,16 @@ impl Server {
             &mut stage.servers.wrk(addr, kind.at_once() + SATURATING, lasting.as_secs() as u32);
         let _wrk = Program::start(wrk);
         sleep(SETTLES);
-        let mut counters = Counters::open(1).expect("the namespace's counters can be read");
-        let mut look = || counters.look().expect("the namespace's counters can be read");
-        let first = look();
+        let mut counters = Counters::open(1).expect("cannot read the namespace's counters");
+        let mut sample = || counters.look().expect("cannot read the namespace's counters");
+        let first = sample();
         sleep(MEASURED);
-        let last = look();
+        let last = sample();
         // wrk opens a connection for each that is answered.
         (last.arrived - first.arrived) as f64 / (last.at - first.at).as_secs_f64()
     }
 
-    /// Stops the process for so long, and lets it go on.
+    /// Stops the process for that long, and continues it.
     pub fn pause(&self, lasting: Duration) {
         self.signal(libc::SIGSTOP);
         sleep(lasting);
@@ -120,15 +121,15 @@ impl Server {
     /// Sends a signal to the threaded server.
     pub fn signal(&self, signal: libc::c_int) {
         let Self::Threads(workload) = self else {
-            panic!("only the threaded server is one process")
+            panic!("only the threaded server has a single process")
         };
         // SAFETY: a signal to a child that was not waited for yet.
         let sent = unsafe { libc::kill(workload.pid() as i32, signal) };
-        assert_eq!(sent, 0, "the server is there");
+        assert_eq!(sent, 0, "the server is gone");
     }
 }
 
-/// What nginx compresses for each connection: lines of numbers.
+/// Returns the page that nginx compresses for each connection: lines of numbers.
 pub fn page() -> Vec<u8> {
     let mut page: Vec<u8> = (1..PAGE_BYTES).flat_map(|n| format!("{n}\n").into_bytes()).collect();
     page.truncate(PAGE_BYTES);

@@ -1,6 +1,6 @@
-//! Where a live test plays: the installed agent on its defaults, and a network namespace of the
-//! test's own in which one server at a time is loaded. Who records with sensors of its own plays on
-//! it without the agent.
+//! Stage of a live test: the installed agent with its defaults, and a network namespace of the
+//! test's own in which one server at a time is loaded. Recorders with sensors of their own use it
+//! without the agent.
 
 use std::{
     net::SocketAddr,
@@ -16,28 +16,28 @@ use crate::{
 use serde_json::Value;
 use spillway_agent::{bpf::Probe, config::Config};
 
-/// The first port that is listened on: a server that is started anew is a listener that was never
-/// seen.
+/// First port to listen on: a restarted server must be a listener that was never seen.
 const FIRST_PORT: u16 = 8_000;
 
-/// What a test plays on.
+/// Stage of a test.
 pub struct Stage {
     /// nginx, HAProxy and wrk.
     pub servers: Servers,
-    /// From which wait on a connection counts as standing.
+    /// Minimum wait of a connection that stands.
     pub target: Duration,
-    /// How long a queue stands before it is an overload.
+    /// Minimum time that a queue stands under an overload.
     pub sustain: Duration,
     /// The network namespace's inode number.
     pub netns: u32,
-    /// `None` where nobody is asked for claims.
+    /// Set if claims are read.
     running: Option<Running>,
     scratch: Scratch,
     next_port: u16,
 }
 
 impl Stage {
-    /// Starts the agent, then enters the namespace; `None`, told as a skip, where that cannot be.
+    /// Starts the agent, then enters the namespace; `None`, reported as a skip, if that is
+    /// impossible.
     pub fn set(test: &str) -> Option<Self> {
         if !is_root(test) {
             return None;
@@ -51,34 +51,35 @@ impl Stage {
         Some(Self::enter(scratch, servers, Some(running)))
     }
 
-    /// Enters the namespace, with no agent of its own outside.
+    /// Enters the namespace, without an agent of its own outside.
     ///
     /// # Panics
     ///
-    /// Where that is not allowed.
+    /// Panics if that is not allowed.
     pub fn without_agent(name: &str, servers: Servers) -> Self {
         Self::enter(Scratch::make(name), servers, None)
     }
 
     fn enter(scratch: Scratch, servers: Servers, running: Option<Running>) -> Self {
-        let netns = own_network().expect("root can make a network namespace");
+        let netns = own_network().expect("cannot make a network namespace");
         let overload = Config::default().detect.overload;
         let (target, sustain) = (overload.target, overload.sustain);
         Self { servers, target, sustain, netns, running, scratch, next_port: FIRST_PORT }
     }
 
-    /// An address that nobody listened on so far.
+    /// Returns an address that was never used for a listener.
     pub fn fresh_addr(&mut self) -> SocketAddr {
         self.next_port += 1;
         SocketAddr::from(([127, 0, 0, 1], self.next_port - 1))
     }
 
-    /// A directory for a server's files.
+    /// Returns a directory for a server's files.
     pub fn dir(&self, addr: SocketAddr) -> PathBuf {
         self.scratch.0.join(addr.port().to_string())
     }
 
-    /// When an overload of this listener was claimed, by the arrival of the agent's line.
+    /// Returns the time at which an overload of this listener was claimed, by the arrival of the
+    /// agent's line.
     pub fn claimed(&self, addr: SocketAddr) -> Option<Instant> {
         self.claims()
             .into_iter()
@@ -86,7 +87,7 @@ impl Stage {
             .map(|(at, _)| at)
     }
 
-    /// Every overload that was claimed in this namespace.
+    /// Returns every overload that was claimed in this namespace.
     pub fn claims(&self) -> Vec<(Instant, Value)> {
         let printed = self.running.iter().flat_map(Running::printed_at);
         let parsed = printed
@@ -96,11 +97,11 @@ impl Stage {
         raised.filter(|(_, claim)| claim["netns"] == self.netns).collect()
     }
 
-    /// Asks the agent to stop, which it must do well.
+    /// Stops the agent, which must succeed.
     ///
     /// # Panics
     ///
-    /// Where it does not.
+    /// Panics if it fails.
     pub fn clear(self) {
         let Some(running) = self.running else { return };
         let (code, log) = running.stop();
@@ -108,7 +109,7 @@ impl Stage {
     }
 }
 
-/// A workload of the tests' own, ahead of what else runs here.
+/// Starts a workload of the tests' own, with priority over other processes.
 pub fn workload(args: &[&str]) -> Workload {
     Workload::start(in_real_time(&mut Command::new(built("workload"))).args(args))
 }

@@ -1,12 +1,12 @@
-//! What a listener's queue did, seen by other means than the agent's: every two milliseconds the
-//! queue's depth from `/proc/net/tcp`, connections made so far from `PassiveOpens`, and
+//! Behaviour of a listener's queue, observed independently of the agent: every two milliseconds the
+//! queue's depth from `/proc/net/tcp`, the connections so far from `PassiveOpens`, and
 //! `ListenOverflows`, all of the test's own namespace.
 //!
-//! The queue is first in, first out. So with `arrived` connections of which `depth` wait, the head
-//! is number `arrived - depth + 1`, and it has waited since `arrived` reached that number. It takes
-//! one listener in the namespace; of several on one address only the sum of what waits is known,
-//! and heads seem younger than they are. A look that came late, on a busy machine, only makes heads
-//! seem younger; how late is reported.
+//! The queue is first in, first out. With `arrived` connections of which `depth` wait, the head is
+//! number `arrived - depth + 1`, and has waited since `arrived` reached that number. The namespace
+//! must have one listener; of several on one address only the sum of waiting connections is known,
+//! and heads seem younger than they are. A late sample, on a busy machine, only makes heads seem
+//! younger; the delay is reported.
 
 use std::{
     collections::VecDeque,
@@ -23,35 +23,35 @@ use std::{
 
 use crate::{now, real_time};
 
-/// Time between two looks: short against the 5 ms from which a wait counts.
+/// Interval between samples: short against the 5 ms from which a wait counts.
 const EVERY: Duration = Duration::from_millis(2);
 
-/// Connections that are accepted while a queue stands, from which that is no chance: within
-/// `sustain`, and half as many within twice that. As `agent/README.md` has it; a server at nine
-/// tenths of its capacity lets a thousand stand for a second each minute.
+/// Connections accepted while a queue stands from which that is no chance: within `sustain`, and
+/// half as many within twice that. As `agent/README.md` defines it; at nine tenths of its capacity
+/// a server lets a thousand stand for a second each minute.
 const WENT_MIN: u64 = 2_000;
 
-/// One look.
+/// One sample.
 #[derive(Debug, Clone, Copy)]
 pub struct Look {
-    /// When.
+    /// Time of the sample.
     pub at: Instant,
-    /// Connections that wait.
+    /// Waiting connections.
     pub depth: u64,
-    /// Connections that were established so far.
+    /// Connections established so far.
     pub arrived: u64,
-    /// Connections that were refused room so far.
+    /// Connections refused for lack of room so far.
     pub overflows: u64,
 }
 
 impl Look {
-    /// Connections that were accepted so far.
+    /// Returns the connections accepted so far.
     fn went(&self) -> u64 {
         self.arrived.saturating_sub(self.depth)
     }
 }
 
-/// Looks until it is asked what it saw.
+/// Samples until it is stopped.
 pub struct Truth {
     stop: Arc<AtomicBool>,
     looks: Arc<Mutex<Vec<Look>>>,
@@ -59,26 +59,26 @@ pub struct Truth {
 }
 
 impl Truth {
-    /// Begins to look at the one listener of this thread's namespace.
+    /// Begins to sample the one listener of this thread's namespace.
     pub fn watch() -> Self {
         Self::watch_all(1)
     }
 
-    /// Begins to look at the so many listeners of this thread's namespace.
+    /// Begins to sample that many listeners of this thread's namespace.
     ///
     /// # Panics
     ///
-    /// Its thread, where the counters cannot be read.
+    /// Panics in its thread if the counters cannot be read.
     pub fn watch_all(listeners: usize) -> Self {
         let (stop, looks) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
         let (stopped, seen) = (stop.clone(), looks.clone());
         let looking = thread::spawn(move || {
-            // Where that is not allowed, looks come later.
+            // Without this permission, samples are later.
             let _ = real_time();
             let mut counters =
-                Counters::open(listeners).expect("the namespace's counters can be read");
+                Counters::open(listeners).expect("cannot read the namespace's counters");
             while !stopped.load(Ordering::Relaxed) {
-                let look = counters.look().expect("the namespace's counters can be read");
+                let look = counters.look().expect("cannot read the namespace's counters");
                 seen.lock().unwrap_or_else(PoisonError::into_inner).push(look);
                 thread::sleep(EVERY);
             }
@@ -86,7 +86,7 @@ impl Truth {
         Self { stop, looks, looking }
     }
 
-    /// Whether a connection was refused room since it began.
+    /// Returns whether a connection was refused for lack of room since the start.
     pub fn overflowed(&self) -> bool {
         let looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
         looks
@@ -95,22 +95,21 @@ impl Truth {
             .is_some_and(|(first, last)| last.overflows > first.overflows)
     }
 
-    /// Ends it, and gives what it saw.
+    /// Stops sampling, and returns the samples.
     ///
     /// # Panics
     ///
-    /// Where the counters could not be read.
+    /// Panics if the counters could not be read.
     pub fn end(self) -> History {
         self.stop.store(true, Ordering::Relaxed);
-        self.looking.join().expect("looking does not panic");
+        self.looking.join().expect("the sampling thread panicked");
         History {
             looks: std::mem::take(&mut *self.looks.lock().unwrap_or_else(PoisonError::into_inner)),
         }
     }
 }
 
-/// Files of a namespace, held open: whoever reads them, they tell of the namespace in which they
-/// were opened.
+/// Files of a namespace, held open: they always show the namespace in which they were opened.
 pub struct Counters {
     tcp: File,
     snmp: File,
@@ -120,11 +119,11 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Those of this thread's namespace, in which there are so many listeners.
+    /// Opens those of this thread's namespace, which has that many listeners.
     ///
     /// # Errors
     ///
-    /// Where `/proc` does not let them be read.
+    /// Returns an error if `/proc` does not let them be read.
     pub fn open(listeners: usize) -> io::Result<Self> {
         let open = |name| File::open(format!("/proc/thread-self/net/{name}"));
         Ok(Self {
@@ -140,11 +139,11 @@ impl Counters {
     ///
     /// # Errors
     ///
-    /// Where they cannot be read any more.
+    /// Returns an error if they cannot be read any more.
     pub fn look(&mut self) -> io::Result<Look> {
         let arrived = counter(read(&self.snmp, &mut self.text)?, "Tcp:", "PassiveOpens");
-        // Header and a line each, 150 bytes: asked for more, the kernel would walk the table of all
-        // connections.
+        // Header and a line each, 150 bytes: with a larger buffer, the kernel would walk the table
+        // of all connections.
         let length = self.tcp.read_at(&mut self.text[..150 * (1 + self.listeners)], 0)?;
         let depth = listeners_depth(&String::from_utf8_lossy(&self.text[..length]));
         let at = now();
@@ -158,7 +157,7 @@ fn read<'a>(file: &File, into: &'a mut [u8]) -> io::Result<&'a str> {
     std::str::from_utf8(&into[..length]).map_err(io::Error::other)
 }
 
-/// The value below a name, in the two lines of a group.
+/// Returns the value below a name, in the two lines of a group.
 fn counter(text: &str, group: &str, name: &str) -> u64 {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix(group));
     let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
@@ -169,8 +168,8 @@ fn counter(text: &str, group: &str, name: &str) -> u64 {
         .unwrap_or_else(|| panic!("{group} has no {name}: {text}"))
 }
 
-/// What waits at the listeners, which come first: the kernel shows it where other sockets have
-/// bytes to read.
+/// Returns the number waiting at the listeners, which come first: the kernel shows it in the column
+/// in which other sockets have bytes to read.
 fn listeners_depth(text: &str) -> u64 {
     let depth = |line: &str| {
         let mut fields = line.split_whitespace().skip(3);
@@ -183,25 +182,25 @@ fn listeners_depth(text: &str) -> u64 {
     text.lines().skip(1).filter_map(depth).sum()
 }
 
-/// A stretch of time in which the head of the queue was never younger than the target.
+/// Period in which the head of the queue was never younger than the target.
 #[derive(Debug, Clone, Copy)]
 pub struct Stand {
-    /// The first look that showed it.
+    /// First sample that showed it.
     pub from: Instant,
-    /// The last.
+    /// Last one.
     pub to: Instant,
 }
 
-/// Time between two looks that are asked where a queue is on its way to, as of the agent's own: in
-/// less there is nothing to see but chance.
+/// Interval between two samples from which a trend is read, as in the agent: within less there is
+/// only chance.
 const TREND_EVERY: Duration = Duration::from_millis(100);
 
-/// Whether a queue that stands is on its way to be empty.
+/// Tracks whether a queue that stands is draining.
 #[derive(Debug, Default)]
 struct Drain {
-    /// The deepest look of the stand.
+    /// Deepest sample of the stand.
     peak: Option<Look>,
-    /// Looks of the last `sustain`, oldest first.
+    /// Samples of the last `sustain`, oldest first.
     last: VecDeque<Look>,
 }
 
@@ -219,7 +218,7 @@ impl Drain {
         }
     }
 
-    /// It has fallen within `sustain`; or before, and not risen since.
+    /// Returns whether it has fallen within `sustain`, or before without rising since.
     fn goes_on(&self, look: &Look) -> bool {
         let falls = |from: &Look| is_more_than_chance(from, look, from.depth, look.depth);
         let rises = |from: &Look| is_more_than_chance(from, look, look.depth, from.depth);
@@ -228,30 +227,30 @@ impl Drain {
     }
 }
 
-/// Whether a queue moved between two looks, to the lesser depth from the greater, by more than one
-/// standard deviation of what it does by chance where as many come as go.
+/// Returns whether a queue moved between two samples, given as lesser and greater depth, by more
+/// than one standard deviation of its random motion if as many arrive as leave.
 fn is_more_than_chance(from: &Look, to: &Look, greater: u64, lesser: u64) -> bool {
     let moved = greater.saturating_sub(lesser);
     moved >= 1 && moved as f64 >= (2.0 * to.went().saturating_sub(from.went()) as f64).sqrt()
 }
 
-/// What was seen, oldest first.
+/// Samples, oldest first.
 pub struct History {
     looks: Vec<Look>,
 }
 
 impl History {
-    /// What these looks saw, oldest first.
+    /// Makes a history of these samples, oldest first.
     pub fn of(looks: Vec<Look>) -> Self {
         Self { looks }
     }
 
-    /// Every look.
+    /// Returns all samples.
     pub fn looks(&self) -> &[Look] {
         &self.looks
     }
 
-    /// Every stretch in which the queue stood.
+    /// Returns every period in which the queue stood.
     pub fn stands(&self, target: Duration) -> Vec<Stand> {
         let mut stands: Vec<Stand> = Vec::new();
         let mut stood = false;
@@ -272,12 +271,12 @@ impl History {
         stands
     }
 
-    /// The longest of them; zero where it never stood.
+    /// Returns the longest of them; zero if it never stood.
     pub fn longest_stand(&self, target: Duration) -> Duration {
         self.stands(target).iter().map(|stand| stand.to - stand.from).max().unwrap_or_default()
     }
 
-    /// When it had first stood throughout `sustain`.
+    /// Returns the time at which it had first stood throughout `sustain`.
     pub fn stood_throughout(&self, target: Duration, sustain: Duration) -> Option<Instant> {
         let stands = self.stands(target);
         stands
@@ -286,14 +285,15 @@ impl History {
             .map(|stand| stand.from + sustain)
     }
 
-    /// When it was first an overload by what is published of one: it had stood throughout `sustain`
-    /// and so long that no chance explains it, while many connections went, and was not seen to
-    /// drain.
+    /// Returns the time at which it was first an overload by the published definition: it had stood
+    /// throughout `sustain` and for so long that chance does not explain it, while many connections
+    /// were accepted, and was not draining.
     pub fn overloaded(&self, target: Duration, sustain: Duration) -> Option<Instant> {
         self.first_proven(target, sustain, |drain, look| !drain.goes_on(look))
     }
 
-    /// The same of a queue that may drain, as it does after a burst, a pause, or a slow second.
+    /// Returns the same time for a queue that may be draining, as after a burst, a pause, or a slow
+    /// second.
     #[cfg(test)]
     fn stood_for_long(&self, target: Duration, sustain: Duration) -> Option<Instant> {
         self.first_proven(target, sustain, |_, _| true)
@@ -323,19 +323,20 @@ impl History {
         self.stands(target).iter().find_map(proven)
     }
 
-    /// The first look that showed a connection waiting, of those after which no look showed none.
+    /// Returns the time of the first sample with a waiting connection after which every sample has
+    /// one.
     pub fn waits_since(&self) -> Option<Instant> {
         let waiting = self.looks.iter().rev().take_while(|look| look.depth > 0);
         waiting.last().map(|look| look.at)
     }
 
-    /// When the first connection was refused room.
+    /// Returns the time at which the first connection was refused for lack of room.
     pub fn first_overflow(&self) -> Option<Instant> {
         let before = self.looks.first()?.overflows;
         self.looks.iter().find(|look| look.overflows > before).map(|look| look.at)
     }
 
-    /// Connections a second that arrived between two instants.
+    /// Returns the connections per second that arrived between two instants.
     pub fn arrivals_per_sec(&self, from: Instant, to: Instant) -> f64 {
         let within: Vec<_> =
             self.looks.iter().filter(|look| look.at >= from && look.at <= to).collect();
@@ -347,17 +348,17 @@ impl History {
         }
     }
 
-    /// Deepest queue that was seen.
+    /// Returns the depth of the deepest queue.
     pub fn deepest(&self) -> u64 {
         self.looks.iter().map(|look| look.depth).max().unwrap_or(0)
     }
 
-    /// First and last look.
+    /// Returns the times of the first and the last sample.
     pub fn span(&self) -> Option<(Instant, Instant)> {
         Some((self.looks.first()?.at, self.looks.last()?.at))
     }
 
-    /// The longest time in which it did not look, of the second before `at`.
+    /// Returns the longest interval between samples in the second before `at`.
     pub fn longest_gap_before(&self, at: Instant) -> Duration {
         let near = self
             .looks
@@ -366,7 +367,7 @@ impl History {
         near.map(|pair| pair[1].at - pair[0].at).max().unwrap_or_default()
     }
 
-    /// The longest time in which it did not look.
+    /// Returns the longest interval between samples.
     pub fn longest_gap(&self) -> Duration {
         self.looks.windows(2).map(|pair| pair[1].at - pair[0].at).max().unwrap_or_default()
     }
@@ -385,7 +386,7 @@ mod tests {
     /// Ramps of each kind. Of 3,000 of each, the latest was claimed after 171 ms.
     const RAMPS: u64 = 8;
 
-    /// Looks 2 ms apart, each with what waits and what has come.
+    /// Makes samples 2 ms apart from pairs of waiting and arrived connections.
     fn history(seen: impl IntoIterator<Item = (u64, u64)>) -> History {
         let start = now();
         let look =
@@ -396,45 +397,45 @@ mod tests {
     const TARGET: Duration = Duration::from_millis(5);
 
     #[test]
-    fn a_queue_that_turns_over_quickly_does_not_stand() {
-        // One waits at every look, each time another.
+    fn queue_with_quick_turnover_does_not_stand() {
+        // One waits at every sample, each time a different one.
         let moving = history((0..100).map(|n| (1, n)));
         assert_eq!(moving.longest_stand(TARGET), Duration::ZERO);
     }
 
     #[test]
-    fn a_queue_stands_as_long_as_its_heads_are_old() {
-        // Ten wait from the tenth look on, and each look one is accepted and one comes: a head has
-        // waited for 18 ms.
+    fn queue_stands_while_its_head_is_old() {
+        // Ten wait from the tenth sample on, and each time one is accepted and one arrives: a head
+        // has waited for 18 ms.
         let standing = history(
             (0..10).map(|n| (n, n)).chain((10..60).map(|n| (10, n))).chain([(0, 60), (1, 61)]),
         );
         let stands = standing.stands(TARGET);
         assert_eq!(stands.len(), 1, "{stands:?}");
         let since_start = |at: Instant| (at - standing.looks[0].at).as_millis();
-        // Number 1 came in look 1 and was 6 ms old in look 4; look 59 was the last at which ten
-        // waited.
+        // Number 1 arrived in sample 1 and was 6 ms old in sample 4; sample 59 was the last with
+        // ten waiting.
         assert_eq!((since_start(stands[0].from), since_start(stands[0].to)), (8, 118));
     }
 
     #[test]
-    fn a_queue_that_stands_is_an_overload_once_that_is_no_chance() {
+    fn standing_queue_is_an_overload_once_chance_is_excluded() {
         let overloaded_ms = |per_look: u64| {
             let seen = history((0..2_000).map(|n| (10 * per_look, n * per_look)));
             seen.overloaded(TARGET, Duration::from_secs(1))
                 .map(|at| (at - seen.looks[0].at).as_millis())
         };
-        // Ten looks' worth waits from the beginning, so that the head is old from the fourth look
-        // on.
+        // Ten samples' worth waits from the beginning, so that the head is old from the fourth
+        // sample on.
         assert_eq!(overloaded_ms(8), Some(1_006));
-        // Seven looks more until what waited at first has gone.
+        // Seven samples more until the first waiting ones are accepted.
         assert_eq!(overloaded_ms(1), Some(2_020));
         let slow = history((0..2_000).map(|n| (10, n / 3)));
         assert_eq!(slow.overloaded(TARGET, Duration::from_secs(1)), None);
     }
 
     #[test]
-    fn the_listeners_of_a_namespace_are_read() {
+    fn depths_of_all_listeners_are_summed() {
         let text = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when \
                     retrnsmt   uid\n   \
                     0: 0100007F:1F40 00000000:0000 0A 00000000:0000001F 00:00000000 00000000     0";
@@ -445,8 +446,8 @@ mod tests {
         assert_eq!(listeners_depth(&format!("{text}\n{line}")), 62);
     }
 
-    /// A ramp, and seconds until the queue had stood for long, until it was an overload, and until
-    /// the agent would claim it.
+    /// Returns the seconds of a ramp until the queue had stood for long, until it was an overload,
+    /// and until the agent would claim it.
     fn ramped(ramp: Ramp) -> [f64; 3] {
         let (start, sustain) = (now(), Duration::from_secs(1));
         let look = |tick: Tick| Look {
@@ -465,7 +466,7 @@ mod tests {
                 break;
             }
         }
-        let claimed = claims.first().expect("a ramp is claimed").raised_secs;
+        let claimed = claims.first().expect("the ramp is not claimed").raised_secs;
         let secs = |at: Option<Instant>| at.map_or(f64::INFINITY, |at| (at - start).as_secs_f64());
         [
             secs(history.stood_for_long(TARGET, sustain)),
@@ -478,7 +479,7 @@ mod tests {
         REPORTED_WITHIN.as_secs_f64()
     }
 
-    /// A slow ramp at a server whose speed sways, as a virtual processor's does.
+    /// Slow ramp at a server whose speed varies, like a virtual processor's.
     const SWAYING: Ramp = Ramp {
         capacity_per_sec: 950.0,
         load: [0.88, 1.24],
@@ -488,8 +489,9 @@ mod tests {
     };
 
     #[test]
-    fn a_queue_that_drains_is_no_overload_until_it_ceases_to() {
-        // It has stood for two seconds while a thousand went, and then falls from 91 to 18.
+    fn draining_queue_is_no_overload_until_it_stops_draining() {
+        // It has stood for two seconds while a thousand were accepted, and then falls from 91 to
+        // 18.
         let [stood, overloaded, claimed] = ramped(Ramp { seed: 739, ..SWAYING });
         assert!(claimed - stood > reported_within(), "{stood} {claimed}");
         assert!(overloaded > stood, "{stood} {overloaded}");

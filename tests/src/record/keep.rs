@@ -1,6 +1,6 @@
-//! Keeps a recording: its trace, compressed, and its line of the manifest; or says why not. Of the
-//! host it keeps what the sensors could not see, and its size; the cgroup is that of whoever
-//! recorded, and is left out.
+//! Keeps a recording: its trace, compressed, and its line of the manifest; or reports why not. Of
+//! the host it keeps its size, and what the sensors could not see; the cgroup of the recorder is
+//! left out.
 
 use std::{fs::File, io::Write as _, path::Path, sync::Arc, time::Duration};
 
@@ -14,13 +14,12 @@ use spillway_tests::{
 
 use crate::{label, plays::Play, recorder::Recorded, set::Played};
 
-/// The longest that the truth may have been blind: labels are wrong by so much at the most, half of
-/// what the agent has between two looks.
+/// Maximum gap in the truth, which bounds the error of labels: half of the agent's interval.
 const BLIND_MAX: Duration = Duration::from_millis(50);
-/// The most that a trace may take, so that all of them stay small enough for everybody's checkout.
+/// Maximum size of a trace in bytes, so that checkouts stay small.
 const BYTES_MAX: u64 = 100_000;
 
-/// The cgroup that traces name.
+/// Cgroup named in traces.
 const CGROUP: &str = "/spillway-record";
 
 /// Writes the trace and its label below the corpus.
@@ -29,7 +28,7 @@ pub(crate) fn keep(play: &Play, played: &Played, corpus: &Path) -> anyhow::Resul
     let blind = history.longest_gap();
     ensure!(
         blind <= BLIND_MAX,
-        "the truth was blind for {} ms\n  hint: others use the machine",
+        "the truth had a gap of {} ms\n  hint: other processes use the machine",
         blind.as_millis()
     );
     let mut overloads = label::overloads(history, *did, (recorded.origin, *target), play.scarce);
@@ -40,16 +39,16 @@ pub(crate) fn keep(play: &Play, played: &Played, corpus: &Path) -> anyhow::Resul
     let own = |fact: &Fact| matches!(fact, Fact::Listener(listener) if *listener.addr == *addr);
     let first = recorded.observations.iter().position(|observation| own(&observation.fact));
     let (Some(_), Some(last)) = (first, recorded.observations.last()) else {
-        bail!("the sensors saw nothing of {addr}")
+        bail!("the sensors never saw {addr}")
     };
-    // The truth looked for a moment longer.
+    // The truth sampled for a moment longer.
     overloads.iter_mut().for_each(|overload| overload.end_secs = overload.end_secs.min(last.t));
     let name = format!("recorded/{}.jsonl.gz", play.name);
     let bytes =
         write(recorded, |fact| own(fact) || matches!(fact, Fact::Sensing(_)), &corpus.join(&name))?;
     ensure!(bytes <= BYTES_MAX, "its trace takes {bytes} bytes");
     eprintln!(
-        "  kept: {:<28} {bytes:>6} bytes; {seen}, blind for {} ms at most",
+        "  kept: {:<28} {bytes:>6} bytes; {seen}, longest gap {} ms",
         play.name,
         blind.as_millis()
     );
@@ -73,8 +72,7 @@ pub(crate) fn keep(play: &Play, played: &Played, corpus: &Path) -> anyhow::Resul
 }
 
 fn write(recorded: &Recorded, wanted: impl Fn(&Fact) -> bool, path: &Path) -> anyhow::Result<u64> {
-    let file =
-        File::create(path).with_context(|| format!("{} cannot be written", path.display()))?;
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     let mut writer = TraceWriter::new(
         GzEncoder::new(file, Compression::best()),
         recorded.host,

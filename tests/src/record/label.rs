@@ -1,11 +1,11 @@
-//! What a recording was: overloads as the corpus defines them, out of the truth's looks and of what
-//! was done to the server.
+//! Labels of a recording: overloads by the corpus's definition, from the truth's samples and the
+//! actions on the server.
 //!
-//! A capacity is known only roughly, so the moment at which a load passes it is not taken from the
-//! load: a queue that stands for a second or more was offered more than was taken, and the overload
-//! begins when it began to stand. That an acceptor was stopped is known, and since when a
-//! connection waits for it is seen. Drops are counted by the kernel. What is short is known from
-//! how it was made.
+//! The capacity is known only roughly, so the moment at which the load exceeds it is not taken from
+//! the load: a queue that stands for a second or more was offered more than was accepted, and the
+//! overload begins when it began to stand. The time at which an acceptor was stopped is known, and
+//! the samples show since when a connection waits for it. The kernel counts drops. The scarce
+//! resource follows from the recording's setup.
 
 use std::time::{Duration, Instant};
 
@@ -15,19 +15,19 @@ use spillway_tests::{
     queues::{Drops, Kind, Overload, Scarce, together},
 };
 
-/// For so long a queue stands that was offered more than was taken: as the corpus has it.
+/// Minimum time that a queue stands under an overload, as defined by the corpus.
 const STANDS: Duration = Duration::from_secs(1);
 
-/// What was done to a server.
+/// Actions on a server.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Did {
-    /// Since when it was made to be overloaded; `None` where it never was.
+    /// Time from which it was overloaded on purpose; `None` if it never was.
     pub(crate) overloads_from: Option<Instant>,
-    /// When its acceptor was stopped, and let go on.
+    /// Times at which its acceptor was stopped, and continued.
     pub(crate) stopped: Option<(Instant, Option<Instant>)>,
 }
 
-/// The overloads of a recording whose second 0 is `origin`.
+/// Returns the overloads of a recording whose second 0 is `origin`.
 pub(crate) fn overloads(
     history: &History,
     did: Did,
@@ -44,7 +44,7 @@ pub(crate) fn overloads(
         Overload::new(kind, (since(from), since(to)), scarce)
     };
     let long = history.stands(target).into_iter().filter(|stand| stand.to - stand.from >= STANDS);
-    // While nothing is accepted, that is what it is.
+    // While no connection is accepted, the stopped acceptor is the cause.
     let by_load = long.filter(|stand| did.stopped.is_none_or(|(stopped, _)| stand.from < stopped));
     let mut spans: Vec<_> = by_load.map(|stand| span(Kind::Load, stand.from, stand.to)).collect();
     if let Some((stopped, goes_on)) = did.stopped
@@ -60,8 +60,8 @@ pub(crate) fn overloads(
     together(spans, &drops, scarce)
 }
 
-/// Since when a connection waits for an acceptor that was stopped: from the first look on after
-/// which none shows an empty queue.
+/// Returns the time since which a connection waits for a stopped acceptor: that of the first sample
+/// after which none shows an empty queue.
 fn waits(looks: &[Look], stopped: Instant, goes_on: Option<Instant>) -> Option<Instant> {
     let within = looks
         .iter()
@@ -69,19 +69,19 @@ fn waits(looks: &[Look], stopped: Instant, goes_on: Option<Instant>) -> Option<I
     within.rev().take_while(|look| look.depth > 0).last().map(|look| look.at)
 }
 
-/// Refuses a label that contradicts what was done.
+/// Rejects a label that contradicts the actions.
 pub(crate) fn check(overloads: &[Overload], did: Did, origin: Instant) -> anyhow::Result<()> {
     match (did.overloads_from, overloads) {
         (None, []) => Ok(()),
         (None, [first, ..]) => {
-            bail!("it should be healthy, and was overloaded at {} s", first.onset_secs)
+            bail!("meant to be healthy, but overloaded at {} s", first.onset_secs)
         }
-        (Some(_), []) => bail!("it should be overloaded, and never was"),
-        // Labels are to a millisecond.
+        (Some(_), []) => bail!("meant to be overloaded, but never was"),
+        // Labels are accurate to a millisecond.
         (Some(from), [first, ..])
             if first.onset_secs + 0.001 < from.duration_since(origin).as_secs_f64() =>
         {
-            bail!("it was overloaded at {} s, before it should have been", first.onset_secs)
+            bail!("overloaded at {} s, earlier than intended", first.onset_secs)
         }
         (Some(_), _) => Ok(()),
     }
@@ -95,7 +95,7 @@ mod tests {
 
     const TARGET: Duration = Duration::from_millis(5);
 
-    /// Ten looks a second, which number `n` of shows what `seen` says: waiting, arrived, overflows.
+    /// Ten samples a second; `seen` returns those of number `n`: waiting, arrived, overflows.
     fn labelled(
         seen: impl Fn(u64) -> (u64, u64, u64),
         did: impl Fn(Instant) -> Did,
@@ -118,8 +118,8 @@ mod tests {
 
     #[test]
     fn standing_queue_is_an_overload_until_it_has_drained() {
-        // From look 100 on ten wait, and one is accepted and one comes each look; in look 200 none
-        // waits.
+        // From sample 100 on ten wait, and each time one is accepted and one arrives; in sample 200
+        // none waits.
         let seen = |n: u64| {
             (if (100..200).contains(&n) { 10 } else { 0 }, if n < 100 { n } else { n + 10 }, 0)
         };
@@ -130,16 +130,22 @@ mod tests {
             (kind, overflow_secs, stopped_secs, scarce),
             (Kind::Load, None, None, Some(Scarce::Cpu))
         );
-        // Those that wait in look 100 have come since look 99, and are old one look later.
+        // Those that wait in sample 100 have arrived since sample 99, and are old one sample later.
         assert_eq!((onset_secs, end_secs), (10.1, 20.0));
         check(&found, did, origin).unwrap();
-        assert!(check(&found, Did::default(), origin).is_err(), "a healthy one is not overloaded");
+        assert!(
+            check(&found, Did::default(), origin).is_err(),
+            "a healthy recording with an overload is accepted"
+        );
         let later = Did { overloads_from: Some(origin + Duration::from_secs(11)), stopped: None };
-        assert!(check(&found, later, origin).is_err(), "it was before it should have been");
+        assert!(
+            check(&found, later, origin).is_err(),
+            "an overload before its intended start is accepted"
+        );
     }
 
     #[test]
-    fn a_burst_of_less_than_a_second_is_none() {
+    fn burst_below_one_second_is_no_overload() {
         let seen = |n: u64| {
             (if (100..109).contains(&n) { 10 } else { 0 }, if n < 100 { n } else { n + 10 }, 0)
         };
@@ -148,14 +154,14 @@ mod tests {
         check(&found, did, origin).unwrap();
         assert!(
             check(&found, overloaded_from(9)(origin), origin).is_err(),
-            "one that should be overloaded is"
+            "a recording without its intended overload is accepted"
         );
     }
 
     #[test]
     fn stopped_acceptor_overloads_once_a_connection_waits() {
-        // Stopped from look 100 to 300; one waits in look 150 for a moment, another from look 180
-        // on, until look 310.
+        // Stopped from sample 100 to 300; one waits in sample 150 for a moment, another from sample
+        // 180 until sample 310.
         let seen = |n: u64| {
             let waits = n == 150 || (180..310).contains(&n);
             (u64::from(waits), u64::from(n >= 150) + u64::from(n >= 180), u64::from(n >= 250))

@@ -1,9 +1,9 @@
-//! Every recording: which server, under what, for a minute or so. Each begins healthily; one that
-//! is overloaded for a while is then offered what it can take again, and takes as long to recover
-//! as those that were refused keep trying.
+//! List of recordings: a server and its load, for a minute or so each. Each begins healthy. After
+//! an overload, the server is offered a load that it can take, and recovers only when refused
+//! clients stop retrying.
 //!
-//! All that nginx does belongs to the tuning part, all that HAProxy and the threaded server do is
-//! held out.
+//! All recordings of nginx belong to the tuning part; those of HAProxy and of the threaded server
+//! are held out.
 
 use std::{thread::sleep, time::Duration};
 
@@ -28,9 +28,9 @@ pub(crate) struct Play {
     pub(crate) name: &'static str,
     pub(crate) part: Part,
     pub(crate) why: &'static str,
-    /// What is short while it is overloaded; `None` for healthy ones.
+    /// Scarce resource during the overload; `None` for healthy ones.
     pub(crate) scarce: Option<Scarce>,
-    /// Whether its server runs ahead of what else runs here; a quota holds only those that do not.
+    /// Set if its server has priority over other processes; a quota affects only those without.
     pub(crate) ahead: bool,
     pub(crate) play: fn(&mut Set) -> anyhow::Result<Kept>,
 }
@@ -53,7 +53,7 @@ const fn held_out(
     Play { name, part: Part::HeldOut, why, scarce, ahead: true, play }
 }
 
-/// All of them.
+/// All recordings.
 pub(crate) const PLAYS: [Play; 13] = [
     nginx(
         "nginx-ramp",
@@ -138,11 +138,11 @@ pub(crate) const PLAYS: [Play; 13] = [
     ),
 ];
 
-/// How long a server is loaded healthily at first, then overloaded, then healthily again.
+/// Time of healthy load at first, of overload, and of healthy load again.
 const BEFORE: Duration = Duration::from_secs(20);
 const DURING: Duration = Duration::from_secs(20);
 const AFTER: Duration = Duration::from_secs(20);
-/// The share of its capacity then.
+/// Share of the capacity during healthy load.
 const CALM: f64 = 0.6;
 const THREADS: Kind = Kind::Threads { backlog: 511 };
 
@@ -179,7 +179,7 @@ fn threads_ramp(set: &mut Set) -> anyhow::Result<Kept> {
 }
 
 fn nginx_quota(set: &mut Set) -> anyhow::Result<Kept> {
-    /// Of one CPU.
+    /// Share of one CPU.
     const SHARE: f64 = 0.25;
     let quota = Quota::make(SHARE)?;
     let capacity_per_sec = SHARE * set.capacity_per_sec(Kind::Nginx);
@@ -193,7 +193,7 @@ fn nginx_quota(set: &mut Set) -> anyhow::Result<Kept> {
     sleep(DURING);
     drop(more);
     sleep(AFTER);
-    // The cgroup goes after its processes.
+    // The cgroup is removed after its processes.
     Ok(Box::new((load, server, quota)))
 }
 
@@ -243,7 +243,7 @@ fn nginx_stuck(set: &mut Set) -> anyhow::Result<Kept> {
 fn signal(pid: i32, signal: libc::c_int) {
     // SAFETY: a signal to a worker of a server that runs.
     let sent = unsafe { libc::kill(pid, signal) };
-    assert_eq!(sent, 0, "the worker is there");
+    assert_eq!(sent, 0, "the worker is gone");
 }
 
 fn haproxy_maxconn(set: &mut Set) -> anyhow::Result<Kept> {

@@ -1,5 +1,5 @@
-//! A cgroup whose processes get a share of one CPU, by the kernel's bandwidth control; cgroup v1's
-//! hierarchy or v2's, whichever has it.
+//! Cgroup whose processes get a share of one CPU, by the kernel's bandwidth control, in the
+//! hierarchy of cgroup v1 or v2 that has it.
 
 use std::{
     fs, io,
@@ -14,11 +14,11 @@ use spillway_tests::wait_for;
 /// The kernel's own default.
 const PERIOD_US: u64 = 100_000;
 
-/// Such a cgroup; it goes when it is dropped, and its processes must have ended by then.
+/// Cgroup with a quota; removed when dropped, by when its processes must have ended.
 pub(crate) struct Quota(PathBuf);
 
 impl Quota {
-    /// Makes one that gives so much of a CPU.
+    /// Makes one with this share of a CPU.
     pub(crate) fn make(share: f64) -> anyhow::Result<Self> {
         let quota_us = (share * PERIOD_US as f64) as u64;
         let root = Path::new("/sys/fs/cgroup");
@@ -26,8 +26,7 @@ impl Quota {
         let is_v1 = v1.join("cpu.cfs_quota_us").exists() || v1.join("cgroup.procs").exists();
         let parent = if is_v1 { v1 } else { root.to_owned() };
         let quota = Self(parent.join(format!("spillway-record-{}", std::process::id())));
-        fs::create_dir(&quota.0)
-            .with_context(|| format!("{} cannot be made", quota.0.display()))?;
+        fs::create_dir(&quota.0).with_context(|| format!("cannot create {}", quota.0.display()))?;
         if is_v1 {
             quota.set("cpu.cfs_period_us", &PERIOD_US.to_string())?;
             quota.set("cpu.cfs_quota_us", &quota_us.to_string())?;
@@ -39,8 +38,9 @@ impl Quota {
 
     fn set(&self, name: &str, value: &str) -> anyhow::Result<()> {
         let path = self.0.join(name);
-        fs::write(&path, value)
-            .with_context(|| format!("{} takes no {value}: no CPU quota here", path.display()))
+        fs::write(&path, value).with_context(|| {
+            format!("cannot write {value} to {}: no CPU quota here", path.display())
+        })
     }
 
     /// Moves a process and its children there.
@@ -54,12 +54,12 @@ impl Quota {
 
 impl Drop for Quota {
     fn drop(&mut self) {
-        // Its last process may be a moment in going.
+        // Its last process may take a moment to go.
         wait_for(Duration::from_secs(5), || fs::remove_dir(&self.0).ok());
     }
 }
 
-/// The children of a process, once it has some.
+/// Returns the children of a process, once it has some.
 pub(crate) fn children(pid: u32) -> io::Result<Vec<u32>> {
     // nginx listens before it forks its workers.
     sleep(Duration::from_millis(300));
@@ -69,7 +69,7 @@ pub(crate) fn children(pid: u32) -> io::Result<Vec<u32>> {
         else {
             continue;
         };
-        // Whoever has gone meanwhile is no child any more.
+        // A process that has gone meanwhile is no child any more.
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
         let parent = stat
             .rsplit_once(')')

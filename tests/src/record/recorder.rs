@@ -1,8 +1,8 @@
-//! The agent's own loop over its own sensors, at its default pace, for a while: what it sees of one
-//! network namespace.
+//! Records one network namespace for a while with the agent's own loop and sensors, at its default
+//! pace.
 //!
-//! It runs in this process, so that its clock and that of the truth are the same one, and at no
-//! priority, as an agent does.
+//! It runs in this process, so that its clock is that of the truth, and without priority, like an
+//! agent.
 
 use std::{
     sync::mpsc,
@@ -21,16 +21,16 @@ use spillway_agent::{
 use spillway_tests::now;
 use tokio::sync::oneshot;
 
-/// What was recorded.
+/// Recorded observations.
 pub(crate) struct Recorded {
     pub(crate) host: HostInfo,
     pub(crate) pace: Intervals,
-    /// What is at second 0.
+    /// Time of second 0.
     pub(crate) origin: Instant,
     pub(crate) observations: Vec<Observation>,
 }
 
-/// Sensors that wait until they are asked to look.
+/// Sensors that wait for the start of the recording.
 pub(crate) struct Recorder {
     begin: mpsc::Sender<u32>,
     end: oneshot::Sender<()>,
@@ -49,18 +49,18 @@ impl Recorder {
             let netns = begun.recv()?;
             record(sensors, netns, ended)
         });
-        attaches.recv().context("the sensors do not attach")?;
+        attaches.recv().context("cannot attach the sensors")?;
         Ok(Self { begin, end, recording })
     }
 
-    /// Begins to record what concerns this namespace.
+    /// Begins to record the listeners of this namespace.
     pub(crate) fn begin(&self, netns: u32) -> anyhow::Result<()> {
-        self.begin.send(netns).context("the recorder is gone")
+        self.begin.send(netns).context("the recorder has ended")
     }
 
-    /// Ends it.
+    /// Ends the recording.
     pub(crate) fn end(self) -> anyhow::Result<Recorded> {
-        // Where it has ended by itself, it says why.
+        // If it has ended by itself, the result gives the reason.
         let _ = self.end.send(());
         self.recording.join().map_err(|_| anyhow!("the recorder panicked"))?
     }

@@ -1,5 +1,5 @@
-//! One recording as it is made: the stage, the recorder outside of it, the truth, and what was done
-//! to the server when.
+//! One recording in progress: the stage, the recorder outside of it, the truth, and the times of
+//! the actions on the server.
 
 use std::{
     any::Any,
@@ -23,23 +23,23 @@ use crate::{
     recorder::{Recorded, Recorder},
 };
 
-/// How long the recorder looks before there is a server, and after the last look of the truth.
+/// Time that the recorder runs before the server starts, and after the last sample of the truth.
 const AHEAD: Duration = Duration::from_secs(1);
 
-/// What a recording came to.
+/// Result of a recording.
 pub(crate) struct Played {
     pub(crate) recorded: Recorded,
     pub(crate) history: History,
     pub(crate) addr: SocketAddr,
     pub(crate) did: Did,
-    /// From which wait on a connection stands.
+    /// Minimum wait of a connection that stands.
     pub(crate) target: Duration,
 }
 
-/// What must live until the recording has ended.
+/// Values that must live until the recording has ended.
 pub(crate) type Kept = Box<dyn Any>;
 
-/// Where it is made.
+/// Stage of a recording.
 pub(crate) struct Set {
     pub(crate) stage: Stage,
     recorder: Recorder,
@@ -60,18 +60,18 @@ impl Set {
         let kept = (play.play)(&mut set)?;
         let Self { stage, recorder, under_way, did } = set;
         let recorded = recorder.end()?;
-        let (addr, truth) = under_way.expect("every play starts a server");
+        let (addr, truth) = under_way.expect("the recording has no server");
         let history = truth.end();
         drop(kept);
         Ok(Played { recorded, history, addr, did, target: stage.target })
     }
 
-    /// How many connections a second a server of this kind completes.
+    /// Returns the connections per second that a server of this kind completes.
     pub(crate) fn capacity_per_sec(&mut self, kind: Kind) -> f64 {
         Server::capacity_per_sec(&mut self.stage, kind)
     }
 
-    /// Starts the server that is recorded, of so many sockets: recorder first, truth last.
+    /// Starts the recorded server with that many sockets: recorder first, truth last.
     pub(crate) fn start_as<S>(
         &mut self,
         sockets: usize,
@@ -84,22 +84,22 @@ impl Set {
         Ok((server, addr))
     }
 
-    /// The same of one socket of a server of this kind.
+    /// Starts a server of this kind with one socket.
     pub(crate) fn start(&mut self, kind: Kind) -> anyhow::Result<(Server, SocketAddr)> {
         self.start_as(1, |stage| Server::start(stage, kind))
     }
 
-    /// From now on it is offered more than it takes; and not before.
+    /// Notes that it is offered more than it can take from now on, and not before.
     pub(crate) fn overloads(&mut self) -> Instant {
         *self.did.overloads_from.get_or_insert(now())
     }
 
-    /// Its acceptor has just been stopped.
+    /// Notes that its acceptor has just been stopped.
     pub(crate) fn stopped(&mut self) {
         self.did.stopped = Some((self.overloads(), None));
     }
 
-    /// It has just been let go on.
+    /// Notes that its acceptor has just been continued.
     pub(crate) fn goes_on(&mut self) {
         if let Some((_, goes_on)) = &mut self.did.stopped {
             *goes_on = Some(now());

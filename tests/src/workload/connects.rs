@@ -1,4 +1,4 @@
-//! A program that connects, and knows how each connect ended.
+//! Program that connects, and reports the result of each connect.
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -13,27 +13,27 @@ use serde_json::json;
 use super::sockets::{raw_address, socket};
 use super::system::{now, pin_to_cpu, say, wait_forever};
 
-/// Connects at once: what is beyond it follows when those have ended. Fewer than the files that any
-/// system allows.
+/// Maximum number of connects at once; further ones follow when those have ended. Fewer than the
+/// files that any system allows.
 const AT_ONCE: usize = 512;
-/// How long connects are waited for: longer than a kernel takes that was told to try again once.
+/// Maximum time to wait for results: longer than a kernel takes with one retry.
 const ANSWER_WITHIN: Duration = Duration::from_secs(40);
 
-/// What becomes of connects that are not answered at once.
+/// Treatment of connects that are not answered at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Then {
-    /// The kernel's answer is waited for
+    /// Wait for the kernel's answer
     Wait,
-    /// It is asked for without rest, from another CPU than the one on which the kernel finds it
+    /// Ask for it without rest, from another CPU than the one on which the kernel gets it
     Spin,
-    /// They are closed
+    /// Close them
     Close,
-    /// They are left under way
+    /// Leave them under way
     Hold,
 }
 
-/// Connects so often to each of so many hosts, of which `to` is the first; the ready line says how
-/// that ended.
+/// Connects `count` times to each of several hosts, of which `to` is the first; the ready line has
+/// the results.
 pub fn connects(
     to: SocketAddr,
     hosts: u32,
@@ -50,7 +50,7 @@ pub fn connects(
     let cpus = thread::available_parallelism()?.get();
     for some in destinations.chunks(AT_ONCE) {
         if then == Then::Spin {
-            // Here the kernel then waits for the answers.
+            // The kernel then receives the answers on this CPU.
             pin_to_cpu(0);
         }
         for &addr in some {
@@ -81,7 +81,7 @@ struct Ends {
     abandoned: usize,
 }
 
-/// The address so many hosts further on.
+/// Returns the address that many hosts further on.
 fn after(to: SocketAddr, hosts: u32) -> SocketAddr {
     match to {
         SocketAddr::V4(v4) => SocketAddr::new(
@@ -95,8 +95,7 @@ fn after(to: SocketAddr, hosts: u32) -> SocketAddr {
     }
 }
 
-/// Waits until the kernel has said how each ended, with a rest between two times that all are
-/// asked.
+/// Waits until the kernel has the result of each, with a rest between two rounds of polling.
 fn wait(mut open: Vec<TcpStream>, ends: &mut Ends, rest: Duration) -> anyhow::Result<()> {
     let start = now();
     loop {
@@ -122,8 +121,8 @@ fn wait(mut open: Vec<TcpStream>, ends: &mut Ends, rest: Duration) -> anyhow::Re
     }
 }
 
-/// As [`wait`], without a rest and on the last CPU, while the first is kept awake: otherwise this
-/// one would wait in its place.
+/// Polls like [`wait`], without a rest and on the last CPU, while the first is kept awake:
+/// otherwise this one would wait instead.
 fn spin(open: Vec<TcpStream>, ends: &mut Ends, cpus: usize) -> anyhow::Result<()> {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -140,7 +139,7 @@ fn spin(open: Vec<TcpStream>, ends: &mut Ends, cpus: usize) -> anyhow::Result<()
     })
 }
 
-/// Begins to connect without waiting; `None` where it was refused on the spot.
+/// Begins to connect without waiting; `None` if it was refused at once.
 fn begin(addr: SocketAddr, syn_retries: Option<i32>) -> anyhow::Result<Option<TcpStream>> {
     let socket = socket(addr, libc::SOCK_NONBLOCK)?;
     let (raw, length) = raw_address(addr);
@@ -158,7 +157,7 @@ fn begin(addr: SocketAddr, syn_retries: Option<i32>) -> anyhow::Result<Option<Tc
                 size,
             ) != 0
             {
-                return Err(std::io::Error::last_os_error()).context("TCP_SYNCNT cannot be set");
+                return Err(std::io::Error::last_os_error()).context("cannot set TCP_SYNCNT");
             }
         }
         libc::connect(socket.as_raw_fd(), (&raw const raw).cast(), length)
@@ -171,7 +170,7 @@ fn begin(addr: SocketAddr, syn_retries: Option<i32>) -> anyhow::Result<Option<Tc
     }
 }
 
-/// The error that a connect ended with, 0 where it succeeded; `None` while it is under way.
+/// Returns the error of a connect, 0 if it succeeded; `None` while it is under way.
 fn ended(stream: &TcpStream) -> anyhow::Result<Option<i32>> {
     if let Some(error) = stream.take_error()? {
         return Ok(Some(error.raw_os_error().unwrap_or(-1)));

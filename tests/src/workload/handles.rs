@@ -1,4 +1,4 @@
-//! A program that holds what can run out: files, threads, sockets that it does not close.
+//! Program that holds handles that can run out: files, threads, sockets that it does not close.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -12,7 +12,7 @@ use super::system::{ready, wait_forever};
 /// More than any test needs, and less than would hurt the host.
 const MOST: u32 = 10_000;
 
-/// Holds so many of each, then waits.
+/// Holds that many of each, then waits.
 pub fn hold(fds: u32, threads: u32, close_wait: u32) -> anyhow::Result<()> {
     if fds.max(threads).max(close_wait) > MOST {
         bail!("more than {MOST} of one kind were asked for");
@@ -29,13 +29,13 @@ pub fn hold(fds: u32, threads: u32, close_wait: u32) -> anyhow::Result<()> {
     for _ in 0..close_wait {
         drop(TcpStream::connect(listener.local_addr()?)?);
         let mut accepted = listener.accept()?;
-        // Its end comes a moment after it: then it is in CLOSE_WAIT.
+        // The peer's FIN arrives a moment later: then it is in CLOSE_WAIT.
         let read = accepted.0.read(&mut [0])?;
-        ensure!(read == 0, "the other end is closed and sent {read} bytes");
+        ensure!(read == 0, "the closed end sent {read} bytes");
         left.push(accepted);
     }
     ready(None)?;
-    // Never dropped: what it holds is held as long as it lives.
+    // Never dropped, so that everything stays open.
     let _held = (files, left);
     wait_forever()
 }

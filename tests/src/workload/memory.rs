@@ -21,10 +21,10 @@ const PAGE_BYTES: usize = 4096;
 /// Small enough that malloc takes it from its heap, as a leaking program's objects would be.
 const LEAKED_OBJECT_BYTES: usize = 16 << 10;
 const CACHE_ENTRY_BYTES: usize = 64 << 10;
-/// More would say nothing new.
+/// More would show nothing new.
 const MOST_THREADS: u32 = 256;
 
-/// Allocates, touches and forgets at a rate, up to a limit, once it has waited.
+/// Waits, then allocates, touches and forgets memory at a rate, up to a limit.
 pub fn leak(rate: u64, limit: u64, after: Duration) -> anyhow::Result<()> {
     ready(None)?;
     std::thread::sleep(after);
@@ -40,7 +40,7 @@ pub fn leak(rate: u64, limit: u64, after: Duration) -> anyhow::Result<()> {
     }
 }
 
-/// The leak itself, in a function of its own so that a stack names it.
+/// Leaks, in a function of its own so that a stack names it.
 #[inline(never)]
 fn forget_object() -> anyhow::Result<()> {
     // SAFETY: malloc takes a size; what it returns is checked before use.
@@ -53,7 +53,7 @@ fn forget_object() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Grows to a size at a rate, then reads and writes what it holds.
+/// Grows to a size at a rate, then reads and writes its memory.
 pub fn cache(rate: u64, size: u64) -> anyhow::Result<()> {
     ready(None)?;
     let start = now();
@@ -74,8 +74,8 @@ pub fn cache(rate: u64, size: u64) -> anyhow::Result<()> {
     }
 }
 
-/// Holds exactly so many bytes of each kind, rounded up to whole pages; the anonymous ones touched
-/// by so many threads, and mapped in one piece with what is left untouched.
+/// Holds exactly that many bytes of each kind, rounded up to whole pages. The anonymous ones are
+/// touched by that many threads, and are one mapping with the untouched rest.
 pub fn touch(anon: u64, mapped: u64, file: u64, shmem: u64, threads: u32) -> anyhow::Result<()> {
     let mapped = usize::try_from(mapped.max(anon))?;
     if mapped > 0 {
@@ -98,7 +98,7 @@ pub fn touch(anon: u64, mapped: u64, file: u64, shmem: u64, threads: u32) -> any
     }
     if file > 0 {
         let backing = unlinked_file()?;
-        backing.set_len(file).context("the temporary file cannot grow")?;
+        backing.set_len(file).context("cannot grow the temporary file")?;
         let start = map(
             usize::try_from(file)?,
             libc::PROT_READ,
@@ -116,7 +116,7 @@ pub fn touch(anon: u64, mapped: u64, file: u64, shmem: u64, threads: u32) -> any
         }
         // SAFETY: the descriptor was just made, is open, and nothing else owns it.
         let memory = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-        memory.set_len(shmem).context("the memfd cannot grow")?;
+        memory.set_len(shmem).context("cannot grow the memfd")?;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let start =
             map(usize::try_from(shmem)?, protection, libc::MAP_SHARED, Some(memory.as_raw_fd()))?;
@@ -127,9 +127,8 @@ pub fn touch(anon: u64, mapped: u64, file: u64, shmem: u64, threads: u32) -> any
     wait_forever()
 }
 
-/// Touches an equal part from each thread, the rest from the last. The threads stay: where the
-/// kernel keeps a count for each CPU or each thread, every one of them then holds a part of the
-/// truth.
+/// Touches an equal part from each thread, the rest from the last. The threads stay: if the kernel
+/// keeps a count for each CPU or thread, each then holds a part of the truth.
 fn touch_from_threads(start: *mut u8, length: usize, threads: u32) {
     let threads = threads as usize;
     let part = length.div_ceil(PAGE_BYTES) / threads * PAGE_BYTES;
@@ -151,8 +150,8 @@ fn touch_from_threads(start: *mut u8, length: usize, threads: u32) {
     touched.wait();
 }
 
-/// Allocates and frees mixed sizes, and now and then enough to need new pages, then prints how fast
-/// that went.
+/// Allocates and frees mixed sizes, and now and then enough to need new pages, then prints the
+/// speed.
 pub fn alloc_loop(lasting: Duration, grow_every: u64) -> anyhow::Result<()> {
     const SLOTS: usize = 1024;
     const GROWTH_BYTES: usize = 1 << 20;
@@ -191,8 +190,8 @@ fn map(length: usize, protection: i32, flags: i32, fd: Option<i32>) -> anyhow::R
     Ok(start.cast())
 }
 
-/// Writes here and there in so much memory, from so many threads and without end: where there is
-/// less, they wait for what was swapped out.
+/// Writes to random pages of this much memory, from several threads and without end: if there is
+/// less, they wait for pages that were swapped out.
 pub fn roam(size: u64, threads: u32) -> anyhow::Result<()> {
     let length = usize::try_from(size)?.next_multiple_of(PAGE_BYTES);
     let start = map(
@@ -257,7 +256,7 @@ unsafe fn touch_pages(start: *mut u8, length: usize, write: bool) {
     }
 }
 
-/// A file without a name, on a disk: on tmpfs its pages would count as shared memory.
+/// Creates an unnamed file on a disk: on tmpfs its pages would count as shared memory.
 fn unlinked_file() -> anyhow::Result<File> {
     let own = std::env::current_exe().ok().and_then(|exe| exe.parent().map(PathBuf::from));
     let places = [Some(PathBuf::from("/var/tmp")), Some(std::env::temp_dir()), own];
@@ -266,7 +265,7 @@ fn unlinked_file() -> anyhow::Result<File> {
         let Ok(file) = File::options().read(true).write(true).create_new(true).open(&path) else {
             continue;
         };
-        fs::remove_file(&path).with_context(|| format!("{} cannot be removed", path.display()))?;
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         if !on_tmpfs(&file) {
             return Ok(file);
         }

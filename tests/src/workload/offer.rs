@@ -1,10 +1,10 @@
-//! An open load: connections come when they are due, whatever became of those before.
+//! Open load: connections arrive when they are due, whatever happens to earlier ones.
 //!
-//! A client that waits for its answers before it asks again slows down with the server and hides an
-//! overload; this one does not. Arrivals are random and independent (Poisson), at a rate that may
-//! rise, with bursts on top. Each connection sends one HTTP request and is closed with the answer's
-//! end. Never blocks; holds at most [`OPEN_MAX`] connections, and counts those that it could not
-//! open for that.
+//! A client that waits for its answers before it sends the next request slows down with the server
+//! and hides an overload; this one does not. Arrivals are random and independent (Poisson), at a
+//! rate that may rise, with bursts on top. Each connection sends one HTTP request and is closed at
+//! the end of the answer. Never blocks; holds at most [`OPEN_MAX`] connections, and counts those
+//! that it could not open for that reason.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -18,33 +18,33 @@ use serde_json::json;
 use super::sockets::{allow_files, connect};
 use super::system::{Random, now, ready, say};
 
-/// How many connections are open at most.
+/// Maximum number of open connections.
 const OPEN_MAX: usize = 8_192;
-/// Rates that one thread keeps up with; a connection costs it some 50 µs.
+/// Maximum rate that one thread keeps up with; a connection costs it some 50 µs.
 const RATE_MAX: f64 = 10_000.0;
 const REQUEST: &[u8] =
     b"GET / HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n";
-/// Events taken from the kernel at a time.
+/// Maximum number of events taken from the kernel at a time.
 const EVENTS: usize = 256;
 
-/// What is offered, and for how long.
+/// Load, and its duration.
 #[derive(Debug, Clone)]
 pub struct Offer {
-    /// Connections a second at first.
+    /// Connections per second at first.
     pub rate_per_sec: f64,
-    /// Connections a second in the end; the rate moves there in a straight line.
+    /// Connections per second at the end; the rate changes linearly.
     pub to_rate_per_sec: f64,
-    /// How long it moves.
+    /// Time until the last rate is reached.
     pub ramp: Duration,
     /// Time at the first rate, then at the last, and so on in turn; zero for a ramp.
     pub alternate_every: Duration,
-    /// Longest that a client waits for its answer.
+    /// Maximum time that a client waits for its answer.
     pub patience: Duration,
-    /// Connections of a burst, made as fast as they can be.
+    /// Connections of a burst, made as fast as possible.
     pub burst: u32,
     /// Time from one burst to the next.
     pub burst_every: Duration,
-    /// When it ends.
+    /// Duration of the load.
     pub lasting: Duration,
 }
 
@@ -60,12 +60,12 @@ impl Offer {
     }
 }
 
-/// Offers it to the server at `addr`; the ready line comes before the first connection, the last
+/// Offers the load to the server at `addr`; the ready line precedes the first connection, the last
 /// line counts them.
 pub fn offer(addr: SocketAddr, offer: &Offer) -> anyhow::Result<()> {
     for rate in [offer.rate_per_sec, offer.to_rate_per_sec] {
         if !(0.0..=RATE_MAX).contains(&rate) {
-            bail!("a rate of {rate} a second is not between 0 and {RATE_MAX}");
+            bail!("a rate of {rate} per second is not between 0 and {RATE_MAX}");
         }
     }
     allow_files(OPEN_MAX as u64 + 64)?;
@@ -77,7 +77,7 @@ pub fn offer(addr: SocketAddr, offer: &Offer) -> anyhow::Result<()> {
     while start.elapsed() < offer.lasting {
         while due <= start.elapsed() {
             let rate = offer.rate_at(due);
-            // At no rate at all it is asked again in a moment.
+            // At a rate of zero, try again in a moment.
             let gap = if rate > 0.0 { -(1.0 - random.share()).ln() / rate } else { 0.01 };
             due += Duration::from_secs_f64(gap);
             if rate > 0.0 {
@@ -107,14 +107,14 @@ pub fn offer(addr: SocketAddr, offer: &Offer) -> anyhow::Result<()> {
     }))
 }
 
-/// The connections that are open.
+/// Open connections.
 struct Clients {
     addr: SocketAddr,
     epoll: OwnedFd,
     open: HashMap<RawFd, Client>,
     started: u64,
     answered: u64,
-    /// Answered with 200, and within the client's patience.
+    /// Number answered with 200, and within the client's patience.
     succeeded: u64,
     failed: u64,
     not_opened: u64,
@@ -151,7 +151,7 @@ impl Clients {
         })
     }
 
-    /// Begins to connect. A connection that cannot be opened is one more that failed.
+    /// Begins to connect. A connection that cannot be opened counts as failed.
     fn open(&mut self) -> anyhow::Result<()> {
         if self.open.len() >= OPEN_MAX {
             self.not_opened += 1;
@@ -171,15 +171,15 @@ impl Clients {
             libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event)
         } != 0
         {
-            return Err(std::io::Error::last_os_error()).context("epoll takes no more");
+            return Err(std::io::Error::last_os_error())
+                .context("cannot add a connection to epoll");
         }
         self.open
             .insert(fd, Client { stream, began: now(), asked: false, heard: false, is_ok: false });
         Ok(())
     }
 
-    /// Waits so long for events, a millisecond at the least, and does what can be done without
-    /// waiting.
+    /// Waits that long for events, at least a millisecond, and handles those that need no waiting.
     fn turn(&mut self, wait: Duration) -> anyhow::Result<()> {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
         let wait_ms = wait.as_millis().clamp(1, 20) as libc::c_int;

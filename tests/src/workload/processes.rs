@@ -1,4 +1,4 @@
-//! Programs that make processes: many that sleep, many that come and go.
+//! Programs that create processes: many that sleep, many that come and go.
 //!
 //! They fork without exec, so each child has a memory map of its own and costs little. This program
 //! has one thread, so a child may run ordinary code after fork().
@@ -11,7 +11,7 @@ use super::system::{die_with_parent, ready, say, wait_forever};
 /// More would endanger the machine that runs the tests.
 const MOST: u32 = 50_000;
 
-/// Starts so many children that do nothing, and waits; they end with this process.
+/// Starts that many idle children, and waits; they end with this process.
 pub fn sleepers(count: u32) -> anyhow::Result<()> {
     if count > MOST {
         bail!("--count {count} is above {MOST}");
@@ -19,7 +19,7 @@ pub fn sleepers(count: u32) -> anyhow::Result<()> {
     let parent = std::process::id();
     for number in 0..count {
         fork(|| {
-            // If the parent ended before the tie was made, nobody would end this child.
+            // If the parent had ended before the tie was set, the child would never end.
             if die_with_parent().is_ok() && std::os::unix::process::parent_id() == parent {
                 wait_forever();
             }
@@ -30,7 +30,7 @@ pub fn sleepers(count: u32) -> anyhow::Result<()> {
     wait_forever()
 }
 
-/// Starts and ends so many children, one after the other.
+/// Starts and ends that many children, one after the other.
 pub fn churn(count: u32) -> anyhow::Result<()> {
     ready(None)?;
     for number in 0..count {

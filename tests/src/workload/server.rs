@@ -1,10 +1,10 @@
-//! A server of a known capacity: so many threads, each of which serves one connection at a time and
-//! takes a known time for it.
+//! Server of a known capacity: threads that each serve one connection at a time and take a known
+//! time for it.
 //!
-//! A connection that finds every thread busy waits in the accept queue, as before any pre-threaded
-//! server. It answers one HTTP request and closes, so that any HTTP client can load it. Times of
-//! service scatter evenly between half and one and a half of their mean: threads that are busy for
-//! exactly as long would all come free at once.
+//! A connection that finds every thread busy waits in the accept queue, as with any pre-threaded
+//! server. It answers one HTTP request and closes, so that any HTTP client can load it. Service
+//! times are uniform between half and one and a half of their mean: with equal times all threads
+//! would become free at once.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -20,14 +20,14 @@ use super::system::{Random, now, ready, wait_forever};
 const ANSWER: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 3\r\nConnection: \
     close\r\n\r\nok\n";
-/// Longest request that is read; a client that sends more is not answered.
+/// Maximum size of a request; a client that sends more gets no answer.
 const REQUEST_BYTES_MAX: usize = 4096;
-/// How long a thread waits for a client that has connected and says nothing.
+/// Time that a thread waits for a client that has connected and sends nothing.
 const REQUEST_WITHIN: Duration = Duration::from_secs(2);
-/// What a serving thread needs of stack, generously: a thousand of them must not reserve gigabytes.
+/// Stack of a serving thread, generously: a thousand of them must not reserve gigabytes.
 const STACK_BYTES: usize = 128 << 10;
 
-/// What a thread does while it serves.
+/// Work of a thread while it serves.
 #[derive(Debug, Clone, Copy)]
 pub enum Service {
     /// Waits, as for a database: the capacity is the number of threads over this time, whatever the
@@ -37,9 +37,9 @@ pub enum Service {
     Burn(Duration),
 }
 
-/// Serves for ever.
+/// Serves forever.
 ///
-/// Each request leaves so many bytes of `leak` behind.
+/// Each request leaves `leak` bytes behind.
 pub fn serve(
     addr: SocketAddr,
     backlog: i32,
@@ -55,7 +55,7 @@ pub fn serve(
         thread::Builder::new()
             .stack_size(STACK_BYTES)
             .spawn(work)
-            .context("a thread cannot be started")?;
+            .context("cannot start a thread")?;
     }
     ready(Some(listener.local_addr()?.to_string()))?;
     wait_forever()
@@ -64,9 +64,9 @@ pub fn serve(
 fn take_turns(listener: &TcpListener, service: Service, mut random: Random, leak: usize) {
     loop {
         match listener.accept() {
-            // A client that goes away early is its own affair.
+            // A client may go away early.
             Ok((stream, _)) => answer(stream, service, &mut random, leak).unwrap_or(()),
-            // Out of descriptors, or reset before it was accepted: the next one may fare better.
+            // Out of descriptors, or reset before it was accepted: the next one may succeed.
             Err(_) => thread::sleep(Duration::from_millis(1)),
         }
     }
@@ -86,7 +86,7 @@ fn answer(
             read => length += read,
         }
     }
-    // Written, so that it is there.
+    // Written, so that its pages are mapped.
     Vec::leak(vec![1_u8; leak]);
     match service {
         Service::Wait(mean) => thread::sleep(scattered(mean, random)),

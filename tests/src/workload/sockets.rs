@@ -1,7 +1,7 @@
 //! Programs that use TCP: a server that stops accepting, clients that keep connecting, a listener
 //! with a known queue.
 //!
-//! Sockets are made by hand where std would choose the backlog or block in connect().
+//! Sockets are created by hand if std would choose the backlog or block in connect().
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -15,11 +15,11 @@ use serde_json::json;
 
 use super::system::{now, ready, say, wait_forever};
 
-/// How many sockets the clients hold at most: beyond it the oldest is closed.
+/// Maximum number of the clients' sockets: beyond it the oldest is closed.
 const MOST_CLIENTS: usize = 512;
-/// What is connected waits for accept() within so long, on the slowest of emulated kernels.
+/// Maximum time until a connection waits for accept(), on the slowest emulated kernel.
 const QUEUED_WITHIN: Duration = Duration::from_secs(10);
-/// How long the server waits for a request.
+/// Time that the server waits for a request.
 const REQUEST_WITHIN: Duration = Duration::from_millis(200);
 
 /// Serves for a while, then keeps listening and accepts no more.
@@ -32,7 +32,7 @@ pub fn stuck_server(addr: SocketAddr, backlog: i32, healthy_for: Duration) -> an
     while start.elapsed() < healthy_for {
         match listener.accept() {
             Ok((stream, _)) => {
-                // A client that goes away early is its own affair.
+                // A client may go away early.
                 serve(stream).ok();
                 served += 1;
             }
@@ -71,7 +71,7 @@ pub fn clients(addr: SocketAddr, rate_per_sec: f64, lasting: Duration) -> anyhow
             if open.len() == MOST_CLIENTS {
                 open.pop_front();
             }
-            // A refused connection is one more that failed; the next one is tried all the same.
+            // A refused connection counts as failed; the next one is tried all the same.
             if let Ok(stream) = connect(addr) {
                 open.push_back(Client { stream, asked: false });
             }
@@ -101,7 +101,7 @@ enum Turn {
 }
 
 impl Client {
-    /// Does what can be done without waiting.
+    /// Handles events that need no waiting.
     fn turn(&mut self) -> Turn {
         let pending = |error: &std::io::Error| {
             matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected)
@@ -122,8 +122,8 @@ impl Client {
     }
 }
 
-/// Listens, and connects to itself so often without accepting; the ready line says how many
-/// connections stand.
+/// Listens, and connects to itself `pending` times without accepting; the ready line has the number
+/// of established connections.
 pub fn listen(backlog: i32, pending: usize, v6: bool, defer: bool) -> anyhow::Result<()> {
     let any = if v6 { "[::1]:0" } else { "127.0.0.1:0" };
     let listener = listener(any.parse()?, backlog)?;
@@ -133,12 +133,12 @@ pub fn listen(backlog: i32, pending: usize, v6: bool, defer: bool) -> anyhow::Re
     let addr = listener.local_addr()?;
     allow_files(pending as u64 + 64)?;
     let streams = (0..pending).map(|_| connect(addr)).collect::<anyhow::Result<Vec<_>>>()?;
-    // One more waits than the backlog says; of those whose first data are waited for, none does.
+    // One more waits than the backlog allows; with deferred accept none does.
     let due = if defer { 0 } else { pending.min(usize::try_from(backlog)? + 1) };
     let start = now();
     // Beyond the backlog a handshake does not finish: those are left to their retries after two
-    // seconds. The rest stands at once for its client, and waits here once the kernel has dealt
-    // with its last packet, which it may put off.
+    // seconds. The others are established for the client at once, and wait here after the kernel
+    // has processed their last packet, which may take a moment.
     let standing = loop {
         let standing = streams.iter().filter(|stream| stream.peer_addr().is_ok()).count();
         let (waiting, waited) = (waiting(&listener)?, start.elapsed());
@@ -147,7 +147,7 @@ pub fn listen(backlog: i32, pending: usize, v6: bool, defer: bool) -> anyhow::Re
         }
         ensure!(
             waited < QUEUED_WITHIN,
-            "{waiting} connections wait after {} s, not {due}",
+            "{waiting} connections wait after {} s, expected {due}",
             waited.as_secs()
         );
         thread::sleep(Duration::from_millis(5));
@@ -156,8 +156,8 @@ pub fn listen(backlog: i32, pending: usize, v6: bool, defer: bool) -> anyhow::Re
     wait_forever()
 }
 
-/// Connections that wait to be accepted: of a listener, the kernel gives them as what is not
-/// acknowledged.
+/// Returns the connections that wait to be accepted: for a listener, the kernel reports them as
+/// unacknowledged.
 fn waiting(listener: &TcpListener) -> anyhow::Result<usize> {
     // SAFETY: tcp_info is plain data, for which all zeroes is a valid value.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
@@ -169,7 +169,7 @@ fn waiting(listener: &TcpListener) -> anyhow::Result<usize> {
         libc::getsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut size)
     };
     if done != 0 {
-        return Err(std::io::Error::last_os_error()).context("TCP_INFO cannot be read");
+        return Err(std::io::Error::last_os_error()).context("cannot read TCP_INFO");
     }
     Ok(info.tcpi_unacked as usize)
 }
@@ -190,11 +190,11 @@ fn defer_accept(listener: &TcpListener) -> anyhow::Result<()> {
     if done == 0 {
         Ok(())
     } else {
-        Err(std::io::Error::last_os_error()).context("TCP_DEFER_ACCEPT is refused")
+        Err(std::io::Error::last_os_error()).context("cannot set TCP_DEFER_ACCEPT")
     }
 }
 
-/// Many listeners at once, on ports that the kernel picks.
+/// Opens many listeners at once, on ports that the kernel picks.
 pub fn listeners(count: usize) -> anyhow::Result<()> {
     allow_files(count as u64 + 64)?;
     let any = "127.0.0.1:0".parse()?;
@@ -203,7 +203,7 @@ pub fn listeners(count: usize) -> anyhow::Result<()> {
     wait_forever()
 }
 
-/// So many connections to itself, both ends of each held open: two descriptors each.
+/// Opens that many connections to itself, with both ends of each held open: two descriptors each.
 pub fn connections(count: usize) -> anyhow::Result<()> {
     allow_files(2 * count as u64 + 64)?;
     let listener = listener("127.0.0.1:0".parse()?, 128)?;
@@ -212,12 +212,12 @@ pub fn connections(count: usize) -> anyhow::Result<()> {
     let _held = (0..count)
         .map(pair)
         .collect::<std::io::Result<Vec<_>>>()
-        .context("a connection cannot be made")?;
+        .context("cannot make a connection")?;
     ready(Some(addr.to_string()))?;
     wait_forever()
 }
 
-/// A listening socket with this backlog; std would choose one of its own.
+/// Returns a listening socket with this backlog; std would choose its own.
 pub(super) fn listener(addr: SocketAddr, backlog: i32) -> anyhow::Result<TcpListener> {
     let socket = socket(addr, 0)?;
     let on: libc::c_int = 1;
@@ -269,7 +269,7 @@ pub(super) fn socket(addr: SocketAddr, flags: i32) -> anyhow::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// An address as the kernel reads it, and how much of it counts.
+/// Returns an address in the kernel's format, and its length.
 pub(super) fn raw_address(addr: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
     // SAFETY: sockaddr_storage is plain data, for which all zeroes is a valid value.
     let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
@@ -302,22 +302,21 @@ pub(super) fn raw_address(addr: SocketAddr) -> (libc::sockaddr_storage, libc::so
     (storage, length as libc::socklen_t)
 }
 
-/// Raises the limit of open files as far as is wanted and allowed.
+/// Raises the limit of open files as far as wanted and allowed.
 pub(super) fn allow_files(wanted: u64) -> anyhow::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: getrlimit writes one rlimit through the pointer, which lives until the call returns.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return Err(std::io::Error::last_os_error())
-            .context("the limit of open files cannot be read");
+        return Err(std::io::Error::last_os_error()).context("cannot read the limit of open files");
     }
     if wanted > limit.rlim_max {
-        bail!("{wanted} open files are wanted, {} are allowed", limit.rlim_max);
+        bail!("{wanted} open files are needed, {} are allowed", limit.rlim_max);
     }
     limit.rlim_cur = limit.rlim_cur.max(wanted);
     // SAFETY: setrlimit reads one rlimit through the pointer, which lives until the call returns.
     if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
         return Err(std::io::Error::last_os_error())
-            .context("the limit of open files cannot be raised");
+            .context("cannot raise the limit of open files");
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! A server that answers from a table in memory, as a database or a cache does: each request reads
-//! some rows that lie all over it.
+//! Server that answers from a table in memory, like a database or a cache: each request reads some
+//! rows from all over it.
 //!
-//! How long an answer takes is how long its memory takes: where a row's page was swapped out, the
-//! client waits for the drive.
+//! An answer takes as long as its memory: if a row's page was swapped out, the client waits for the
+//! drive.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -16,10 +16,10 @@ use super::system::{Random, ready};
 const PAGE_BYTES: usize = 4096;
 const BACKLOG: i32 = 16;
 
-/// Serves for ever. A request is a number of eight bytes, which picks the rows; the answer is their
-/// sum, in as many.
+/// Serves forever. A request is a number of eight bytes, which picks the rows; the answer is their
+/// sum, also of eight bytes.
 pub fn table(addr: SocketAddr, size: u64, rows: u32) -> anyhow::Result<()> {
-    // Written once, so that each page is there and is its own.
+    // Written once, so that each page is mapped and its own.
     let table: Vec<u8> =
         (0..usize::try_from(size)?).map(|at| (at / PAGE_BYTES) as u8 | 1).collect();
     let table: &'static [u8] = Vec::leak(table);
@@ -27,7 +27,7 @@ pub fn table(addr: SocketAddr, size: u64, rows: u32) -> anyhow::Result<()> {
     ready(Some(listener.local_addr()?.to_string()))?;
     for stream in listener.incoming() {
         let mut stream = stream.context("accept failed")?;
-        // A client that goes away is its own affair.
+        // A client may go away early.
         thread::spawn(move || answer(&mut stream, table, rows).unwrap_or(()));
     }
     Ok(())

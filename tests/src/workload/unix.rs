@@ -10,8 +10,8 @@ use super::system::{ready, say, wait_forever};
 /// More than any test needs.
 const MOST: usize = 1_000;
 
-/// Listens on a name, and connects to it so often without accepting. A name that begins with `@` is
-/// abstract; `%01` stands for the byte 1.
+/// Listens on a name, and connects to it `pending` times without accepting. A name that begins with
+/// `@` is abstract; `%01` represents the byte 1.
 pub fn listen(name: &str, backlog: i32, pending: usize, seqpacket: bool) -> anyhow::Result<()> {
     if pending > MOST {
         bail!("more than {MOST} connections were asked for");
@@ -32,7 +32,7 @@ pub fn listen(name: &str, backlog: i32, pending: usize, seqpacket: bool) -> anyh
     wait_forever()
 }
 
-/// Many abstract listeners that nobody connects to.
+/// Opens many abstract listeners without clients.
 pub fn listeners(count: usize) -> anyhow::Result<()> {
     if count > MOST {
         bail!("more than {MOST} listeners were asked for");
@@ -46,7 +46,7 @@ pub fn listeners(count: usize) -> anyhow::Result<()> {
         })
         .collect::<anyhow::Result<_>>()?;
     ready(None)?;
-    // Never dropped: they are held as long as it lives.
+    // Never dropped, so that all stay open.
     let _held = held;
     wait_forever()
 }

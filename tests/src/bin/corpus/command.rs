@@ -1,5 +1,4 @@
-//! What can be asked of a corpus, whichever it is: its list, its traces, its manifest and the score
-//! on it.
+//! Commands common to both corpora: list, traces, manifest and score.
 
 use std::{
     fs,
@@ -19,26 +18,26 @@ use crate::each::each;
 
 /// A corpus.
 pub(crate) trait Corpus {
-    /// A line of its manifest.
+    /// Line of its manifest.
     type Entry: Serialize + Clone + Send + Sync;
-    /// A run and what came of it.
+    /// Run with its result.
     type Scored: Serialize + Send;
-    /// The score of one part.
+    /// Score of one part.
     type Report: Serialize;
 
-    /// Where it is, below the corpora.
+    /// Directory, below that of the corpora.
     const DIR: &str;
 
-    /// Every family: its name, its part, how many runs it has and what it is.
+    /// Returns all families: name, part, number of runs and description.
     fn families() -> Vec<(&'static str, Part, u64, &'static str)>;
-    /// Every run of the manifest at this path.
+    /// Loads all runs of the manifest at this path.
     fn load(manifest: &Path) -> anyhow::Result<Vec<Self::Entry>>;
-    /// A family's run, made anew.
+    /// Generates a run of a family.
     fn make(family: &str, seed: u64) -> Option<Self::Entry>;
     fn about(entry: &Self::Entry) -> About<'_>;
     fn observations(entry: &Self::Entry, dir: &Path) -> anyhow::Result<(HostInfo, Observations)>;
     fn score(entry: &Self::Entry, dir: &Path) -> anyhow::Result<Self::Scored>;
-    /// The score of a part; `None` where none of its runs is among these.
+    /// Scores a part; `None` if none of its runs is among these.
     fn report(part: Part, scored: &[Self::Scored]) -> Option<Self::Report>;
     fn shown(report: &Self::Report) -> String;
     fn met(report: &Self::Report) -> bool;
@@ -46,12 +45,12 @@ pub(crate) trait Corpus {
 
 pub(crate) type Observations = Box<dyn Iterator<Item = anyhow::Result<Observation>>>;
 
-/// What is asked of any run.
+/// Description of any run.
 pub(crate) struct About<'a> {
     pub(crate) run: &'a str,
     pub(crate) family: &'a str,
     pub(crate) part: Part,
-    /// What a recorded run is of, in a sentence; `None` for a synthetic one.
+    /// Description of a recorded run; `None` for a synthetic one.
     pub(crate) recorded: Option<&'a str>,
     pub(crate) interval_secs: f64,
 }
@@ -62,12 +61,12 @@ pub(crate) enum Command {
     List(Choice),
     /// Write runs as compressed traces
     Write {
-        /// Where to
+        /// Directory to write to
         dir: PathBuf,
         #[command(flatten)]
         choice: Choice,
     },
-    /// Write manifest.jsonl of the corpus, the synthetic runs' lines
+    /// Write the synthetic runs' lines of the corpus's manifest.jsonl
     WriteManifest,
     /// Run the detector and the reference rules over the corpus
     Score {
@@ -76,7 +75,7 @@ pub(crate) enum Command {
         /// Fail if the detector misses a target on the held-out part
         #[arg(long)]
         check: bool,
-        /// Print figures and each run as JSON
+        /// Print the figures and each run as JSON
         #[arg(long)]
         json: bool,
     },
@@ -105,7 +104,7 @@ impl Choice {
                 && self.run.as_ref().is_none_or(|run| about.run == *run)
         });
         if entries.is_empty() {
-            bail!("no run is chosen by {self:?}\n  hint: `list` names the families");
+            bail!("no run matches {self:?}\n  hint: `list` names the families");
         }
         Ok(entries)
     }
@@ -150,12 +149,12 @@ fn list<C: Corpus>(choice: &Choice) -> anyhow::Result<ExitCode> {
 }
 
 fn write<C: Corpus>(to: &Path, choice: &Choice) -> anyhow::Result<ExitCode> {
-    fs::create_dir_all(to).with_context(|| format!("{} cannot be made", to.display()))?;
+    fs::create_dir_all(to).with_context(|| format!("cannot generate {}", to.display()))?;
     for entry in choice.entries::<C>()? {
         let about = C::about(&entry);
         let path = to.join(format!("{}.jsonl.gz", about.run.replace('/', "-")));
-        let file = fs::File::create(&path)
-            .with_context(|| format!("{} cannot be written", path.display()))?;
+        let file =
+            fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         let (host, observations) = C::observations(&entry, &dir::<C>())?;
         let output = BufWriter::new(GzEncoder::new(file, Compression::default()));
         let mut writer = TraceWriter::new(output, host, about.interval_secs)?;
@@ -178,7 +177,7 @@ fn write_manifest<C: Corpus>() -> anyhow::Result<ExitCode> {
         each(&runs, |(family, seed)| C::make(family, *seed)).into_iter().flatten().collect();
     fs::create_dir_all(dir::<C>())?;
     fs::write(&path, render(&entries)?)
-        .with_context(|| format!("{} cannot be written", path.display()))?;
+        .with_context(|| format!("cannot write {}", path.display()))?;
     println!("{}: {} runs", path.display(), entries.len());
     Ok(ExitCode::SUCCESS)
 }
@@ -188,7 +187,7 @@ fn score<C: Corpus>(choice: &Choice, check: bool, json: bool) -> anyhow::Result<
     entries.sort_by(|a, b| C::about(a).run.cmp(C::about(b).run));
     let scored = each(&entries, |entry| {
         C::score(entry, &dir::<C>())
-            .with_context(|| format!("{} cannot be scored", C::about(entry).run))
+            .with_context(|| format!("cannot score {}", C::about(entry).run))
     });
     let scored = scored.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     let parts = [Part::Tuning, Part::HeldOut, Part::Untellable];

@@ -1,4 +1,4 @@
-//! Something done for each run, on all processors.
+//! Work on all runs, on all processors.
 
 use std::{
     io::IsTerminal as _,
@@ -10,8 +10,8 @@ use std::{
     thread,
 };
 
-/// What `work` makes of each item, in their order; says on a terminal how far it is. The longest
-/// first would be better, but any order does.
+/// Returns the results of `work` for all items, in their order; shows progress on a terminal. Any
+/// order of the items works; the longest first is fastest.
 pub(crate) fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(items.len())));

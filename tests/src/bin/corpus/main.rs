@@ -1,6 +1,6 @@
-//! The corpora on the command line; `cargo xtask corpus` builds and runs it.
+//! Command line of the corpora; `cargo xtask corpus` builds and runs it.
 //!
-//! Exit codes: 0 done, 1 failed, or with `--check` a target is missed.
+//! Exit codes: 0 done, 1 failed, or with `--check` a missed target.
 
 mod command;
 mod each;
@@ -26,14 +26,14 @@ struct Cli {
 enum Which {
     #[command(flatten)]
     Leaks(Command),
-    /// The same of the corpus of accept queues
+    /// The same commands for the corpus of accept queues
     Queues {
         #[command(subcommand)]
         command: Command,
     },
-    /// A week of a healthy host: the pages that a human would get
+    /// Count the pages that a human would get in a week of a healthy host
     Week {
-        /// The part whose healthy runs it is put together from
+        /// Part whose healthy runs make up the week
         #[arg(long, value_enum, default_value = "tuning")]
         part: Part,
         /// Fail on more than one page

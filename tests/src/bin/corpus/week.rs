@@ -1,9 +1,9 @@
-//! A week of a healthy host, put together from the healthy runs of both corpora: the pages that a
-//! human would get.
+//! Week of a healthy host, made up of the healthy runs of both corpora: the pages that a human
+//! would get.
 //!
-//! Every workload counts as a service that the operator named, so that nothing is spared for being
-//! unknown. Runs are made one by one, each with a policy of its own: an incident that would join
-//! another is counted apart, which makes the figure no better than it is.
+//! Every workload counts as a service that the operator named, so that none is spared for being
+//! unknown. Runs are generated one by one, each with a policy of its own: an incident that would
+//! join another is counted separately, which can only raise the figure.
 
 use std::process::ExitCode;
 
@@ -23,7 +23,7 @@ use crate::{
     queues::Queues,
 };
 
-/// Listeners and processes of the host. A guess at a small node: three services under load and a
+/// Listeners and processes of the host. A guess for a small node: three services under load and a
 /// few dozen processes that matter.
 const LISTENERS: f64 = 3.0;
 const PROCESSES: f64 = 60.0;
@@ -31,22 +31,22 @@ const PROCESSES: f64 = 60.0;
 const DAYS: f64 = 7.0;
 const DAY_SECS: f64 = 86_400.0;
 
-/// Pages that a healthy week may cost.
+/// Maximum number of pages in a healthy week.
 const PAGES_MAX: usize = 1;
 
-/// Time in which the week is put together, and what was paged in it.
+/// Part of the week, and the pages in it.
 #[derive(Default)]
 struct Share {
-    /// Time of all listeners or processes, in days.
+    /// Time summed over all listeners or processes, in days.
     days: f64,
     pages: Vec<(String, f64, Severity, String)>,
 }
 
-/// Puts the week together and prints its pages; with `check`, more than [`PAGES_MAX`] fail.
+/// Runs the week and prints its pages; with `check`, more than [`PAGES_MAX`] are an error.
 ///
 /// # Errors
 ///
-/// A run that cannot be made or read.
+/// Returns an error if a run cannot be generated or read, or if a check fails.
 pub(crate) fn week(part: Part, check: bool) -> anyhow::Result<ExitCode> {
     let queues = runs::<Queues>(part, |entry| entry.overloads.is_empty())?;
     let queues = lasting(&queues, LISTENERS * DAYS, |fact| matches!(fact, Fact::Listener(_)))?;
@@ -58,14 +58,14 @@ pub(crate) fn week(part: Part, check: bool) -> anyhow::Result<ExitCode> {
     for (run, t, severity, why) in &pages {
         println!("  {run} at {t:.0} s, {}: {why}", severity.name());
     }
-    // Where the corpus has less than a week, so much of it counts as there is.
+    // If the corpus has less than a week, all of it counts.
     let weeks = (queues.days / (LISTENERS * DAYS)).min(leaks.days / (PROCESSES * DAYS)).min(1.0);
     let most = (PAGES_MAX as f64 * weeks).ceil() as usize;
     println!("{weeks:.2} of a healthy week: {} pages, at most {most}", pages.len());
     Ok(if check && pages.len() > most { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// A run of either corpus: its name, its length, the time between two looks, and how to open it.
+/// Healthy run of either corpus: its name, length, interval between reads, and a way to open it.
 struct Healthy<'a> {
     name: String,
     open: Box<
@@ -97,11 +97,11 @@ where
         .collect())
 }
 
-/// Goes through runs until they amount to so many days of subjects, of which each fact that
-/// `counts` is one look.
+/// Goes through runs until their subjects add up to this many days; each fact that `counts` accepts
+/// is one read.
 fn lasting(runs: &[Healthy<'_>], days: f64, counts: fn(&Fact) -> bool) -> anyhow::Result<Share> {
     let mut share = Share::default();
-    // A few at once, so that hardly more is made than is needed.
+    // A few at a time, so that few are generated in vain.
     for some in runs.chunks(16) {
         for one in each(some, |run| pages(run, counts)) {
             let one = one?;

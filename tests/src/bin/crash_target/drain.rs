@@ -1,5 +1,5 @@
-//! Drains and undrains as the agent does, by an operator's word, and says what was done: to be
-//! killed anywhere in between.
+//! Drains and undrains on an operator's word with the agent's own code, and prints each step, so
+//! that it can be killed anywhere in between.
 
 use std::{
     io::{self, Write as _},
@@ -15,11 +15,11 @@ use spillway_agent::{
     config,
 };
 
-/// How soon it is said what was done.
+/// Interval between checks for a finished step.
 const LOOKS_EVERY: Duration = Duration::from_micros(200);
 
-/// Keep a node where an operator says until killed, one line on standard output for each thing that
-/// was done.
+/// Keep a node in the state that an operator wants until killed, with one line on standard output
+/// for each step
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The agent's configuration
@@ -27,7 +27,7 @@ pub struct Args {
     config: PathBuf,
 }
 
-/// Runs until it is killed, or has come to its end.
+/// Runs until it is killed or done.
 pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     let clock = Clock::start();
     let mut drainer = DrainWorker::start(&config::load(&args.config)?, clock, None)?;

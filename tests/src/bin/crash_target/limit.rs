@@ -1,9 +1,9 @@
-//! One limit from its beginning to its end, by the agent's own code in one thread: to be killed
+//! Sets and removes one limit with the agent's own code in one thread, so that it can be killed
 //! anywhere in between.
 //!
-//! Limits the cgroup of a process, has the limit wiped as somebody else would and sets it again,
-//! and puts back what was there; or, with all that an operator may want, has the backstop give way
-//! in between, and the CPU limited as well.
+//! Limits the cgroup of a process, has the limit wiped as another program would, sets it again, and
+//! restores the original value; with every option, also widens the backstop in between and limits
+//! the CPU.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,39 +19,39 @@ use spillway_agent::{
     sense::ProcessId,
 };
 
-/// Limit a cgroup, have it wiped, set it again, and put it back.
+/// Limit a cgroup, have it wiped, set it again, and restore it
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where the journal is
+    /// Directory of the journal
     #[arg(long)]
     state_dir: PathBuf,
-    /// What the operator says of it
+    /// The operator's configuration
     #[arg(long)]
     config: Option<PathBuf>,
-    /// The cgroup, from the hierarchy's root
+    /// Cgroup, from the hierarchy's root
     #[arg(long)]
     cgroup: String,
-    /// A file of it, and what is put there between
+    /// File of the cgroup, and the value written to it in between
     #[arg(long, num_args = 2)]
     wipe: Vec<String>,
     /// Cgroups that may be divided
     #[arg(long)]
     delegated: Vec<String>,
-    /// A process in it, and when it was started
+    /// Process in the cgroup
     #[arg(long)]
     pid: u32,
-    /// In ticks since boot
+    /// Start of that process, in ticks since boot
     #[arg(long)]
     start_ticks: u64,
-    /// With a backstop, and less CPU as soon as more is used
+    /// With a backstop, and with less CPU as soon as more memory is used
     #[arg(long)]
     all: bool,
-    /// Somebody undoes it meanwhile: look once more, and leave what is there
+    /// The limit is undone by another process meanwhile: read once more, and change nothing
     #[arg(long)]
     overtaken: bool,
 }
 
-/// Runs until it is killed, or has come to its end.
+/// Runs until it is killed or done.
 pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     let mut config = args.config.as_deref().map_or_else(|| Ok(Config::default()), config::load)?;
     config.record.state_dir = args.state_dir;
@@ -64,8 +64,7 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     let delegated =
         args.delegated.iter().map(|text| Pattern::new(text).map_err(anyhow::Error::msg));
     config.act.limit.delegated = delegated.collect::<anyhow::Result<_>>()?;
-    let journal =
-        Journal::claim(&config.record.state_dir).context("the journal cannot be claimed")?;
+    let journal = Journal::claim(&config.record.state_dir).context("cannot claim the journal")?;
     let mut limits = ActiveLimits::new(&config, Ok(journal));
     let culprit = ProcessId { pid: args.pid, start_ticks: args.start_ticks };
     let limited = limits.limit(0.0, &IncidentId::from("leak-1-1"), &args.cgroup.into(), culprit);
@@ -74,7 +73,8 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
             let [file, value] = &args.wipe[..] else {
                 anyhow::bail!("--wipe takes a file and a value")
             };
-            std::fs::write(file, value).with_context(|| format!("{file}={value} was refused"))?;
+            std::fs::write(file, value)
+                .with_context(|| format!("cannot write {value} to {file}"))?;
             limits.look(t);
         }
         return Ok(ExitCode::SUCCESS);
@@ -86,13 +86,12 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     let [file, value] = &args.wipe[..] else { anyhow::bail!("--wipe takes a file and a value") };
     let mut charged = Vec::new();
     if args.all {
-        // What this process takes from now on is the cgroup's.
+        // Memory that this process takes from now on is charged to the cgroup.
         let procs = Path::new(file).with_file_name("cgroup.procs");
-        std::fs::write(&procs, "0")
-            .with_context(|| format!("{} cannot be entered", procs.display()))?;
+        std::fs::write(&procs, "0").with_context(|| format!("cannot enter {}", procs.display()))?;
         charged.push(touched());
     }
-    std::fs::write(file, value).with_context(|| format!("{file}={value} was refused"))?;
+    std::fs::write(file, value).with_context(|| format!("cannot write {value} to {file}"))?;
     let looked = limits.look(1.0);
     ensure!(matches!(&looked[..], [one] if one.event == OutcomeKind::Reasserted), "{looked:?}");
     if args.all {
@@ -109,7 +108,7 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Some memory, more than a CPU charges ahead.
+/// Allocates more memory than a CPU charges ahead.
 fn touched() -> Vec<u8> {
     vec![1; 4 << 20]
 }

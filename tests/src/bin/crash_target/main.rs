@@ -1,5 +1,5 @@
-//! The agent's code paths that write, each as a small program: to be killed, stopped or overtaken
-//! anywhere in between.
+//! Code paths of the agent that write, each as a small program that can be killed, stopped or
+//! overtaken anywhere.
 
 mod drain;
 mod limit;
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Run one of the agent's code paths that must survive a kill at any time.
+/// Run one of the agent's code paths that must survive a kill at any time
 #[derive(Debug, Parser)]
 struct Args {
     #[command(subcommand)]

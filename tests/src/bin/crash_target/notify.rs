@@ -1,5 +1,5 @@
-//! Tells of incidents as the agent does, and says each thing once it is on disk: to be killed
-//! anywhere in between.
+//! Notifies of incidents with the agent's own code, and prints each step once it is on disk, so
+//! that it can be killed anywhere in between.
 
 use std::{
     io::{self, Write as _},
@@ -22,28 +22,28 @@ use spillway_agent::{
 
 const START_TICKS: u64 = 4_711;
 
-/// How soon it is seen that something is on disk, or answered.
+/// Interval between checks for an entry on disk or an answer.
 const LOOKS_EVERY: Duration = Duration::from_micros(200);
 
-/// How long a delivery takes at most where somebody answers.
+/// Maximum time of a delivery to a receiver that answers.
 const IDLE_FOR: Duration = Duration::from_millis(400);
 
-/// Tell of leaks until killed, one line on standard output for each thing that is on disk.
+/// Notify of leaks until killed, with one line on standard output for each step that is on disk
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The agent's configuration
+    /// Configuration of the agent
     #[arg(long)]
     config: PathBuf,
-    /// Raise an incident of this number
+    /// Raise an incident with this number
     #[arg(long)]
     raise: Option<u32>,
-    /// Say of it that it is limited, too
+    /// Report that incident as limited, too
     #[arg(long)]
     limit: bool,
-    /// End one that is open
+    /// End an open incident
     #[arg(long)]
     resolve: Option<u32>,
-    /// Deliver what waits and end where nothing does, or nothing more goes now; say how much is
+    /// Deliver pending notifications until none is left or deliveries fail, and print how many are
     /// left
     #[arg(long)]
     drain: bool,
@@ -54,10 +54,10 @@ struct Teller {
     told: u64,
 }
 
-/// Runs until it is killed, or has come to its end.
+/// Runs until it is killed or done.
 pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     let config = config::load(&args.config)?;
-    let paging = Notifier::start(&config, Clock::start())?.context("nobody is told")?;
+    let paging = Notifier::start(&config, Clock::start())?.context("no receiver is configured")?;
     let mut teller = Teller { paging, told: 0 };
     if args.drain {
         return teller.drain();
@@ -67,12 +67,12 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
         teller.acknowledge("raised", number, 1)?;
         if args.limit {
             teller.limited(number);
-            // How it stands, and the change.
+            // The new state, and the change.
             teller.acknowledge("changed", number, 2)?;
         }
     }
     if let Some(number) = args.resolve {
-        // Said before: whoever is killed in between may have done it.
+        // Printed first: after a kill in between it may have happened.
         say("resolving", number)?;
         teller.decide(number, Action::Resolve);
         teller.acknowledge("resolved", number, 1)?;
@@ -126,7 +126,7 @@ impl Teller {
         });
     }
 
-    /// Waits until so many pages more are on disk, and says so.
+    /// Waits until that many more pages are on disk, and prints it.
     fn acknowledge(&mut self, what: &str, number: u32, pages: u64) -> io::Result<()> {
         self.told += pages;
         let counts = self.paging.counts();
@@ -153,7 +153,7 @@ impl Teller {
     }
 }
 
-/// One for each, so that no incident is merged with others of its cgroup.
+/// Returns a cgroup for each number, so that no incident is merged with others of its cgroup.
 fn cgroup(number: u32) -> Arc<str> {
     Arc::from(format!("/system.slice/api-{number}.service"))
 }
