@@ -12,8 +12,7 @@
 //! - filling: it grows from sample to sample while connections are accepted all along, and
 //!   overflows within a second;
 //! - standing for `sustain`, and deeper, or with more accepted meanwhile, than random arrivals at
-//!   nine tenths of capacity explain;
-//! - slow: four connections or more wait, the oldest for half a second, for three seconds.
+//!   nine tenths of capacity explain.
 //!
 //! A queue that is not standing and drops connections again and again has a backlog that is too
 //! small. If the oldest wait cannot be read (a sensor without BPF, UNIX listeners), stricter rules

@@ -58,6 +58,8 @@ pub(super) struct AcceptQueue {
     has_accepted: bool,
     /// Whether the queue ever fell.
     has_fallen: bool,
+    /// Whether the wait of a connection was ever known.
+    has_waits: bool,
 }
 
 /// Result of one sample of a queue.
@@ -107,6 +109,7 @@ impl AcceptQueue {
         let has_fallen = before.is_some_and(|before| fact.backlog < before.depth);
         self.has_accepted |= fact.accepted_total.is_none_or(|total| total > 0);
         self.has_fallen |= has_fallen;
+        self.has_waits |= fact.backlog > 0 && fact.oldest_wait_us.is_some();
         if found_empty_secs(fact).is_some_and(|secs| secs < interval_secs) {
             // It drained since the last sample, and the connections that wait now have arrived
             // since.
@@ -115,7 +118,8 @@ impl AcceptQueue {
         if dropped > 0 {
             self.drops.note(t);
         }
-        match standing_since(t, fact, self.standing.as_deref(), has_fallen, config) {
+        let is_unfallen = !has_fallen && !self.has_waits;
+        match standing_since(t, fact, self.standing.as_deref(), is_unfallen, config) {
             Some(since_t) => {
                 let standing = self
                     .standing
@@ -214,7 +218,7 @@ fn standing_since(
     t: f64,
     fact: &ListenerFact,
     standing: Option<&StandingQueue>,
-    has_fallen: bool,
+    is_unfallen: bool,
     config: &OverloadConfig,
 ) -> Option<f64> {
     if fact.backlog == 0 {
@@ -225,7 +229,7 @@ fn standing_since(
         // An oldest wait that is missing from one sample does not end the standing time of a queue
         // that had one in the last.
         return (is_deep(fact)
-            || !has_fallen
+            || is_unfallen
             || standing.is_some_and(StandingQueue::knew_last_wait))
         .then_some(t);
     };

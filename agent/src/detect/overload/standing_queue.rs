@@ -90,12 +90,6 @@ const UNFALLEN_FACTOR: f64 = 3.0;
 /// row by no chance.
 const UNFALLEN_SAMPLES: u32 = 8;
 
-/// Wait of the oldest connection that is too long for any service, however few connections wait,
-/// and the time for which every sample must show it: a worker that serves one slow request, or a
-/// pause, is over sooner.
-const SLOW_SECS: f64 = 0.5;
-const SLOW_FOR_SECS: f64 = 3.0;
-
 /// Samples in a row that a standing time takes if the oldest wait is too short to prove it, so that
 /// two coarse samples are not enough.
 const SAMPLES_MIN: u32 = 3;
@@ -135,7 +129,6 @@ pub(super) struct StandingQueue {
     accepted_at_deepest: u64,
     near_limit_since_t: f64,
     full_since_t: f64,
-    slow_since_t: f64,
     deep_since_t: f64,
     /// Samples since the queue last fell.
     unfallen_samples: u32,
@@ -166,7 +159,6 @@ impl StandingQueue {
             accepted_at_deepest: 0,
             near_limit_since_t: f64::INFINITY,
             full_since_t: f64::INFINITY,
-            slow_since_t: f64::INFINITY,
             deep_since_t: f64::INFINITY,
             unfallen_samples: 0,
         }
@@ -212,8 +204,6 @@ impl StandingQueue {
         let since = |holds: bool, since_t: f64| if holds { since_t.min(t) } else { f64::INFINITY };
         self.near_limit_since_t = since(is_near_limit(fact), self.near_limit_since_t);
         self.full_since_t = since(is_full(fact), self.full_since_t);
-        let is_slow = head_secs(fact).is_some_and(|secs| reached(secs, SLOW_SECS));
-        self.slow_since_t = since(is_slow, self.slow_since_t);
         self.deep_since_t = since(is_deep(fact), self.deep_since_t);
     }
 
@@ -300,10 +290,7 @@ impl StandingQueue {
             reached(t - self.proven_since_t, secs)
                 || reached(t - self.since_t, UNPROVEN_FACTOR * secs)
         };
-        let is_slow = fact.backlog >= STUCK_WAITING
-            && reached(t - self.slow_since_t.max(self.proven_since_t), SLOW_FOR_SECS);
-        let is_standing = is_slow
-            || (deep && stands(sure))
+        let is_standing = (deep && stands(sure))
             || (self.accepted >= ACCEPTED_MIN && stands(1.0))
             || (self.accepted >= ACCEPTED_MIN / 2 && stands(2.0));
         is_standing.then_some(Trigger::Standing)

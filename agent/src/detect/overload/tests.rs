@@ -241,30 +241,6 @@ fn unix_server_that_starts_may_let_wait_for_ten_seconds() {
 }
 
 #[test]
-fn waits_of_half_a_second_for_three_seconds_are_an_overload() {
-    let waits = |secs: f64, depth: u32| {
-        let mut run = Run::new();
-        run.looks(0.0, 20.0, |since| ListenerFact {
-            accepted_total: Some((since * 40.0) as u64),
-            arrived_total: Some((since * 40.0) as u64),
-            sojourn_min_us: Some(1_000),
-            ..fact(0, Some(0))
-        });
-        run.looks(20.0, 12.0, |since| ListenerFact {
-            backlog_max: 2_048,
-            accepted_total: Some(800 + (since * 40.0) as u64),
-            arrived_total: Some(800 + (since * 40.0) as u64 + u64::from(depth)),
-            sojourn_min_us: Some((secs * 1e6) as u64),
-            ..fact(depth, wait_us(secs))
-        });
-        run.states()
-    };
-    assert_eq!(waits(0.55, 22), [(ClaimState::Raised, 23.0)]);
-    assert_eq!(waits(0.4, 16), []);
-    assert_eq!(waits(0.55, 3), [], "few wait: slow requests");
-}
-
-#[test]
 fn retry_storm_is_recognised_after_twelve_seconds_of_calm() {
     let mut run = Run::new();
     run.looks(0.0, 12.0, |since| ListenerFact {
