@@ -18,11 +18,11 @@
 //! small. If the oldest wait cannot be read (a sensor without BPF, UNIX listeners), stricter rules
 //! read the depth: a quarter of the limit, for twice as long, or full and dropping, or four
 //! connections or more that have not become fewer for thrice as long, so that none was accepted.
-//! Their claims say so and are less certain. Each claim names the resource that the service is short of, as far as
-//! that could be read. An oldest wait that is long proves how long its queue has been standing, so
-//! that a standing time may begin before the first sample. Cold start: none but the standing time
-//! itself. A gap between samples restarts it and the forecast. A sensor that stops looks like a
-//! listener that disappears. Empty queues are never claimed.
+//! Their claims say so and are less certain. Each claim names the resource that the service is
+//! short of, as far as that could be read. An oldest wait that is long proves how long its queue
+//! has been standing, so that a standing time may begin before the first sample. Cold start: none
+//! but the standing time itself. A gap between samples restarts it and the forecast. A sensor that
+//! stops looks like a listener that disappears. Empty queues are never claimed.
 
 mod address;
 mod baseline;

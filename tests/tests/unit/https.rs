@@ -72,7 +72,7 @@ fn late(asked: impl FnOnce() -> Result<Response, HttpError>) -> RequestPhase {
 fn request_and_response_arrive_whole() {
     let asker = Asker::make("https-whole");
     let server = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
-        respond(stream, "418 I'm a teapot", "", b"short and stout")
+        respond(stream, "418 I'm a teapot", "content-type: text/plain\r\n", b"short and stout")
     });
     for host in ["127.0.0.1", "localhost"] {
         let answer = asker

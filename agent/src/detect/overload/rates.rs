@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn storm_goes_on_while_connections_of_clients_that_gave_up_are_accepted() {
+    fn storm_goes_on_while_clients_retry_whatever_is_accepted() {
         let mut rates = rates((400, 400), (600, 200), 60);
         (0..50).for_each(|_| rates.take(0.1, Some(60), Some(50), true));
         assert_eq!(rates.sign(), Some(Sign::RetryStorm));
