@@ -232,7 +232,7 @@ const OLDEST_NEWEST_AND_HOST: &[&str] = &["5.10", "7.2", "host"];
 /// The steps at which an agent is killed are its own and the same everywhere; each kernel takes a
 /// different part of them. `held` and `divided` show on every kernel that a limit works and kills
 /// nothing.
-const ON_SOME: [(About, &str, &[&str]); 12] = [
+const ON_SOME: [(About, &str, &[&str]); 14] = [
     (About::Limit, "slowed", OLDEST_NEWEST_AND_HOST),
     (About::Limit, "thrashing", OLDEST_NEWEST_AND_HOST),
     (About::Limit, "killed anywhere", OLDEST_NEWEST_AND_HOST),
@@ -242,6 +242,8 @@ const ON_SOME: [(About, &str, &[&str]); 12] = [
     (About::Limit, "racing allocators", OLDEST_NEWEST_AND_HOST),
     // One Debian each, so that both take equally long. `killed anywhere` shows that systemd 257
     // also takes the limit of swap and gives it back.
+    (About::Unit, "killed anywhere", &["debian13"]),
+    (About::Unit, "silent bus", &["debian12"]),
     (About::Unit, "swap", &["debian12"]),
     (About::Unit, "neighbour without the agent", &["debian12"]),
     (About::Unit, "neighbour with the agent", &["debian13"]),

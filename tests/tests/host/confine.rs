@@ -132,7 +132,7 @@ fn programs_listed_by_bpf_are_those_of_proc() {
     let elsewhere = run(&mount.join("sleep"));
 
     let pids: Vec<u32> = processes();
-    // A process that runs another program meanwhile, as tests beside this one do, has no one answer.
+    // A process that runs another program meanwhile, as those of other tests do, has no one answer.
     let before = programs_in_proc(&pids);
     let listed = list.programs(&pids).expect("they can be listed");
     let after = programs_in_proc(&pids);

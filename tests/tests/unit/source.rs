@@ -115,7 +115,7 @@ fn type_names_are_unique_in_the_agent() {
 #[test]
 fn doc_comments_begin_with_a_noun_or_a_verb() {
     let (mut count, mut vague) = (0_u32, Vec::new());
-    for source in sources("agent/src").into_iter().chain(sources("agent-ebpf/src")) {
+    for source in all_sources() {
         let mut is_first = true;
         for (number, line) in source.product_lines().enumerate() {
             let line = line.trim_start();
