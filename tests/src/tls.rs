@@ -1,4 +1,4 @@
-//! HTTPS server whose answers a test writes, with certificates that the test made.
+//! HTTPS server with certificates that the test creates and answers that the test writes.
 
 use std::{
     fs,
@@ -33,16 +33,16 @@ pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 /// Stream that a response is written to.
 pub type Answering = StreamOwned<ServerConnection, TcpStream>;
 
-/// Server, which ends when it is dropped.
+/// Server that ends when it is dropped.
 pub struct TlsServer {
-    /// Address that it listens on.
+    /// Address that the server listens on.
     pub addr: SocketAddr,
     received: Arc<Mutex<Vec<Request>>>,
     ended: Arc<AtomicBool>,
 }
 
 impl Authority {
-    /// Makes one with a new key.
+    /// Creates an authority with a new key.
     ///
     /// # Panics
     ///
@@ -54,7 +54,7 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, key).expect("it can sign itself"))
     }
 
-    /// The authority's certificate, in PEM.
+    /// Certificate of the authority, in PEM.
     pub fn pem(&self) -> String {
         self.0.pem()
     }
@@ -64,7 +64,8 @@ impl Authority {
         let names: Vec<_> = names.iter().map(ToString::to_string).collect();
         let common_name = names.first().cloned().unwrap_or_default();
         let mut params = CertificateParams::new(names).expect("the names are ones");
-        // A name other than the authority's: otherwise OpenSSL takes it for self-signed.
+        // The name must differ from the authority's, otherwise OpenSSL considers the certificate
+        // self-signed.
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -86,8 +87,8 @@ impl Authority {
 }
 
 impl TlsServer {
-    /// Starts one on loopback with a certificate for `names` that `authority` signs. If `clients`
-    /// is given, a client has to have a certificate of that authority. `answer` writes each
+    /// Starts a server on loopback with a certificate for `names` that `authority` signs. If
+    /// `clients` is given, clients need a certificate of that authority. `answer` writes each
     /// response.
     ///
     /// # Panics
@@ -111,7 +112,7 @@ impl TlsServer {
                     return;
                 }
                 let (config, keep, answer) = (config.clone(), keep.clone(), answer.clone());
-                // Clients that break off or are refused are part of the tests.
+                // Some tests disconnect or are refused: that is no error here.
                 thread::spawn(move || drop(serve(stream, config, &keep, &*answer)));
             }
         });
@@ -127,7 +128,7 @@ impl TlsServer {
 impl Drop for TlsServer {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::SeqCst);
-        // Wakes the thread, which waits for the next connection.
+        // Wakes the thread that waits for the next connection.
         let _ = TcpStream::connect_timeout(&self.addr, Duration::from_secs(1));
     }
 }

@@ -1,4 +1,4 @@
-//! PagerDuty's side of its Events API v2. It refuses what the published schema refuses.
+//! PagerDuty's side of its Events API v2. It refuses everything that the published schema refuses.
 //!
 //! Source: <https://developer.pagerduty.com/docs/events-api-v2/overview/>, and the pages on alert
 //! and change events below it.
@@ -14,7 +14,7 @@ const BODY_BYTES_MAX: usize = 512 << 10;
 
 type Checked = Result<(), String>;
 
-/// Status, headers and body of the answer.
+/// Answers a call. Returns the status, the headers and the body.
 pub fn answer(call: &Call) -> (u16, &'static str, Vec<u8>) {
     let checked = match call.method_and_target() {
         ("POST", "/v2/enqueue") => check(call, alert),

@@ -1,5 +1,5 @@
-//! Live: the agent's binary as it is installed: what it serves, what it says when BPF is not to be
-//! had, how it stops.
+//! Live: the installed agent: what it serves, what it logs when BPF is unavailable, and how it
+//! stops.
 
 use std::{
     collections::BTreeSet,
@@ -53,9 +53,9 @@ fn its_memory_stays_where_it_is_when_others_need_some() {
             status.lines().find_map(|line| line.strip_prefix(field)).expect("the kernel says so");
         line.trim().trim_end_matches(" kB").parse().expect("it is a size")
     };
-    // What is not locked is what it has not touched since, and what it shares with the kernel.
+    // The unlocked rest is memory that was not touched since, or that is shared with the kernel.
     assert!(kib("VmLck:") >= kib("VmRSS:") / 2, "{status}");
-    // Whatever has not run yet as well, of its libraries too.
+    // Code that has not run yet is locked too, in libraries as well.
     let maps = fs::read_to_string(format!("/proc/{}/smaps", running.pid())).expect("it runs");
     let (mut files, mut of, mut size_kib) = (BTreeSet::new(), None, 0);
     for line in maps.lines() {
@@ -83,7 +83,7 @@ fn its_memory_stays_where_it_is_when_others_need_some() {
     assert!(score.trim() == "-900" || log.contains("OOM score is not lowered"), "{score} {log}");
 }
 
-/// An agent that nobody listens to; gone when the test is.
+/// Agent whose output is not read. It is killed at the end of the test.
 struct Killed(Child);
 
 impl Drop for Killed {
@@ -93,10 +93,10 @@ impl Drop for Killed {
     }
 }
 
-/// A pipe that is full, and that nobody reads.
+/// Creates a full pipe without a reader at work.
 fn full() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = pipe().expect("a pipe can be made");
-    // SAFETY: fcntl takes numbers here, and the descriptor is open.
+    // SAFETY: fcntl takes integers here, and the descriptor is open.
     let size = unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_GETPIPE_SZ) };
     let size = usize::try_from(size).expect("a pipe has a size");
     writer.write_all(&vec![b'\n'; size]).expect("it takes so much");
@@ -112,7 +112,7 @@ fn whoever_reads_nothing_of_what_it_says_does_not_hold_it_up() {
     let config = scratch.file("spillway.toml", &format!("[serve]\nlisten = \"{addr}\"\n"));
     let ((printed, prints), (logged, logs)) = (full(), full());
     let mut command = run_with(&config);
-    // More than the pipe and all that waits for it hold.
+    // Produces more than fits into the pipe and the agent's queue.
     command.args(["--json", "-vv"]).stdin(Stdio::null()).stdout(prints).stderr(logs);
     let mut agent = Killed(command.spawn().expect("it starts"));
     let reads = || {
@@ -126,8 +126,8 @@ fn whoever_reads_nothing_of_what_it_says_does_not_hold_it_up() {
     let goes_on =
         wait_for(Duration::from_secs(20), || reads().filter(|&reads| reads > first * 2.0));
     assert!(goes_on.is_some(), "it stands");
-    // Nor is its end held up.
-    // SAFETY: a signal to a child that nobody has waited for.
+    // It still ends in time.
+    // SAFETY: signals a child that has not been reaped yet.
     unsafe { libc::kill(agent.0.id() as i32, libc::SIGTERM) };
     let ended = wait_for(Duration::from_secs(10), || agent.0.try_wait().expect("it is ours"));
     assert!(ended.is_some(), "it does not end");
@@ -153,7 +153,7 @@ fn as_a_user_it_says_so_in_one_line_and_watches() {
     if !is_root("as_a_user_it_says_so_in_one_line_and_watches") {
         return;
     }
-    // The binary may lie where other users may not look.
+    // The binary may be in a directory that other users cannot read.
     let scratch = Scratch::make("user");
     let binary = scratch.0.join("spillway");
     fs::copy(agent().get_program(), &binary).expect("the agent can be copied");
@@ -209,8 +209,8 @@ fn a_recording_replays() {
     assert!(String::from_utf8_lossy(&again.stderr).contains("hint: remove it"));
 }
 
-/// The first line of the log of a short recording. `named` makes the value of `JOURNAL_STREAM` of
-/// the device and inode numbers of its standard error.
+/// Returns the first line of the log of a short recording. `named` makes `JOURNAL_STREAM` from the
+/// device and inode numbers of the recording's standard error.
 fn first_log_line(named: impl Fn(u64, u64) -> Option<String>) -> String {
     let (reader, writer) = pipe().expect("a pipe can be made");
     let writer = fs::File::from(std::os::fd::OwnedFd::from(writer));
@@ -220,7 +220,7 @@ fn first_log_line(named: impl Fn(u64, u64) -> Option<String>) -> String {
     command.env_remove("JOURNAL_STREAM").stdout(Stdio::null()).stderr(writer);
     command.envs(named(stderr.dev(), stderr.ino()).map(|value| ("JOURNAL_STREAM", value)));
     assert!(command.status().expect("the agent runs").success());
-    // It holds the other end of the pipe.
+    // The command still owns the write end of the pipe.
     drop(command);
     let line = BufReader::new(reader).lines().next().expect("it logs");
     line.expect("the log is text")
@@ -240,7 +240,7 @@ fn log_lines_have_the_time_unless_journald_adds_it() {
         let line = first_log_line(named);
         let (time, rest) = line.split_once(' ').expect("a line has several words");
         assert!(rest.trim_start().starts_with("WARN "), "{line}");
-        // Such times are in order as text, too.
+        // Such times also sort as text.
         let (secs, fraction) = time.split_at(before.len());
         assert!(*before <= *secs && *secs <= *utc(), "{line} at {before}");
         assert!(fraction.starts_with('.') && fraction.ends_with('Z'), "{line}");
@@ -279,7 +279,7 @@ fn the_doctor_fails_where_nothing_can_be_sensed() {
     if !is_root("the_doctor_fails_where_nothing_can_be_sensed") {
         return;
     }
-    // A mount namespace in which /proc is empty.
+    // A mount namespace with an empty /proc.
     let script = format!(
         "mount -t tmpfs none /proc && exec {} doctor --no-bpf",
         agent().get_program().display()

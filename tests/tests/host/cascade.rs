@@ -1,5 +1,5 @@
-//! Live: dependencies that cease to answer, one refusing and one silent, are told once each by the
-//! installed agent on its defaults, and so is the return of one.
+//! Live: dependencies that stop answering. The installed agent on its defaults reports a refusing
+//! one and a silent one once each, and the recovery of one of them.
 
 use std::{net::SocketAddr, process::Command, thread::sleep, time::Duration};
 
@@ -10,11 +10,11 @@ use spillway_tests::{
     wait_for,
 };
 
-/// Long enough for the agent to see connects that succeed.
+/// Long enough for the agent to see successful connects.
 const HEALTHY: Duration = Duration::from_secs(5);
 /// Every connect must have failed for this long.
 const SUSTAIN: Duration = Duration::from_secs(15);
-/// Reading how connects ended is due each second.
+/// Time within which a failure is reported. Results of connects are read once a second.
 const TOLD_WITHIN: Duration = Duration::from_secs(10);
 
 fn workload(args: &[&str]) -> Workload {

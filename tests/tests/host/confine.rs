@@ -1,5 +1,5 @@
-//! Live: what an agent takes away from itself, how little it needs to start, what signals do, and a
-//! log on a disk that fills.
+//! Live: the privileges that an agent drops, the memory that it needs to start, its reactions to
+//! signals, and its log on a full disk.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ use spillway_tests::{
 
 const SOON: Duration = Duration::from_secs(5);
 
-/// Memory that an agent may start in.
+/// Memory limit under which an agent must be able to start.
 const STARTS_IN_BYTES: u64 = 48 << 20;
 
 #[test]
@@ -48,7 +48,8 @@ fn agent_starts_within_48_mib_with_every_probe() {
             });
         found["probes"].clone()
     };
-    // A debug build has 70 MB of code, which is charged to whoever reads it first: not the agent.
+    // A debug build has 70 MB of code, which is charged to the first cgroup that reads it. This one
+    // is outside the limit.
     let free = probes(agent().args(["doctor", "--json"]));
     let mut limited = agent();
     limited.args(["doctor", "--json"]);
@@ -66,13 +67,13 @@ fn agent_starts_within_48_mib_with_every_probe() {
     }
 }
 
-/// The unit file that the agent comes with, and its drop-ins.
+/// Unit file that is shipped with the agent.
 const UNIT_FILE: &str = include_str!("../../../configs/systemd/spillway.service");
 const ENFORCE: &str = include_str!("../../../configs/systemd/enforce.conf");
 const WITHOUT_BPF: &str = include_str!("../../../configs/systemd/without-bpf.conf");
 
 /// Exposures that `systemd-analyze security` of systemd 252 reports with each set of drop-ins, as
-/// in configs/README.md, "Privileges". A newer systemd weighs other lines as well.
+/// in configs/README.md, "Privileges". Newer versions of systemd weigh other settings too.
 const EXPOSURES: [(&[&str], f64); 4] =
     [(&[], 2.0), (&[ENFORCE], 2.6), (&[WITHOUT_BPF], 2.6), (&[ENFORCE, WITHOUT_BPF], 3.2)];
 
@@ -88,7 +89,7 @@ fn unit_is_exposed_no_more_than_it_says() {
         }
         let mut analyse = Command::new("systemd-analyze");
         analyse.args(["security", "--offline=true", "--no-pager", "spillway.service"]);
-        // With the colon, systemd's own units are found as well.
+        // The colon adds the default path with systemd's own units.
         let path = format!("{}:", scratch.0.display());
         let Ok(output) = analyse.env("SYSTEMD_UNIT_PATH", path).output() else {
             return skip(test, "there is no systemd-analyze");
@@ -120,7 +121,7 @@ fn programs_listed_by_bpf_are_those_of_proc() {
         fs::copy(&sleep, path).expect("it is ours");
     }
     let run = |path: &Path| Ends(Command::new(path).arg("60").spawn().expect("it runs"));
-    // A deep path, a deleted file, and one on a file system of its own.
+    // A deep path, a deleted file, and a file on its own file system.
     let (deep, deleted) = (run(&program), run(&gone));
     fs::remove_file(&gone).expect("it is ours");
     let mount = scratch.0.join("mount");
@@ -132,7 +133,8 @@ fn programs_listed_by_bpf_are_those_of_proc() {
     let elsewhere = run(&mount.join("sleep"));
 
     let pids: Vec<u32> = processes();
-    // A process that runs another program meanwhile, as tests beside this one do, has no one answer.
+    // A process that calls exec meanwhile, as those of parallel tests do, has no single correct
+    // answer.
     let before = programs_in_proc(&pids);
     let listed = list.programs(&pids).expect("they can be listed");
     let after = programs_in_proc(&pids);
@@ -165,7 +167,7 @@ fn processes() -> Vec<u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Finds a program in the search path, behind any links.
+/// Finds a program in the search path and resolves links.
 fn which(name: &str) -> PathBuf {
     let directories = ["/usr/bin", "/bin"].iter();
     let found = directories.map(|path| Path::new(path).join(name)).find(|path| path.exists());
@@ -246,7 +248,7 @@ fn invalid_file_at_sighup_changes_nothing() {
     assert_eq!(code, Some(0), "{log}");
 }
 
-/// A file system of 64 KiB, unmounted with the test.
+/// File system of 64 KiB that is unmounted at the end of the test.
 struct SmallDisk<'a>(&'a Path);
 
 impl Drop for SmallDisk<'_> {
@@ -255,7 +257,7 @@ impl Drop for SmallDisk<'_> {
     }
 }
 
-/// A child that ends with the test.
+/// Child that ends with the test.
 struct Ends(Child);
 
 impl Drop for Ends {
@@ -294,11 +296,11 @@ fn its_log_goes_on_once_a_full_disk_has_room_again() {
         said.unwrap_or_else(|| panic!("no {wanted} in {:?}", fs::read_to_string(&log)))
     };
     let hangup = || {
-        // SAFETY: a signal to a child that was not waited for yet.
+        // SAFETY: signals a child that has not been reaped yet.
         assert_eq!(unsafe { libc::kill(running.0.id() as i32, libc::SIGHUP) }, 0);
     };
     says("spillway is watching");
-    // To the last byte, with what the log's own page has left.
+    // Fills the disk, and the rest of the log's last page, to the last byte.
     let _ = fs::write(&filler, vec![0; 64 << 10]);
     let rest = 4096 - fs::metadata(&log).expect("it is there").len() % 4096;
     let mut padding = File::options().append(true).open(&log).expect("it is there");

@@ -1,6 +1,6 @@
-//! Drains that cordon a Kubernetes node: the receiver of `configs/kubernetes/`, run as its
-//! manifests say, against an API that lets it do what its ClusterRole says and nothing else, asked
-//! by the real agent and by a signer that is not the agent's.
+//! Drains that cordon a Kubernetes node. The tests run the receiver of `configs/kubernetes/` as its
+//! manifests specify, against an API that grants only the rights of its ClusterRole. Requests come
+//! from the real agent and from an independent signer.
 
 use std::{
     env, fs,
@@ -35,7 +35,7 @@ const KEYS: [&str; 2] = [
 const MARK: &str = "spillway.io/cordoned-by";
 const SOON: Duration = Duration::from_secs(15);
 
-/// Whether all of `ours` is in `theirs`, which may have more.
+/// Reports whether `theirs` contains all of `ours`. It may contain more.
 fn holds(theirs: &Value, ours: &Value) -> bool {
     match (theirs, ours) {
         (Value::Object(theirs), Value::Object(ours)) => {
@@ -54,7 +54,7 @@ fn kubectl_knows_every_field_of_what_runs_the_receiver() {
     let Some(servers) = servers("cordon-fields") else { return };
     let mut daemons = Manifests::read(&servers).one("DaemonSet").clone();
     let seen = |daemons: &Value| {
-        // Unlike others this command reads what a DaemonSet has, and leaves out what it has not.
+        // Unlike other subcommands, this one parses the DaemonSet and drops unknown fields.
         let arguments =
             ["set", "env", "--local", "--filename=-", "--output=json", "READ_BY=kubectl"];
         let told = servers.kubectl(&arguments, &daemons.to_string());
@@ -77,7 +77,7 @@ fn what_a_manifest_names_is_there() {
         let own = if is_global { &Value::Null } else { namespace };
         assert_eq!(object["metadata"]["namespace"], *own, "{object}");
     }
-    // Who runs, and what it may.
+    // The account and its rights.
     let account = &manifests.one("ServiceAccount")["metadata"]["name"];
     assert_eq!(manifests.pod()["serviceAccountName"], *account);
     let binding = manifests.one("ClusterRoleBinding");
@@ -97,7 +97,7 @@ fn what_a_manifest_names_is_there() {
     );
     let daemons = &manifests.one("DaemonSet")["spec"];
     assert_eq!(daemons["selector"]["matchLabels"], daemons["template"]["metadata"]["labels"]);
-    // The program and the key.
+    // The program and the keys.
     let (program_at, config_map) = manifests.mounted("configMap");
     let made = manifests.one("ConfigMap");
     assert_eq!(config_map["name"], made["metadata"]["name"]);
@@ -112,7 +112,7 @@ fn what_a_manifest_names_is_there() {
     assert!(how.contains(&make), "{make}");
     assert_eq!(manifests.pod()["volumes"].as_array().map(Vec::len), Some(2));
     assert_eq!(manifests.container()["volumeMounts"].as_array().map(Vec::len), Some(2));
-    // What it is told.
+    // The environment.
     for variable in manifests.container()["env"].as_array().expect("there are some") {
         let name = variable["name"].as_str().expect("it is named");
         assert!(program.contains(&format!("os.environ.get(\"{name}\"")), "{name} is read");
@@ -133,14 +133,15 @@ fn what_a_manifest_names_is_there() {
     }
 }
 
-/// A node's receiver; it ends with the test.
+/// Receiver of a node. It ends with the test.
 struct Receiver {
     child: Child,
     addr: SocketAddr,
 }
 
 impl Receiver {
-    /// Starts the program as the manifest says, but for where its files are and the port.
+    /// Starts the program as the manifest specifies, except for its port and the paths of its
+    /// files.
     fn start(manifests: &Manifests, cluster: &Cluster) -> Self {
         let command = strings(&manifests.container()["command"]);
         let mut python = Command::new(command[0]);
@@ -148,7 +149,7 @@ impl Receiver {
         python.env("PATH", env::var_os("PATH").unwrap_or_default());
         python.env("NODE_NAME", NODE).env("LISTEN", "127.0.0.1:0");
         python.env("KEYS_FILE", cluster.keys()).env("ACCOUNT_DIR", cluster.account());
-        // As the kubelet tells every pod.
+        // The kubelet sets these in every pod.
         python.env("KUBERNETES_SERVICE_HOST", HOST);
         python.env("KUBERNETES_SERVICE_PORT", cluster.api.server.addr.port().to_string());
         python.env("PYTHONDONTWRITEBYTECODE", "1");
@@ -164,7 +165,7 @@ impl Receiver {
         Self { child, addr }
     }
 
-    /// Sends this body, signed; gives the status and what was said.
+    /// Sends a signed body. Returns the status and the text of the response.
     fn send(&self, key: &str, id: &str, late_secs: i64, body: &str) -> (u16, String) {
         let at = Clock::start().unix_ms() as i64 / 1_000 - late_secs;
         let signature = Webhook::new(key)
@@ -189,7 +190,7 @@ impl Receiver {
         (status, said.lines().last().unwrap_or_default().to_owned())
     }
 
-    /// Asks for this, as an agent does.
+    /// Requests `what` as an agent does.
     fn ask(&self, what: &str, id: &str) -> (u16, String) {
         let body = json!({ "specversion": "1.0", "id": id, "type": format!("io.spillway.node.{what}.requested") });
         self.send(KEYS[0], id, 0, &body.to_string())
@@ -258,12 +259,12 @@ impl Cluster {
     }
 }
 
-/// kubectl; `None`, told as a skip, where there is none.
+/// Finds kubectl. Returns `None` and reports a skip if it is not installed.
 fn servers(test: &str) -> Option<Servers> {
     Servers::find().inspect_err(|reason| skip(test, reason)).ok()
 }
 
-/// Everything that a test of the receiver needs; `None`, told as a skip, where it is not there.
+/// Sets up a test of the receiver. Returns `None` and reports a skip if something is missing.
 fn set(test: &str) -> Option<(Manifests, Cluster)> {
     let python = Command::new("python3").arg("--version").stdout(Stdio::null()).status();
     if !python.is_ok_and(|status| status.success()) {
@@ -313,14 +314,14 @@ fn drain_cordons_the_node_and_undrain_uncordons_it() {
     assert!(!cluster.is_cordoned() && cluster.mark().is_none());
     assert!(agent.get("/ready").starts_with("HTTP/1.1 200"));
 
-    // Somebody else has plans with it: the agent is refused, and leaves it so.
+    // An operator cordoned it: the agent's request is refused and the node stays cordoned.
     cluster.by_hand(true);
     say("drain");
     let refused = until("drain_refused");
     let why = refused["why"].as_str().unwrap_or_default();
     assert!(why.contains("is cordoned already, and not by Spillway"), "{why}");
     say("undrain");
-    // It looks at what is said twice a second.
+    // The agent polls the operator's commands twice a second.
     sleep(Duration::from_millis(1_500));
     assert!(cluster.is_cordoned() && cluster.mark().is_none());
     agent.stop();
@@ -350,14 +351,14 @@ fn who_has_no_key_or_asks_for_nothing_known_changes_nothing() {
         );
         assert_eq!(answered, status, "{body}: {said}");
     }
-    // A file that holds no key lets nobody in, not even who signs with none.
+    // A file without a key admits no client, not even one that signs with an empty key.
     for none in ["", "whsec_\n", "whsec_%%%", "secret"] {
         fs::write(cluster.keys(), none).expect("it is ours");
         let (answered, said) = receiver.send(KEYS[0], "none", 0, &drain);
         assert_eq!(answered, 503, "{none}: {said}");
     }
     assert_eq!(cluster.asked(), 0, "the API was not even asked");
-    // Keys are replaced while it runs, and either of two counts.
+    // Keys can be replaced while it runs, and any of them is accepted.
     fs::write(cluster.keys(), KEYS.join("\n")).expect("it is ours");
     assert_eq!(receiver.send(KEYS[1], "second", 290, &drain).0, 200);
     assert!(cluster.is_cordoned());
@@ -383,18 +384,18 @@ fn foreign_cordon_stays_and_repeats_are_done_once() {
     let (version, asked) = (cluster.version(), cluster.asked());
     assert_eq!(receiver.ask("drain", "d").0, 200);
     assert_eq!(cluster.asked(), asked, "it remembers");
-    // What it cordoned it knows by the node, whoever runs it.
+    // A restarted receiver recognizes its own cordon by the node's annotation.
     drop(receiver);
     let receiver = Receiver::start(&manifests, &cluster);
     assert_eq!((receiver.ask("drain", "d").0, receiver.ask("drain", "e").0), (200, 200));
     assert_eq!(cluster.version(), version, "it is cordoned already");
     assert_eq!(receiver.ask("undrain", "f"), (200, format!("{NODE} is not cordoned")));
     assert!(!cluster.is_cordoned() && cluster.mark().is_none());
-    // Heard again late, it does not come back.
+    // A late repeat does not cordon the node again.
     assert_eq!(receiver.ask("drain", "e").0, 200);
     assert!(!cluster.is_cordoned());
 
-    // Who uncordons it by hand, and cordons it for reasons of their own, is not undone.
+    // A cordon by an operator is kept, even if the node was cordoned by Spillway before.
     assert_eq!(receiver.ask("drain", "g").0, 200);
     cluster.by_hand(false);
     assert_eq!(receiver.ask("undrain", "h").0, 200);
@@ -408,7 +409,8 @@ fn foreign_cordon_stays_and_repeats_are_done_once() {
 fn an_api_that_refuses_or_is_gone_is_asked_again_later() {
     let Some((manifests, cluster)) = set("cordon-api") else { return };
     let receiver = Receiver::start(&manifests, &cluster);
-    // A change in between is read again, and one after the other is for later.
+    // A node that changed since it was read is read once more. After a second conflict the client
+    // has to retry.
     cluster.api.busy(3);
     let (status, said) = receiver.ask("drain", "a");
     assert!(
@@ -419,7 +421,7 @@ fn an_api_that_refuses_or_is_gone_is_asked_again_later() {
     cluster.api.busy(2);
     assert_eq!(receiver.ask("drain", "a").0, 200, "no failure is remembered");
     assert!(cluster.is_cordoned());
-    // What its role does not let it, nobody does for it.
+    // A right that the role lacks is an error.
     cluster
         .api
         .rules(json!([{ "apiGroups": [""], "resources": ["nodes"], "verbs": ["get"], "resourceNames": [NODE] }]));
@@ -434,7 +436,7 @@ fn an_api_that_refuses_or_is_gone_is_asked_again_later() {
     );
     let [verbs, names] = [json!(["get", "patch"]), json!([NODE])];
     cluster.api.rules(json!([{ "apiGroups": [""], "resources": ["nodes"], "verbs": verbs, "resourceNames": names }]));
-    // A token that was replaced is read anew.
+    // A replaced token is read again.
     cluster.api.service_account(&cluster.account(), "another");
     let (status, said) = receiver.ask("undrain", "b");
     assert!(
@@ -444,7 +446,7 @@ fn an_api_that_refuses_or_is_gone_is_asked_again_later() {
     cluster.api.service_account(&cluster.account(), TOKEN);
     assert_eq!(receiver.ask("undrain", "b").0, 200);
     assert!(!cluster.is_cordoned());
-    // Another's certificate is no API.
+    // A server with another authority's certificate is refused.
     let elsewhere = Cluster::start("elsewhere", &manifests);
     fs::copy(elsewhere.account().join("ca.crt"), cluster.account().join("ca.crt"))
         .expect("it is ours");

@@ -1,9 +1,9 @@
-//! Live: the installed agent on a kernel that refuses. Whatever is refused, within five seconds it
-//! watches with what is left, names the loss in one line of its log, counts it in its metrics,
-//! calls itself well, and ends when told to.
+//! Live: the installed agent on a kernel that refuses some facility. Within five seconds it watches
+//! with what is left, logs the loss in one line, counts it in its metrics and reports itself
+//! healthy. It ends on SIGTERM.
 //!
-//! Every statement is against the same agent on the same host unhindered: what that cannot attach,
-//! no fault takes away.
+//! Each result is compared with the same agent on the same host without the fault: a probe that
+//! does not attach there cannot be lost.
 
 use std::{
     collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, process::Command, time::Duration,
@@ -16,14 +16,14 @@ use spillway_tests::{
     find_metric, hide, is_root, metric, refuse, run_with, skip, wait_for, warnings,
 };
 
-/// What an agent made of the kernel that it met.
+/// State of an agent after its start.
 struct Met {
     attached: BTreeSet<&'static str>,
     warnings: Vec<String>,
     metrics: String,
 }
 
-/// Runs the agent until its second scan, and holds it to what must hold under any fault.
+/// Runs the agent until its second scan, and checks everything that must be true under any fault.
 fn meet(command: Command) -> Met {
     let running = Running::start(command);
     let scanned = wait_for(STARTS_WITHIN, || {
@@ -45,19 +45,20 @@ fn meet(command: Command) -> Met {
         .filter(|probe| value(probe) == 1.0)
         .map(|probe| probe.name())
         .collect();
-    // Its own uptime begins a line of the log.
+    // The prefix of a line is the agent's uptime.
     let warning = |line: &str| line.split_once(" WARN ").map_or(line, |(_, text)| text).to_owned();
     Met { attached, warnings: warnings(&log).into_iter().map(warning).collect(), metrics }
 }
 
-/// A fault's test: a scratch directory, a configuration, and what the unhindered agent attaches.
+/// Test of a fault: a scratch directory, a configuration, and the state of an agent without the
+/// fault.
 struct Stage {
     scratch: Scratch,
     usual: Met,
 }
 
 impl Stage {
-    /// `None`, told as a skip, where this host has no BPF to lose.
+    /// Sets up a test. Returns `None` and reports a skip if no BPF program attaches on this host.
     fn set(test: &str) -> Option<Self> {
         if !is_root(test) {
             return None;
@@ -75,7 +76,7 @@ impl Stage {
         run_with(&self.scratch.0.join("spillway.toml"))
     }
 
-    /// As [`Stage::command`], of another agent than the installed one.
+    /// Command like [`Stage::command`] that runs another binary of the agent.
     fn own_agent(&self, binary: &[u8]) -> Command {
         let path = self.scratch.0.join("spillway");
         fs::write(&path, binary).expect("the agent can be written");
@@ -92,7 +93,7 @@ impl Stage {
         meet(command)
     }
 
-    /// Nothing attaches, for one reason that one line names.
+    /// Checks that nothing attached, for one reason that a single line of the log names.
     fn assert_nothing_attached(&self, met: &Met, because: &str) {
         assert_eq!(met.attached, BTreeSet::new());
         assert_eq!(met.warnings.len(), 1, "{:?}", met.warnings);
@@ -108,7 +109,8 @@ impl Stage {
         );
     }
 
-    /// Everything attaches as usual but this probe, and one line more than usual names it.
+    /// Checks that every usual probe but this one attached, and that a single additional line of
+    /// the log names it.
     fn assert_lost(&self, met: &Met, probe: Probe, because: &str) {
         let mut left = self.usual.attached.clone();
         assert!(left.remove(probe.name()), "{} is not usual here", probe.name());
@@ -167,7 +169,7 @@ fn refused_perf_events_cost_nothing() {
     assert!(met.metrics.contains(source), "{}", met.metrics);
 }
 
-/// Runs an agent of which some BPF programs do not pass the verifier.
+/// Runs an agent some of whose BPF programs do not pass the verifier.
 fn rejected(stage: &Stage, programs: &[&str]) -> Met {
     let mut binary = fs::read(agent().get_program()).expect("the agent can be read");
     programs.iter().for_each(|program| break_program(&mut binary, program));
@@ -178,8 +180,8 @@ fn rejected(stage: &Stage, programs: &[&str]) -> Met {
 fn rejected_program_takes_the_rest_of_its_probe_along() {
     let test = "rejected_program_takes_the_rest_of_its_probe_along";
     let Some(stage) = Stage::set(test) else { return };
-    // Of two rungs one program each is broken; the others of the rung would fill a ring that nobody
-    // reads.
+    // One program of each of two rungs is broken. The other programs of a rung would fill a ring
+    // without a reader.
     let mut binary = fs::read(agent().get_program()).expect("the agent can be read");
     for program in ["process_exit", "process_exit_raw"] {
         break_program(&mut binary, program);
@@ -215,7 +217,7 @@ fn losses_are_logged_with_their_process_at_vv() {
         let mut command = stage.own_agent(&binary);
         command.arg(verbose);
         let running = Running::start(command);
-        // While it reads nothing, the ring of process events fills.
+        // While the agent is stopped, the ring of process events fills.
         running.signal(libc::SIGSTOP);
         let mut churn = Workload::start(
             Command::new(env!("CARGO_BIN_EXE_workload")).args(["churn", "--count=12000"]),
@@ -269,7 +271,7 @@ fn a_recording_says_what_was_not_seen() {
     );
 }
 
-/// The overload verdict on a listener that an agent printed, once it has.
+/// Finds the overload verdict on a listener in the agent's output.
 fn raised(running: &Running, addr: &str) -> Option<Value> {
     let verdicts = running.printed();
     let mut verdicts = verdicts.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

@@ -1,6 +1,6 @@
-//! Live: limits on cgroups, with real processes in them: nobody is killed, nobody else is touched,
-//! and nothing stays. The first are the scenarios that hold on every kernel, see
-//! `src/kernel/containment.rs`; then there is the agent as it is installed.
+//! Live: limits on cgroups with real processes. No process is killed, no other cgroup is changed,
+//! and nothing is left behind. The first tests are the scenarios that pass on every kernel (see
+//! `src/kernel/containment.rs`); the others run the installed agent.
 
 use std::{fs, path::PathBuf, thread::sleep, time::Duration};
 
@@ -18,7 +18,7 @@ use spillway_tests::{
 
 const MIB: u64 = 1 << 20;
 
-/// `None`, told as a skip, where no cgroup can be limited here.
+/// Sets up a test. Returns `None` and reports a skip if no cgroup can be limited on this host.
 fn stage(test: &str) -> Option<Stage> {
     if !is_root(test) {
         return None;
@@ -127,13 +127,14 @@ fn isolation_killed_at_any_call_is_undone() {
     on_stage("divided-killed", |stage| divided_and_killed(stage, Share::WHOLE));
 }
 
-/// An end that is near, for a forecast.
+/// Sets a limit that the leak will soon reach, so that there is a forecast.
 fn has_an_end(stage: &Stage) {
     let file = if stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
     stage.cgroup.set(file, 512 * MIB).expect("the kernel takes it");
 }
 
-/// What the cgroup was before, an agent that has limited it, and the leaker in it.
+/// Starts an agent and a leaker, and waits until the leaker's cgroup is limited. Returns the
+/// cgroup's state before the limit, the agent and the leaker.
 fn limited(stage: &Stage) -> (Vec<String>, Running, Workload) {
     has_an_end(stage);
     let before = stage.state();
@@ -194,7 +195,7 @@ fn sighup_keeps_a_limit_that_stands_and_sigquit_puts_it_back() {
         let logged =
             wait_for(Duration::from_secs(5), || running.log().contains(wanted).then_some(()));
         assert!(logged.is_some(), "{}", running.log());
-        // Long enough for the acting thread to look at what stands.
+        // Long enough for the acting thread to check the limit.
         sleep(Duration::from_millis(1_500));
         assert_eq!(stage.state(), limited);
     }
@@ -225,7 +226,7 @@ fn disabled_limits_are_decided_but_not_set() {
         (&Value::Bool(false), &Value::from("enforce"))
     );
     assert_eq!(decision["refused"], Value::Null, "nothing speaks against it: {decision}");
-    // Twice as long as it takes where they are.
+    // Twice as long as setting a limit takes.
     sleep(Duration::from_secs(1));
     assert_eq!(stage.state(), before);
     assert!(!running.printed().contains("\"outcome\""), "{}", running.printed());
@@ -259,8 +260,8 @@ fn agent_isolates_a_leaker_once_and_restores_both() {
     assert_eq!(outcome["limit_bytes"], limit_bytes);
     assert_eq!(stage.state()[..2], before[..2]);
 
-    // As long as the longest but one of its horizons: what moved is what leaked before, and is
-    // claimed and limited once.
+    // As long as the second longest of its horizons: the leak from before the move is claimed and
+    // limited only once.
     sleep(Duration::from_secs(10));
     let lines = |kind: &str, value: &str| {
         let lines = running.printed();
@@ -299,7 +300,7 @@ fn killed_agent_is_undone_by_undo_and_the_next_agent() {
             let told = String::from_utf8_lossy(&undone.stdout).into_owned();
             assert!(undone.status.success() && told.starts_with("lifted the limit of "), "{told}");
         } else {
-            // Whatever it is configured to do.
+            // Undone in any mode.
             let observe = stage.quick(&stage.only_this()).replace("enforce", "observe");
             fs::write(&config, observe).expect("a configuration can be written");
             let mut command = run_with(&config);

@@ -1,9 +1,9 @@
-//! Live: no name is known for as long as it takes, as when the collector, the resolvers and
-//! PagerDuty are gone at once. The agent watches on as if nothing was, holds no more than before,
-//! and tells what waits once names are known again.
+//! Live: no host name resolves for a while, as when the collector, the resolvers and PagerDuty fail
+//! at once. The agent keeps watching, uses no more resources than before, and sends the queued
+//! notifications once names resolve again.
 //!
-//! The network and the resolver are the test's own; what runs is the agent as it is installed, over
-//! TLS but for Alertmanager.
+//! The network and the resolver belong to the test. The agent is the installed one, and all sinks
+//! but Alertmanager use TLS.
 
 use std::{net::SocketAddr, process::Command, thread::sleep, time::Duration};
 
@@ -18,13 +18,12 @@ use spillway_tests::{
 };
 
 const KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-/// How long nobody knows a name, once the first calls were in vain: those of every sink fail some
-/// times more in it.
+/// Time without resolution after each sink's first failure. Each sink fails a few more times in it.
 const DARK: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_secs(60);
 const SINKS: [&str; 4] = ["pagerduty", "slack", "webhook", "alertmanager"];
 
-/// Who takes what by name, and what each answers.
+/// Starts the TLS server of one name.
 fn server(
     authority: &Authority,
     name: &'static str,
@@ -101,15 +100,15 @@ fn unresolved_names_cost_nothing_and_are_notified_later() {
         "{before:?}, and at most {most:?} in {DARK:?}; {tries:?} tries in vain, the loop away for \
          {gap} s at most"
     );
-    // Each sink's second try is over by now, at ten seconds each, and no more than ten come in a
-    // minute.
+    // Each sink's second attempt has ended by now: an attempt takes ten seconds. No sink makes more
+    // than ten attempts a minute.
     assert!(tries.iter().all(|tries| (2.0..=10.0).contains(tries)), "{tries:?}");
     assert!(SINKS.iter().all(|sink| calls(&metrics, sink, "delivered") == 0.0), "{metrics}");
     assert!(metric(&metrics, "spillway_pages_waiting") >= SINKS.len() as f64, "{metrics}");
     assert!(gap < 1.0, "the loop waited for {gap} s");
     assert!(most.resident_bytes < before.resident_bytes + (1 << 20), "{before:?}, then {most:?}");
-    // A call more may be open than at the start: a thread for each of five names, and a socket for
-    // each resolver.
+    // One more call than at the start may be open: one thread for each of five names, and one
+    // socket for each resolver.
     assert!(
         most.threads <= before.threads + 5 && most.descriptors <= before.descriptors + 5 * 4,
         "{most:?}"
@@ -138,7 +137,7 @@ fn unresolved_names_cost_nothing_and_are_notified_later() {
     leak.stop();
 }
 
-/// Everybody is told by a name, which is known to the test's resolver alone.
+/// Configures every sink by a name that only the test's resolver knows.
 fn configuration(
     scratch: &Scratch,
     authority: &Authority,

@@ -1,5 +1,5 @@
-//! Live: packets that a listener discards although its queue was never full, and connections that
-//! did find it full. Each in a network namespace of its own, with BPF and without.
+//! Live: packets that a listener discards although its queue is not full, and connections that did
+//! find it full. Each test runs in its own network namespace, with and without BPF.
 
 use std::{
     fs,
@@ -19,14 +19,14 @@ fn listen(args: &[&str]) -> Workload {
     Workload::start(Command::new(env!("CARGO_BIN_EXE_workload")).arg("listen").args(args))
 }
 
-/// Overflows of the listener at `addr`, as one look tells them.
+/// Overflows of the listener at `addr` in a single scan.
 fn overflows(sensors: &mut Sensors, netns: u32, addr: SocketAddr) -> u64 {
     let facts = listeners(sensors, 0.0);
     let fact = facts.iter().find(|fact| fact.netns == netns && *fact.addr == *addr.to_string());
     fact.expect("it listens").overflows_total.expect("overflows are counted")
 }
 
-/// A counter of this thread's network namespace.
+/// Reads a counter of this thread's network namespace.
 fn netstat(name: &str) -> u64 {
     let text = fs::read_to_string("/proc/thread-self/net/netstat").expect("there is such a file");
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
@@ -38,8 +38,8 @@ fn netstat(name: &str) -> u64 {
         .expect("the kernel counts it")
 }
 
-/// Tells if the only listener at this port has dropped so many packets, as `ss` says; taken for
-/// true where there is no `ss`.
+/// Reports whether the only listener at this port has dropped at least `packets` packets, by `ss`.
+/// Returns true if `ss` is not installed.
 fn has_dropped(addr: SocketAddr, packets: u64) -> bool {
     let port = format!(":{}", addr.port());
     let Ok(output) = Command::new("ss").args(["-Htlnm", "sport", "=", &port]).output() else {
@@ -55,7 +55,7 @@ fn has_dropped(addr: SocketAddr, packets: u64) -> bool {
         .is_some_and(|count: u64| count >= packets)
 }
 
-/// Sends segments to a listener that belong to no connection, each with FIN alone.
+/// Sends FIN segments that belong to no connection to a listener.
 fn fin_scan(to: SocketAddr, count: u32) {
     let SocketAddr::V4(to) = to else { panic!("an IPv4 address") };
     // SAFETY: socket takes three integers.
@@ -63,7 +63,7 @@ fn fin_scan(to: SocketAddr, count: u32) {
         libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_TCP)
     };
     assert!(fd >= 0, "no raw socket: {}", std::io::Error::last_os_error());
-    // SAFETY: the descriptor was just made and nobody else has it.
+    // SAFETY: the descriptor was just created and has no other owner.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     let address = libc::sockaddr_in {
         sin_family: libc::AF_INET as libc::sa_family_t,
@@ -73,8 +73,7 @@ fn fin_scan(to: SocketAddr, count: u32) {
     };
     for n in 0..count {
         let segment = fin(to, 40_000 + (n % 20_000) as u16);
-        // SAFETY: sendto reads the bytes and an address of the size that it is told, which all live
-        // here.
+        // SAFETY: sendto reads the bytes and an address of the given size, which all live here.
         let sent = unsafe {
             let size = size_of_val(&address) as libc::socklen_t;
             let (bytes, length) = (segment.as_ptr().cast(), segment.len());
@@ -84,7 +83,7 @@ fn fin_scan(to: SocketAddr, count: u32) {
     }
 }
 
-/// A TCP header with FIN alone, from this port of the same address.
+/// Builds a TCP header with only FIN set, from this port of the same address.
 fn fin(to: SocketAddrV4, from: u16) -> [u8; 20] {
     const FIN: u8 = 1;
     let mut segment = [0; 20];
@@ -100,7 +99,7 @@ fn fin(to: SocketAddrV4, from: u16) -> [u8; 20] {
     segment
 }
 
-/// Does so in a network namespace, with BPF where that can be had, and without.
+/// Runs a check in a network namespace, with BPF if it is available, and without.
 fn both_ways(test: &str, check: fn(&mut Sensors, u32)) {
     if !is_root(test) {
         return;
@@ -158,7 +157,7 @@ fn a_queue_that_fills_while_it_is_watched_counts_every_overflow() {
         let listener = listen(&["--backlog=4"]);
         assert_eq!(overflows(sensors, netns, listener.addr()), 0);
         let addr = listener.addr();
-        // Those beyond the queue's limit try again until the end of the test.
+        // Clients beyond the queue's limit retry until the end of the test.
         let clients: Vec<_> = (0..12)
             .map(|_| {
                 thread::spawn(move || TcpStream::connect_timeout(&addr, Duration::from_secs(3)))

@@ -1,5 +1,5 @@
-//! Live: the agent as it is installed tells of a real leak once, and the next one, after a kill,
-//! says nothing of it again.
+//! Live: the installed agent pages once for a real leak. After it is killed, the next agent does
+//! not page for the same leak again.
 
 use std::{process::Command, time::Duration};
 

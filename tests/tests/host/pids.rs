@@ -1,10 +1,10 @@
-//! Live: a pid that one process after the other is given. Each life holds more memory than the
-//! last, so that whoever joined their histories would see a leak where nobody grows.
+//! Live: processes that reuse a pid. Each one holds more memory than the last, so a detector that
+//! joined their histories would report a leak although none of them grows.
 //!
-//! `clone3` can be asked for a pid, so that nothing here waits for the kernel's numbering to come
-//! round. Two lives that even share the clock tick in which they began are one process to `/proc`,
-//! and to a trace but for the exit between them. It does no harm: the first then lived for less
-//! than a tick, so that at most one scan saw it.
+//! `clone3` can request a pid, so the test need not wait for pids to wrap around. Two processes
+//! that start in the same clock tick are one process to `/proc`, and differ in a trace only by the
+//! exit between them. That is harmless: the first lived for less than a tick, so at most one scan
+//! saw it.
 
 use std::{
     fs::{self, File},
@@ -24,18 +24,18 @@ use spillway_tests::{is_root, sensors_with, wait_for};
 
 const MIB: usize = 1 << 20;
 
-/// Lives one after the other, a second of the detector's time each: growth must last for most of a
-/// minute, and is then claimed with the end of a bucket, at 61 s or one or two later.
+/// Successive processes, one a second of the detector's time. Growth must last for most of a minute
+/// and is claimed at the end of a bucket, at 61 to 63 s.
 const LIVES: usize = 80;
 
-/// How much more each holds than the last: steep enough for the shortest horizon.
+/// Growth from one process to the next: steep enough for the shortest horizon.
 const MORE: usize = 4 * MIB;
 
-/// A child that holds memory and waits; it ends when dropped.
+/// Child that holds memory and waits. It ends when dropped.
 struct Life(libc::pid_t);
 
 impl Life {
-    /// Begins one with this pid, or with any; returns when it holds its memory.
+    /// Starts a child with this pid, or with any. Returns once it holds its memory.
     fn begin(pid: Option<libc::pid_t>, bytes: usize) -> io::Result<Self> {
         let (mut ready, said) = pipe()?;
         // SAFETY: an all-zero `clone_args` asks for nothing.
@@ -44,8 +44,8 @@ impl Life {
         if let Some(pid) = &pid {
             (wanted.set_tid, wanted.set_tid_size) = (std::ptr::from_ref(pid) as u64, 1);
         }
-        // SAFETY: as fork(): without CLONE_VM the child has a copy of this memory, and what it is
-        // pointed to lives here.
+        // SAFETY: as fork(): without CLONE_VM the child has a copy of this memory, and the
+        // structure that the argument points to lives here.
         let made = unsafe {
             libc::syscall(libc::SYS_clone3, &raw mut wanted, size_of::<libc::clone_args>())
         };
@@ -62,7 +62,7 @@ impl Life {
 
     fn id(&self) -> ProcessId {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).expect("it lives");
-        // Counted from field 3, which comes first after the name: the start is field 22.
+        // The start is field 22. The first field after the name is field 3.
         let start =
             stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(19)?.parse().ok());
         ProcessId { pid: self.0 as u32, start_ticks: start.expect("field 22 is a number") }
@@ -71,8 +71,7 @@ impl Life {
 
 impl Drop for Life {
     fn drop(&mut self) {
-        // SAFETY: a signal to, and the end of, a child that was not waited for yet; no status is
-        // asked for.
+        // SAFETY: signals and reaps a child that has not been reaped yet; no status is requested.
         unsafe {
             libc::kill(self.0, libc::SIGKILL);
             libc::waitpid(self.0, std::ptr::null_mut(), 0);
@@ -80,15 +79,15 @@ impl Drop for Life {
     }
 }
 
-/// What the child does. The other threads of this program are not in it, so it makes system calls
-/// and nothing else.
+/// Body of the child. It has none of this program's other threads, so it may only make system
+/// calls.
 fn live(bytes: usize, ready: libc::c_int) -> ! {
     let (protection, flags) = (
         libc::PROT_READ | libc::PROT_WRITE,
         libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE,
     );
-    // SAFETY: fresh memory at an address of the kernel's choice; one byte of a constant; then
-    // nothing but waiting.
+    // SAFETY: maps fresh memory at an address of the kernel's choice, writes one constant byte to
+    // each page, then only waits.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         if libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) != libc::MAP_FAILED {
@@ -106,12 +105,11 @@ fn pipe() -> io::Result<(File, OwnedFd)> {
     if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: both were just made, and nobody else has them.
+    // SAFETY: both were just created and have no other owner.
     Ok(unsafe { (File::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
 }
 
-/// What is seen of one pid, a scan a second: a life ends and the next begins between each two
-/// scans.
+/// Observes one pid once a second. Between two scans its process exits and the next one starts.
 fn lives(sensors: &mut Sensors) -> Vec<Observation> {
     let mut life = Life::begin(None, MIB).expect("a process can be made");
     let (pid, mut seen) = (life.0, Vec::new());
@@ -137,7 +135,8 @@ fn lives(sensors: &mut Sensors) -> Vec<Observation> {
     seen.into_iter().filter(|observation| of_pid(&observation.fact)).collect()
 }
 
-/// Under the default rule, but that a small leak counts on a large host, and at once.
+/// Runs the detector with its defaults, except that a small leak counts on a large host and there
+/// is no warm-up.
 fn verdicts(observations: &[Observation]) -> Vec<Verdict> {
     let mut config = Config::default();
     config.detect.leak.max_extrapolation = 1e12;
@@ -146,7 +145,7 @@ fn verdicts(observations: &[Observation]) -> Vec<Verdict> {
     observations.iter().flat_map(|observation| core.apply(observation).verdicts).collect()
 }
 
-/// The same as whoever told processes apart by pid alone would see it.
+/// Same observations as a detector that identified processes by pid alone would see them.
 fn joined(observations: &[Observation]) -> Vec<Observation> {
     let mut joined = observations.to_vec();
     joined.retain(|observation| !matches!(observation.fact, Fact::Exit(_) | Fact::Exec(_)));

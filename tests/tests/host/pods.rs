@@ -1,6 +1,6 @@
-//! Live: limits on cgroups of pods, named as a kubelet names them, with what tells whose they are
-//! where a pod finds it: directories, the environment, and an API over TLS. What is protected is
-//! not limited, and neither is what nobody can tell of.
+//! Live: limits on cgroups of pods. The cgroups have the names that a kubelet gives them. The pod's
+//! namespace and labels come from where they are found in a pod: directories, the environment, and
+//! an API over TLS. A cgroup is not limited if its pod is protected or cannot be identified.
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
@@ -26,14 +26,14 @@ const API: [&str; 3] = ["shop", "api-6d4b", "5af2b6f4-1c0e-4d0f-9d3c-0f6a5b7c8d9
 const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOlsiYXBpIl19.c2ln";
 const MIB: u64 = 1 << 20;
 
-/// A node with one pod.
+/// Node with one pod.
 struct Node {
     stage: Stage,
     api: ApiServer,
 }
 
 impl Node {
-    /// `None`, told as a skip, where no cgroup can be limited here.
+    /// Sets up a node. Returns `None` and reports a skip if no cgroup can be limited on this host.
     fn set(test: &str, below: &[&str]) -> Option<Self> {
         if !is_root(test) {
             return None;
@@ -56,7 +56,8 @@ impl Node {
         Some(node)
     }
 
-    /// One whose pod's cgroup is named as either driver names it.
+    /// Sets up a node whose pod's cgroup has the name that the systemd driver or the cgroupfs
+    /// driver gives it.
     fn with_pod(test: &str) -> Option<Self> {
         let slice = format!("kubepods-burstable-pod{}.slice", API[2].replace('-', "_"));
         let pod = format!("pod{}", API[2]);
@@ -77,14 +78,14 @@ impl Node {
         self.stage.scratch.0.join("serviceaccount")
     }
 
-    /// Has the kubelet keep a directory of the pod, as one in this namespace.
+    /// Replaces the kubelet's directory of the pod by one in this namespace.
     fn is_in(&self, namespace: &str) {
         fs::remove_dir_all(self.logs()).expect("it is there");
         fs::create_dir_all(self.logs().join(format!("{namespace}_{}_{}", API[1], API[2])))
             .expect("it can be made");
     }
 
-    /// What the operator says, with where everything is.
+    /// Configuration with these decisions and the paths of this node.
     fn config(&self, decide: &str) -> String {
         format!(
             "{decide}\n[kubernetes]\npod_logs_dir = \"{}\"\nservice_account_dir = \"{}\"\n",
@@ -93,15 +94,14 @@ impl Node {
         )
     }
 
-    /// What a pod finds in its environment.
+    /// Sets the environment of a pod.
     fn equip(&self, command: &mut Command) {
         command.env("KUBERNETES_SERVICE_HOST", HOST);
         command.env("KUBERNETES_SERVICE_PORT", self.api.server.addr.port().to_string());
         command.env("NODE_NAME", NODE);
     }
 
-    /// Limits the cgroup on account of a process in it, as the agent does; why it refuses where it
-    /// does.
+    /// Limits the cgroup of a process as the agent does. Returns the reason if it is refused.
     fn limit(
         &self,
         pid: u32,
@@ -116,7 +116,7 @@ impl Node {
         change(&mut command);
         let before = self.stage.state();
         let done = command.output().expect("it runs");
-        // Whether it was limited and put back, or never limited.
+        // The state is the same if it was limited and restored, or never limited.
         assert_eq!(self.stage.state(), before);
         if done.status.success() {
             return Ok(());
@@ -139,7 +139,7 @@ fn refusals(node: &Node) {
         refused.expect_err("it is refused").replace(&node.api.server.addr.to_string(), "API")
     };
 
-    // Whose it is, nobody knows.
+    // The namespace is unknown.
     let refused = told(limit(""));
     assert!(
         refused.starts_with(&format!("cannot look up the namespace of pod {}: ", API[2])),
@@ -159,7 +159,7 @@ fn refusals(node: &Node) {
              (namespace:{namespace})"
         );
         assert_eq!(told(limit("")), wanted);
-        // Whatever else is allowed.
+        // An allow-list does not change that.
         assert_eq!(told(limit(&format!("allow = [\"namespace:{namespace}\"]"))), wanted);
     }
     node.is_in("shop");
@@ -187,7 +187,7 @@ fn refusals(node: &Node) {
     );
     assert_eq!(node.asked(), 5);
 
-    // Of an API that does not tell follows nothing, unless what it would tell does not matter.
+    // Without an answer from the API the cgroup is limited only if the labels do not matter.
     node.api.conduct(Conduct::Forbids);
     let refused = told(limit("protected = ['pod:app=db']"));
     assert!(
@@ -225,7 +225,7 @@ fn refusals(node: &Node) {
             "cannot look up the labels of pod shop/api-6d4b: {variable} is not set\n  hint: {hint}"
         );
         assert!(refused.starts_with(&wanted), "{refused}");
-        // Where no label matters, nothing of it does.
+        // Not needed if no pattern is about labels.
         assert_eq!(node.limit(leak.pid(), "", without), Ok(()));
     }
     leak.stop();
@@ -316,10 +316,10 @@ fn an_agent_in_a_pod_does_not_limit_itself() {
     leak.stop();
 }
 
-/// An agent in a pod of the node, and a leaker in another. What else leaks on this machine is none
-/// of the agent's business.
+/// Starts an agent in a pod of the node, and a leaker in another pod. Only the leaker's cgroup may
+/// be limited.
 fn running(node: &Node, decide: &str) -> (Running, Workload) {
-    // An end that is near, for a forecast.
+    // A limit that the leak will soon reach, so that there is a forecast.
     let file = if node.stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
     node.stage.cgroup.set(file, 512 * MIB).expect("the kernel takes it");
     let config = node.config(&node.stage.quick(decide));
@@ -389,7 +389,7 @@ fn an_api_that_hangs_holds_up_neither_the_loop_nor_the_end() {
         refused.unwrap_or_else(|| panic!("it waits on: {}{}", running.printed(), running.log()));
     let why = refused["why"].as_str().expect("it says why");
     assert!(why.contains("timed out after 3 s while waiting for the response\n  hint: "), "{why}");
-    // No human is woken: it is what the operator asked for.
+    // A refusal that the operator configured does not page.
     assert!(
         running.line_of("outcome", "failed", &node.stage.cgroup.path).is_none(),
         "{}",

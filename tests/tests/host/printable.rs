@@ -1,5 +1,5 @@
-//! Names that drive a terminal, forge a line or hide a process: wherever they are shown they are
-//! shown escaped, and nothing is hidden.
+//! Names that control a terminal, forge a line or hide a process: they are escaped everywhere, and
+//! hide nothing.
 
 use std::{
     ffi::OsStr,
@@ -23,11 +23,11 @@ const SOON: Duration = Duration::from_secs(60);
 /// Sets a terminal's title.
 const COMM: &str = "\x1b]0;pwned\x07";
 const COMM_SHOWN: &str = "\\x1b]0;pwned\\x07";
-/// Clears a terminal, and reads from right to left.
+/// Clears a terminal, and switches the direction of the text to right-to-left.
 const CGROUP: &str = "\x1b[2J\u{202e}odd";
 const CGROUP_SHOWN: &str = "\\x1b[2J\\xe2\\x80\\xaeodd";
 
-/// The workload under another name, which its process then has.
+/// Command that runs the workload under another name, which becomes its process's name.
 fn named(scratch: &Scratch, comm: &OsStr) -> Command {
     let program = scratch.0.join(comm);
     symlink(env!("CARGO_BIN_EXE_workload"), &program).expect("nothing has that name");
@@ -56,7 +56,7 @@ fn odd_name_is_escaped_and_its_cgroup_still_limited() {
     let shown = stage.cgroup.path.replace(CGROUP, CGROUP_SHOWN);
     let slack = Receiver::start(Form::Slack);
     let url = stage.scratch.secret("slack", &slack.url("/services/T0/B0/x"));
-    // A bracket begins a set in a pattern.
+    // A bracket starts a character class in a pattern.
     let allow = format!("allow = ['{}']", shown.replace('[', "?"));
     let text =
         format!("{}[act.page.slack]\nurl_file = \"{}\"\n", stage.quick(&allow), url.display());
@@ -117,7 +117,7 @@ fn a_name_in_no_encoding_hides_nobody_with_bpf_or_without() {
     process.stop();
 }
 
-/// A cgroup whose name is no text.
+/// Cgroup whose name is not valid UTF-8.
 struct Inner(std::path::PathBuf);
 
 impl Inner {
@@ -156,7 +156,7 @@ fn trace_with_odd_names_is_replayed_escaped() {
         let output = agent().args(args).arg(&trace).output().expect("it runs");
         assert!(output.status.success(), "{output:?}");
         let text = String::from_utf8(output.stdout).expect("UTF-8");
-        // JSON escapes a backslash once more.
+        // JSON escapes a backslash again.
         let shown = text.replace("\\\\x", "\\x");
         assert!(shown.contains(COMM_SHOWN) && shown.contains(CGROUP_SHOWN), "{args:?}: {text}");
         assert_harmless(args[0], &text);

@@ -1,5 +1,5 @@
-//! Live: connections that come from another host, over a pair of virtual Ethernet devices between
-//! two network namespaces, and those that a host makes to itself, by whatever address.
+//! Live: connections from another host, over a pair of virtual Ethernet devices between two network
+//! namespaces, and connections of a host to itself, to any of its addresses.
 
 use std::{
     fs::File,
@@ -18,16 +18,16 @@ use spillway_tests::{is_root, listeners, own_network, sensors_with, skip};
 const HERE: &str = "10.77.3.1";
 const HERE_V6: &str = "fd77:3::1";
 
-/// Another host, for as long as this lives: a network namespace, at the other end of a cable from
-/// this thread's.
+/// Other host: a network namespace at the far end of a virtual cable. It ends when dropped.
 struct Neighbour(Child);
 
 impl Neighbour {
-    /// Makes it; says why where it cannot be made. This thread must be in a namespace of its own.
+    /// Creates the host. This thread must already be in its own namespace.
     fn start() -> Result<Self, String> {
         let mut command = Command::new("sleep");
         command.arg("60").stdout(Stdio::null());
-        // SAFETY: between fork and exec the closure makes one system call and does not allocate.
+        // SAFETY: between fork and exec the closure makes a single system call and does not
+        // allocate.
         let command = unsafe {
             command.pre_exec(|| match libc::unshare(libc::CLONE_NEWNET) {
                 0 => Ok(()),
@@ -56,11 +56,11 @@ impl Neighbour {
         Ok(other)
     }
 
-    /// Connects from there so often, one after the other.
+    /// Connects `count` times from the other host, one after the other.
     fn connects(&self, to: SocketAddr, count: usize) -> Vec<TcpStream> {
         let namespace = File::open(format!("/proc/{}/ns/net", self.0.id())).expect("it lives");
         let inside = move || {
-            // SAFETY: setns takes two numbers and concerns this thread alone.
+            // SAFETY: setns takes two integers and affects this thread alone.
             assert_eq!(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
             (0..count).map(|_| TcpStream::connect(to).expect("the server is reached")).collect()
         };
@@ -87,7 +87,7 @@ fn run(program: &str, args: &[&str]) -> Result<(), String> {
     }
 }
 
-/// Counts of one look at a listener: how many came, and how many of them from another host.
+/// Reads how many connections a listener got, and how many of them came from another host.
 fn came(sensors: &mut Sensors, netns: u32, addr: SocketAddr) -> (Option<u64>, Option<u64>) {
     let facts: Vec<ListenerFact> = listeners(sensors, 0.0);
     let fact = facts
@@ -110,7 +110,7 @@ fn connections_of_this_host_are_not_taken_for_those_of_others() {
             Ok(other) => other,
             Err(reason) => return skip(test, &reason),
         };
-        // Where it listens, and by which address it is reached.
+        // The address that the server binds, and the one that clients connect to.
         let mut held = Vec::new();
         for (listens, by) in
             [(HERE, HERE), ("0.0.0.0", HERE), (HERE_V6, HERE_V6), ("::", HERE_V6), ("::", HERE)]

@@ -1,5 +1,5 @@
-//! Live: no secret is told, whatever comes back: who is told and who is asked send it in their
-//! answers, each in his way, and the agent logs all that it can.
+//! Live: no secret leaks when receivers send it back. Every sink and the drain receiver put it into
+//! their answers, each in a different place, and the agent logs at its most verbose level.
 
 use std::{
     fs, io,
@@ -33,7 +33,7 @@ const TOKENS: [&str; 4] =
     ["q1Zx81PwNobodyTe11s", "q2Kd07RvNobodyTe11s", "q3Mf63UyNobodyTe11s", "q4Hb29WaNobodyTe11s"];
 const DRAIN_PATH: &str = "DrainPathThatNobodyMayTell";
 
-/// Somebody who answers with what he was sent, and with a secret that both know.
+/// Server that answers with its own requests, and with the secret that it shares with the agent.
 struct Echo {
     addr: SocketAddr,
     calls: Arc<AtomicUsize>,
@@ -47,7 +47,7 @@ impl Echo {
         let calls = echo.calls.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                // Who breaks off is told what he is told the next time.
+                // A client that disconnects gets the same answer next time.
                 let _ = answer(stream, calls.load(Ordering::SeqCst), shared);
                 calls.fetch_add(1, Ordering::SeqCst);
             }
@@ -56,7 +56,7 @@ impl Echo {
     }
 }
 
-/// Answers with the request, in another place of the response each time.
+/// Answers with the request, in a different part of the response each time.
 fn answer(mut stream: TcpStream, nth: usize, shared: &str) -> io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     let request = Request::read(&mut stream)?;
@@ -66,7 +66,7 @@ fn answer(mut stream: TcpStream, nth: usize, shared: &str) -> io::Result<()> {
     let (status, said) = match nth % 5 {
         0 => ("401 Unauthorized", format!("{head}{shared}")),
         1 => ("401 Unauthorized", format!("you are not {shared}, with {head}")),
-        // From its secret on, if it has one.
+        // Starts at the secret, if there is one.
         2 => ("403 Forbidden", body[body.find("routing_key").unwrap_or(0)..].to_owned()),
         3 => {
             ("503 Service Unavailable", format!("{{\"message\":\"{}\"}}", head.replace('/', "\\/")))
@@ -81,7 +81,7 @@ fn answer(mut stream: TcpStream, nth: usize, shared: &str) -> io::Result<()> {
     respond(&mut stream, status, &headers, said.as_bytes())
 }
 
-/// All that is in the files of a directory, and their names.
+/// Contents and names of all files of a directory.
 fn contents(directory: &Path) -> Vec<u8> {
     let mut all = Vec::new();
     for file in fs::read_dir(directory).expect("it is there").flatten() {
@@ -95,7 +95,7 @@ fn contents(directory: &Path) -> Vec<u8> {
 }
 
 fn assert_untold(what: &str, told: &[u8]) {
-    /// What is shorter may be a word.
+    /// Shorter parts could be ordinary words.
     const PART_BYTES: usize = 10;
     let told = told.to_ascii_lowercase();
     let keys = PAGE_KEYS.into_iter().chain([DRAIN_KEY]).map(|key| key.trim_start_matches("whsec_"));
@@ -110,7 +110,7 @@ fn assert_untold(what: &str, told: &[u8]) {
             assert!(found.is_none(), "{what} tells of {secret}: {around:?}");
         }
     }
-    // All keys, decoded.
+    // Common part of the decoded keys.
     let raw = b"KeyThatNobodyMayTell";
     assert!(
         !told.windows(raw.len()).any(|window| window.eq_ignore_ascii_case(raw)),
@@ -139,7 +139,7 @@ fn no_secret_is_told_whoever_sends_it_back() {
     let output = agent().args(["-vv", "drain", "--config"]).arg(&config).output().expect("it runs");
     assert!(output.status.success(), "{output:?}");
 
-    // Each in each of his ways.
+    // Each server answers at least once in each way.
     let is_told = || echoes.iter().all(|echo| echo.calls.load(Ordering::SeqCst) >= 5).then_some(());
     let told = wait_for(SOON, is_told);
     let calls = echoes.each_ref().map(|echo| echo.calls.load(Ordering::SeqCst));
@@ -157,7 +157,7 @@ fn no_secret_is_told_whoever_sends_it_back() {
     let (code, log) = running.stop();
     leak.stop();
     assert_eq!(code, Some(0), "{log}");
-    // What came back was told, but for what it held.
+    // The answers were logged, with the secrets masked.
     for sink in ["pagerduty", "slack", "webhook", "alertmanager"] {
         let masked = log
             .lines()

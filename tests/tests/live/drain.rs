@@ -1,8 +1,9 @@
-//! Live: a node is drained before it fails, with Debian's HAProxy in front of it, by the files of
+//! Live: a node is drained before it fails, behind Debian's HAProxy with the files of
 //! `configs/haproxy/`.
 //!
-//! All nodes are one host here, and the agent watches that host. One backend leaks in a cgroup in
-//! which it will be killed; its line in HAProxy's configuration is the one whose agent answers.
+//! All nodes are on one host here, and the agent watches that host. One backend leaks in a cgroup
+//! in which it will be killed. Only its server in HAProxy's configuration has an agent that
+//! answers.
 
 use std::{
     env, fs,
@@ -26,9 +27,9 @@ use spillway_tests::{
 };
 
 const MIB: u64 = 1 << 20;
-/// HAProxy asks once a second.
+/// HAProxy's check interval.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// What a request takes where that does not matter.
+/// Service time of a request in tests that do not depend on it.
 const SERVICE: Duration = Duration::from_millis(20);
 
 fn start(config: &Path) -> Running {
@@ -37,7 +38,7 @@ fn start(config: &Path) -> Running {
     Running::start(command)
 }
 
-/// `spillway WORD` with this configuration.
+/// Runs `spillway` with these words and this configuration.
 fn say(words: &[&str], config: &Path) {
     let output = agent().args(words).arg("--config").arg(config).output().expect("it runs");
     assert!(output.status.success(), "{output:?}");
@@ -68,7 +69,8 @@ fn leaking_node_is_drained_before_a_request_fails() {
         ran
     };
     let without = run(false);
-    // It takes what it was at: two or three in a thousand of these seconds' requests.
+    // A dying backend loses its current requests: two or three in a thousand of these seconds'
+    // requests.
     assert!(
         without.died_at_secs.is_some() && without.share() < 0.999,
         "too little went wrong without the agent: {without:?}"
@@ -95,7 +97,7 @@ fn two_nodes_overloaded_in_turn_serve_as_much_with_agents() {
         .ok()
         .and_then(|secs| secs.parse().ok())
         .unwrap_or(TWO_NODES_SECS);
-    // At the same time, in namespaces of their own: they wait far more than they compute.
+    // Both runs at the same time, in their own namespaces: they mostly wait and hardly compute.
     let run = |with_agents: bool| {
         let name = format!("{TEST}-{with_agents}");
         let served = two_nodes(&servers, &name, with_agents, Duration::from_secs(secs));
@@ -114,7 +116,7 @@ fn two_nodes_overloaded_in_turn_serve_as_much_with_agents() {
     };
     assert!(!with.left_rotation, "a node left rotation for an overload: {with:?}");
     assert!(with.lowest_weights.iter().all(|weight| (50..=100).contains(weight)), "{with:?}");
-    // Both runs send other requests at other moments: half a percent is noise.
+    // The two runs differ in the timing of their requests: half a percent is noise.
     assert!(
         with.share() >= without.share() - 0.005,
         "the agent made it worse: {with:?}, without {without:?}"
@@ -132,7 +134,7 @@ fn haproxy_follows_the_override_after_a_restart() {
     let backends =
         [backend(SERVICE, "0", None), backend(SERVICE, "0", None), backend(SERVICE, "0", None)];
     let agent_check = free_addr();
-    // An operator's word holds in either mode.
+    // An operator's command takes effect in both modes.
     let config = quick(&scratch, "observe", agent_check);
     let agent = start(&config);
     let nodes = [backends[0].addr(), backends[1].addr(), backends[2].addr()];
@@ -157,7 +159,7 @@ fn haproxy_follows_the_override_after_a_restart() {
     }
     assert_eq!(balancer.shows("web-1", "stot"), before, "it gets no new work");
 
-    // It is killed: HAProxy keeps what it knows, and hears the same again.
+    // After the agent is killed, HAProxy keeps the last state, and the next agent reports the same.
     drop(agent);
     sleep(2 * INTERVAL);
     assert_eq!(balancer.shows("web-1", "status").as_deref(), Some("DRAIN (agent)"));
@@ -170,7 +172,7 @@ fn haproxy_follows_the_override_after_a_restart() {
         line
     };
     assert_eq!(hear(), "drain\n", "the first answer of a restarted agent");
-    // More than it keeps at once.
+    // More connections than it keeps at once.
     let silent: Vec<_> =
         (0..70).map(|_| TcpStream::connect(agent_check).expect("it listens")).collect();
     assert_eq!(hear(), "drain\n", "whoever says nothing keeps nobody out");
@@ -207,7 +209,7 @@ fn node_near_exhaustion_lowers_its_weight_and_stays_up() {
         [backend(SERVICE, "0", None), backend(SERVICE, "0", None), backend(SERVICE, "0", None)];
     let agent_check = free_addr();
     let config = quick(&scratch, "enforce", agent_check);
-    // What is half a minute away halves the weight, and drains nothing.
+    // Exhaustion in half a minute halves the weight and does not drain.
     let text = fs::read_to_string(&config).expect("it is there");
     let text =
         text.replace("[decide]\n", "[decide]\nlimit_within = \"1m\"\ndrain_within = \"1s\"\n");
@@ -250,7 +252,7 @@ fn second_agent_takes_over_when_the_first_is_killed() {
             scratch.0.join("state").display()
         ),
     );
-    // As systemd makes it before the agent is started.
+    // systemd creates it before it starts the agent.
     fs::create_dir(scratch.0.join("state")).expect("it can be made");
     let (first, second) = (start(&config), start(&config));
     assert!(
@@ -299,7 +301,7 @@ fn connections_are_counted_by_listener_in_every_namespace() {
     }
 }
 
-/// As in the agent, which enters no namespace.
+/// The agent counts like this too: it enters no namespace.
 #[test]
 fn connections_listed_by_bpf_are_counted_alike() {
     let test = "connections_listed_by_bpf_are_counted_alike";
@@ -326,14 +328,14 @@ fn counts_by_listener(list: Option<&Arc<SocketList>>) {
     };
     let here = backend(SERVICE, "0", None);
     count(0, here.pid());
-    // Accepted or not: sixteen of them are, by as many threads.
+    // Accepted or not: sixteen threads accept one connection each.
     let held: Vec<_> =
         (0..20).map(|_| TcpStream::connect(here.addr()).expect("it listens")).collect();
     assert_eq!(counted_of(here.pid()), 20);
     drop(held);
     count(0, here.pid());
 
-    // A program there ends with the thread that started it.
+    // The namespace's server ends with the thread that started it.
     let (tells, told) = mpsc::channel();
     let (ends, end) = mpsc::channel::<()>();
     let elsewhere = thread::spawn(move || {
@@ -358,14 +360,14 @@ fn node_that_still_serves_is_drained_only_after_a_timeout() {
         return;
     }
     let scratch = Scratch::make(TEST);
-    // In no cgroup that is protected, as an operator's own is.
+    // Outside protected cgroups such as the operator's own.
     let hierarchy = Hierarchy::detect();
     let cgroup = OwnCgroup::make(hierarchy.mount().expect("cgroups are mounted"), TEST)
         .expect("one can be made");
     let backend = backend(SERVICE, "0", Some(&cgroup));
     let config = quick(&scratch, "observe", free_addr());
     let agent = start(&config);
-    // It asks so slowly that it is served all the time.
+    // A client so slow that its request is always in progress.
     let mut held = TcpStream::connect(backend.addr()).expect("it listens");
     let keep_alive = thread::spawn(move || {
         for _ in 0..200 {

@@ -1,6 +1,6 @@
-//! Live: the installed agent under more than it has room for: births and deaths that nobody reads,
-//! listeners that no map holds, and tens of thousands of short lives. It counts what it lost, says
-//! so once, and runs on.
+//! Live: the installed agent under more load than it has room for: process events that are not
+//! read, listeners beyond the map, and tens of thousands of short-lived processes. It counts its
+//! losses, logs them once, and keeps running.
 
 use std::{fs, process::Command, thread, time::Duration};
 
@@ -11,12 +11,12 @@ use spillway_tests::{
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A look at thousands of new listeners takes some 0.3 s, more on a busy machine, and after two
-/// such looks the agent rests for twenty times as long.
+/// Time for scans of many new listeners. A scan of thousands takes some 0.3 s, more on a busy
+/// machine, and after two of them the agent rests for twenty times as long.
 const PATIENCE_FOR_LISTENERS: Duration = Duration::from_secs(60);
 
-/// The agent, well and without losses so far; `None`, told as a skip, where the probe that a test
-/// is about does not attach.
+/// Starts an agent that is healthy and has no losses yet. Returns `None` and reports a skip if the
+/// tested probe does not attach.
 fn agent_with(probe: Probe, test: &str) -> Option<(Scratch, Running)> {
     drop(sensors_with(probe, test)?);
     let scratch = Scratch::make(test);
@@ -32,13 +32,13 @@ fn workload(args: &[&str]) -> Workload {
     Workload::start(Command::new(env!("CARGO_BIN_EXE_workload")).args(args))
 }
 
-/// Starts and ends so many processes, one after the other.
+/// Starts and ends `count` processes, one after the other.
 fn churn(count: u32) {
     let mut churn = workload(&["churn", &format!("--count={count}")]);
     churn.until_done();
 }
 
-/// Births and deaths that were counted, and those that were counted as lost.
+/// Process events that were read, and those counted as lost.
 fn told_and_lost(running: &Running) -> (f64, f64) {
     let metrics = running.get("/metrics");
     let told = ["births", "deaths"]
@@ -50,8 +50,8 @@ fn lost(metrics: &str, what: &str) -> f64 {
     metric(metrics, &format!("spillway_lost_total{{what=\"{what}\"}}"))
 }
 
-/// One line of the log says this, however often it happened; the agent is well, and ends when told
-/// to. What else happens on the host meanwhile may have lines of its own.
+/// Checks that a single line of the log says this, however often it happened, and that the agent is
+/// healthy and stops on request. Other events on the host may have other lines.
 fn assert_said_once(running: Running, said: &str) {
     assert!(wait_for(PATIENCE, || running.is_well().then_some(())).is_some(), "{}", running.log());
     let (code, log) = running.stop();
@@ -66,8 +66,7 @@ fn a_ring_that_nobody_reads_is_counted_and_said_once() {
     else {
         return;
     };
-    // Twice, so that a line that is said each time would be said twice. The ring holds some 10,900
-    // births and deaths.
+    // Twice, to catch a line that is logged each time. The ring holds some 10,900 process events.
     for turn in 1..=2 {
         let (told, lost) = told_and_lost(&running);
         running.signal(libc::SIGSTOP);
@@ -119,7 +118,7 @@ fn listeners_beyond_the_map_are_counted_and_logged_once() {
 fn listeners_beyond_the_engine_are_counted_and_logged_once() {
     let scratch = Scratch::make("listeners_beyond_the_engine_are_counted_and_logged_once");
     let mut command = run_with(&scratch.file("spillway.toml", ANY_PORT));
-    // sock_diag has no map that would be full first.
+    // sock_diag has no map that would fill up first.
     command.arg("--no-bpf");
     let running = Running::start(command);
     let _many = workload(&["listeners", "--count=16500"]);
@@ -143,7 +142,7 @@ fn resident_bytes(running: &Running) -> u64 {
 fn fifty_thousand_short_lives_are_counted_and_cost_no_memory() {
     let test = "fifty_thousand_short_lives_are_counted_and_cost_no_memory";
     let Some((_scratch, running)) = agent_with(Probe::ProcessLife, test) else { return };
-    // What buffers grow to once is no leak.
+    // Lets buffers reach their final size, which is not a leak.
     churn(2_000);
     let (told, lost) = told_and_lost(&running);
     let resident = resident_bytes(&running);

@@ -1,5 +1,5 @@
-//! Live: listeners that are many, odd, or come and go. Depth, age and owner are held against the
-//! truth on every kernel, see `src/kernel/listeners.rs`.
+//! Live: listeners that are many, odd, or short-lived. `src/kernel/listeners.rs` checks depth, age
+//! and owner on every kernel.
 
 use std::{
     collections::HashSet,
@@ -17,19 +17,19 @@ use spillway_agent::{
 };
 use spillway_tests::{Workload, is_root, listeners, loopback_up, now, own_network, sensors_with};
 
-/// As many as one host is known to have, in a few hundred containers; here in some that have a
-/// thousand each.
+/// Listeners of the largest known host, which had a few hundred containers; here they are in a few
+/// namespaces with a thousand each.
 const MANY: usize = 5_000;
 const CONTAINERS: usize = 5;
-/// A look at so many may take so long on a busy machine of two CPUs: the agent looks ten times a
-/// second.
+/// Maximum duration of a scan of so many listeners on a busy machine with two CPUs. The agent scans
+/// ten times a second.
 const MANY_WITHIN: Duration = Duration::from_millis(50);
 
 fn workload(args: &[&str]) -> Workload {
     Workload::start(Command::new(env!("CARGO_BIN_EXE_workload")).args(args))
 }
 
-/// What one look shows of a network namespace.
+/// Scans the listeners of a network namespace.
 fn look(sensors: &mut Sensors, t: f64, netns: u32) -> Vec<ListenerFact> {
     let mut facts = listeners(sensors, t);
     facts.retain(|fact| fact.netns == netns);
@@ -42,8 +42,8 @@ fn a_restarted_server_is_named_by_its_new_pid() {
     let Some(mut sensors) = sensors_with(Probe::AcceptQueue, test) else { return };
     let serve = |addr: &str| workload(&["stuck-server", "--addr", addr]);
     let addr = serve("127.0.0.1:0").addr();
-    // The kernel likes to put the new socket where the old one was; owners are looked up only every
-    // ten seconds.
+    // The kernel tends to allocate the new socket at the old one's address. Owners are looked up
+    // only every ten seconds.
     for restart in 0..20 {
         let server = serve(&addr.to_string());
         let facts = listeners(&mut sensors, f64::from(restart) / 10.0);
@@ -110,7 +110,7 @@ fn listeners_that_come_and_go_leave_nothing_behind() {
         let addrs: Vec<SocketAddr> =
             held.iter().map(|one| one.local_addr().expect("it is bound")).collect();
         ports.extend(addrs.iter().map(SocketAddr::port));
-        // Every other one closes while somebody waits.
+        // Every other listener closes while a connection waits.
         let _waiting: Vec<_> = addrs
             .iter()
             .step_by(2)
@@ -125,7 +125,7 @@ fn listeners_that_come_and_go_leave_nothing_behind() {
             .map(|(n, addr)| (addr.to_string(), u32::from(n % 2 == 0)))
             .collect();
         assert_eq!(seen, truth, "turn {turn}");
-        // What came to one that had the same port before is not told of this one.
+        // Counts of an earlier listener on the same port are not attributed to this one.
         let wrong: Vec<_> = facts
             .iter()
             .filter(|fact| fact.arrived_total != Some(u64::from(fact.backlog)))
@@ -145,15 +145,15 @@ fn namespaces_that_end_while_they_are_read_disturb_no_other() {
         return;
     }
     let Some(mut sensors) = sensors_with(Probe::AcceptQueue, test) else { return };
-    // Its port may be another's in any of the others.
+    // Other namespaces may use the same port.
     let netns = own_network().expect("root can make a network namespace");
     let (start, ends) = (now(), AtomicBool::new(false));
     thread::scope(|scope| {
         let made = scope.spawn(|| {
             let mut made = 0;
-            // Were the looks to fail, it would be waited for all the same.
+            // The deadline ends the loop even if scans fail.
             while !ends.load(Ordering::Relaxed) && start.elapsed() < LASTING * 2 {
-                // The namespace ends with the thread that is alone in it.
+                // The namespace ends with its only thread.
                 let inside = scope.spawn(|| {
                     own_network().expect("root can make a network namespace");
                     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -210,20 +210,20 @@ fn a_backlog_of_nothing_holds_one_connection_and_drops_the_next() {
     }
 }
 
-/// A quarter of the room that the BPF side has for listeners.
+/// One user's share: a quarter of the listeners that the BPF map has room for.
 const SHARE: usize = LISTENERS_MAX as usize / 4;
-/// More than there is room for.
+/// More listeners than the map has room for.
 const FLOOD: usize = 9_000;
-/// `nobody` of most distributions.
+/// User id of `nobody` in most distributions.
 const NOBODY: u32 = 65_534;
 
-/// Runs a workload as a user without privileges, in a network namespace of its own.
+/// Runs a workload as an unprivileged user, in its own network namespace.
 fn as_nobody(args: &[&str]) -> Workload {
     let mut command = Command::new(env!("CARGO_BIN_EXE_workload"));
     command.args(args);
     let enter = || {
         let files = libc::rlimit { rlim_cur: 20_000, rlim_max: 20_000 };
-        // SAFETY: system calls alone, one of which reads a structure that lives here.
+        // SAFETY: only system calls, one of which reads a structure that lives here.
         let ready = unsafe {
             libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files) == 0
                 && libc::unshare(libc::CLONE_NEWNET) == 0
@@ -238,7 +238,7 @@ fn as_nobody(args: &[&str]) -> Workload {
             _ => Err(std::io::Error::last_os_error()),
         }
     };
-    // SAFETY: between fork and exec the closure makes system calls alone and does not allocate.
+    // SAFETY: between fork and exec the closure only makes system calls and does not allocate.
     Workload::start(unsafe { command.pre_exec(enter) })
 }
 
@@ -295,14 +295,14 @@ fn nine_thousand_listeners_of_one_user_hide_no_service() {
         );
         assert!(lost(sensors, "listeners_left_out") > 0, "{when}: it is told");
         assert_eq!(lost(sensors, "listener_map_full"), 0, "{when}");
-        // Between two reads of what is outside, and after the counts were set right.
+        // Between two lists of the listeners outside the map, and after the counts were corrected.
         for _ in 0..12 {
             t += 1.0;
             assert_eq!(find(&listeners(sensors, t), &service).backlog, 17, "{when}");
         }
     }
     drop((flood, late));
-    // What it took is given back, or is after the next pass over every file.
+    // The places of the closed listeners are free now, or after the next pass over all files.
     let next = as_nobody(&["listen", "--backlog=8", "--pending=3"]);
     for sensors in [&mut sensors, &mut later] {
         let facts = [listeners(sensors, 30.0), listeners(sensors, 50.0)].concat();

@@ -1,5 +1,5 @@
-//! Live: what a scan sees of a host as a whole. Each process is held against the truth on every
-//! kernel, see `src/kernel/memory.rs`.
+//! Live: a scan's view of the host as a whole. `src/kernel/memory.rs` checks the values of each
+//! process on every kernel.
 
 use std::{collections::HashSet, fs, path::PathBuf, process::Command, time::Duration};
 
@@ -51,7 +51,7 @@ fn a_pass_over_two_thousand_processes_loses_none() {
     let children = processes(&mut sensors).into_iter().filter(|fact| fact.ppid == sleepers.pid());
     let names: HashSet<_> = children.map(|fact| fact.id.pid).collect();
     assert_eq!(names.len(), 2_000);
-    // What they hold fills the kernel's buffer more than once: a process at its end is neither lost
+    // Their records fill the kernel's buffer more than once. A process at its end is neither lost
     // nor counted twice.
     let mut seen = Vec::new();
     sensors.scan_processes(1_000.0, &mut seen);
@@ -90,7 +90,7 @@ fn the_host_is_read_as_proc_says() {
         .expect("it says MemAvailable");
     let available =
         available.trim().trim_end_matches(" kB").parse::<u64>().expect("it is a number") * 1024;
-    // Other processes go on meanwhile.
+    // Other processes keep running meanwhile.
     assert!(
         host.mem_available_bytes.abs_diff(available) < 256 << 20,
         "{host:?} against {available}"
