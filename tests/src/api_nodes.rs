@@ -82,7 +82,7 @@ impl NodeServer {
     ///
     /// Panics if there is no node of that name.
     pub fn change(&self, name: &str, patch: &Value) {
-        lock(&self.cluster).patch(name, patch).expect("it is a change that a node can have");
+        lock(&self.cluster).patch(name, patch).expect("the node allows the change");
     }
 
     /// Makes another client change a node right after it is read, `times` times.
@@ -153,7 +153,7 @@ impl Cluster {
                 let patch = serde_json::from_slice(&request.body);
                 self.patch(name, &patch.map_err(|error| (400, "BadRequest", error.to_string()))?)
             }
-            _ => Err((501, "NotImplemented", format!("nobody was meant to {verb} nodes"))),
+            _ => Err((501, "NotImplemented", format!("this server cannot {verb} nodes"))),
         }
     }
 

@@ -111,9 +111,9 @@ impl ApiServer {
 
 /// Writes the directory of a service account, as a pod finds it.
 pub(crate) fn service_account(authority: &Authority, directory: &Path, token: &str) {
-    fs::create_dir_all(directory).expect("a directory can be made");
-    fs::write(directory.join("ca.crt"), authority.pem()).expect("a file can be written");
-    fs::write(directory.join("token"), token).expect("a file can be written");
+    fs::create_dir_all(directory).expect("the directory can be created");
+    fs::write(directory.join("ca.crt"), authority.pem()).expect("the file can be written");
+    fs::write(directory.join("token"), token).expect("the file can be written");
 }
 
 fn act(

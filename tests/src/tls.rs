@@ -48,10 +48,10 @@ impl Authority {
     ///
     /// Panics if no key can be made.
     pub fn make() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).expect("no names are fine");
+        let mut params = CertificateParams::new(Vec::new()).expect("a certificate needs no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key can be made");
-        Self(CertifiedIssuer::self_signed(params, key).expect("it can sign itself"))
+        let key = KeyPair::generate().expect("a key can be generated");
+        Self(CertifiedIssuer::self_signed(params, key).expect("the authority can sign itself"))
     }
 
     /// Certificate of the authority, in PEM.
@@ -63,14 +63,14 @@ impl Authority {
     fn signed(&self, names: &[&str]) -> (rcgen::Certificate, KeyPair) {
         let names: Vec<_> = names.iter().map(ToString::to_string).collect();
         let common_name = names.first().cloned().unwrap_or_default();
-        let mut params = CertificateParams::new(names).expect("the names are ones");
+        let mut params = CertificateParams::new(names).expect("the names are valid");
         // The name must differ from the authority's, otherwise OpenSSL considers the certificate
         // self-signed.
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let key = KeyPair::generate().expect("a key can be made");
-        (params.signed_by(&key, &self.0).expect("it can sign"), key)
+        let key = KeyPair::generate().expect("a key can be generated");
+        (params.signed_by(&key, &self.0).expect("the authority can sign"), key)
     }
 
     /// Writes a client's certificate to `cert_file` and its key to `key_file`.
@@ -80,9 +80,9 @@ impl Authority {
     /// Panics if they cannot be written.
     pub fn client(&self, cert_file: &Path, key_file: &Path) {
         let (certificate, key) = self.signed(&["agent.internal"]);
-        fs::write(cert_file, certificate.pem()).expect("a file can be written");
-        fs::write(key_file, key.serialize_pem()).expect("a file can be written");
-        fs::set_permissions(key_file, fs::Permissions::from_mode(0o600)).expect("it is ours");
+        fs::write(cert_file, certificate.pem()).expect("the file can be written");
+        fs::write(key_file, key.serialize_pem()).expect("the file can be written");
+        fs::set_permissions(key_file, fs::Permissions::from_mode(0o600)).expect("the mode can be set");
     }
 }
 
@@ -101,8 +101,8 @@ impl TlsServer {
         answer: impl Fn(&Request, &mut Answering) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
         let config = Arc::new(config(authority, names, clients));
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has ports");
-        let addr = listener.local_addr().expect("it has one");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port is free");
+        let addr = listener.local_addr().expect("a listener has an address");
         let (received, ended) =
             (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (keep, is_ended, answer) = (received.clone(), ended.clone(), Arc::new(answer));
@@ -139,18 +139,18 @@ fn config(authority: &Authority, names: &[&str], clients: Option<&Authority>) ->
     let key = PrivatePkcs8KeyDer::from(key.serialize_der());
     let provider = Arc::new(ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider.clone());
-    let config = config.with_safe_default_protocol_versions().expect("there are some");
+    let config = config.with_safe_default_protocol_versions().expect("the provider supports the default versions");
     let config = match clients {
         None => config.with_no_client_auth(),
         Some(clients) => {
             let mut roots = RootCertStore::empty();
-            roots.add(clients.0.der().clone()).expect("it is a certificate");
+            roots.add(clients.0.der().clone()).expect("the certificate is valid");
             let verifier =
                 WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-            config.with_client_cert_verifier(verifier.expect("there is a root"))
+            config.with_client_cert_verifier(verifier.expect("there is a root certificate"))
         }
     };
-    config.with_single_cert(chain, key.into()).expect("they belong together")
+    config.with_single_cert(chain, key.into()).expect("the key belongs to the certificate")
 }
 
 fn serve(

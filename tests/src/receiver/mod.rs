@@ -84,8 +84,8 @@ impl Receiver {
     ///
     /// Panics if no port is free.
     pub fn start(form: Form) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a port");
-        let addr = listener.local_addr().expect("it has an address");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
+        let addr = listener.local_addr().expect("a listener has an address");
         let shared = Shared { manner: Manner::Well, calls: Vec::new(), open: 0, most_open: 0 };
         let shared = Arc::new(Mutex::new(shared));
         let serves = shared.clone();
@@ -146,7 +146,7 @@ impl Call {
     /// Panics if one is invalid.
     pub fn header_map(&self) -> HeaderMap {
         let header = |(name, value): (&String, &String)| {
-            (name.parse::<HeaderName>().expect("a name"), value.parse().expect("a value"))
+            (name.parse::<HeaderName>().expect("the header name is valid"), value.parse().expect("the header value is valid"))
         };
         self.headers.iter().map(header).collect()
     }

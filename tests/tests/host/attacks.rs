@@ -20,8 +20,8 @@ use spillway_tests::{
 /// User id of `nobody`.
 const NOBODY: u32 = 65_534;
 
-/// Time within which an overload is claimed. A single waiting connection is claimed at any severity
-/// after six seconds, several are sooner.
+/// Time within which an overload is claimed: after six seconds if a single connection waits, at
+/// whatever severity, and sooner if several do.
 const CLAIMED_WITHIN: Duration = Duration::from_secs(20);
 
 /// Python program that serves one connection, which shows that it has started, and lets the others
@@ -92,7 +92,7 @@ fn unprivileged_users_cannot_drain_weigh_or_page() {
     let (scratch, webhook) = (Scratch::make("attacks"), Receiver::start(Form::Webhook));
     let check: SocketAddr = TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
-        .expect("loopback has ports");
+        .expect("a loopback port is free");
     let text = format!(
         "mode = \"enforce\"\n{ANY_PORT}[act.limit]\nenabled = \
         false\n[act.drain.agent_check]\nlisten = \"{check}\"\n[act.page.webhook]\n\
@@ -144,9 +144,9 @@ fn unprivileged_users_cannot_drain_weigh_or_page() {
     let mut answer = String::new();
     TcpStream::connect(check)
         .and_then(|mut stream| stream.read_to_string(&mut answer))
-        .expect("it answers");
+        .expect("the agent check answers");
     assert_eq!(answer, "ready 100%\n");
-    assert!(running.get("/ready").starts_with("HTTP/1.1 200"), "it stays in rotation");
+    assert!(running.get("/ready").starts_with("HTTP/1.1 200"), "the node left rotation");
     assert!(webhook.calls().is_empty(), "{:?}", webhook.calls());
     drop((early, attacks));
     let (code, log) = running.stop();

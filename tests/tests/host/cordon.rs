@@ -50,29 +50,29 @@ fn holds(theirs: &Value, ours: &Value) -> bool {
 }
 
 #[test]
-fn kubectl_knows_every_field_of_what_runs_the_receiver() {
+fn kubectl_knows_every_field_of_the_daemonset() {
     let Some(servers) = servers("cordon-fields") else { return };
     let mut daemons = Manifests::read(&servers).one("DaemonSet").clone();
     let seen = |daemons: &Value| {
         // Unlike other subcommands, this one parses the DaemonSet and drops unknown fields.
         let arguments =
             ["set", "env", "--local", "--filename=-", "--output=json", "READ_BY=kubectl"];
-        let told = servers.kubectl(&arguments, &daemons.to_string());
-        holds(&serde_json::from_str(&told).expect("it is JSON"), daemons)
+        let printed = servers.kubectl(&arguments, &daemons.to_string());
+        holds(&serde_json::from_str(&printed).expect("kubectl prints JSON"), daemons)
     };
     assert!(seen(&daemons));
     daemons["spec"]["template"]["spec"]["hostNetwrk"] = true.into();
-    assert!(!seen(&daemons), "it would not have been noticed");
+    assert!(!seen(&daemons), "an unknown field goes unnoticed");
 }
 
 #[test]
-fn what_a_manifest_names_is_there() {
+fn manifests_refer_only_to_existing_objects() {
     let Some(servers) = servers("cordon-manifests") else { return };
     let manifests = Manifests::read(&servers);
     let (program, how) = (read_shipped("cordon.py"), read_shipped("kustomization.yaml"));
     let namespace = &manifests.one("Namespace")["metadata"]["name"];
     for object in &manifests.objects {
-        let kind = object["kind"].as_str().expect("it is something");
+        let kind = object["kind"].as_str().expect("an object has a kind");
         let is_global = kind == "Namespace" || kind.starts_with("Cluster");
         let own = if is_global { &Value::Null } else { namespace };
         assert_eq!(object["metadata"]["namespace"], *own, "{object}");
@@ -107,21 +107,21 @@ fn what_a_manifest_names_is_there() {
     let (keys_at, secret) = manifests.mounted("secret");
     assert_eq!(manifests.env("KEYS_FILE")["value"], format!("{keys_at}/keys"));
     let [namespace, secret] =
-        [namespace, &secret["secretName"]].map(|name| name.as_str().expect("it is named"));
+        [namespace, &secret["secretName"]].map(|name| name.as_str().expect("an object has a name"));
     let make = format!("kubectl -n {namespace} create secret generic {secret} --from-file=keys");
     assert!(how.contains(&make), "{make}");
     assert_eq!(manifests.pod()["volumes"].as_array().map(Vec::len), Some(2));
     assert_eq!(manifests.container()["volumeMounts"].as_array().map(Vec::len), Some(2));
     // The environment.
-    for variable in manifests.container()["env"].as_array().expect("there are some") {
-        let name = variable["name"].as_str().expect("it is named");
-        assert!(program.contains(&format!("os.environ.get(\"{name}\"")), "{name} is read");
+    for variable in manifests.container()["env"].as_array().expect("the container has an environment") {
+        let name = variable["name"].as_str().expect("a variable has a name");
+        assert!(program.contains(&format!("os.environ.get(\"{name}\"")), "{name} is not read");
     }
     assert_eq!(manifests.env("NODE_NAME")["valueFrom"]["fieldRef"]["fieldPath"], "spec.nodeName");
-    let listen = manifests.env("LISTEN")["value"].as_str().expect("it is told");
+    let listen = manifests.env("LISTEN")["value"].as_str().expect("LISTEN is set");
     assert!(
         listen.starts_with("127.0.0.1:") && manifests.pod()["hostNetwork"] == true,
-        "the agent finds it"
+        "the agent cannot reach {listen}"
     );
     assert!(how.contains(&format!("url = \"http://{listen}/\"")), "{listen}");
     for probe in ["readinessProbe", "livenessProbe"] {
@@ -154,9 +154,9 @@ impl Receiver {
         python.env("KUBERNETES_SERVICE_PORT", cluster.api.server.addr.port().to_string());
         python.env("PYTHONDONTWRITEBYTECODE", "1");
         let mut child =
-            python.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
-        let mut log = BufReader::new(child.stderr.take().expect("it is piped")).lines();
-        let line = log.next().and_then(Result::ok).expect("it says where it listens");
+            python.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the receiver starts");
+        let mut log = BufReader::new(child.stderr.take().expect("stderr is a pipe")).lines();
+        let line = log.next().and_then(Result::ok).expect("the receiver logs its address");
         let addr = line.rsplit(' ').next().and_then(|addr| addr.parse().ok());
         let addr = addr.unwrap_or_else(|| panic!("{line}"));
         thread::spawn(move || {
@@ -170,18 +170,18 @@ impl Receiver {
         let at = Clock::start().unix_ms() as i64 / 1_000 - late_secs;
         let signature = Webhook::new(key)
             .and_then(|key| key.sign(id, at, body.as_bytes()))
-            .expect("it can be signed");
-        let mut stream = TcpStream::connect(self.addr).expect("it listens");
-        stream.set_read_timeout(Some(SOON)).expect("it is a time");
+            .expect("the request can be signed");
+        let mut stream = TcpStream::connect(self.addr).expect("the receiver listens");
+        stream.set_read_timeout(Some(SOON)).expect("a timeout can be set");
         let head = format!(
             "POST / HTTP/1.1\r\nhost: localhost\r\nwebhook-id: {id}\r\nwebhook-timestamp: \
             {at}\r\nwebhook-signature: v1,AAAA \
              {signature}\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
-        stream.write_all(format!("{head}{body}").as_bytes()).expect("it reads");
+        stream.write_all(format!("{head}{body}").as_bytes()).expect("the receiver reads the request");
         let mut said = String::new();
-        stream.read_to_string(&mut said).expect("it answers");
+        stream.read_to_string(&mut said).expect("the receiver answers");
         let status = said
             .split(' ')
             .nth(1)
@@ -218,7 +218,7 @@ impl Cluster {
     fn start(test: &str, manifests: &Manifests) -> Self {
         let scratch = Scratch::make(&format!("cordon-{test}"));
         let keys = scratch.file("keys", &KEYS.join("\n"));
-        fs::set_permissions(keys, fs::Permissions::from_mode(0o600)).expect("it is ours");
+        fs::set_permissions(keys, fs::Permissions::from_mode(0o600)).expect("the mode can be set");
         let api = NodeServer::start(&[NODE, OTHER], TOKEN, &manifests.user(), manifests.rules());
         let cluster = Self { scratch, api };
         cluster.api.service_account(&cluster.account(), TOKEN);
@@ -237,7 +237,7 @@ impl Cluster {
         assert_eq!(
             self.api.node(OTHER)["metadata"]["resourceVersion"],
             "4242",
-            "no other node is touched"
+            "another node was changed"
         );
         self.api.node(NODE)["spec"]["unschedulable"] == true
     }
@@ -268,7 +268,7 @@ fn servers(test: &str) -> Option<Servers> {
 fn set(test: &str) -> Option<(Manifests, Cluster)> {
     let python = Command::new("python3").arg("--version").stdout(Stdio::null()).status();
     if !python.is_ok_and(|status| status.success()) {
-        skip(test, "needs python3, which `cargo xtask test` installs where there is apt-get");
+        skip(test, "needs python3, which `cargo xtask test` installs if apt-get exists");
         return None;
     }
     let manifests = Manifests::read(&servers(test)?);
@@ -293,7 +293,7 @@ fn drain_cordons_the_node_and_undrain_uncordons_it() {
         ),
     );
     let say = |word: &str| {
-        let output = agent().args([word, "--config"]).arg(&config).output().expect("it runs");
+        let output = agent().args([word, "--config"]).arg(&config).output().expect("the agent runs");
         assert!(output.status.success(), "{output:?}");
     };
     let mut command = run_with(&config);
@@ -328,10 +328,10 @@ fn drain_cordons_the_node_and_undrain_uncordons_it() {
 }
 
 #[test]
-fn who_has_no_key_or_asks_for_nothing_known_changes_nothing() {
+fn requests_without_a_key_or_a_known_type_change_nothing() {
     let Some((manifests, cluster)) = set("cordon-keys") else { return };
     let receiver = Receiver::start(&manifests, &cluster);
-    assert!(http_get(receiver.addr, "/healthz").expect("it answers").starts_with("HTTP/1.0 200"));
+    assert!(http_get(receiver.addr, "/healthz").expect("the receiver answers").starts_with("HTTP/1.0 200"));
     let drain = json!({ "type": "io.spillway.node.drain.requested" }).to_string();
     let stranger = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     for (key, late_secs, body, status) in [
@@ -351,21 +351,21 @@ fn who_has_no_key_or_asks_for_nothing_known_changes_nothing() {
         );
         assert_eq!(answered, status, "{body}: {said}");
     }
-    // A file without a key admits no client, not even one that signs with an empty key.
+    // Without a valid key in the file every request is refused.
     for none in ["", "whsec_\n", "whsec_%%%", "secret"] {
-        fs::write(cluster.keys(), none).expect("it is ours");
+        fs::write(cluster.keys(), none).expect("the keys can be written");
         let (answered, said) = receiver.send(KEYS[0], "none", 0, &drain);
         assert_eq!(answered, 503, "{none}: {said}");
     }
-    assert_eq!(cluster.asked(), 0, "the API was not even asked");
+    assert_eq!(cluster.asked(), 0, "a refused request reached the API");
     // Keys can be replaced while it runs, and any of them is accepted.
-    fs::write(cluster.keys(), KEYS.join("\n")).expect("it is ours");
+    fs::write(cluster.keys(), KEYS.join("\n")).expect("the keys can be written");
     assert_eq!(receiver.send(KEYS[1], "second", 290, &drain).0, 200);
     assert!(cluster.is_cordoned());
 }
 
 #[test]
-fn foreign_cordon_stays_and_repeats_are_done_once() {
+fn foreign_cordon_is_kept_and_repeats_are_idempotent() {
     let Some((manifests, cluster)) = set("cordon-marks") else { return };
     let receiver = Receiver::start(&manifests, &cluster);
     cluster.by_hand(true);
@@ -376,19 +376,19 @@ fn foreign_cordon_stays_and_repeats_are_done_once() {
     }
     assert_eq!(cluster.version(), before);
     cluster.by_hand(false);
-    assert_eq!(receiver.ask("undrain", "c").0, 200, "there is nothing to undo");
+    assert_eq!(receiver.ask("undrain", "c").0, 200, "undrain without a cordon failed");
 
     assert_eq!(receiver.ask("drain", "d"), (200, format!("{NODE} is cordoned")));
     assert!(cluster.is_cordoned());
     assert_eq!(cluster.mark().as_deref(), Some("d"));
     let (version, asked) = (cluster.version(), cluster.asked());
     assert_eq!(receiver.ask("drain", "d").0, 200);
-    assert_eq!(cluster.asked(), asked, "it remembers");
+    assert_eq!(cluster.asked(), asked, "a repeat reached the API");
     // A restarted receiver recognizes its own cordon by the node's annotation.
     drop(receiver);
     let receiver = Receiver::start(&manifests, &cluster);
     assert_eq!((receiver.ask("drain", "d").0, receiver.ask("drain", "e").0), (200, 200));
-    assert_eq!(cluster.version(), version, "it is cordoned already");
+    assert_eq!(cluster.version(), version, "a cordoned node was changed");
     assert_eq!(receiver.ask("undrain", "f"), (200, format!("{NODE} is not cordoned")));
     assert!(!cluster.is_cordoned() && cluster.mark().is_none());
     // A late repeat does not cordon the node again.
@@ -406,11 +406,11 @@ fn foreign_cordon_stays_and_repeats_are_done_once() {
 }
 
 #[test]
-fn an_api_that_refuses_or_is_gone_is_asked_again_later() {
+fn failed_api_requests_can_be_retried() {
     let Some((manifests, cluster)) = set("cordon-api") else { return };
     let receiver = Receiver::start(&manifests, &cluster);
-    // A node that changed since it was read is read once more. After a second conflict the client
-    // has to retry.
+    // A node that changed since it was read is read again, three times at most. Then the client has
+    // to retry.
     cluster.api.busy(3);
     let (status, said) = receiver.ask("drain", "a");
     assert!(
@@ -419,7 +419,7 @@ fn an_api_that_refuses_or_is_gone_is_asked_again_later() {
     );
     assert!(!cluster.is_cordoned());
     cluster.api.busy(2);
-    assert_eq!(receiver.ask("drain", "a").0, 200, "no failure is remembered");
+    assert_eq!(receiver.ask("drain", "a").0, 200, "an earlier failure was remembered");
     assert!(cluster.is_cordoned());
     // A right that the role lacks is an error.
     cluster
@@ -449,7 +449,7 @@ fn an_api_that_refuses_or_is_gone_is_asked_again_later() {
     // A server with another authority's certificate is refused.
     let elsewhere = Cluster::start("elsewhere", &manifests);
     fs::copy(elsewhere.account().join("ca.crt"), cluster.account().join("ca.crt"))
-        .expect("it is ours");
+        .expect("the certificate can be copied");
     let asked = cluster.asked();
     let (status, said) = receiver.ask("drain", "c");
     assert!(status == 503 && said.contains("CERTIFICATE_VERIFY_FAILED"), "{status} {said}");

@@ -31,9 +31,9 @@ fn meet(command: Command) -> Met {
         let scans = find_metric(&metrics, "spillway_read_seconds_count{sensor=\"processes\"}")?;
         (scans >= 2.0).then_some(metrics)
     });
-    let metrics = scanned.unwrap_or_else(|| panic!("it does not scan: {}", running.log()));
+    let metrics = scanned.unwrap_or_else(|| panic!("the agent does not scan: {}", running.log()));
     assert!(metric(&metrics, "spillway_processes") >= 2.0, "{metrics}");
-    assert!(metric(&metrics, "spillway_listeners") >= 1.0, "it listens itself: {metrics}");
+    assert!(metric(&metrics, "spillway_listeners") >= 1.0, "its own listener is missing: {metrics}");
     assert!(running.is_well());
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
@@ -81,7 +81,7 @@ impl Stage {
         let path = self.scratch.0.join("spillway");
         fs::write(&path, binary).expect("the agent can be written");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
-            .expect("it can be made executable");
+            .expect("the mode can be set");
         let mut command = Command::new(path);
         command.args(self.command().get_args());
         command
@@ -113,7 +113,7 @@ impl Stage {
     /// the log names it.
     fn assert_lost(&self, met: &Met, probe: Probe, because: &str) {
         let mut left = self.usual.attached.clone();
-        assert!(left.remove(probe.name()), "{} is not usual here", probe.name());
+        assert!(left.remove(probe.name()), "{} does not attach here without a fault", probe.name());
         assert_eq!(met.attached, left);
         let fresh: Vec<_> =
             met.warnings.iter().filter(|line| !self.usual.warnings.contains(line)).collect();
@@ -132,29 +132,29 @@ impl Stage {
 }
 
 #[test]
-fn without_btf_it_runs_on() {
-    let Some(stage) = Stage::set("without_btf_it_runs_on") else { return };
+fn agent_runs_without_btf() {
+    let Some(stage) = Stage::set("agent_runs_without_btf") else { return };
     let met = meet(hide(&stage.command(), &["/sys/kernel/btf"]));
     stage.assert_nothing_attached(&met, "the kernel has no BTF");
 }
 
 #[test]
-fn without_tracefs_nothing_is_lost() {
-    let Some(stage) = Stage::set("without_tracefs_nothing_is_lost") else { return };
+fn missing_tracefs_costs_nothing() {
+    let Some(stage) = Stage::set("missing_tracefs_costs_nothing") else { return };
     let met = meet(hide(&stage.command(), &["/sys/kernel/tracing", "/sys/kernel/debug"]));
     assert_eq!((met.attached, met.warnings), (stage.usual.attached, stage.usual.warnings));
 }
 
 #[test]
-fn denied_bpf_it_runs_on() {
-    let Some(stage) = Stage::set("denied_bpf_it_runs_on") else { return };
+fn agent_runs_when_bpf_is_denied() {
+    let Some(stage) = Stage::set("agent_runs_when_bpf_is_denied") else { return };
     let met = stage.refused(Refused::BPF);
     stage.assert_nothing_attached(&met, "kernel refused BPF maps (EPERM)");
 }
 
 #[test]
-fn without_memory_for_maps_it_runs_on() {
-    let Some(stage) = Stage::set("without_memory_for_maps_it_runs_on") else { return };
+fn agent_runs_without_memory_for_maps() {
+    let Some(stage) = Stage::set("agent_runs_without_memory_for_maps") else { return };
     let met = stage.refused(Refused::BPF_MAPS);
     stage.assert_nothing_attached(&met, "BPF maps failed (ENOMEM)");
 }
@@ -177,8 +177,8 @@ fn rejected(stage: &Stage, programs: &[&str]) -> Met {
 }
 
 #[test]
-fn rejected_program_takes_the_rest_of_its_probe_along() {
-    let test = "rejected_program_takes_the_rest_of_its_probe_along";
+fn rejected_program_disables_its_whole_probe() {
+    let test = "rejected_program_disables_its_whole_probe";
     let Some(stage) = Stage::set(test) else { return };
     // One program of each of two rungs is broken. The other programs of a rung would fill a ring
     // without a reader.
@@ -205,7 +205,7 @@ fn rejected_program_takes_the_rest_of_its_probe_along() {
         (scans(&metrics) > before + 1.0).then_some(metrics)
     });
     let lost =
-        find_metric(&later.expect("it scans"), "spillway_lost_total{what=\"life_ring_full\"}");
+        find_metric(&later.expect("the agent scans"), "spillway_lost_total{what=\"life_ring_full\"}");
     assert_eq!(lost.unwrap_or(0.0), 0.0);
 }
 
@@ -236,8 +236,8 @@ fn losses_are_logged_with_their_process_at_vv() {
 }
 
 #[test]
-fn a_rejected_program_costs_its_probe_alone() {
-    let Some(stage) = Stage::set("a_rejected_program_costs_its_probe_alone") else { return };
+fn rejected_program_disables_no_other_probe() {
+    let Some(stage) = Stage::set("rejected_program_disables_no_other_probe") else { return };
     let met = rejected(&stage, &["scan_tasks"]);
     stage.assert_lost(&met, Probe::ProcessMemory, "the kernel's verifier rejected iter/task: ");
     let met = rejected(&stage, &["sample_faults", "fault_kernel"]);
@@ -249,8 +249,8 @@ fn a_rejected_program_costs_its_probe_alone() {
 }
 
 #[test]
-fn a_recording_says_what_was_not_seen() {
-    if !is_root("a_recording_says_what_was_not_seen") {
+fn recording_names_missing_probes() {
+    if !is_root("recording_names_missing_probes") {
         return;
     }
     let mut command = agent();
@@ -258,16 +258,16 @@ fn a_recording_says_what_was_not_seen() {
     refuse(&mut command, Refused::BPF);
     let output = command.output().expect("the agent runs");
     let trace = String::from_utf8(output.stdout).expect("a trace is text");
-    let told: Vec<_> = trace.lines().filter(|line| line.contains(r#""kind":"sensing""#)).collect();
-    assert_eq!(told.len(), 1, "it is told once: {told:?}");
-    let told: Value = serde_json::from_str(told[0]).expect("a line is JSON");
+    let lines: Vec<_> = trace.lines().filter(|line| line.contains(r#""kind":"sensing""#)).collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let sensing: Value = serde_json::from_str(lines[0]).expect("a line is JSON");
     assert_eq!(
-        told["off"],
+        sensing["off"],
         serde_json::json!(["fault_samples", "accept_sojourn", "outbound_connects"])
     );
     assert!(
-        told["degraded"].as_array().is_some_and(|names| names.contains(&"process_memory".into())),
-        "{told}"
+        sensing["degraded"].as_array().is_some_and(|names| names.contains(&"process_memory".into())),
+        "{sensing}"
     );
 }
 
@@ -281,8 +281,8 @@ fn raised(running: &Running, addr: &str) -> Option<Value> {
 }
 
 #[test]
-fn a_verdict_is_less_sure_without_bpf() {
-    let test = "a_verdict_is_less_sure_without_bpf";
+fn verdict_is_less_confident_without_bpf() {
+    let test = "verdict_is_less_confident_without_bpf";
     let Some(stage) = Stage::set(test) else { return };
     let usual = Running::start(json(stage.command()));
     let mut command = json(stage.command());
@@ -301,7 +301,7 @@ fn a_verdict_is_less_sure_without_bpf() {
         assert_eq!(running.stop().0, Some(0));
         raised
     });
-    let confidence = |verdict: &Value| verdict["confidence"].as_f64().expect("it is a number");
+    let confidence = |verdict: &Value| verdict["confidence"].as_f64().expect("the confidence is a number");
     assert!(confidence(&denied) <= confidence(&usual) - 0.2, "{usual} against {denied}");
     let why = denied["why"].as_str().unwrap_or_default();
     assert!(why.contains("the oldest wait cannot be read here"), "{denied}");

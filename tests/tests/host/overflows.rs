@@ -23,19 +23,19 @@ fn listen(args: &[&str]) -> Workload {
 fn overflows(sensors: &mut Sensors, netns: u32, addr: SocketAddr) -> u64 {
     let facts = listeners(sensors, 0.0);
     let fact = facts.iter().find(|fact| fact.netns == netns && *fact.addr == *addr.to_string());
-    fact.expect("it listens").overflows_total.expect("overflows are counted")
+    fact.expect("the listener is seen").overflows_total.expect("overflows are counted")
 }
 
 /// Reads a counter of this thread's network namespace.
 fn netstat(name: &str) -> u64 {
-    let text = fs::read_to_string("/proc/thread-self/net/netstat").expect("there is such a file");
+    let text = fs::read_to_string("/proc/thread-self/net/netstat").expect("netstat can be read");
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
-    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+    let (names, values) = (lines.next().expect("netstat has names"), lines.next().expect("netstat has values"));
     let mut columns = names.split(' ').zip(values.split(' '));
     columns
         .find(|(column, _)| *column == name)
         .and_then(|(_, value)| value.parse().ok())
-        .expect("the kernel counts it")
+        .expect("the kernel has this counter")
 }
 
 /// Reports whether the only listener at this port has dropped at least `packets` packets, by `ss`.
@@ -47,7 +47,7 @@ fn has_dropped(addr: SocketAddr, packets: u64) -> bool {
     };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let memory =
-        text.split("skmem:(").nth(1).and_then(|rest| rest.split(')').next()).expect("ss says it");
+        text.split("skmem:(").nth(1).and_then(|rest| rest.split(')').next()).expect("ss prints memory");
     memory
         .rsplit(",d")
         .next()
@@ -107,21 +107,21 @@ fn both_ways(test: &str, check: fn(&mut Sensors, u32)) {
     let by_bpf = sensors_with(Probe::AcceptQueue, test);
     for mut sensors in by_bpf.into_iter().chain([Sensors::without_bpf("this test compares")]) {
         let one =
-            move || check(&mut sensors, own_network().expect("root can make a network namespace"));
-        thread::spawn(one).join().expect("the check holds");
+            move || check(&mut sensors, own_network().expect("root can create a network namespace"));
+        thread::spawn(one).join().expect("the check passes");
     }
 }
 
 #[test]
-fn connections_that_are_deferred_are_no_overflows() {
-    both_ways("connections_that_are_deferred_are_no_overflows", |sensors, netns| {
+fn deferred_connections_are_no_overflows() {
+    both_ways("deferred_connections_are_no_overflows", |sensors, netns| {
         let listener = listen(&["--defer", "--backlog=128"]);
         assert_eq!(overflows(sensors, netns, listener.addr()), 0);
         for round in 1..=3 {
             let _clients: Vec<_> =
-                (0..20).map(|_| TcpStream::connect(listener.addr()).expect("it listens")).collect();
-            assert!(netstat("TCPDeferAcceptDrop") >= 20 * round, "they are deferred");
-            assert!(has_dropped(listener.addr(), 20 * round), "and each is a drop");
+                (0..20).map(|_| TcpStream::connect(listener.addr()).expect("the listener accepts")).collect();
+            assert!(netstat("TCPDeferAcceptDrop") >= 20 * round, "too few connections were deferred");
+            assert!(has_dropped(listener.addr(), 20 * round), "a deferred connection is no drop");
             assert_eq!(overflows(sensors, netns, listener.addr()), 0, "round {round}");
         }
         assert_eq!(netstat("ListenOverflows"), 0);
@@ -137,7 +137,7 @@ fn fin_scan_is_no_overflow_beside_a_real_one() {
         let all = wait_for(Duration::from_secs(5), || {
             has_dropped(scanned.addr(), SCANS.into()).then_some(())
         });
-        assert!(all.is_some(), "each is a drop");
+        assert!(all.is_some(), "a segment was not dropped");
         assert_eq!(overflows(sensors, netns, scanned.addr()), 0);
         let full = listen(&["--backlog=2", "--pending=8"]);
         fin_scan(scanned.addr(), SCANS);
@@ -152,8 +152,8 @@ fn fin_scan_is_no_overflow_beside_a_real_one() {
 }
 
 #[test]
-fn a_queue_that_fills_while_it_is_watched_counts_every_overflow() {
-    both_ways("a_queue_that_fills_while_it_is_watched_counts_every_overflow", |sensors, netns| {
+fn queue_filling_under_watch_counts_every_overflow() {
+    both_ways("queue_filling_under_watch_counts_every_overflow", |sensors, netns| {
         let listener = listen(&["--backlog=4"]);
         assert_eq!(overflows(sensors, netns, listener.addr()), 0);
         let addr = listener.addr();

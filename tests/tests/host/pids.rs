@@ -61,7 +61,7 @@ impl Life {
     }
 
     fn id(&self) -> ProcessId {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).expect("it lives");
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).expect("the child is alive");
         // The start is field 22. The first field after the name is field 3.
         let start =
             stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(19)?.parse().ok());
@@ -87,7 +87,7 @@ fn live(bytes: usize, ready: libc::c_int) -> ! {
         libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE,
     );
     // SAFETY: maps fresh memory at an address of the kernel's choice, writes one constant byte to
-    // each page, then only waits.
+    // the pipe, then only waits.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         if libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) != libc::MAP_FAILED {
@@ -111,7 +111,7 @@ fn pipe() -> io::Result<(File, OwnedFd)> {
 
 /// Observes one pid once a second. Between two scans its process exits and the next one starts.
 fn lives(sensors: &mut Sensors) -> Vec<Observation> {
-    let mut life = Life::begin(None, MIB).expect("a process can be made");
+    let mut life = Life::begin(None, MIB).expect("a process can be created");
     let (pid, mut seen) = (life.0, Vec::new());
     for step in 1..=LIVES {
         let t = step as f64;
@@ -120,10 +120,10 @@ fn lives(sensors: &mut Sensors) -> Vec<Observation> {
         let before = life.id();
         drop(life);
         let reborn = wait_for(Duration::from_secs(5), || {
-            let next = Life::begin(Some(pid), (step + 1) * MORE).expect("a pid can be asked for");
+            let next = Life::begin(Some(pid), (step + 1) * MORE).expect("a pid can be requested");
             (next.id() != before).then_some(next)
         });
-        life = reborn.expect("ticks pass");
+        life = reborn.expect("the next process has a later start");
     }
     let of_pid = |fact: &Fact| match fact {
         Fact::Process(process) => process.id.pid == pid as u32,
@@ -161,18 +161,18 @@ fn tells_lives_apart(mut sensors: Sensors) {
     let seen = lives(&mut sensors);
     let count =
         seen.iter().filter(|observation| matches!(observation.fact, Fact::Process(_))).count();
-    assert_eq!(count, LIVES, "every life is seen");
+    assert_eq!(count, LIVES, "a process was not seen");
     assert_eq!(verdicts(&seen), []);
     let joined = verdicts(&joined(&seen));
     assert!(
         joined.iter().any(|verdict| verdict.state == ClaimState::Raised),
-        "joined, they are a leak: else this tests nothing"
+        "the joined history is no leak, so this tests nothing"
     );
 }
 
 #[test]
-fn bpf_tells_lives_with_one_pid_apart() {
-    let test = "bpf_tells_lives_with_one_pid_apart";
+fn bpf_distinguishes_processes_with_a_reused_pid() {
+    let test = "bpf_distinguishes_processes_with_a_reused_pid";
     if is_root(test)
         && let Some(sensors) = sensors_with(Probe::ProcessMemory, test)
     {
@@ -181,15 +181,15 @@ fn bpf_tells_lives_with_one_pid_apart() {
 }
 
 #[test]
-fn proc_tells_lives_with_one_pid_apart() {
-    if is_root("proc_tells_lives_with_one_pid_apart") {
+fn proc_distinguishes_processes_with_a_reused_pid() {
+    if is_root("proc_distinguishes_processes_with_a_reused_pid") {
         tells_lives_apart(Sensors::without_bpf("this test is about /proc"));
     }
 }
 
 #[test]
-fn lives_within_one_tick_differ_by_the_exit_between() {
-    let test = "lives_within_one_tick_differ_by_the_exit_between";
+fn processes_of_one_tick_are_separated_by_an_exit() {
+    let test = "processes_of_one_tick_are_separated_by_an_exit";
     if !is_root(test) {
         return;
     }
@@ -198,22 +198,22 @@ fn lives_within_one_tick_differ_by_the_exit_between() {
         let mut seen = Vec::new();
         sensors.drain_life(0.0, &mut seen);
         seen.clear();
-        let first = Life::begin(None, MIB).expect("a process can be made");
+        let first = Life::begin(None, MIB).expect("a process can be created");
         let (pid, id) = (first.0, first.id());
         drop(first);
-        let second = Life::begin(Some(pid), 2 * MIB).expect("a pid can be asked for");
+        let second = Life::begin(Some(pid), 2 * MIB).expect("a pid can be requested");
         sensors.drain_life(1.0, &mut seen);
         sensors.scan_processes(1.0, &mut seen);
         (second.id() == id).then_some((id, seen))
     });
-    let (id, seen) = in_one_tick.expect("two lives begin within ten milliseconds");
+    let (id, seen) = in_one_tick.expect("two processes start in the same tick");
     let exit = seen
         .iter()
         .position(|observation| observation.fact == Fact::Exit(id))
-        .expect("the exit is told");
+        .expect("the exit is seen");
     let alive = |observation: &Observation| matches!(&observation.fact, Fact::Process(process) if process.id == id);
     assert!(
-        seen.iter().position(alive).expect("the second is seen") > exit,
-        "the exit comes first"
+        seen.iter().position(alive).expect("the second process is seen") > exit,
+        "the exit was seen after the second process"
     );
 }

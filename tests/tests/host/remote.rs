@@ -58,11 +58,11 @@ impl Neighbour {
 
     /// Connects `count` times from the other host, one after the other.
     fn connects(&self, to: SocketAddr, count: usize) -> Vec<TcpStream> {
-        let namespace = File::open(format!("/proc/{}/ns/net", self.0.id())).expect("it lives");
+        let namespace = File::open(format!("/proc/{}/ns/net", self.0.id())).expect("the other host exists");
         let inside = move || {
             // SAFETY: setns takes two integers and affects this thread alone.
             assert_eq!(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
-            (0..count).map(|_| TcpStream::connect(to).expect("the server is reached")).collect()
+            (0..count).map(|_| TcpStream::connect(to).expect("the server can be reached")).collect()
         };
         thread::spawn(inside).join().expect("connecting does not panic")
     }
@@ -93,19 +93,19 @@ fn came(sensors: &mut Sensors, netns: u32, addr: SocketAddr) -> (Option<u64>, Op
     let fact = facts
         .iter()
         .find(|fact| fact.netns == netns && *fact.addr == *addr.to_string())
-        .expect("it listens");
+        .expect("the listener is seen");
     (fact.arrived_total, fact.remote_arrived_total)
 }
 
 #[test]
-fn connections_of_this_host_are_not_taken_for_those_of_others() {
-    let test = "connections_of_this_host_are_not_taken_for_those_of_others";
+fn local_connections_are_not_counted_as_remote() {
+    let test = "local_connections_are_not_counted_as_remote";
     if !is_root(test) {
         return;
     }
     let Some(mut sensors) = sensors_with(Probe::AcceptQueue, test) else { return };
     let inside = move || {
-        let netns = own_network().expect("root can make a network namespace");
+        let netns = own_network().expect("root can create a network namespace");
         let other = match Neighbour::start() {
             Ok(other) => other,
             Err(reason) => return skip(test, &reason),
@@ -115,23 +115,23 @@ fn connections_of_this_host_are_not_taken_for_those_of_others() {
         for (listens, by) in
             [(HERE, HERE), ("0.0.0.0", HERE), (HERE_V6, HERE_V6), ("::", HERE_V6), ("::", HERE)]
         {
-            let ip: IpAddr = listens.parse().expect("an address");
-            let server = TcpListener::bind((ip, 0)).expect("a free port");
-            let at = server.local_addr().expect("it is bound");
-            let by = SocketAddr::new(by.parse().expect("an address"), at.port());
-            held.extend((0..5).map(|_| TcpStream::connect(by).expect("the server is reached")));
+            let ip: IpAddr = listens.parse().expect("the address is valid");
+            let server = TcpListener::bind((ip, 0)).expect("a port is free");
+            let at = server.local_addr().expect("the server has an address");
+            let by = SocketAddr::new(by.parse().expect("the address is valid"), at.port());
+            held.extend((0..5).map(|_| TcpStream::connect(by).expect("the server can be reached")));
             assert_eq!(
                 came(&mut sensors, netns, at),
                 (Some(5), Some(0)),
-                "{at} from here, to its outer address"
+                "{at} from this host, by its outer address"
             );
             held.extend(other.connects(by, 7));
-            assert_eq!(came(&mut sensors, netns, at), (Some(12), Some(7)), "{at} from there");
+            assert_eq!(came(&mut sensors, netns, at), (Some(12), Some(7)), "{at} from the other host");
         }
         let mut netlink = Sensors::without_bpf("this test compares");
         assert!(
             listeners(&mut netlink, 0.0).iter().all(|fact| fact.remote_arrived_total == Some(0))
         );
     };
-    thread::spawn(inside).join().expect("the check holds");
+    thread::spawn(inside).join().expect("the check passes");
 }

@@ -17,7 +17,7 @@ const CONNECTIONS: usize = 40;
 fn free_addr() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
-        .expect("loopback has ports")
+        .expect("a loopback port is free")
 }
 
 /// Starts an agent that drains by an agent check.
@@ -41,7 +41,7 @@ impl Nobody {
     fn runs<T>(attack: impl Fn() -> T) -> Self {
         // SAFETY: the child only makes system calls until it is killed.
         let pid = unsafe { libc::fork() };
-        assert!(pid >= 0, "there may be one more process");
+        assert!(pid >= 0, "fork failed");
         if pid == 0 {
             // SAFETY: system calls with integers; the child dies with the test's thread.
             unsafe {
@@ -80,13 +80,13 @@ fn line_of(addr: SocketAddr) -> (String, Duration) {
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         stream.read_to_string(&mut line)
     });
-    read.expect("it answers");
+    read.expect("the agent check answers");
     (line, asked.elapsed())
 }
 
 #[test]
-fn idle_connections_and_a_freeze_are_no_verdict_on_the_agent() {
-    const TEST: &str = "idle_connections_and_a_freeze_are_no_verdict_on_the_agent";
+fn idle_connections_and_a_freeze_cause_no_verdict() {
+    const TEST: &str = "idle_connections_and_a_freeze_cause_no_verdict";
     if !is_root(TEST) {
         return;
     }
@@ -131,8 +131,8 @@ fn idle_connections_and_a_freeze_are_no_verdict_on_the_agent() {
     assert_eq!(line_of(check).0, "ready 100%\n", "{printed}");
 
     let answer = running.get("/healthz");
-    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).expect("it has a body");
-    let health: Value = serde_json::from_str(body).expect("that is JSON");
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).expect("the answer has a body");
+    let health: Value = serde_json::from_str(body).expect("the body is JSON");
     let kinds: Vec<_> =
         health["reasons"].as_array().into_iter().flatten().map(|reason| &reason["kind"]).collect();
     assert!(
@@ -147,11 +147,11 @@ fn idle_connections_and_a_freeze_are_no_verdict_on_the_agent() {
 }
 
 #[test]
-fn an_agent_without_one_of_its_ports_says_that_it_is_degraded() {
+fn agent_without_one_of_its_ports_reports_degraded() {
     let scratch = Scratch::make("degraded");
     // The port of the agent check is already in use.
-    let taken = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-    let running = agent(&scratch, taken.local_addr().expect("it has an address"));
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
+    let running = agent(&scratch, taken.local_addr().expect("a listener has an address"));
     let answer = running.get("/healthz");
     assert!(
         answer.starts_with("HTTP/1.1 200") && answer.contains("content-type: application/json"),

@@ -121,9 +121,9 @@ fn quiet_turn_of_the_loop_hardly_allocates() {
         return;
     }
     let sensors = Sensors::start();
-    let listener = TcpListener::bind("127.0.0.1:0").expect("it can listen");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
     let info =
-        HostInfo { mem_total_bytes: sensors.mem_total_bytes().expect("it has memory"), cpus: 2 };
+        HostInfo { mem_total_bytes: sensors.mem_total_bytes().expect("meminfo can be read"), cpus: 2 };
     let (core, metrics) =
         (Engine::new(&Config::default(), info), Metrics::new(Clock::start(), 1.0));
     let mut daemon = Loop {
@@ -138,9 +138,9 @@ fn quiet_turn_of_the_loop_hardly_allocates() {
         [(ScanKind::Listeners, LISTENERS_MOST), (ScanKind::Processes, PROCESSES_MOST)]
     {
         let [seen, judged, counted] = daemon.usual_turn(read);
-        assert!(!daemon.observations.is_empty(), "{read:?} are not seen");
+        assert!(!daemon.observations.is_empty(), "no {read:?} were seen");
         println!("{read:?}: {seen} to read, {judged} to judge, {counted} to count");
-        assert_eq!(judged, 0, "judging what is not new takes memory");
+        assert_eq!(judged, 0, "judging known facts allocates");
         assert!(seen + counted <= most, "{seen} to read and {counted} to count");
     }
     drop(listener);

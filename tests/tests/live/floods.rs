@@ -39,11 +39,11 @@ fn churn(count: u32) {
 }
 
 /// Process events that were read, and those counted as lost.
-fn told_and_lost(running: &Running) -> (f64, f64) {
+fn read_and_lost(running: &Running) -> (f64, f64) {
     let metrics = running.get("/metrics");
-    let told = ["births", "deaths"]
+    let read = ["births", "deaths"]
         .map(|what| metric(&metrics, &format!("spillway_process_{what}_total")));
-    (told.iter().sum(), lost(&metrics, "life_ring_full"))
+    (read.iter().sum(), lost(&metrics, "life_ring_full"))
 }
 
 fn lost(metrics: &str, what: &str) -> f64 {
@@ -52,43 +52,43 @@ fn lost(metrics: &str, what: &str) -> f64 {
 
 /// Checks that a single line of the log says this, however often it happened, and that the agent is
 /// healthy and stops on request. Other events on the host may have other lines.
-fn assert_said_once(running: Running, said: &str) {
+fn assert_logged_once(running: Running, text: &str) {
     assert!(wait_for(PATIENCE, || running.is_well().then_some(())).is_some(), "{}", running.log());
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
-    assert_eq!(warnings(&log).iter().filter(|line| line.contains(said)).count(), 1, "{log}");
+    assert_eq!(warnings(&log).iter().filter(|line| line.contains(text)).count(), 1, "{log}");
 }
 
 #[test]
-fn a_ring_that_nobody_reads_is_counted_and_said_once() {
+fn overflowing_ring_is_counted_and_logged_once() {
     let Some((_scratch, running)) =
-        agent_with(Probe::ProcessLife, "a_ring_that_nobody_reads_is_counted_and_said_once")
+        agent_with(Probe::ProcessLife, "overflowing_ring_is_counted_and_logged_once")
     else {
         return;
     };
     // Twice, to catch a line that is logged each time. The ring holds some 10,900 process events.
     for turn in 1..=2 {
-        let (told, lost) = told_and_lost(&running);
+        let (read, lost) = read_and_lost(&running);
         running.signal(libc::SIGSTOP);
         churn(7_500);
         running.signal(libc::SIGCONT);
         let counted = wait_for(PATIENCE, || {
-            let (told_now, lost_now) = told_and_lost(&running);
-            (lost_now > lost && told_now - told + lost_now - lost >= 15_000.0).then_some(())
+            let (read_now, lost_now) = read_and_lost(&running);
+            (lost_now > lost && read_now - read + lost_now - lost >= 15_000.0).then_some(())
         });
         assert!(
             counted.is_some(),
-            "turn {turn}: of ({told}, {lost}) became {:?}",
-            told_and_lost(&running)
+            "turn {turn}: of ({read}, {lost}) became {:?}",
+            read_and_lost(&running)
         );
     }
-    let (told, lost) = told_and_lost(&running);
+    let (read, lost) = read_and_lost(&running);
     churn(500);
     let counted =
-        wait_for(PATIENCE, || (told_and_lost(&running).0 >= told + 1_000.0).then_some(()));
-    assert!(counted.is_some(), "later births and deaths are seen");
-    assert_eq!(told_and_lost(&running).1, lost, "and none of them is lost");
-    assert_said_once(running, "what=\"life_ring_full\"");
+        wait_for(PATIENCE, || (read_and_lost(&running).0 >= read + 1_000.0).then_some(()));
+    assert!(counted.is_some(), "later events are missing");
+    assert_eq!(read_and_lost(&running).1, lost, "later events were lost");
+    assert_logged_once(running, "what=\"life_ring_full\"");
 }
 
 #[test]
@@ -109,9 +109,9 @@ fn listeners_beyond_the_map_are_counted_and_logged_once() {
     let seen = || metric(&running.get("/metrics"), "spillway_listeners");
     assert!(
         wait_for(PATIENCE_FOR_LISTENERS, || (seen() < 8_192.0).then_some(())).is_some(),
-        "closed listeners leave the map"
+        "closed listeners stay in the map"
     );
-    assert_said_once(running, "what=\"listener_map_full\"");
+    assert_logged_once(running, "what=\"listener_map_full\"");
 }
 
 #[test]
@@ -126,41 +126,41 @@ fn listeners_beyond_the_engine_are_counted_and_logged_once() {
         (metric(&running.get("/metrics"), "spillway_untracked_total") >= 116.0).then_some(())
     });
     assert!(counted.is_some(), "{}", running.get("/metrics"));
-    assert_said_once(running, "too many processes or listeners to track");
+    assert_logged_once(running, "too many processes or listeners to track");
 }
 
 fn resident_bytes(running: &Running) -> u64 {
     let status =
-        fs::read_to_string(format!("/proc/{}/status", running.pid())).expect("it has a status");
+        fs::read_to_string(format!("/proc/{}/status", running.pid())).expect("the agent runs");
     let kib = status.lines().find_map(|line| {
         line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok()
     });
-    kib.expect("it has resident memory") << 10
+    kib.expect("the agent has resident memory") << 10
 }
 
 #[test]
-fn fifty_thousand_short_lives_are_counted_and_cost_no_memory() {
-    let test = "fifty_thousand_short_lives_are_counted_and_cost_no_memory";
+fn fifty_thousand_processes_are_counted_without_growth() {
+    let test = "fifty_thousand_processes_are_counted_without_growth";
     let Some((_scratch, running)) = agent_with(Probe::ProcessLife, test) else { return };
     // Lets buffers reach their final size, which is not a leak.
     churn(2_000);
-    let (told, lost) = told_and_lost(&running);
+    let (read, lost) = read_and_lost(&running);
     let resident = resident_bytes(&running);
     let churning = thread::spawn(|| churn(50_000));
     let done = wait_for(Duration::from_secs(60), || {
         assert!(running.is_well(), "{}", running.get("/healthz"));
         churning.is_finished().then_some(())
     });
-    assert!(done.is_some(), "50,000 lives take more than a minute here");
-    churning.join().expect("they come and go");
+    assert!(done.is_some(), "50,000 processes take more than a minute here");
+    churning.join().expect("the workload ends");
     let counted = wait_for(PATIENCE, || {
-        let (told_now, lost_now) = told_and_lost(&running);
-        (told_now - told + lost_now - lost >= 100_000.0).then_some(lost_now - lost)
+        let (read_now, lost_now) = read_and_lost(&running);
+        (read_now - read + lost_now - lost >= 100_000.0).then_some(lost_now - lost)
     });
     let lost = counted
-        .unwrap_or_else(|| panic!("of ({told}, {lost}) became {:?}", told_and_lost(&running)));
+        .unwrap_or_else(|| panic!("of ({read}, {lost}) became {:?}", read_and_lost(&running)));
     let grown = resident_bytes(&running).saturating_sub(resident);
-    assert!(grown < 4 << 20, "it grew by {grown} bytes");
+    assert!(grown < 4 << 20, "the agent grew by {grown} bytes");
     assert!(running.is_well());
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");

@@ -17,8 +17,8 @@ use spillway_agent::{
 };
 use spillway_tests::{Workload, is_root, listeners, loopback_up, now, own_network, sensors_with};
 
-/// Listeners of the largest known host, which had a few hundred containers; here they are in a few
-/// namespaces with a thousand each.
+/// Listeners that a real host is known to have, in a few hundred containers. Here they are in five
+/// network namespaces.
 const MANY: usize = 5_000;
 const CONTAINERS: usize = 5;
 /// Maximum duration of a scan of so many listeners on a busy machine with two CPUs. The agent scans
@@ -30,15 +30,15 @@ fn workload(args: &[&str]) -> Workload {
 }
 
 /// Scans the listeners of a network namespace.
-fn look(sensors: &mut Sensors, t: f64, netns: u32) -> Vec<ListenerFact> {
+fn scan(sensors: &mut Sensors, t: f64, netns: u32) -> Vec<ListenerFact> {
     let mut facts = listeners(sensors, t);
     facts.retain(|fact| fact.netns == netns);
     facts
 }
 
 #[test]
-fn a_restarted_server_is_named_by_its_new_pid() {
-    let test = "a_restarted_server_is_named_by_its_new_pid";
+fn restarted_server_is_attributed_to_its_new_pid() {
+    let test = "restarted_server_is_attributed_to_its_new_pid";
     let Some(mut sensors) = sensors_with(Probe::AcceptQueue, test) else { return };
     let serve = |addr: &str| workload(&["stuck-server", "--addr", addr]);
     let addr = serve("127.0.0.1:0").addr();
@@ -62,10 +62,10 @@ fn stuck_listener_among_thousands_is_seen() {
     let Some(mut sensors) = sensors_with(Probe::AcceptQueue, test) else { return };
     let mut many = Vec::new();
     for _ in 0..CONTAINERS {
-        own_network().expect("root can make a network namespace");
+        own_network().expect("root can create a network namespace");
         many.push(workload(&["listeners", &format!("--count={}", MANY / CONTAINERS)]));
     }
-    let netns = own_network().expect("root can make a network namespace");
+    let netns = own_network().expect("root can create a network namespace");
     let stuck = workload(&["listen", "--backlog=16", "--pending=7"]);
     let mut took = Vec::new();
     for step in 0..20 {
@@ -75,48 +75,48 @@ fn stuck_listener_among_thousands_is_seen() {
         let pids: HashSet<_> = many.iter().map(|one| Some(one.pid())).collect();
         let of_many =
             facts.iter().filter(|fact| pids.contains(&fact.pid) && fact.backlog_max == 1).count();
-        assert_eq!(of_many, MANY, "look {step}");
+        assert_eq!(of_many, MANY, "scan {step}");
         let mut inside = facts.iter().filter(|fact| fact.netns == netns);
-        let fact = inside.find(|fact| *fact.addr == *stuck.addr().to_string()).expect("it listens");
+        let fact = inside.find(|fact| *fact.addr == *stuck.addr().to_string()).expect("the listener is seen");
         assert_eq!(
             (fact.backlog, fact.backlog_max, fact.pid),
             (7, 16, Some(stuck.pid())),
-            "look {step}"
+            "scan {step}"
         );
     }
     took.sort_unstable();
     let (median, most) = (took[took.len() / 2], took[took.len() - 1]);
-    println!("a look at {MANY} listeners: {median:.1?}, at most {most:.1?}");
+    println!("a scan of {MANY} listeners: {median:.1?}, at most {most:.1?}");
     assert!(median <= MANY_WITHIN, "{median:?}");
     drop(many);
-    assert_eq!(look(&mut sensors, 3.0, netns).len(), 1, "the others have closed");
+    assert_eq!(scan(&mut sensors, 3.0, netns).len(), 1, "the others have closed");
 }
 
 #[test]
-fn listeners_that_come_and_go_leave_nothing_behind() {
+fn closed_listeners_leave_no_state_behind() {
     const TURNS: u32 = 40;
     const EACH: usize = 50;
-    let test = "listeners_that_come_and_go_leave_nothing_behind";
+    let test = "closed_listeners_leave_no_state_behind";
     if !is_root(test) {
         return;
     }
     let Some(mut sensors) = sensors_with(Probe::AcceptQueue, test) else { return };
-    let netns = own_network().expect("root can make a network namespace");
+    let netns = own_network().expect("root can create a network namespace");
     let mut ports = HashSet::new();
     for turn in 0..TURNS {
         let t = f64::from(turn) / 4.0;
         let held: Vec<_> =
-            (0..EACH).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+            (0..EACH).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port is free")).collect();
         let addrs: Vec<SocketAddr> =
-            held.iter().map(|one| one.local_addr().expect("it is bound")).collect();
+            held.iter().map(|one| one.local_addr().expect("a listener has an address")).collect();
         ports.extend(addrs.iter().map(SocketAddr::port));
         // Every other listener closes while a connection waits.
         let _waiting: Vec<_> = addrs
             .iter()
             .step_by(2)
-            .map(|addr| TcpStream::connect(addr).expect("it listens"))
+            .map(|addr| TcpStream::connect(addr).expect("the listener accepts"))
             .collect();
-        let facts = look(&mut sensors, t, netns);
+        let facts = scan(&mut sensors, t, netns);
         let seen: HashSet<_> =
             facts.iter().map(|fact| (fact.addr.to_string(), fact.backlog)).collect();
         let truth: HashSet<_> = addrs
@@ -132,21 +132,21 @@ fn listeners_that_come_and_go_leave_nothing_behind() {
             .collect();
         assert!(wrong.is_empty(), "turn {turn}: {wrong:?}");
         drop(held);
-        assert!(look(&mut sensors, t + 0.1, netns).is_empty(), "turn {turn}");
+        assert!(scan(&mut sensors, t + 0.1, netns).is_empty(), "turn {turn}");
     }
     println!("{} listeners on {} ports", TURNS as usize * EACH, ports.len());
 }
 
 #[test]
-fn namespaces_that_end_while_they_are_read_disturb_no_other() {
+fn namespaces_ending_during_a_scan_disturb_no_other() {
     const LASTING: Duration = Duration::from_secs(4);
-    let test = "namespaces_that_end_while_they_are_read_disturb_no_other";
+    let test = "namespaces_ending_during_a_scan_disturb_no_other";
     if !is_root(test) {
         return;
     }
     let Some(mut sensors) = sensors_with(Probe::AcceptQueue, test) else { return };
-    // Other namespaces may use the same port.
-    let netns = own_network().expect("root can make a network namespace");
+    // Only the namespace identifies the listener: others may use the same port.
+    let netns = own_network().expect("root can create a network namespace");
     let (start, ends) = (now(), AtomicBool::new(false));
     thread::scope(|scope| {
         let made = scope.spawn(|| {
@@ -155,12 +155,12 @@ fn namespaces_that_end_while_they_are_read_disturb_no_other() {
             while !ends.load(Ordering::Relaxed) && start.elapsed() < LASTING * 2 {
                 // The namespace ends with its only thread.
                 let inside = scope.spawn(|| {
-                    own_network().expect("root can make a network namespace");
-                    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-                    let addr = listener.local_addr().expect("it is bound");
+                    own_network().expect("root can create a network namespace");
+                    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+                    let addr = listener.local_addr().expect("a listener has an address");
                     let waiting =
                         (0..3).map(|_| TcpStream::connect(addr)).collect::<Result<Vec<_>, _>>();
-                    waiting.expect("it listens")
+                    waiting.expect("the listener accepts")
                 });
                 drop(inside.join().expect("a namespace's thread does not panic"));
                 made += 1;
@@ -168,23 +168,23 @@ fn namespaces_that_end_while_they_are_read_disturb_no_other() {
             made
         });
         let stable = workload(&["listen", "--backlog=16", "--pending=5"]);
-        let (mut looks, mut seen) = (0, HashSet::new());
+        let (mut scans, mut seen) = (0, HashSet::new());
         while start.elapsed() < LASTING {
             let facts = listeners(&mut sensors, start.elapsed().as_secs_f64());
-            let fact = facts.iter().find(|fact| fact.netns == netns).expect("it listens");
-            assert_eq!(*fact.addr, *stable.addr().to_string(), "look {looks}");
+            let fact = facts.iter().find(|fact| fact.netns == netns).expect("the listener is seen");
+            assert_eq!(*fact.addr, *stable.addr().to_string(), "scan {scans}");
             assert_eq!(
                 (fact.backlog, fact.backlog_max, fact.pid),
                 (5, 16, Some(stable.pid())),
-                "look {looks}"
+                "scan {scans}"
             );
             seen.extend(facts.iter().map(|fact| fact.netns));
-            looks += 1;
+            scans += 1;
         }
         ends.store(true, Ordering::Relaxed);
-        let made = made.join().expect("making namespaces does not panic");
+        let made = made.join().expect("creating namespaces does not panic");
         println!(
-            "{looks} looks while {made} namespaces came and went, {} of which were seen",
+            "{scans} scans while {made} namespaces came and went, {} of them seen",
             seen.len()
         );
         assert!(made > 20 && seen.len() > 2, "{made} namespaces, {} seen", seen.len());
@@ -192,8 +192,8 @@ fn namespaces_that_end_while_they_are_read_disturb_no_other() {
 }
 
 #[test]
-fn a_backlog_of_nothing_holds_one_connection_and_drops_the_next() {
-    let test = "a_backlog_of_nothing_holds_one_connection_and_drops_the_next";
+fn zero_backlog_holds_one_connection_and_drops_the_next() {
+    let test = "zero_backlog_holds_one_connection_and_drops_the_next";
     let Some(mut sensors) = sensors_with(Probe::AcceptQueue, test) else { return };
     for more in [&[][..], &["--v6"]] {
         let start = |pending: &str| workload(&[&["listen", "--backlog=0", pending], more].concat());
@@ -203,7 +203,7 @@ fn a_backlog_of_nothing_holds_one_connection_and_drops_the_next() {
             let fact = facts
                 .iter()
                 .find(|fact| *fact.addr == *listener.addr().to_string())
-                .expect("it listens");
+                .expect("the listener is seen");
             assert_eq!((fact.backlog, fact.backlog_max), (1, 0), "{fact:?}");
             assert_eq!(fact.overflows_total.is_some_and(|total| total > 0), drops, "{fact:?}");
         }
@@ -274,7 +274,7 @@ fn nine_thousand_listeners_of_one_user_hide_no_service() {
         assert_eq!((fact.backlog, fact.backlog_max), (17, 16), "{when}: {fact:?}");
         assert!(
             fact.oldest_wait_us.is_some() && fact.overflows_total > Some(0),
-            "{when}: it is timed by BPF: {fact:?}"
+            "{when}: no age by BPF: {fact:?}"
         );
         let fact = find(&facts, &late);
         assert_eq!(
@@ -291,9 +291,9 @@ fn nine_thousand_listeners_of_one_user_hide_no_service() {
         );
         assert!(
             lost(sensors, "listener_share_full") >= (FLOOD - SHARE - 64) as u64,
-            "{when}: it is told"
+            "{when}: the loss is not counted"
         );
-        assert!(lost(sensors, "listeners_left_out") > 0, "{when}: it is told");
+        assert!(lost(sensors, "listeners_left_out") > 0, "{when}: the loss is not counted");
         assert_eq!(lost(sensors, "listener_map_full"), 0, "{when}");
         // Between two lists of the listeners outside the map, and after the counts were corrected.
         for _ in 0..12 {
@@ -334,8 +334,8 @@ fn thousands_of_unix_listeners_of_one_user_hide_no_service() {
         assert_eq!((fact.backlog, fact.backlog_max), (7, 16), "{fact:?}");
     }
     let pids = flood.each_ref().map(|one| Some(one.pid()));
-    let told = listeners(&mut sensors, 30.0).iter().filter(|fact| pids.contains(&fact.pid)).count();
-    assert!(told >= SHARE, "{told}");
-    assert!(lost(&mut sensors, "listener_share_full") >= (FLOOD - SHARE) as u64, "it is told");
+    let seen = listeners(&mut sensors, 30.0).iter().filter(|fact| pids.contains(&fact.pid)).count();
+    assert!(seen >= SHARE, "{seen}");
+    assert!(lost(&mut sensors, "listener_share_full") >= (FLOOD - SHARE) as u64, "the loss is not counted");
     assert_eq!(lost(&mut sensors, "listener_map_full"), 0);
 }

@@ -53,8 +53,7 @@ fn ramps(test: &str, kind: Kind) {
             Some(gap) if cut_short < CUT_SHORT_MAX => {
                 cut_short += 1;
                 println!(
-                    "a ramp once more: this host stood still for {gap:?} right before the queue \
-                     overflowed"
+                    "repeating a ramp: this host stalled for {gap:?} right before the queue overflowed"
                 );
             }
             _ => ramps.push(ramp),
@@ -107,7 +106,7 @@ fn never_claimed(test: &str, kind: Kind) {
     sleep(Duration::from_secs(secs.unwrap_or(QUIET_SECS)));
     let history = truth.end();
     drop(load);
-    let (from, to) = history.span().expect("somebody looked");
+    let (from, to) = history.span().expect("the queue was sampled");
     let (lasted, load) = (to - from, history.arrivals_per_sec(from, to) / capacity_per_sec);
     println!(
         "{kind:?}: {:.0} s at {load:.2} of {capacity_per_sec:.0} connections/s with bursts of \
@@ -121,7 +120,7 @@ fn never_claimed(test: &str, kind: Kind) {
     assert!(load > 0.7, "the load was {load:.2} of the capacity");
     assert!(
         history.deepest() >= (BURST_SECS * capacity_per_sec / 2.0) as u64,
-        "bursts made no queue deeper than {}",
+        "the deepest queue of all bursts was {}",
         history.deepest()
     );
     assert_no_claim(&stage, addr);
@@ -137,8 +136,8 @@ fn assert_no_claim(stage: &Stage, addr: std::net::SocketAddr) {
 }
 
 #[test]
-fn pauses_as_of_a_garbage_collector_are_never_claimed() {
-    let Some(mut stage) = Stage::set("pauses_as_of_a_garbage_collector_are_never_claimed") else {
+fn pauses_like_garbage_collection_are_never_claimed() {
+    let Some(mut stage) = Stage::set("pauses_like_garbage_collection_are_never_claimed") else {
         return;
     };
     let kind = Kind::Threads { backlog: 511 };
@@ -160,14 +159,14 @@ fn pauses_as_of_a_garbage_collector_are_never_claimed() {
         history.deepest(),
         longest.as_secs_f64() * 1e3
     );
-    assert!(longest >= GC_PAUSE / 2, "pauses made no queue stand for longer than {longest:?}");
+    assert!(longest >= GC_PAUSE / 2, "no pause made a queue stand for longer than {longest:?}");
     assert_no_claim(&stage, addr);
     stage.clear();
 }
 
 #[test]
-fn a_server_stopped_for_good_is_claimed_within_a_second() {
-    let Some(mut stage) = Stage::set("a_server_stopped_for_good_is_claimed_within_a_second") else {
+fn stopped_server_is_claimed_within_a_second() {
+    let Some(mut stage) = Stage::set("stopped_server_is_claimed_within_a_second") else {
         return;
     };
     let kind = Kind::Threads { backlog: 128 };
@@ -182,17 +181,17 @@ fn a_server_stopped_for_good_is_claimed_within_a_second() {
             let stopped = now();
             wait_for(PATIENCE, || stage.claimed(addr));
             let history = truth.end();
-            let claimed = stage.claimed(addr).expect("a server that is stopped is claimed");
-            let waits_since = history.waits_since().expect("somebody waits");
+            let claimed = stage.claimed(addr).expect("a stopped server is claimed");
+            let waits_since = history.waits_since().expect("a connection waits");
             assert!(
                 waits_since >= stopped - GC_PAUSE && claimed > stopped,
-                "claimed before it stopped"
+                "claimed before the server stopped"
             );
             claimed - waits_since
         })
         .collect();
     let millis: Vec<_> = after.iter().map(Duration::as_millis).collect();
-    println!("stopped servers: claimed {millis:?} ms after the first connection that waits");
+    println!("stopped servers: claimed {millis:?} ms after the first waiting connection");
     assert!(after.iter().all(|after| *after <= STOPPED_CLAIMED_WITHIN), "{millis:?} ms");
     stage.clear();
 }
