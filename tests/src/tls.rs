@@ -82,7 +82,8 @@ impl Authority {
         let (certificate, key) = self.signed(&["agent.internal"]);
         fs::write(cert_file, certificate.pem()).expect("the file can be written");
         fs::write(key_file, key.serialize_pem()).expect("the file can be written");
-        fs::set_permissions(key_file, fs::Permissions::from_mode(0o600)).expect("the mode can be set");
+        fs::set_permissions(key_file, fs::Permissions::from_mode(0o600))
+            .expect("the mode can be set");
     }
 }
 
@@ -101,7 +102,8 @@ impl TlsServer {
         answer: impl Fn(&Request, &mut Answering) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
         let config = Arc::new(config(authority, names, clients));
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port is free");
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port is free");
         let addr = listener.local_addr().expect("a listener has an address");
         let (received, ended) =
             (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
@@ -139,7 +141,9 @@ fn config(authority: &Authority, names: &[&str], clients: Option<&Authority>) ->
     let key = PrivatePkcs8KeyDer::from(key.serialize_der());
     let provider = Arc::new(ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider.clone());
-    let config = config.with_safe_default_protocol_versions().expect("the provider supports the default versions");
+    let config = config
+        .with_safe_default_protocol_versions()
+        .expect("the provider supports the default versions");
     let config = match clients {
         None => config.with_no_client_auth(),
         Some(clients) => {

@@ -146,7 +146,10 @@ impl Call {
     /// Panics if one is invalid.
     pub fn header_map(&self) -> HeaderMap {
         let header = |(name, value): (&String, &String)| {
-            (name.parse::<HeaderName>().expect("the header name is valid"), value.parse().expect("the header value is valid"))
+            (
+                name.parse::<HeaderName>().expect("the header name is valid"),
+                value.parse().expect("the header value is valid"),
+            )
         };
         self.headers.iter().map(header).collect()
     }

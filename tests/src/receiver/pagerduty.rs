@@ -38,12 +38,12 @@ pub fn answer(call: &Call) -> (u16, &'static str, Vec<u8>) {
 fn check(call: &Call, event: impl Fn(&Map<String, Value>) -> Checked) -> Result<Value, String> {
     let of = call.headers.get("content-type").map_or("", String::as_str);
     ensure(of.starts_with("application/json"), || format!("content-type is {of:?}"))?;
-    ensure(call.body.len() <= BODY_BYTES_MAX, || format!("the body has {} bytes", call.body.len()))?;
+    ensure(call.body.len() <= BODY_BYTES_MAX, || {
+        format!("the body has {} bytes", call.body.len())
+    })?;
     let value: Value = serde_json::from_slice(&call.body).map_err(|error| error.to_string())?;
     let fields = value.as_object().ok_or("the body is not an object")?;
-    ensure(text(fields, "routing_key")? == PAGERDUTY_KEY, || {
-        "unknown routing_key".to_owned()
-    })?;
+    ensure(text(fields, "routing_key")? == PAGERDUTY_KEY, || "unknown routing_key".to_owned())?;
     event(fields)?;
     Ok(value)
 }
@@ -143,12 +143,17 @@ fn list<'a>(
     let items = value.as_array().ok_or_else(|| format!("{name} is not an array"))?;
     items
         .iter()
-        .map(|item| item.as_object().ok_or_else(|| format!("{name} has an item that is not an object")))
+        .map(|item| {
+            item.as_object().ok_or_else(|| format!("{name} has an item that is not an object"))
+        })
         .collect()
 }
 
 fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<&'a str, String> {
-    fields.get(name).and_then(Value::as_str).ok_or_else(|| format!("{name} is missing or not a string"))
+    fields
+        .get(name)
+        .and_then(Value::as_str)
+        .ok_or_else(|| format!("{name} is missing or not a string"))
 }
 
 fn only(fields: &Map<String, Value>, known: &[&str]) -> Checked {

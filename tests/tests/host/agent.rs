@@ -1,5 +1,4 @@
-//! Live: the installed agent: what it serves, what it logs when BPF is unavailable, and how it
-//! stops.
+//! The installed agent: what it serves, what it logs when BPF is unavailable, and how it stops.
 
 use std::{
     collections::BTreeSet,
@@ -47,16 +46,20 @@ fn agent_memory_is_locked_and_resident() {
     command.args(["--verbose"]);
     let running = Running::start(command);
     std::thread::sleep(Duration::from_millis(1_500));
-    let status = fs::read_to_string(format!("/proc/{}/status", running.pid())).expect("the agent runs");
+    let status =
+        fs::read_to_string(format!("/proc/{}/status", running.pid())).expect("the agent runs");
     let kib = |field: &str| -> u64 {
-        let line =
-            status.lines().find_map(|line| line.strip_prefix(field)).expect("the kernel has this field");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(field))
+            .expect("the kernel has this field");
         line.trim().trim_end_matches(" kB").parse().expect("the value is a size")
     };
     // The unlocked rest is memory that was not touched since, or that is shared with the kernel.
     assert!(kib("VmLck:") >= kib("VmRSS:") / 2, "{status}");
     // Code that has not run yet is locked too, in libraries as well.
-    let maps = fs::read_to_string(format!("/proc/{}/smaps", running.pid())).expect("the agent runs");
+    let maps =
+        fs::read_to_string(format!("/proc/{}/smaps", running.pid())).expect("the agent runs");
     let (mut files, mut of, mut size_kib) = (BTreeSet::new(), None, 0);
     for line in maps.lines() {
         let words: Vec<_> = line.split_whitespace().collect();
@@ -76,8 +79,8 @@ fn agent_memory_is_locked_and_resident() {
     }
     let has = |name: &str| files.iter().any(|file| file.contains(name));
     assert!(has("/spillway") && has("/libc.so"), "{files:?}");
-    let score =
-        fs::read_to_string(format!("/proc/{}/oom_score_adj", running.pid())).expect("the agent runs");
+    let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", running.pid()))
+        .expect("the agent runs");
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
     assert!(score.trim() == "-900" || log.contains("OOM score is not lowered"), "{score} {log}");
@@ -129,7 +132,8 @@ fn unread_output_does_not_block_the_agent() {
     // It still ends in time.
     // SAFETY: signals a child that has not been reaped yet.
     unsafe { libc::kill(agent.0.id() as i32, libc::SIGTERM) };
-    let ended = wait_for(Duration::from_secs(10), || agent.0.try_wait().expect("the child can be polled"));
+    let ended =
+        wait_for(Duration::from_secs(10), || agent.0.try_wait().expect("the child can be polled"));
     assert!(ended.is_some(), "the agent does not stop");
     drop((printed, logged));
 }
@@ -256,7 +260,8 @@ fn doctor_names_every_probe() {
         assert!(said.contains(probe), "{said}");
     }
     let output = run(agent().args(["doctor", "--json", "--no-bpf"]));
-    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("the output is JSON");
+    let found: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("the output is JSON");
     assert_eq!(found["probes"][0]["state"], "degraded");
     assert_eq!(found["probes"][1]["state"], "off");
     assert_eq!(found["probes"][0]["reason"], "--no-bpf was given");
@@ -300,7 +305,8 @@ fn agent_in_a_pid_namespace_trusts_only_proc() {
         .arg(agent().get_program())
         .args(["doctor", "--json"]);
     let output = run(&mut command);
-    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("the output is JSON");
+    let found: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("the output is JSON");
     assert_eq!(found["probes"][0]["state"], "degraded");
     assert!(
         found["probes"][0]["reason"]

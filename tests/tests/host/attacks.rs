@@ -1,5 +1,5 @@
-//! Live: an unprivileged user who opens sockets and lets connections wait there causes no drain, no
-//! lower weight and no page.
+//! An unprivileged user who opens sockets and lets connections wait there causes no drain, no lower
+//! weight and no page.
 
 use std::{
     io::Read as _,

@@ -1,5 +1,5 @@
-//! Live: dependencies that stop answering. The installed agent on its defaults reports a refusing
-//! one and a silent one once each, and the recovery of one of them.
+//! Dependencies that stop answering. The installed agent on its defaults reports a refusing one and
+//! a silent one once each, and the recovery of one of them.
 
 use std::{net::SocketAddr, process::Command, thread::sleep, time::Duration};
 
@@ -59,11 +59,7 @@ fn silent_or_refusing_dependency_is_a_risk_until_it_answers() {
     drop(server);
     let gone = now();
     sleep(SUSTAIN.saturating_sub(gone.elapsed() + Duration::from_secs(1)));
-    assert!(
-        lines(refusing, "raised").is_empty(),
-        "claimed too early: {}",
-        running.printed()
-    );
+    assert!(lines(refusing, "raised").is_empty(), "claimed too early: {}", running.printed());
     for (addr, how) in [(refusing, "refused"), (silent, "without an answer yet")] {
         let risk = wait_for(REPORTED_WITHIN, || lines(addr, "raised").pop());
         let risk = risk.unwrap_or_else(|| {

@@ -1,5 +1,5 @@
-//! Live: the privileges that an agent drops, the memory that it needs to start, its reactions to
-//! signals, and its log on a full disk.
+//! The privileges that an agent drops, the memory that it needs to start, its reactions to signals,
+//! and its log on a full disk.
 
 use std::{
     collections::HashMap,
@@ -148,7 +148,10 @@ fn programs_listed_by_bpf_match_proc() {
     for (ends, path) in expected {
         assert_eq!(listed.get(&ends.0.id()), Some(path));
     }
-    assert!(list.programs(&[u32::MAX >> 1]).expect("BPF lists programs").is_empty(), "a program of an unused pid");
+    assert!(
+        list.programs(&[u32::MAX >> 1]).expect("BPF lists programs").is_empty(),
+        "a program of an unused pid"
+    );
 }
 
 /// Reads the program of each process that has one.
@@ -198,7 +201,11 @@ fn cap_bpf_and_cap_perfmon_are_enough_for_every_probe() {
     let unit = unit
         .split_whitespace()
         .map(|name| format!("+{}", name.trim_start_matches("CAP_").to_lowercase()));
-    assert_eq!(with(&unit.collect::<Vec<_>>().join(",")), Some(all), "with the capabilities of the unit");
+    assert_eq!(
+        with(&unit.collect::<Vec<_>>().join(",")),
+        Some(all),
+        "with the capabilities of the unit"
+    );
 }
 
 fn config(scratch: &Scratch) -> String {
@@ -287,7 +294,8 @@ fn log_resumes_once_a_full_disk_has_room() {
     let (log, filler) = (directory.join("log"), directory.join("filler"));
     let config = scratch.file("spillway.toml", &config(&scratch));
     let mut command = run_with(&config);
-    let log_file = File::options().append(true).create(true).open(&log).expect("the log can be created");
+    let log_file =
+        File::options().append(true).create(true).open(&log).expect("the log can be created");
     command.args(["--no-bpf"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log_file);
     let running = Ends(command.spawn().expect("the agent runs"));
     let says = |wanted: &str| {
@@ -304,7 +312,8 @@ fn log_resumes_once_a_full_disk_has_room() {
     let _ = fs::write(&filler, vec![0; 64 << 10]);
     let rest = 4096 - fs::metadata(&log).expect("the log exists").len() % 4096;
     let mut padding = File::options().append(true).open(&log).expect("the log exists");
-    std::io::Write::write_all(&mut padding, &vec![b'.'; rest as usize]).expect("the last page has room");
+    std::io::Write::write_all(&mut padding, &vec![b'.'; rest as usize])
+        .expect("the last page has room");
     let full = fs::metadata(&log).expect("the log exists").len();
     hangup();
     std::thread::sleep(Duration::from_millis(500));

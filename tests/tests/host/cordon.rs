@@ -113,7 +113,9 @@ fn manifests_refer_only_to_existing_objects() {
     assert_eq!(manifests.pod()["volumes"].as_array().map(Vec::len), Some(2));
     assert_eq!(manifests.container()["volumeMounts"].as_array().map(Vec::len), Some(2));
     // The environment.
-    for variable in manifests.container()["env"].as_array().expect("the container has an environment") {
+    for variable in
+        manifests.container()["env"].as_array().expect("the container has an environment")
+    {
         let name = variable["name"].as_str().expect("a variable has a name");
         assert!(program.contains(&format!("os.environ.get(\"{name}\"")), "{name} is not read");
     }
@@ -153,8 +155,11 @@ impl Receiver {
         python.env("KUBERNETES_SERVICE_HOST", HOST);
         python.env("KUBERNETES_SERVICE_PORT", cluster.api.server.addr.port().to_string());
         python.env("PYTHONDONTWRITEBYTECODE", "1");
-        let mut child =
-            python.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the receiver starts");
+        let mut child = python
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the receiver starts");
         let mut log = BufReader::new(child.stderr.take().expect("stderr is a pipe")).lines();
         let line = log.next().and_then(Result::ok).expect("the receiver logs its address");
         let addr = line.rsplit(' ').next().and_then(|addr| addr.parse().ok());
@@ -179,7 +184,9 @@ impl Receiver {
              {signature}\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
-        stream.write_all(format!("{head}{body}").as_bytes()).expect("the receiver reads the request");
+        stream
+            .write_all(format!("{head}{body}").as_bytes())
+            .expect("the receiver reads the request");
         let mut said = String::new();
         stream.read_to_string(&mut said).expect("the receiver answers");
         let status = said
@@ -293,7 +300,8 @@ fn drain_cordons_the_node_and_undrain_uncordons_it() {
         ),
     );
     let say = |word: &str| {
-        let output = agent().args([word, "--config"]).arg(&config).output().expect("the agent runs");
+        let output =
+            agent().args([word, "--config"]).arg(&config).output().expect("the agent runs");
         assert!(output.status.success(), "{output:?}");
     };
     let mut command = run_with(&config);
@@ -331,7 +339,11 @@ fn drain_cordons_the_node_and_undrain_uncordons_it() {
 fn requests_without_a_key_or_a_known_type_change_nothing() {
     let Some((manifests, cluster)) = set("cordon-keys") else { return };
     let receiver = Receiver::start(&manifests, &cluster);
-    assert!(http_get(receiver.addr, "/healthz").expect("the receiver answers").starts_with("HTTP/1.0 200"));
+    assert!(
+        http_get(receiver.addr, "/healthz")
+            .expect("the receiver answers")
+            .starts_with("HTTP/1.0 200")
+    );
     let drain = json!({ "type": "io.spillway.node.drain.requested" }).to_string();
     let stranger = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     for (key, late_secs, body, status) in [

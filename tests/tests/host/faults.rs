@@ -1,6 +1,6 @@
-//! Live: the installed agent on a kernel that refuses some facility. Within five seconds it watches
-//! with what is left, logs the loss in one line, counts it in its metrics and reports itself
-//! healthy. It ends on SIGTERM.
+//! The installed agent on a kernel that refuses some facility. Within five seconds it watches with
+//! what is left, logs the loss in one line, counts it in its metrics and reports itself healthy. It
+//! ends on SIGTERM.
 //!
 //! Each result is compared with the same agent on the same host without the fault: a probe that
 //! does not attach there cannot be lost.
@@ -33,7 +33,10 @@ fn meet(command: Command) -> Met {
     });
     let metrics = scanned.unwrap_or_else(|| panic!("the agent does not scan: {}", running.log()));
     assert!(metric(&metrics, "spillway_processes") >= 2.0, "{metrics}");
-    assert!(metric(&metrics, "spillway_listeners") >= 1.0, "its own listener is missing: {metrics}");
+    assert!(
+        metric(&metrics, "spillway_listeners") >= 1.0,
+        "its own listener is missing: {metrics}"
+    );
     assert!(running.is_well());
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
@@ -80,8 +83,7 @@ impl Stage {
     fn own_agent(&self, binary: &[u8]) -> Command {
         let path = self.scratch.0.join("spillway");
         fs::write(&path, binary).expect("the agent can be written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
-            .expect("the mode can be set");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the mode can be set");
         let mut command = Command::new(path);
         command.args(self.command().get_args());
         command
@@ -204,8 +206,10 @@ fn rejected_program_disables_its_whole_probe() {
         let metrics = running.get("/metrics");
         (scans(&metrics) > before + 1.0).then_some(metrics)
     });
-    let lost =
-        find_metric(&later.expect("the agent scans"), "spillway_lost_total{what=\"life_ring_full\"}");
+    let lost = find_metric(
+        &later.expect("the agent scans"),
+        "spillway_lost_total{what=\"life_ring_full\"}",
+    );
     assert_eq!(lost.unwrap_or(0.0), 0.0);
 }
 
@@ -266,7 +270,9 @@ fn recording_names_missing_probes() {
         serde_json::json!(["fault_samples", "accept_sojourn", "outbound_connects"])
     );
     assert!(
-        sensing["degraded"].as_array().is_some_and(|names| names.contains(&"process_memory".into())),
+        sensing["degraded"]
+            .as_array()
+            .is_some_and(|names| names.contains(&"process_memory".into())),
         "{sensing}"
     );
 }
@@ -301,7 +307,8 @@ fn verdict_is_less_confident_without_bpf() {
         assert_eq!(running.stop().0, Some(0));
         raised
     });
-    let confidence = |verdict: &Value| verdict["confidence"].as_f64().expect("the confidence is a number");
+    let confidence =
+        |verdict: &Value| verdict["confidence"].as_f64().expect("the confidence is a number");
     assert!(confidence(&denied) <= confidence(&usual) - 0.2, "{usual} against {denied}");
     let why = denied["why"].as_str().unwrap_or_default();
     assert!(why.contains("the oldest wait cannot be read here"), "{denied}");

@@ -1,5 +1,5 @@
-//! Live: limits on cgroups with real processes. No process is killed, no other cgroup is changed,
-//! and nothing is left behind. The first tests are the scenarios that pass on every kernel (see
+//! Limits on cgroups with real processes. No process is killed, no other cgroup is changed, and
+//! nothing is left behind. The first tests are the scenarios that pass on every kernel (see
 //! `src/kernel/containment.rs`); the others run the installed agent.
 
 use std::{fs, path::PathBuf, thread::sleep, time::Duration};
@@ -298,7 +298,10 @@ fn killed_agent_is_undone_by_undo_and_the_next_agent() {
             let undone =
                 agent().args(["undo", "--config"]).arg(&config).output().expect("the agent runs");
             let printed = String::from_utf8_lossy(&undone.stdout).into_owned();
-            assert!(undone.status.success() && printed.starts_with("lifted the limit of "), "{printed}");
+            assert!(
+                undone.status.success() && printed.starts_with("lifted the limit of "),
+                "{printed}"
+            );
         } else {
             // Undone in any mode.
             let observe = stage.quick(&stage.only_this()).replace("enforce", "observe");

@@ -1,5 +1,5 @@
-//! Live: no host name resolves for a while, as when the collector, the resolvers and PagerDuty fail
-//! at once. The agent keeps watching, uses no more resources than before, and sends the queued
+//! No host name resolves for a while, as when the collector, the resolvers and PagerDuty fail at
+//! once. The agent keeps watching, uses no more resources than before, and sends the queued
 //! notifications once names resolve again.
 //!
 //! The network and the resolver belong to the test. The agent is the installed one, and all sinks
@@ -122,7 +122,12 @@ fn unresolved_names_cost_nothing_and_are_notified_later() {
         (tls && !alertmanager.calls().is_empty()).then_some(())
     };
     let (begun, called) = (now(), wait_for(SOON, all_called));
-    assert!(called.is_some(), "not every sink was called: {}{}", running.log(), running.get("/metrics"));
+    assert!(
+        called.is_some(),
+        "not every sink was called: {}{}",
+        running.log(),
+        running.get("/metrics")
+    );
     println!(
         "every sink was called within {:.0} s after names resolved again",
         begun.elapsed().as_secs_f64()

@@ -1,5 +1,5 @@
-//! Live: packets that a listener discards although its queue is not full, and connections that did
-//! find it full. Each test runs in its own network namespace, with and without BPF.
+//! Packets that a listener discards although its queue is not full, and connections that did find
+//! it full. Each test runs in its own network namespace, with and without BPF.
 
 use std::{
     fs,
@@ -30,7 +30,8 @@ fn overflows(sensors: &mut Sensors, netns: u32, addr: SocketAddr) -> u64 {
 fn netstat(name: &str) -> u64 {
     let text = fs::read_to_string("/proc/thread-self/net/netstat").expect("netstat can be read");
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
-    let (names, values) = (lines.next().expect("netstat has names"), lines.next().expect("netstat has values"));
+    let (names, values) =
+        (lines.next().expect("netstat has names"), lines.next().expect("netstat has values"));
     let mut columns = names.split(' ').zip(values.split(' '));
     columns
         .find(|(column, _)| *column == name)
@@ -46,8 +47,11 @@ fn has_dropped(addr: SocketAddr, packets: u64) -> bool {
         return true;
     };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let memory =
-        text.split("skmem:(").nth(1).and_then(|rest| rest.split(')').next()).expect("ss prints memory");
+    let memory = text
+        .split("skmem:(")
+        .nth(1)
+        .and_then(|rest| rest.split(')').next())
+        .expect("ss prints memory");
     memory
         .rsplit(",d")
         .next()
@@ -106,8 +110,9 @@ fn both_ways(test: &str, check: fn(&mut Sensors, u32)) {
     }
     let by_bpf = sensors_with(Probe::AcceptQueue, test);
     for mut sensors in by_bpf.into_iter().chain([Sensors::without_bpf("this test compares")]) {
-        let one =
-            move || check(&mut sensors, own_network().expect("root can create a network namespace"));
+        let one = move || {
+            check(&mut sensors, own_network().expect("root can create a network namespace"))
+        };
         thread::spawn(one).join().expect("the check passes");
     }
 }
@@ -118,9 +123,13 @@ fn deferred_connections_are_no_overflows() {
         let listener = listen(&["--defer", "--backlog=128"]);
         assert_eq!(overflows(sensors, netns, listener.addr()), 0);
         for round in 1..=3 {
-            let _clients: Vec<_> =
-                (0..20).map(|_| TcpStream::connect(listener.addr()).expect("the listener accepts")).collect();
-            assert!(netstat("TCPDeferAcceptDrop") >= 20 * round, "too few connections were deferred");
+            let _clients: Vec<_> = (0..20)
+                .map(|_| TcpStream::connect(listener.addr()).expect("the listener accepts"))
+                .collect();
+            assert!(
+                netstat("TCPDeferAcceptDrop") >= 20 * round,
+                "too few connections were deferred"
+            );
             assert!(has_dropped(listener.addr(), 20 * round), "a deferred connection is no drop");
             assert_eq!(overflows(sensors, netns, listener.addr()), 0, "round {round}");
         }

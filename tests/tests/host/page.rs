@@ -1,5 +1,5 @@
-//! Live: the installed agent pages once for a real leak. After it is killed, the next agent does
-//! not page for the same leak again.
+//! The installed agent pages once for a real leak. After it is killed, the next agent does not page
+//! for the same leak again.
 
 use std::{process::Command, time::Duration};
 
@@ -54,10 +54,10 @@ fn leak_is_paged_once_across_agent_restarts() {
 
     let running = run();
     let calls = wait_for(SOON, || Some(pages()).filter(|calls| !calls.is_empty()));
-    let calls =
-        calls.unwrap_or_else(|| panic!("no page: {}{}", running.printed(), running.log()));
+    let calls = calls.unwrap_or_else(|| panic!("no page: {}{}", running.printed(), running.log()));
     assert_eq!((calls[0].status, &calls[0].json()["event_action"]), (202, &Value::from("trigger")));
-    let summary = calls[0].json()["payload"]["summary"].as_str().expect("the page has a summary").to_owned();
+    let summary =
+        calls[0].json()["payload"]["summary"].as_str().expect("the page has a summary").to_owned();
     println!("page: {summary}");
     assert!(summary.starts_with(&format!("workload (pid {}) on ", leak.pid())), "{summary}");
     assert!(

@@ -1,5 +1,5 @@
-//! Live: processes that reuse a pid. Each one holds more memory than the last, so a detector that
-//! joined their histories would report a leak although none of them grows.
+//! Processes that reuse a pid. Each one holds more memory than the last, so a detector that joined
+//! their histories would report a leak although none of them grows.
 //!
 //! `clone3` can request a pid, so the test need not wait for pids to wrap around. Two processes
 //! that start in the same clock tick are one process to `/proc`, and differ in a trace only by the
@@ -61,7 +61,8 @@ impl Life {
     }
 
     fn id(&self) -> ProcessId {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).expect("the child is alive");
+        let stat =
+            fs::read_to_string(format!("/proc/{}/stat", self.0)).expect("the child is alive");
         // The start is field 22. The first field after the name is field 3.
         let start =
             stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(19)?.parse().ok());

@@ -1,4 +1,4 @@
-//! Live: limits on cgroups of pods. The cgroups have the names that a kubelet gives them. The pod's
+//! Limits on cgroups of pods. The cgroups have the names that a kubelet gives them. The pod's
 //! namespace and labels come from where they are found in a pod: directories, the environment, and
 //! an API over TLS. A cgroup is not limited if its pod is protected or cannot be identified.
 
@@ -345,8 +345,9 @@ fn agent_looks_up_labels_before_it_limits() {
         let outcome =
             outcome.unwrap_or_else(|| panic!("no {event}: {}{}", running.printed(), running.log()));
         assert_eq!(node.asked(), 1, "{outcome}");
-        let decision =
-            running.line_of("decision", "limit", &node.stage.cgroup.path).expect("there is a decision");
+        let decision = running
+            .line_of("decision", "limit", &node.stage.cgroup.path)
+            .expect("there is a decision");
         let took_secs =
             outcome["t"].as_f64().zip(decision["t"].as_f64()).map(|(after, before)| after - before);
         println!(

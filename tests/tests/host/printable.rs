@@ -76,7 +76,10 @@ fn odd_name_is_escaped_and_its_cgroup_still_limited() {
     let call = wait_for(SOON, || {
         slack.calls().into_iter().find(|call| call.json()["text"].to_string().contains("pwned"))
     });
-    let text = call.expect("Slack is called").json()["text"].as_str().expect("the message has a text").to_owned();
+    let text = call.expect("Slack is called").json()["text"]
+        .as_str()
+        .expect("the message has a text")
+        .to_owned();
     println!("Slack: {text}");
     assert!(text.contains(COMM_SHOWN), "{text}");
     assert_harmless("Slack", &text);
@@ -104,7 +107,8 @@ fn non_utf8_name_hides_no_process_with_or_without_bpf() {
     let scratch = Scratch::make(test);
     let mut command = named(&scratch, OsStr::from_bytes(b"a) R \xff\x1b"));
     let process = Workload::start(command.args(["touch", "--anon-bytes=1MiB"]));
-    fs::write(inner.0.join("cgroup.procs"), process.pid().to_string()).expect("the process can join the cgroup");
+    fs::write(inner.0.join("cgroup.procs"), process.pid().to_string())
+        .expect("the process can join the cgroup");
     for mut sensors in [Sensors::start(), Sensors::without_bpf("this test compares")] {
         let found = processes(&mut sensors)
             .into_iter()
@@ -162,6 +166,7 @@ fn trace_with_odd_names_is_replayed_escaped() {
         assert_harmless(args[0], &text);
         assert!(args[0] != "explain" || !text.contains("<b>"), "{text}");
     }
-    let output = agent().args(["explain", "--pid", "7"]).arg(&trace).output().expect("the agent runs");
+    let output =
+        agent().args(["explain", "--pid", "7"]).arg(&trace).output().expect("the agent runs");
     assert_harmless("the error", &String::from_utf8_lossy(&output.stderr));
 }

@@ -1,4 +1,4 @@
-//! Live: connections from another host, over a pair of virtual Ethernet devices between two network
+//! Connections from another host, over a pair of virtual Ethernet devices between two network
 //! namespaces, and connections of a host to itself, to any of its addresses.
 
 use std::{
@@ -58,7 +58,8 @@ impl Neighbour {
 
     /// Connects `count` times from the other host, one after the other.
     fn connects(&self, to: SocketAddr, count: usize) -> Vec<TcpStream> {
-        let namespace = File::open(format!("/proc/{}/ns/net", self.0.id())).expect("the other host exists");
+        let namespace =
+            File::open(format!("/proc/{}/ns/net", self.0.id())).expect("the other host exists");
         let inside = move || {
             // SAFETY: setns takes two integers and affects this thread alone.
             assert_eq!(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
@@ -126,7 +127,11 @@ fn local_connections_are_not_counted_as_remote() {
                 "{at} from this host, by its outer address"
             );
             held.extend(other.connects(by, 7));
-            assert_eq!(came(&mut sensors, netns, at), (Some(12), Some(7)), "{at} from the other host");
+            assert_eq!(
+                came(&mut sensors, netns, at),
+                (Some(12), Some(7)),
+                "{at} from the other host"
+            );
         }
         let mut netlink = Sensors::without_bpf("this test compares");
         assert!(

@@ -1,5 +1,5 @@
-//! Live: no secret leaks when receivers send it back. Every sink and the drain receiver put it into
-//! their answers, each in a different place, and the agent logs at its most verbose level.
+//! No secret leaks when receivers send it back. Every sink and the drain receiver put it into their
+//! answers, each in a different place, and the agent logs at its most verbose level.
 
 use std::{
     fs, io,
@@ -42,8 +42,10 @@ struct Echo {
 impl Echo {
     fn start(shared: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
-        let echo =
-            Self { addr: listener.local_addr().expect("a listener has an address"), calls: Arc::default() };
+        let echo = Self {
+            addr: listener.local_addr().expect("a listener has an address"),
+            calls: Arc::default(),
+        };
         let calls = echo.calls.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -136,11 +138,13 @@ fn echoed_secrets_are_neither_logged_nor_served() {
     let mut command = run_with(&config);
     command.args(["--json", "-vv"]).env("CREDENTIALS_DIRECTORY", &scratch.0);
     let running = Running::start(command);
-    let output = agent().args(["-vv", "drain", "--config"]).arg(&config).output().expect("the agent runs");
+    let output =
+        agent().args(["-vv", "drain", "--config"]).arg(&config).output().expect("the agent runs");
     assert!(output.status.success(), "{output:?}");
 
     // Each server answers at least once in each way.
-    let all_called = || echoes.iter().all(|echo| echo.calls.load(Ordering::SeqCst) >= 5).then_some(());
+    let all_called =
+        || echoes.iter().all(|echo| echo.calls.load(Ordering::SeqCst) >= 5).then_some(());
     let called = wait_for(SOON, all_called);
     let calls = echoes.each_ref().map(|echo| echo.calls.load(Ordering::SeqCst));
     assert!(called.is_some(), "too few calls: {calls:?} {}", running.log());

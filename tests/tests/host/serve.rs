@@ -1,5 +1,5 @@
-//! Live: the agent's own ports under attack by a local user. Its own listeners never cause a
-//! verdict, and it reports its health truthfully.
+//! The agent's own ports under attack by a local user. Its own listeners never cause a verdict, and
+//! it reports its health truthfully.
 
 use std::{
     io::Read as _,

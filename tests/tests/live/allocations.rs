@@ -122,8 +122,10 @@ fn quiet_turn_of_the_loop_hardly_allocates() {
     }
     let sensors = Sensors::start();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
-    let info =
-        HostInfo { mem_total_bytes: sensors.mem_total_bytes().expect("meminfo can be read"), cpus: 2 };
+    let info = HostInfo {
+        mem_total_bytes: sensors.mem_total_bytes().expect("meminfo can be read"),
+        cpus: 2,
+    };
     let (core, metrics) =
         (Engine::new(&Config::default(), info), Metrics::new(Clock::start(), 1.0));
     let mut daemon = Loop {

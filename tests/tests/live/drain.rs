@@ -1,5 +1,4 @@
-//! Live: a node is drained before it fails, behind Debian's HAProxy with the files of
-//! `configs/haproxy/`.
+//! A node is drained before it fails, behind Debian's HAProxy with the files of `configs/haproxy/`.
 //!
 //! All nodes are on one host here, and the agent watches that host. One backend leaks in a cgroup
 //! in which it will be killed. Only its server in HAProxy's configuration has an agent that
@@ -108,7 +107,10 @@ fn two_nodes_overloaded_in_turn_serve_as_much_with_agents() {
     let (with, without): (Result<Served, String>, _) = thread::scope(|scope| {
         let [with, without] =
             [true, false].map(|with_agents| scope.spawn(move || run(with_agents)));
-        (with.join().expect("the thread does not panic"), without.join().expect("the thread does not panic"))
+        (
+            with.join().expect("the thread does not panic"),
+            without.join().expect("the thread does not panic"),
+        )
     });
     let (with, without) = match (with, without) {
         (Ok(with), Ok(without)) => (with, without),
@@ -151,7 +153,11 @@ fn haproxy_follows_the_override_after_a_restart() {
     println!("drained within {took:?}");
     assert!(agent.get("/ready").starts_with("HTTP/1.1 503"));
     assert!(agent.is_well(), "a drained node is unhealthy");
-    assert_eq!(balancer.shows("web-2", "status").as_deref(), Some("UP"), "a node without an agent changed");
+    assert_eq!(
+        balancer.shows("web-2", "status").as_deref(),
+        Some("UP"),
+        "a node without an agent changed"
+    );
     sleep(INTERVAL);
     let before = balancer.shows("web-1", "stot");
     for _ in 0..20 {
@@ -173,8 +179,9 @@ fn haproxy_follows_the_override_after_a_restart() {
     };
     assert_eq!(agent_line(), "drain\n", "the first answer of a restarted agent");
     // More connections than it keeps at once.
-    let silent: Vec<_> =
-        (0..70).map(|_| TcpStream::connect(agent_check).expect("the agent check listens")).collect();
+    let silent: Vec<_> = (0..70)
+        .map(|_| TcpStream::connect(agent_check).expect("the agent check listens"))
+        .collect();
     assert_eq!(agent_line(), "drain\n", "with idle connections");
     drop(silent);
 
@@ -380,7 +387,8 @@ fn node_that_still_serves_is_drained_only_after_a_timeout() {
     spillway(&["drain"], &config);
     assert!(wait_for(SOON, || outcome(&agent, "draining")).is_some());
     let begun = now();
-    let drained = wait_for(SOON, || outcome(&agent, "drained")).expect("the node is drained in the end");
+    let drained =
+        wait_for(SOON, || outcome(&agent, "drained")).expect("the node is drained in the end");
     assert!(begun.elapsed() > Duration::from_secs(3), "{:?}: {drained}", begun.elapsed());
     let why = drained["why"].as_str().unwrap_or_default();
     assert!(why.contains("left, and the drain no longer waits for"), "{why}");

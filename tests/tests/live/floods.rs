@@ -1,6 +1,6 @@
-//! Live: the installed agent under more load than it has room for: process events that are not
-//! read, listeners beyond the map, and tens of thousands of short-lived processes. It counts its
-//! losses, logs them once, and keeps running.
+//! The installed agent under more load than it has room for: process events that are not read,
+//! listeners beyond the map, and tens of thousands of short-lived processes. It counts its losses,
+//! logs them once, and keeps running.
 
 use std::{fs, process::Command, thread, time::Duration};
 

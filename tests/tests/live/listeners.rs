@@ -1,5 +1,5 @@
-//! Live: listeners that are many, odd, or short-lived. `src/kernel/listeners.rs` checks depth, age
-//! and owner on every kernel.
+//! Listeners that are many, odd, or short-lived. `src/kernel/listeners.rs` checks depth, age and
+//! owner on every kernel.
 
 use std::{
     collections::HashSet,
@@ -77,7 +77,9 @@ fn stuck_listener_among_thousands_is_seen() {
             facts.iter().filter(|fact| pids.contains(&fact.pid) && fact.backlog_max == 1).count();
         assert_eq!(of_many, MANY, "scan {step}");
         let mut inside = facts.iter().filter(|fact| fact.netns == netns);
-        let fact = inside.find(|fact| *fact.addr == *stuck.addr().to_string()).expect("the listener is seen");
+        let fact = inside
+            .find(|fact| *fact.addr == *stuck.addr().to_string())
+            .expect("the listener is seen");
         assert_eq!(
             (fact.backlog, fact.backlog_max, fact.pid),
             (7, 16, Some(stuck.pid())),
@@ -336,6 +338,9 @@ fn thousands_of_unix_listeners_of_one_user_hide_no_service() {
     let pids = flood.each_ref().map(|one| Some(one.pid()));
     let seen = listeners(&mut sensors, 30.0).iter().filter(|fact| pids.contains(&fact.pid)).count();
     assert!(seen >= SHARE, "{seen}");
-    assert!(lost(&mut sensors, "listener_share_full") >= (FLOOD - SHARE) as u64, "the loss is not counted");
+    assert!(
+        lost(&mut sensors, "listener_share_full") >= (FLOOD - SHARE) as u64,
+        "the loss is not counted"
+    );
     assert_eq!(lost(&mut sensors, "listener_map_full"), 0);
 }

@@ -1,6 +1,6 @@
-//! Live: compares the time of an overload's claim with the real state of the queue. nginx, HAProxy
-//! and a thread-per-connection server each run in their own network namespace. The installed agent
-//! runs on its defaults and watches the whole host.
+//! Compares the time of an overload's claim with the real state of the queue. nginx, HAProxy and a
+//! thread-per-connection server each run in their own network namespace. The installed agent runs
+//! on its defaults and watches the whole host.
 
 use std::{env, thread::sleep, time::Duration};
 

@@ -1,5 +1,5 @@
-//! Live: a scan's view of the host as a whole. `src/kernel/memory.rs` checks the values of each
-//! process on every kernel.
+//! A scan's view of the host as a whole. `src/kernel/memory.rs` checks the values of each process
+//! on every kernel.
 
 use std::{collections::HashSet, fs, path::PathBuf, process::Command, time::Duration};
 
@@ -89,7 +89,8 @@ fn host_memory_matches_proc() {
         .find_map(|line| line.strip_prefix("MemAvailable:"))
         .expect("meminfo has MemAvailable");
     let available =
-        available.trim().trim_end_matches(" kB").parse::<u64>().expect("the value is a number") * 1024;
+        available.trim().trim_end_matches(" kB").parse::<u64>().expect("the value is a number")
+            * 1024;
     // Other processes keep running meanwhile.
     assert!(
         host.mem_available_bytes.abs_diff(available) < 256 << 20,
