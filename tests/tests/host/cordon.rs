@@ -36,15 +36,15 @@ const MARK: &str = "spillway.io/cordoned-by";
 const SOON: Duration = Duration::from_secs(15);
 
 /// Reports whether `theirs` contains all of `ours`. It may contain more.
-fn holds(theirs: &Value, ours: &Value) -> bool {
+fn contains_all(theirs: &Value, ours: &Value) -> bool {
     match (theirs, ours) {
-        (Value::Object(theirs), Value::Object(ours)) => {
-            ours.iter().all(|(key, value)| theirs.get(key).is_some_and(|known| holds(known, value)))
-        }
+        (Value::Object(theirs), Value::Object(ours)) => ours
+            .iter()
+            .all(|(key, value)| theirs.get(key).is_some_and(|known| contains_all(known, value))),
         (Value::Array(theirs), Value::Array(ours)) => ours
             .iter()
             .enumerate()
-            .all(|(nth, value)| theirs.get(nth).is_some_and(|known| holds(known, value))),
+            .all(|(nth, value)| theirs.get(nth).is_some_and(|known| contains_all(known, value))),
         _ => theirs == ours,
     }
 }
@@ -53,16 +53,16 @@ fn holds(theirs: &Value, ours: &Value) -> bool {
 fn kubectl_knows_every_field_of_the_daemonset() {
     let Some(servers) = servers("cordon-fields") else { return };
     let mut daemons = Manifests::read(&servers).one("DaemonSet").clone();
-    let seen = |daemons: &Value| {
+    let is_preserved = |daemons: &Value| {
         // Unlike other subcommands, this one parses the DaemonSet and drops unknown fields.
         let arguments =
             ["set", "env", "--local", "--filename=-", "--output=json", "READ_BY=kubectl"];
         let printed = servers.kubectl(&arguments, &daemons.to_string());
-        holds(&serde_json::from_str(&printed).expect("kubectl prints JSON"), daemons)
+        contains_all(&serde_json::from_str(&printed).expect("kubectl prints JSON"), daemons)
     };
-    assert!(seen(&daemons));
+    assert!(is_preserved(&daemons));
     daemons["spec"]["template"]["spec"]["hostNetwrk"] = true.into();
-    assert!(!seen(&daemons), "an unknown field goes unnoticed");
+    assert!(!is_preserved(&daemons), "an unknown field goes unnoticed");
 }
 
 #[test]

@@ -17,14 +17,14 @@ use spillway_tests::{
 };
 
 /// State of an agent after its start.
-struct Met {
+struct Started {
     attached: BTreeSet<&'static str>,
     warnings: Vec<String>,
     metrics: String,
 }
 
 /// Runs the agent until its second scan, and checks everything that must be true under any fault.
-fn meet(command: Command) -> Met {
+fn start(command: Command) -> Started {
     let running = Running::start(command);
     let scanned = wait_for(STARTS_WITHIN, || {
         let metrics = running.get("/metrics");
@@ -50,14 +50,14 @@ fn meet(command: Command) -> Met {
         .collect();
     // The prefix of a line is the agent's uptime.
     let warning = |line: &str| line.split_once(" WARN ").map_or(line, |(_, text)| text).to_owned();
-    Met { attached, warnings: warnings(&log).into_iter().map(warning).collect(), metrics }
+    Started { attached, warnings: warnings(&log).into_iter().map(warning).collect(), metrics }
 }
 
 /// Test of a fault: a scratch directory, a configuration, and the state of an agent without the
 /// fault.
 struct Stage {
     scratch: Scratch,
-    usual: Met,
+    usual: Started,
 }
 
 impl Stage {
@@ -67,7 +67,7 @@ impl Stage {
             return None;
         }
         let scratch = Scratch::make(test);
-        let usual = meet(run_with(&scratch.file("spillway.toml", ANY_PORT)));
+        let usual = start(run_with(&scratch.file("spillway.toml", ANY_PORT)));
         if usual.attached.is_empty() {
             skip(test, "nothing attaches here even without a fault");
             return None;
@@ -89,41 +89,41 @@ impl Stage {
         command
     }
 
-    fn refused(&self, refused: Refused) -> Met {
+    fn refused(&self, refused: Refused) -> Started {
         let mut command = self.command();
         refuse(&mut command, refused);
-        meet(command)
+        start(command)
     }
 
     /// Checks that nothing attached, for one reason that a single line of the log names.
-    fn assert_nothing_attached(&self, met: &Met, because: &str) {
-        assert_eq!(met.attached, BTreeSet::new());
-        assert_eq!(met.warnings.len(), 1, "{:?}", met.warnings);
-        assert!(met.warnings[0].starts_with("BPF is not used: "), "{:?}", met.warnings);
-        assert!(met.warnings[0].contains(because), "{:?}", met.warnings);
-        assert!(met.metrics.contains(
+    fn assert_nothing_attached(&self, started: &Started, because: &str) {
+        assert_eq!(started.attached, BTreeSet::new());
+        assert_eq!(started.warnings.len(), 1, "{:?}", started.warnings);
+        assert!(started.warnings[0].starts_with("BPF is not used: "), "{:?}", started.warnings);
+        assert!(started.warnings[0].contains(because), "{:?}", started.warnings);
+        assert!(started.metrics.contains(
             r#"spillway_probe_state{probe="process_memory",state="degraded",source="/proc/"#
         ));
         assert!(
-            met.metrics.contains(r#"spillway_probe_state{probe="fault_samples",state="off","#),
+            started.metrics.contains(r#"spillway_probe_state{probe="fault_samples",state="off","#),
             "{}",
-            met.metrics
+            started.metrics
         );
     }
 
     /// Checks that every usual probe but this one attached, and that a single additional line of
     /// the log names it.
-    fn assert_lost(&self, met: &Met, probe: Probe, because: &str) {
+    fn assert_lost(&self, started: &Started, probe: Probe, because: &str) {
         let mut left = self.usual.attached.clone();
         assert!(left.remove(probe.name()), "{} does not attach here without a fault", probe.name());
-        assert_eq!(met.attached, left);
+        assert_eq!(started.attached, left);
         let fresh: Vec<_> =
-            met.warnings.iter().filter(|line| !self.usual.warnings.contains(line)).collect();
+            started.warnings.iter().filter(|line| !self.usual.warnings.contains(line)).collect();
         assert_eq!(
-            (fresh.len(), met.warnings.len()),
+            (fresh.len(), started.warnings.len()),
             (1, self.usual.warnings.len() + 1),
             "{:?}",
-            met.warnings
+            started.warnings
         );
         assert!(
             fresh[0].starts_with(&format!("probe {} not attached: ", probe.name())),
@@ -136,46 +136,46 @@ impl Stage {
 #[test]
 fn agent_runs_without_btf() {
     let Some(stage) = Stage::set("agent_runs_without_btf") else { return };
-    let met = meet(hide(&stage.command(), &["/sys/kernel/btf"]));
-    stage.assert_nothing_attached(&met, "the kernel has no BTF");
+    let started = start(hide(&stage.command(), &["/sys/kernel/btf"]));
+    stage.assert_nothing_attached(&started, "the kernel has no BTF");
 }
 
 #[test]
 fn missing_tracefs_costs_nothing() {
     let Some(stage) = Stage::set("missing_tracefs_costs_nothing") else { return };
-    let met = meet(hide(&stage.command(), &["/sys/kernel/tracing", "/sys/kernel/debug"]));
-    assert_eq!((met.attached, met.warnings), (stage.usual.attached, stage.usual.warnings));
+    let started = start(hide(&stage.command(), &["/sys/kernel/tracing", "/sys/kernel/debug"]));
+    assert_eq!((started.attached, started.warnings), (stage.usual.attached, stage.usual.warnings));
 }
 
 #[test]
 fn agent_runs_when_bpf_is_denied() {
     let Some(stage) = Stage::set("agent_runs_when_bpf_is_denied") else { return };
-    let met = stage.refused(Refused::BPF);
-    stage.assert_nothing_attached(&met, "kernel refused BPF maps (EPERM)");
+    let started = stage.refused(Refused::BPF);
+    stage.assert_nothing_attached(&started, "kernel refused BPF maps (EPERM)");
 }
 
 #[test]
 fn agent_runs_without_memory_for_maps() {
     let Some(stage) = Stage::set("agent_runs_without_memory_for_maps") else { return };
-    let met = stage.refused(Refused::BPF_MAPS);
-    stage.assert_nothing_attached(&met, "BPF maps failed (ENOMEM)");
+    let started = stage.refused(Refused::BPF_MAPS);
+    stage.assert_nothing_attached(&started, "BPF maps failed (ENOMEM)");
 }
 
 #[test]
 fn refused_perf_events_cost_nothing() {
     let Some(stage) = Stage::set("refused_perf_events_cost_nothing") else { return };
-    let met = stage.refused(Refused::PERF_EVENTS);
-    assert_eq!((met.attached, met.warnings), (stage.usual.attached, stage.usual.warnings));
+    let started = stage.refused(Refused::PERF_EVENTS);
+    assert_eq!((started.attached, started.warnings), (stage.usual.attached, stage.usual.warnings));
     let source =
         r#"{probe="fault_samples",state="attached",source="tp_btf page_fault_{user,kernel}""#;
-    assert!(met.metrics.contains(source), "{}", met.metrics);
+    assert!(started.metrics.contains(source), "{}", started.metrics);
 }
 
 /// Runs an agent some of whose BPF programs do not pass the verifier.
-fn rejected(stage: &Stage, programs: &[&str]) -> Met {
+fn rejected(stage: &Stage, programs: &[&str]) -> Started {
     let mut binary = fs::read(agent().get_program()).expect("the agent can be read");
     programs.iter().for_each(|program| break_program(&mut binary, program));
-    meet(stage.own_agent(&binary))
+    start(stage.own_agent(&binary))
 }
 
 #[test]
@@ -188,9 +188,9 @@ fn rejected_program_disables_its_whole_probe() {
     for program in ["process_exit", "process_exit_raw"] {
         break_program(&mut binary, program);
     }
-    let met = meet(stage.own_agent(&binary));
+    let started = start(stage.own_agent(&binary));
     stage.assert_lost(
-        &met,
+        &started,
         Probe::ProcessLife,
         "the kernel's verifier rejected tp_btf sched_process_exit: ",
     );
@@ -242,11 +242,11 @@ fn losses_are_logged_with_their_process_at_vv() {
 #[test]
 fn rejected_program_disables_no_other_probe() {
     let Some(stage) = Stage::set("rejected_program_disables_no_other_probe") else { return };
-    let met = rejected(&stage, &["scan_tasks"]);
-    stage.assert_lost(&met, Probe::ProcessMemory, "the kernel's verifier rejected iter/task: ");
-    let met = rejected(&stage, &["sample_faults", "fault_kernel"]);
+    let started = rejected(&stage, &["scan_tasks"]);
+    stage.assert_lost(&started, Probe::ProcessMemory, "the kernel's verifier rejected iter/task: ");
+    let started = rejected(&stage, &["sample_faults", "fault_kernel"]);
     stage.assert_lost(
-        &met,
+        &started,
         Probe::FaultSamples,
         "the kernel's verifier rejected perf event programs: ",
     );

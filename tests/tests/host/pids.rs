@@ -111,7 +111,7 @@ fn pipe() -> io::Result<(File, OwnedFd)> {
 }
 
 /// Observes one pid once a second. Between two scans its process exits and the next one starts.
-fn lives(sensors: &mut Sensors) -> Vec<Observation> {
+fn observe_lives(sensors: &mut Sensors) -> Vec<Observation> {
     let mut life = Life::begin(None, MIB).expect("a process can be created");
     let (pid, mut seen) = (life.0, Vec::new());
     for step in 1..=LIVES {
@@ -158,8 +158,8 @@ fn joined(observations: &[Observation]) -> Vec<Observation> {
     joined
 }
 
-fn tells_lives_apart(mut sensors: Sensors) {
-    let seen = lives(&mut sensors);
+fn check_lives_are_distinguished(mut sensors: Sensors) {
+    let seen = observe_lives(&mut sensors);
     let count =
         seen.iter().filter(|observation| matches!(observation.fact, Fact::Process(_))).count();
     assert_eq!(count, LIVES, "a process was not seen");
@@ -177,14 +177,14 @@ fn bpf_distinguishes_processes_with_a_reused_pid() {
     if is_root(test)
         && let Some(sensors) = sensors_with(Probe::ProcessMemory, test)
     {
-        tells_lives_apart(sensors);
+        check_lives_are_distinguished(sensors);
     }
 }
 
 #[test]
 fn proc_distinguishes_processes_with_a_reused_pid() {
     if is_root("proc_distinguishes_processes_with_a_reused_pid") {
-        tells_lives_apart(Sensors::without_bpf("this test is about /proc"));
+        check_lives_are_distinguished(Sensors::without_bpf("this test is about /proc"));
     }
 }
 

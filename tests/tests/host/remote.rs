@@ -89,7 +89,7 @@ fn run(program: &str, args: &[&str]) -> Result<(), String> {
 }
 
 /// Reads how many connections a listener got, and how many of them came from another host.
-fn came(sensors: &mut Sensors, netns: u32, addr: SocketAddr) -> (Option<u64>, Option<u64>) {
+fn arrivals(sensors: &mut Sensors, netns: u32, addr: SocketAddr) -> (Option<u64>, Option<u64>) {
     let facts: Vec<ListenerFact> = listeners(sensors, 0.0);
     let fact = facts
         .iter()
@@ -122,13 +122,13 @@ fn local_connections_are_not_counted_as_remote() {
             let by = SocketAddr::new(by.parse().expect("the address is valid"), at.port());
             held.extend((0..5).map(|_| TcpStream::connect(by).expect("the server can be reached")));
             assert_eq!(
-                came(&mut sensors, netns, at),
+                arrivals(&mut sensors, netns, at),
                 (Some(5), Some(0)),
                 "{at} from this host, by its outer address"
             );
             held.extend(other.connects(by, 7));
             assert_eq!(
-                came(&mut sensors, netns, at),
+                arrivals(&mut sensors, netns, at),
                 (Some(12), Some(7)),
                 "{at} from the other host"
             );
