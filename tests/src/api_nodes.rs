@@ -1,6 +1,6 @@
-//! As much of a Kubernetes API server as reads and patches nodes, over TLS. It answers as the real
-//! one does: it refuses clients without the token or without the right, patches of a node that has
-//! changed since it was read, and fields that nodes do not have.
+//! Kubernetes API server over TLS that can only read and patch nodes. Like the real one, it refuses
+//! clients without the token or the right, patches of a node that has changed since it was read,
+//! and fields that nodes do not have.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use crate::{
 
 const PATH: &str = "/api/v1/nodes";
 
-/// Server, which ends when it is dropped.
+/// Server that ends when it is dropped.
 pub struct NodeServer {
     /// HTTPS side: its address and the requests it received.
     pub server: TlsServer,
@@ -34,13 +34,13 @@ struct Cluster {
     /// Service account that the token belongs to.
     user: String,
     rules: Value,
-    /// Reads after which somebody else changes the node.
+    /// Reads after which another client changes the node.
     busy: u32,
 }
 
 impl NodeServer {
-    /// Starts one with nodes of these names. Its only client is the service account `user`, which
-    /// has this token and the rights that the rules of a ClusterRole grant.
+    /// Starts a server with nodes of these names. Its only client is the service account `user`,
+    /// which has this token and the rights that the rules of a ClusterRole grant.
     ///
     /// # Panics
     ///
@@ -82,10 +82,10 @@ impl NodeServer {
     ///
     /// Panics if there is no node of that name.
     pub fn change(&self, name: &str, patch: &Value) {
-        lock(&self.cluster).patch(name, patch).expect("it is a change that a node can have");
+        lock(&self.cluster).patch(name, patch).expect("the node allows the change");
     }
 
-    /// Makes somebody else change a node right after it was read, this many times.
+    /// Makes another client change a node right after it is read, `times` times.
     pub fn busy(&self, times: u32) {
         lock(&self.cluster).busy = times;
     }
@@ -153,7 +153,7 @@ impl Cluster {
                 let patch = serde_json::from_slice(&request.body);
                 self.patch(name, &patch.map_err(|error| (400, "BadRequest", error.to_string()))?)
             }
-            _ => Err((501, "NotImplemented", format!("nobody was meant to {verb} nodes"))),
+            _ => Err((501, "NotImplemented", format!("this server cannot {verb} nodes"))),
         }
     }
 
@@ -194,7 +194,7 @@ impl Cluster {
         {
             spec.remove("unschedulable");
         }
-        // A patch that changes nothing makes no new version.
+        // A patch without changes does not create a new version.
         if node != before {
             self.version += 1;
             node["metadata"]["resourceVersion"] = self.version.to_string().into();
@@ -226,7 +226,7 @@ fn node(name: &str) -> Value {
     })
 }
 
-/// Merges a patch as RFC 7396 says.
+/// Merges a patch according to RFC 7396.
 fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
@@ -244,7 +244,7 @@ fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
-/// Returns an error if a node cannot be changed so.
+/// Returns an error if a node does not allow this change.
 fn check(before: &Value, after: &Value) -> Result<(), String> {
     let known = |part: &str, keys: &[&str]| {
         let mut found = after[part].as_object().into_iter().flatten().map(|(key, _)| key.as_str());

@@ -1,5 +1,5 @@
-//! As much of a Kubernetes API server as lists the pods of a node, over TLS. It refuses unknown
-//! requests and clients without the right in the real one's words.
+//! Kubernetes API server over TLS that can only list the pods of a node. It refuses unknown
+//! requests and clients without the right with the messages of the real one.
 
 use std::{
     fs,
@@ -17,9 +17,9 @@ use crate::{
     tls::{Answering, Authority, TlsServer},
 };
 
-/// Node whose pods it has.
+/// Node whose pods the server lists.
 pub const NODE: &str = "node-1.internal";
-/// Name of its certificate, and the address that it listens on.
+/// Address that the server listens on, which is also the name in its certificate.
 pub const HOST: &str = "127.0.0.1";
 
 const PATH: &str = "/api/v1/pods?fieldSelector=spec.nodeName%3Dnode-1.internal&resourceVersion=0";
@@ -35,14 +35,14 @@ pub struct PodOf {
     pub mirrored: Option<&'static str>,
 }
 
-/// What it does.
+/// Behaviour of the server.
 #[derive(Debug, Clone)]
 pub enum Conduct {
     /// Lists pods for clients that have this token.
     Lists {
         /// Bearer token.
         token: String,
-        /// Answers with the metadata alone if asked for that, as newer servers do.
+        /// Whether the server sends the metadata alone if requested, as newer servers do.
         is_partial: bool,
     },
     /// Answers that the client may not list pods.
@@ -53,11 +53,11 @@ pub enum Conduct {
     Hangs,
     /// Resets the connection in the middle of its answer.
     Resets,
-    /// Answers without an end.
+    /// Sends an endless answer.
     Floods,
 }
 
-/// Server, which ends when it is dropped.
+/// Server that ends when it is dropped.
 pub struct ApiServer {
     /// HTTPS side: its address and the requests it received.
     pub server: TlsServer,
@@ -66,14 +66,14 @@ pub struct ApiServer {
 }
 
 impl PodOf {
-    /// Pod with these labels.
+    /// Creates a pod with these labels.
     pub fn with(name: [&'static str; 3], labels: Value) -> Self {
         Self { name, labels, mirrored: None }
     }
 }
 
 impl ApiServer {
-    /// Starts one.
+    /// Starts a server.
     ///
     /// # Panics
     ///
@@ -89,12 +89,12 @@ impl ApiServer {
         Self { server, authority, conduct }
     }
 
-    /// Changes its conduct from now on.
+    /// Changes the server's behaviour from now on.
     pub fn conduct(&self, conduct: Conduct) {
         *self.conduct.lock().unwrap_or_else(PoisonError::into_inner) = conduct;
     }
 
-    /// Makes it list pods for clients that have this token.
+    /// Makes the server list pods for clients that have this token.
     pub fn takes(&self, token: &str) {
         self.conduct(Conduct::Lists { token: token.to_owned(), is_partial: true });
     }
@@ -111,9 +111,9 @@ impl ApiServer {
 
 /// Writes the directory of a service account, as a pod finds it.
 pub(crate) fn service_account(authority: &Authority, directory: &Path, token: &str) {
-    fs::create_dir_all(directory).expect("a directory can be made");
-    fs::write(directory.join("ca.crt"), authority.pem()).expect("a file can be written");
-    fs::write(directory.join("token"), token).expect("a file can be written");
+    fs::create_dir_all(directory).expect("the directory can be created");
+    fs::write(directory.join("ca.crt"), authority.pem()).expect("the file can be written");
+    fs::write(directory.join("token"), token).expect("the file can be written");
 }
 
 fn act(

@@ -1,4 +1,4 @@
-//! As much of an HTTP/1.1 server as tests need: one request a connection, whose body has a length.
+//! Minimal HTTP/1.1 server for tests: one request per connection, with a `content-length`.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! HTTPS server whose answers a test writes, with certificates that the test made.
+//! HTTPS server with certificates that the test creates and answers that the test writes.
 
 use std::{
     fs,
@@ -33,28 +33,28 @@ pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 /// Stream that a response is written to.
 pub type Answering = StreamOwned<ServerConnection, TcpStream>;
 
-/// Server, which ends when it is dropped.
+/// Server that ends when it is dropped.
 pub struct TlsServer {
-    /// Address that it listens on.
+    /// Address that the server listens on.
     pub addr: SocketAddr,
     received: Arc<Mutex<Vec<Request>>>,
     ended: Arc<AtomicBool>,
 }
 
 impl Authority {
-    /// Makes one with a new key.
+    /// Creates an authority with a new key.
     ///
     /// # Panics
     ///
     /// Panics if no key can be made.
     pub fn make() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).expect("no names are fine");
+        let mut params = CertificateParams::new(Vec::new()).expect("a certificate needs no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key can be made");
-        Self(CertifiedIssuer::self_signed(params, key).expect("it can sign itself"))
+        let key = KeyPair::generate().expect("a key can be generated");
+        Self(CertifiedIssuer::self_signed(params, key).expect("the authority can sign itself"))
     }
 
-    /// The authority's certificate, in PEM.
+    /// Certificate of the authority, in PEM.
     pub fn pem(&self) -> String {
         self.0.pem()
     }
@@ -63,13 +63,14 @@ impl Authority {
     fn signed(&self, names: &[&str]) -> (rcgen::Certificate, KeyPair) {
         let names: Vec<_> = names.iter().map(ToString::to_string).collect();
         let common_name = names.first().cloned().unwrap_or_default();
-        let mut params = CertificateParams::new(names).expect("the names are ones");
-        // A name other than the authority's: otherwise OpenSSL takes it for self-signed.
+        let mut params = CertificateParams::new(names).expect("the names are valid");
+        // The name must differ from the authority's, otherwise OpenSSL considers the certificate
+        // self-signed.
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let key = KeyPair::generate().expect("a key can be made");
-        (params.signed_by(&key, &self.0).expect("it can sign"), key)
+        let key = KeyPair::generate().expect("a key can be generated");
+        (params.signed_by(&key, &self.0).expect("the authority can sign"), key)
     }
 
     /// Writes a client's certificate to `cert_file` and its key to `key_file`.
@@ -79,15 +80,16 @@ impl Authority {
     /// Panics if they cannot be written.
     pub fn client(&self, cert_file: &Path, key_file: &Path) {
         let (certificate, key) = self.signed(&["agent.internal"]);
-        fs::write(cert_file, certificate.pem()).expect("a file can be written");
-        fs::write(key_file, key.serialize_pem()).expect("a file can be written");
-        fs::set_permissions(key_file, fs::Permissions::from_mode(0o600)).expect("it is ours");
+        fs::write(cert_file, certificate.pem()).expect("the file can be written");
+        fs::write(key_file, key.serialize_pem()).expect("the file can be written");
+        fs::set_permissions(key_file, fs::Permissions::from_mode(0o600))
+            .expect("the mode can be set");
     }
 }
 
 impl TlsServer {
-    /// Starts one on loopback with a certificate for `names` that `authority` signs. If `clients`
-    /// is given, a client has to have a certificate of that authority. `answer` writes each
+    /// Starts a server on loopback with a certificate for `names` that `authority` signs. If
+    /// `clients` is given, clients need a certificate of that authority. `answer` writes each
     /// response.
     ///
     /// # Panics
@@ -100,8 +102,9 @@ impl TlsServer {
         answer: impl Fn(&Request, &mut Answering) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
         let config = Arc::new(config(authority, names, clients));
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has ports");
-        let addr = listener.local_addr().expect("it has one");
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port is free");
+        let addr = listener.local_addr().expect("a listener has an address");
         let (received, ended) =
             (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (keep, is_ended, answer) = (received.clone(), ended.clone(), Arc::new(answer));
@@ -111,7 +114,7 @@ impl TlsServer {
                     return;
                 }
                 let (config, keep, answer) = (config.clone(), keep.clone(), answer.clone());
-                // Clients that break off or are refused are part of the tests.
+                // Some tests disconnect or are refused: that is no error here.
                 thread::spawn(move || drop(serve(stream, config, &keep, &*answer)));
             }
         });
@@ -127,7 +130,7 @@ impl TlsServer {
 impl Drop for TlsServer {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::SeqCst);
-        // Wakes the thread, which waits for the next connection.
+        // Wakes the thread that waits for the next connection.
         let _ = TcpStream::connect_timeout(&self.addr, Duration::from_secs(1));
     }
 }
@@ -138,18 +141,20 @@ fn config(authority: &Authority, names: &[&str], clients: Option<&Authority>) ->
     let key = PrivatePkcs8KeyDer::from(key.serialize_der());
     let provider = Arc::new(ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider.clone());
-    let config = config.with_safe_default_protocol_versions().expect("there are some");
+    let config = config
+        .with_safe_default_protocol_versions()
+        .expect("the provider supports the default versions");
     let config = match clients {
         None => config.with_no_client_auth(),
         Some(clients) => {
             let mut roots = RootCertStore::empty();
-            roots.add(clients.0.der().clone()).expect("it is a certificate");
+            roots.add(clients.0.der().clone()).expect("the certificate is valid");
             let verifier =
                 WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-            config.with_client_cert_verifier(verifier.expect("there is a root"))
+            config.with_client_cert_verifier(verifier.expect("there is a root certificate"))
         }
     };
-    config.with_single_cert(chain, key.into()).expect("they belong together")
+    config.with_single_cert(chain, key.into()).expect("the key belongs to the certificate")
 }
 
 fn serve(

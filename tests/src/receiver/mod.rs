@@ -1,5 +1,5 @@
-//! Receiver of notifications on loopback: accepts what a real one accepts, refuses what it refuses,
-//! and can be slow, down or a liar.
+//! Receiver of notifications on loopback. It accepts and refuses the same requests as a real one,
+//! and can be slow, unavailable or dishonest.
 
 mod pagerduty;
 
@@ -25,10 +25,10 @@ pub enum Manner {
     Well,
     /// Answers any request with this status, these headers and this body.
     Answers(u16, &'static str, Vec<u8>),
-    /// Answers with this status and body, and echoes the request's id, as a receiver that grants
-    /// does.
+    /// Answers with this status and body, and echoes the request's id, as a receiver that grants a
+    /// request does.
     Echoes(u16, Vec<u8>),
-    /// Answers well after this delay.
+    /// Answers correctly after this delay.
     Slow(Duration),
     /// Does not answer for a minute.
     Hangs,
@@ -47,12 +47,12 @@ pub enum Form {
     Webhook,
 }
 
-/// Request, with the status that it was answered with.
+/// Request, with the status of its answer.
 #[derive(Debug, Clone)]
 pub struct Call {
     /// The request.
     pub request: Request,
-    /// Status; 0 if there was no answer.
+    /// Status, or 0 if there was no answer.
     pub status: u16,
 }
 
@@ -64,7 +64,7 @@ impl Deref for Call {
     }
 }
 
-/// Receiver, which ends with the process.
+/// Receiver that ends with the process.
 pub struct Receiver {
     addr: SocketAddr,
     shared: Arc<Mutex<Shared>>,
@@ -78,14 +78,14 @@ struct Shared {
 }
 
 impl Receiver {
-    /// Starts one on a port of loopback.
+    /// Starts a receiver on a loopback port.
     ///
     /// # Panics
     ///
     /// Panics if no port is free.
     pub fn start(form: Form) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a port");
-        let addr = listener.local_addr().expect("it has an address");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
+        let addr = listener.local_addr().expect("a listener has an address");
         let shared = Shared { manner: Manner::Well, calls: Vec::new(), open: 0, most_open: 0 };
         let shared = Arc::new(Mutex::new(shared));
         let serves = shared.clone();
@@ -107,12 +107,12 @@ impl Receiver {
         Self { addr, shared }
     }
 
-    /// URL of a path.
+    /// URL of a path on this receiver.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
     }
 
-    /// Changes its behaviour from now on.
+    /// Changes the receiver's behaviour from now on.
     pub fn behaves(&self, manner: Manner) {
         lock(&self.shared).manner = manner;
     }
@@ -139,14 +139,17 @@ impl Receiver {
 }
 
 impl Call {
-    /// Headers, in the type that libraries take.
+    /// Headers in the type that libraries use.
     ///
     /// # Panics
     ///
     /// Panics if one is invalid.
     pub fn header_map(&self) -> HeaderMap {
         let header = |(name, value): (&String, &String)| {
-            (name.parse::<HeaderName>().expect("a name"), value.parse().expect("a value"))
+            (
+                name.parse::<HeaderName>().expect("the header name is valid"),
+                value.parse().expect("the header value is valid"),
+            )
         };
         self.headers.iter().map(header).collect()
     }
@@ -185,7 +188,7 @@ fn serve(form: Form, mut stream: TcpStream, shared: &Mutex<Shared>) -> io::Resul
         return reset(&stream);
     };
     call.status = status;
-    // As real receivers do, it keeps the call before it answers: an agent that is killed in between
+    // Like a real receiver it stores the call before it answers: an agent that is killed in between
     // sends it again.
     lock(shared).calls.push(call);
     respond(&mut stream, &format!("{status} Reason"), &headers, &body)

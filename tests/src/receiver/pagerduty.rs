@@ -1,4 +1,4 @@
-//! PagerDuty's side of its Events API v2. It refuses what the published schema refuses.
+//! PagerDuty's side of its Events API v2. It refuses everything that the published schema refuses.
 //!
 //! Source: <https://developer.pagerduty.com/docs/events-api-v2/overview/>, and the pages on alert
 //! and change events below it.
@@ -14,7 +14,7 @@ const BODY_BYTES_MAX: usize = 512 << 10;
 
 type Checked = Result<(), String>;
 
-/// Status, headers and body of the answer.
+/// Answers a call. Returns the status, the headers and the body.
 pub fn answer(call: &Call) -> (u16, &'static str, Vec<u8>) {
     let checked = match call.method_and_target() {
         ("POST", "/v2/enqueue") => check(call, alert),
@@ -38,12 +38,12 @@ pub fn answer(call: &Call) -> (u16, &'static str, Vec<u8>) {
 fn check(call: &Call, event: impl Fn(&Map<String, Value>) -> Checked) -> Result<Value, String> {
     let of = call.headers.get("content-type").map_or("", String::as_str);
     ensure(of.starts_with("application/json"), || format!("content-type is {of:?}"))?;
-    ensure(call.body.len() <= BODY_BYTES_MAX, || format!("{} bytes", call.body.len()))?;
-    let value: Value = serde_json::from_slice(&call.body).map_err(|error| error.to_string())?;
-    let fields = value.as_object().ok_or("no object")?;
-    ensure(text(fields, "routing_key")? == PAGERDUTY_KEY, || {
-        "routing_key is not known".to_owned()
+    ensure(call.body.len() <= BODY_BYTES_MAX, || {
+        format!("the body has {} bytes", call.body.len())
     })?;
+    let value: Value = serde_json::from_slice(&call.body).map_err(|error| error.to_string())?;
+    let fields = value.as_object().ok_or("the body is not an object")?;
+    ensure(text(fields, "routing_key")? == PAGERDUTY_KEY, || "unknown routing_key".to_owned())?;
     event(fields)?;
     Ok(value)
 }
@@ -68,7 +68,7 @@ fn alert(event: &Map<String, Value>) -> Checked {
     })?;
     let key = text(event, "dedup_key")?;
     ensure(!key.is_empty() && key.len() <= 255, || format!("dedup_key has {} bytes", key.len()))?;
-    let payload = event.get("payload").and_then(Value::as_object).ok_or("no payload")?;
+    let payload = event.get("payload").and_then(Value::as_object).ok_or("payload is missing")?;
     only(
         payload,
         &[
@@ -99,7 +99,7 @@ fn alert(event: &Map<String, Value>) -> Checked {
 
 fn change(event: &Map<String, Value>) -> Checked {
     only(event, &["routing_key", "payload", "links", "images"])?;
-    let payload = event.get("payload").and_then(Value::as_object).ok_or("no payload")?;
+    let payload = event.get("payload").and_then(Value::as_object).ok_or("payload is missing")?;
     only(payload, &["summary", "source", "timestamp", "custom_details"])?;
     described(payload)?;
     links(event)
@@ -123,7 +123,7 @@ fn described(payload: &Map<String, Value>) -> Checked {
         && at.ends_with('Z');
     ensure(is_time, || format!("timestamp is {at:?}"))?;
     ensure(payload.get("custom_details").is_none_or(Value::is_object), || {
-        "custom_details is no object".to_owned()
+        "custom_details is not an object".to_owned()
     })
 }
 
@@ -140,20 +140,25 @@ fn list<'a>(
     name: &str,
 ) -> Result<Vec<&'a Map<String, Value>>, String> {
     let Some(value) = fields.get(name) else { return Ok(Vec::new()) };
-    let items = value.as_array().ok_or_else(|| format!("{name} is no array"))?;
+    let items = value.as_array().ok_or_else(|| format!("{name} is not an array"))?;
     items
         .iter()
-        .map(|item| item.as_object().ok_or_else(|| format!("{name} has one that is no object")))
+        .map(|item| {
+            item.as_object().ok_or_else(|| format!("{name} has an item that is not an object"))
+        })
         .collect()
 }
 
 fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<&'a str, String> {
-    fields.get(name).and_then(Value::as_str).ok_or_else(|| format!("{name} is missing or no text"))
+    fields
+        .get(name)
+        .and_then(Value::as_str)
+        .ok_or_else(|| format!("{name} is missing or not a string"))
 }
 
 fn only(fields: &Map<String, Value>, known: &[&str]) -> Checked {
     match fields.keys().find(|name| !known.contains(&name.as_str())) {
-        Some(name) => Err(format!("{name} is not known")),
+        Some(name) => Err(format!("{name} is unknown")),
         None => Ok(()),
     }
 }

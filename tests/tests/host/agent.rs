@@ -1,5 +1,4 @@
-//! Live: the agent's binary as it is installed: what it serves, what it says when BPF is not to be
-//! had, how it stops.
+//! The installed agent: what it serves, what it logs when BPF is unavailable, and how it stops.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +15,7 @@ use spillway_tests::{
 };
 
 #[test]
-fn it_serves_health_and_metrics_and_stops_when_told() {
+fn agent_serves_health_and_metrics_and_stops_on_request() {
     let scratch = Scratch::make("serves");
     let running = Running::start(run_with(&scratch.file("spillway.toml", ANY_PORT)));
     std::thread::sleep(Duration::from_millis(1_500));
@@ -28,7 +27,7 @@ fn it_serves_health_and_metrics_and_stops_when_told() {
     );
     assert!(answer.trim_end().ends_with("# EOF"), "{answer}");
     assert!(metric(&answer, "spillway_processes") >= 2.0);
-    assert!(metric(&answer, "spillway_listeners") >= 1.0, "it listens itself");
+    assert!(metric(&answer, "spillway_listeners") >= 1.0, "its own listener is missing");
     assert!(metric(&answer, "spillway_resident_bytes") > 1e6);
     assert!(metric(&answer, "spillway_cpu_seconds_total") > 0.0);
     assert!(metric(&answer, "spillway_observations_total{sensor=\"processes\"}") >= 2.0);
@@ -38,8 +37,8 @@ fn it_serves_health_and_metrics_and_stops_when_told() {
 }
 
 #[test]
-fn its_memory_stays_where_it_is_when_others_need_some() {
-    if !is_root("its_memory_stays_where_it_is_when_others_need_some") {
+fn agent_memory_is_locked_and_resident() {
+    if !is_root("agent_memory_is_locked_and_resident") {
         return;
     }
     let scratch = Scratch::make("locked");
@@ -47,20 +46,24 @@ fn its_memory_stays_where_it_is_when_others_need_some() {
     command.args(["--verbose"]);
     let running = Running::start(command);
     std::thread::sleep(Duration::from_millis(1_500));
-    let status = fs::read_to_string(format!("/proc/{}/status", running.pid())).expect("it runs");
+    let status =
+        fs::read_to_string(format!("/proc/{}/status", running.pid())).expect("the agent runs");
     let kib = |field: &str| -> u64 {
-        let line =
-            status.lines().find_map(|line| line.strip_prefix(field)).expect("the kernel says so");
-        line.trim().trim_end_matches(" kB").parse().expect("it is a size")
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(field))
+            .expect("the kernel has this field");
+        line.trim().trim_end_matches(" kB").parse().expect("the value is a size")
     };
-    // What is not locked is what it has not touched since, and what it shares with the kernel.
+    // The unlocked rest is memory that was not touched since, or that is shared with the kernel.
     assert!(kib("VmLck:") >= kib("VmRSS:") / 2, "{status}");
-    // Whatever has not run yet as well, of its libraries too.
-    let maps = fs::read_to_string(format!("/proc/{}/smaps", running.pid())).expect("it runs");
+    // Code that has not run yet is locked too, in libraries as well.
+    let maps =
+        fs::read_to_string(format!("/proc/{}/smaps", running.pid())).expect("the agent runs");
     let (mut files, mut of, mut size_kib) = (BTreeSet::new(), None, 0);
     for line in maps.lines() {
         let words: Vec<_> = line.split_whitespace().collect();
-        let kib = || words[1].parse::<u64>().expect("it is a size");
+        let kib = || words[1].parse::<u64>().expect("the value is a size");
         match (words[0], of) {
             ("Size:", _) => size_kib = kib(),
             ("Rss:", Some(file)) => assert_eq!(kib(), size_kib, "of {file}"),
@@ -76,14 +79,14 @@ fn its_memory_stays_where_it_is_when_others_need_some() {
     }
     let has = |name: &str| files.iter().any(|file| file.contains(name));
     assert!(has("/spillway") && has("/libc.so"), "{files:?}");
-    let score =
-        fs::read_to_string(format!("/proc/{}/oom_score_adj", running.pid())).expect("it runs");
+    let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", running.pid()))
+        .expect("the agent runs");
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
     assert!(score.trim() == "-900" || log.contains("OOM score is not lowered"), "{score} {log}");
 }
 
-/// An agent that nobody listens to; gone when the test is.
+/// Agent whose output is not read. It is killed at the end of the test.
 struct Killed(Child);
 
 impl Drop for Killed {
@@ -93,28 +96,28 @@ impl Drop for Killed {
     }
 }
 
-/// A pipe that is full, and that nobody reads.
+/// Creates a pipe and fills it. Nothing reads from it.
 fn full() -> (PipeReader, PipeWriter) {
-    let (reader, mut writer) = pipe().expect("a pipe can be made");
-    // SAFETY: fcntl takes numbers here, and the descriptor is open.
+    let (reader, mut writer) = pipe().expect("a pipe can be created");
+    // SAFETY: fcntl takes integers here, and the descriptor is open.
     let size = unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_GETPIPE_SZ) };
     let size = usize::try_from(size).expect("a pipe has a size");
-    writer.write_all(&vec![b'\n'; size]).expect("it takes so much");
+    writer.write_all(&vec![b'\n'; size]).expect("the pipe has room");
     (reader, writer)
 }
 
 #[test]
-fn whoever_reads_nothing_of_what_it_says_does_not_hold_it_up() {
+fn unread_output_does_not_block_the_agent() {
     let scratch = Scratch::make("unread");
     let port =
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
-    let addr: SocketAddr = port.expect("loopback has ports");
+    let addr: SocketAddr = port.expect("a loopback port is free");
     let config = scratch.file("spillway.toml", &format!("[serve]\nlisten = \"{addr}\"\n"));
     let ((printed, prints), (logged, logs)) = (full(), full());
     let mut command = run_with(&config);
-    // More than the pipe and all that waits for it hold.
+    // Produces more than fits into the pipe and the agent's queue.
     command.args(["--json", "-vv"]).stdin(Stdio::null()).stdout(prints).stderr(logs);
-    let mut agent = Killed(command.spawn().expect("it starts"));
+    let mut agent = Killed(command.spawn().expect("the agent starts"));
     let reads = || {
         find_metric(
             &http_get(addr, "/metrics").ok()?,
@@ -122,20 +125,21 @@ fn whoever_reads_nothing_of_what_it_says_does_not_hold_it_up() {
         )
     };
     let first = wait_for(Duration::from_secs(20), || reads().filter(|&reads| reads > 0.0))
-        .expect("it watches");
+        .expect("the agent scans");
     let goes_on =
         wait_for(Duration::from_secs(20), || reads().filter(|&reads| reads > first * 2.0));
-    assert!(goes_on.is_some(), "it stands");
-    // Nor is its end held up.
-    // SAFETY: a signal to a child that nobody has waited for.
+    assert!(goes_on.is_some(), "the agent is blocked");
+    // It still ends in time.
+    // SAFETY: signals a child that has not been reaped yet.
     unsafe { libc::kill(agent.0.id() as i32, libc::SIGTERM) };
-    let ended = wait_for(Duration::from_secs(10), || agent.0.try_wait().expect("it is ours"));
-    assert!(ended.is_some(), "it does not end");
+    let ended =
+        wait_for(Duration::from_secs(10), || agent.0.try_wait().expect("the child can be polled"));
+    assert!(ended.is_some(), "the agent does not stop");
     drop((printed, logged));
 }
 
 #[test]
-fn without_bpf_it_says_so_in_one_line_and_watches() {
+fn agent_without_bpf_warns_once_and_watches() {
     let scratch = Scratch::make("no-bpf");
     let mut command = run_with(&scratch.file("spillway.toml", ANY_PORT));
     command.arg("--no-bpf");
@@ -149,11 +153,11 @@ fn without_bpf_it_says_so_in_one_line_and_watches() {
 }
 
 #[test]
-fn as_a_user_it_says_so_in_one_line_and_watches() {
-    if !is_root("as_a_user_it_says_so_in_one_line_and_watches") {
+fn unprivileged_agent_warns_once_and_watches() {
+    if !is_root("unprivileged_agent_warns_once_and_watches") {
         return;
     }
-    // The binary may lie where other users may not look.
+    // The binary may be in a directory that other users cannot read.
     let scratch = Scratch::make("user");
     let binary = scratch.0.join("spillway");
     fs::copy(agent().get_program(), &binary).expect("the agent can be copied");
@@ -174,9 +178,9 @@ fn as_a_user_it_says_so_in_one_line_and_watches() {
 }
 
 #[test]
-fn a_port_in_use_does_not_keep_it_from_watching() {
+fn port_in_use_does_not_prevent_watching() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let addr = taken.local_addr().expect("it has an address");
+    let addr = taken.local_addr().expect("a listener has an address");
     let scratch = Scratch::make("port");
     let config = scratch.file("spillway.toml", &format!("[serve]\nlisten = \"{addr}\"\n"));
     let (code, log) = Running::start(run_with(&config)).stop();
@@ -189,12 +193,12 @@ fn run(command: &mut Command) -> Output {
 }
 
 #[test]
-fn a_recording_replays() {
+fn recording_can_be_replayed() {
     let scratch = Scratch::make("record");
     let trace = scratch.0.join("host.jsonl");
     let recorded = run(agent().args(["record", "--duration", "2s", "--out"]).arg(&trace));
     assert!(recorded.status.success(), "{}", String::from_utf8_lossy(&recorded.stderr));
-    let text = fs::read_to_string(&trace).expect("the trace is there");
+    let text = fs::read_to_string(&trace).expect("the trace exists");
     assert!(text.starts_with("{\"spillway_trace\":1,"), "{text}");
     for kind in ["host", "process"] {
         assert!(text.contains(&format!("\"kind\":\"{kind}\"")), "no {kind} in {text}");
@@ -202,27 +206,27 @@ fn a_recording_replays() {
     let replayed = run(agent().args(["replay", "--decisions"]).arg(&trace));
     let said = String::from_utf8_lossy(&replayed.stderr);
     assert!(replayed.status.success(), "{said}");
-    assert!(said.is_empty(), "every recorded line is used: {said}");
+    assert!(said.is_empty(), "a recorded line was not used: {said}");
 
     let again = run(agent().args(["record", "--duration", "1s", "--out"]).arg(&trace));
-    assert_eq!(again.status.code(), Some(2), "a trace that exists is not overwritten");
+    assert_eq!(again.status.code(), Some(2), "an existing trace was overwritten");
     assert!(String::from_utf8_lossy(&again.stderr).contains("hint: remove it"));
 }
 
-/// The first line of the log of a short recording. `named` makes the value of `JOURNAL_STREAM` of
-/// the device and inode numbers of its standard error.
+/// Returns the first line of the log of a short recording. `named` makes `JOURNAL_STREAM` from the
+/// device and inode numbers of the recording's standard error.
 fn first_log_line(named: impl Fn(u64, u64) -> Option<String>) -> String {
-    let (reader, writer) = pipe().expect("a pipe can be made");
+    let (reader, writer) = pipe().expect("a pipe can be created");
     let writer = fs::File::from(std::os::fd::OwnedFd::from(writer));
-    let stderr = writer.metadata().expect("it is open");
+    let stderr = writer.metadata().expect("the pipe is open");
     let mut command = agent();
     command.args(["record", "--no-bpf", "--duration", "1ms", "--out", "-"]);
     command.env_remove("JOURNAL_STREAM").stdout(Stdio::null()).stderr(writer);
     command.envs(named(stderr.dev(), stderr.ino()).map(|value| ("JOURNAL_STREAM", value)));
     assert!(command.status().expect("the agent runs").success());
-    // It holds the other end of the pipe.
+    // The command still owns the write end of the pipe.
     drop(command);
-    let line = BufReader::new(reader).lines().next().expect("it logs");
+    let line = BufReader::new(reader).lines().next().expect("the agent logs");
     line.expect("the log is text")
 }
 
@@ -240,7 +244,7 @@ fn log_lines_have_the_time_unless_journald_adds_it() {
         let line = first_log_line(named);
         let (time, rest) = line.split_once(' ').expect("a line has several words");
         assert!(rest.trim_start().starts_with("WARN "), "{line}");
-        // Such times are in order as text, too.
+        // Such times also sort as text.
         let (secs, fraction) = time.split_at(before.len());
         assert!(*before <= *secs && *secs <= *utc(), "{line} at {before}");
         assert!(fraction.starts_with('.') && fraction.ends_with('Z'), "{line}");
@@ -248,7 +252,7 @@ fn log_lines_have_the_time_unless_journald_adds_it() {
 }
 
 #[test]
-fn the_doctor_names_every_probe() {
+fn doctor_names_every_probe() {
     let output = run(agent().arg("doctor"));
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}");
@@ -256,12 +260,13 @@ fn the_doctor_names_every_probe() {
         assert!(said.contains(probe), "{said}");
     }
     let output = run(agent().args(["doctor", "--json", "--no-bpf"]));
-    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("that is JSON");
+    let found: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("the output is JSON");
     assert_eq!(found["probes"][0]["state"], "degraded");
     assert_eq!(found["probes"][1]["state"], "off");
     assert_eq!(found["probes"][0]["reason"], "--no-bpf was given");
     let passed =
-        found["probes"][0]["passed_over"].as_array().expect("every rung passed over is there");
+        found["probes"][0]["passed_over"].as_array().expect("the rungs passed over are listed");
     let whys: Vec<_> =
         passed.iter().map(|rung| (rung["at"].as_str(), rung["why"].as_str())).collect();
     assert_eq!(
@@ -275,11 +280,11 @@ fn the_doctor_names_every_probe() {
 }
 
 #[test]
-fn the_doctor_fails_where_nothing_can_be_sensed() {
-    if !is_root("the_doctor_fails_where_nothing_can_be_sensed") {
+fn doctor_fails_if_nothing_can_be_sensed() {
+    if !is_root("doctor_fails_if_nothing_can_be_sensed") {
         return;
     }
-    // A mount namespace in which /proc is empty.
+    // A mount namespace with an empty /proc.
     let script = format!(
         "mount -t tmpfs none /proc && exec {} doctor --no-bpf",
         agent().get_program().display()
@@ -290,8 +295,8 @@ fn the_doctor_fails_where_nothing_can_be_sensed() {
 }
 
 #[test]
-fn in_a_pid_namespace_of_its_own_it_trusts_proc_alone() {
-    if !is_root("in_a_pid_namespace_of_its_own_it_trusts_proc_alone") {
+fn agent_in_a_pid_namespace_trusts_only_proc() {
+    if !is_root("agent_in_a_pid_namespace_trusts_only_proc") {
         return;
     }
     let mut command = Command::new("unshare");
@@ -300,7 +305,8 @@ fn in_a_pid_namespace_of_its_own_it_trusts_proc_alone() {
         .arg(agent().get_program())
         .args(["doctor", "--json"]);
     let output = run(&mut command);
-    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("that is JSON");
+    let found: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("the output is JSON");
     assert_eq!(found["probes"][0]["state"], "degraded");
     assert!(
         found["probes"][0]["reason"]
@@ -308,5 +314,5 @@ fn in_a_pid_namespace_of_its_own_it_trusts_proc_alone() {
             .is_some_and(|reason| reason.contains("hostPID: true")),
         "{found}"
     );
-    assert_eq!(found["processes"], 1, "it sees itself alone");
+    assert_eq!(found["processes"], 1, "it sees only itself");
 }

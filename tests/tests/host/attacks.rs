@@ -1,5 +1,5 @@
-//! Live: a user without rights, who opens sockets and lets connections wait at them, moves nothing:
-//! no drain, no lower weight, and no page.
+//! An unprivileged user who opens sockets and lets connections wait there causes no drain, no lower
+//! weight and no page.
 
 use std::{
     io::Read as _,
@@ -17,21 +17,23 @@ use spillway_tests::{
     run_with, wait_for,
 };
 
-/// Identity of `nobody`.
+/// User id of `nobody`.
 const NOBODY: u32 = 65_534;
 
-/// One connection waits for six seconds before it is a claim of any severity, and more sooner.
+/// Time within which an overload is claimed: after six seconds if a single connection waits, at
+/// whatever severity, and sooner if several do.
 const CLAIMED_WITHIN: Duration = Duration::from_secs(20);
 
-/// One connection is served, so that the server is known to have started, and others wait for ever;
-/// argument 1 is what the process calls itself, argument 2 how many wait.
+/// Python program that serves one connection, which shows that it has started, and lets the others
+/// wait forever. Argument 1 is the process name that it takes, argument 2 the number of waiting
+/// connections.
 const TCP: &str = "import socket,sys,time; open('/proc/self/comm','w').write(sys.argv[1])
 s=socket.socket(); s.bind(('127.0.0.1',0)); s.listen(8)
 time.sleep(2); first=socket.create_connection(s.getsockname()); served=s.accept(); time.sleep(1)
 c=[socket.create_connection(s.getsockname()) for _ in range(int(sys.argv[2]))]
 print(s.getsockname()[1],flush=True); time.sleep(60)";
 
-/// The same at a UNIX socket with an abstract name.
+/// Same program with a UNIX socket that has an abstract name.
 const UNIX: &str = "import socket,sys,time
 s=socket.socket(socket.AF_UNIX); s.bind('\\0spillway-attack'); s.listen(8)
 c=[]
@@ -39,7 +41,7 @@ for _ in range(8):
     one=socket.socket(socket.AF_UNIX); one.connect('\\0spillway-attack'); c.append(one)
 print(0,flush=True); time.sleep(60)";
 
-/// Listeners that overload and recover by turns, as fast as claims follow.
+/// Listeners that alternate between overload and recovery, as fast as overloads can be claimed.
 const FLAPS: &str = "import socket,time
 all=[socket.socket() for _ in range(60)]
 for s in all: s.bind(('127.0.0.1',0)); s.listen(8)
@@ -53,7 +55,7 @@ for turn in range(4):
     time.sleep(1)
 time.sleep(60)";
 
-/// A process of `nobody` that attacks until it is dropped.
+/// Process of `nobody` that attacks until it is dropped.
 struct Attack(Child);
 
 impl Attack {
@@ -71,7 +73,7 @@ impl Attack {
 
 impl Drop for Attack {
     fn drop(&mut self) {
-        // SAFETY: a signal to the group of a child that is not waited for yet.
+        // SAFETY: signals the process group of a child that has not been reaped yet.
         unsafe { libc::kill(-(self.0.id() as i32), libc::SIGKILL) };
         let _ = self.0.wait();
     }
@@ -90,7 +92,7 @@ fn unprivileged_users_cannot_drain_weigh_or_page() {
     let (scratch, webhook) = (Scratch::make("attacks"), Receiver::start(Form::Webhook));
     let check: SocketAddr = TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
-        .expect("loopback has ports");
+        .expect("a loopback port is free");
     let text = format!(
         "mode = \"enforce\"\n{ANY_PORT}[act.limit]\nenabled = \
         false\n[act.drain.agent_check]\nlisten = \"{check}\"\n[act.page.webhook]\n\
@@ -99,7 +101,7 @@ fn unprivileged_users_cannot_drain_weigh_or_page() {
         scratch.secret("keys", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").display(),
         scratch.0.join("state").display()
     );
-    // Before the agent starts: what it meets at its first look proves nothing either.
+    // Started before the agent: listeners that exist at its first scan prove nothing either.
     let early = Attack::python(TCP, &["sshd", "8"]);
     let mut command = run_with(&scratch.file("spillway.toml", &text));
     command.arg("--json");
@@ -109,7 +111,7 @@ fn unprivileged_users_cannot_drain_weigh_or_page() {
         Attack::python(TCP, &["systemd", "8"]),
         Attack::python(UNIX, &[]),
         Attack::python(FLAPS, &[]),
-        // In a network namespace of its own, where the kernel lets users make one.
+        // In its own network namespace, if the kernel lets users create one.
         Attack::start(
             "unshare",
             &["-Urn", "sh", "-c", "ip link set lo up; exec python3 -c \"$0\" app 8", TCP],
@@ -129,7 +131,7 @@ fn unprivileged_users_cannot_drain_weigh_or_page() {
         running.printed(),
         running.log()
     );
-    // Long enough for any of them to become critical, were it a service's.
+    // Long enough for any of them to become critical if it were a service.
     sleep(Duration::from_secs(11));
     let seen = lines(&running);
     let harmful: Vec<_> = seen
@@ -142,9 +144,9 @@ fn unprivileged_users_cannot_drain_weigh_or_page() {
     let mut answer = String::new();
     TcpStream::connect(check)
         .and_then(|mut stream| stream.read_to_string(&mut answer))
-        .expect("it answers");
+        .expect("the agent check answers");
     assert_eq!(answer, "ready 100%\n");
-    assert!(running.get("/ready").starts_with("HTTP/1.1 200"), "it stays in rotation");
+    assert!(running.get("/ready").starts_with("HTTP/1.1 200"), "the node left rotation");
     assert!(webhook.calls().is_empty(), "{:?}", webhook.calls());
     drop((early, attacks));
     let (code, log) = running.stop();

@@ -1,5 +1,5 @@
-//! Live: dependencies that cease to answer, one refusing and one silent, are told once each by the
-//! installed agent on its defaults, and so is the return of one.
+//! Dependencies that stop answering. The installed agent on its defaults reports a refusing one and
+//! a silent one once each, and the recovery of one of them.
 
 use std::{net::SocketAddr, process::Command, thread::sleep, time::Duration};
 
@@ -10,12 +10,12 @@ use spillway_tests::{
     wait_for,
 };
 
-/// Long enough for the agent to see connects that succeed.
+/// Long enough for the agent to see successful connects.
 const HEALTHY: Duration = Duration::from_secs(5);
 /// Every connect must have failed for this long.
 const SUSTAIN: Duration = Duration::from_secs(15);
-/// Reading how connects ended is due each second.
-const TOLD_WITHIN: Duration = Duration::from_secs(10);
+/// Time within which a failure is reported. Results of connects are read once a second.
+const REPORTED_WITHIN: Duration = Duration::from_secs(10);
 
 fn workload(args: &[&str]) -> Workload {
     Workload::start(Command::new(env!("CARGO_BIN_EXE_workload")).args(args))
@@ -37,7 +37,7 @@ fn silent_or_refusing_dependency_is_a_risk_until_it_answers() {
     let mut command = run_with(&scratch.file("spillway.toml", ANY_PORT));
     command.arg("--json");
     let running = Running::start(command);
-    let netns = own_network().expect("root can make a network namespace");
+    let netns = own_network().expect("root can create a network namespace");
     let lines = |addr: SocketAddr, state: &str| -> Vec<Value> {
         let printed = running.printed();
         let parsed = printed.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -59,23 +59,19 @@ fn silent_or_refusing_dependency_is_a_risk_until_it_answers() {
     drop(server);
     let gone = now();
     sleep(SUSTAIN.saturating_sub(gone.elapsed() + Duration::from_secs(1)));
-    assert!(
-        lines(refusing, "raised").is_empty(),
-        "claimed before it had failed for long: {}",
-        running.printed()
-    );
+    assert!(lines(refusing, "raised").is_empty(), "claimed too early: {}", running.printed());
     for (addr, how) in [(refusing, "refused"), (silent, "without an answer yet")] {
-        let told = wait_for(TOLD_WITHIN, || lines(addr, "raised").pop());
-        let told = told.unwrap_or_else(|| {
-            panic!("{addr} was not told within {:?}: {}", gone.elapsed(), running.log())
+        let risk = wait_for(REPORTED_WITHIN, || lines(addr, "raised").pop());
+        let risk = risk.unwrap_or_else(|| {
+            panic!("{addr} was not reported within {:?}: {}", gone.elapsed(), running.log())
         });
-        println!("{:.1} s after the one was gone: {}", gone.elapsed().as_secs_f64(), told["why"]);
-        assert_eq!(told["sign"], "dependency_down");
-        assert!(told["why"].as_str().is_some_and(|why| why.contains(how)), "{told}");
+        println!("{:.1} s after the failure: {}", gone.elapsed().as_secs_f64(), risk["why"]);
+        assert_eq!(risk["sign"], "dependency_down");
+        assert!(risk["why"].as_str().is_some_and(|why| why.contains(how)), "{risk}");
     }
     let _server = serve(refusing);
     assert!(
-        wait_for(TOLD_WITHIN, || lines(refusing, "cleared").pop()).is_some(),
+        wait_for(REPORTED_WITHIN, || lines(refusing, "cleared").pop()).is_some(),
         "{}",
         running.printed()
     );

@@ -1,6 +1,6 @@
-//! Drains that cordon a Kubernetes node: the receiver of `configs/kubernetes/`, run as its
-//! manifests say, against an API that lets it do what its ClusterRole says and nothing else, asked
-//! by the real agent and by a signer that is not the agent's.
+//! Drains that cordon a Kubernetes node. The tests run the receiver of `configs/kubernetes/` as its
+//! manifests specify, against an API that grants only the rights of its ClusterRole. Requests come
+//! from the real agent and from an independent signer.
 
 use std::{
     env, fs,
@@ -35,49 +35,49 @@ const KEYS: [&str; 2] = [
 const MARK: &str = "spillway.io/cordoned-by";
 const SOON: Duration = Duration::from_secs(15);
 
-/// Whether all of `ours` is in `theirs`, which may have more.
-fn holds(theirs: &Value, ours: &Value) -> bool {
+/// Reports whether `theirs` contains all of `ours`. It may contain more.
+fn contains_all(theirs: &Value, ours: &Value) -> bool {
     match (theirs, ours) {
-        (Value::Object(theirs), Value::Object(ours)) => {
-            ours.iter().all(|(key, value)| theirs.get(key).is_some_and(|known| holds(known, value)))
-        }
+        (Value::Object(theirs), Value::Object(ours)) => ours
+            .iter()
+            .all(|(key, value)| theirs.get(key).is_some_and(|known| contains_all(known, value))),
         (Value::Array(theirs), Value::Array(ours)) => ours
             .iter()
             .enumerate()
-            .all(|(nth, value)| theirs.get(nth).is_some_and(|known| holds(known, value))),
+            .all(|(nth, value)| theirs.get(nth).is_some_and(|known| contains_all(known, value))),
         _ => theirs == ours,
     }
 }
 
 #[test]
-fn kubectl_knows_every_field_of_what_runs_the_receiver() {
+fn kubectl_knows_every_field_of_the_daemonset() {
     let Some(servers) = servers("cordon-fields") else { return };
     let mut daemons = Manifests::read(&servers).one("DaemonSet").clone();
-    let seen = |daemons: &Value| {
-        // Unlike others this command reads what a DaemonSet has, and leaves out what it has not.
+    let is_preserved = |daemons: &Value| {
+        // Unlike other subcommands, this one parses the DaemonSet and drops unknown fields.
         let arguments =
             ["set", "env", "--local", "--filename=-", "--output=json", "READ_BY=kubectl"];
-        let told = servers.kubectl(&arguments, &daemons.to_string());
-        holds(&serde_json::from_str(&told).expect("it is JSON"), daemons)
+        let printed = servers.kubectl(&arguments, &daemons.to_string());
+        contains_all(&serde_json::from_str(&printed).expect("kubectl prints JSON"), daemons)
     };
-    assert!(seen(&daemons));
+    assert!(is_preserved(&daemons));
     daemons["spec"]["template"]["spec"]["hostNetwrk"] = true.into();
-    assert!(!seen(&daemons), "it would not have been noticed");
+    assert!(!is_preserved(&daemons), "an unknown field goes unnoticed");
 }
 
 #[test]
-fn what_a_manifest_names_is_there() {
+fn manifests_refer_only_to_existing_objects() {
     let Some(servers) = servers("cordon-manifests") else { return };
     let manifests = Manifests::read(&servers);
     let (program, how) = (read_shipped("cordon.py"), read_shipped("kustomization.yaml"));
     let namespace = &manifests.one("Namespace")["metadata"]["name"];
     for object in &manifests.objects {
-        let kind = object["kind"].as_str().expect("it is something");
+        let kind = object["kind"].as_str().expect("an object has a kind");
         let is_global = kind == "Namespace" || kind.starts_with("Cluster");
         let own = if is_global { &Value::Null } else { namespace };
         assert_eq!(object["metadata"]["namespace"], *own, "{object}");
     }
-    // Who runs, and what it may.
+    // The account and its rights.
     let account = &manifests.one("ServiceAccount")["metadata"]["name"];
     assert_eq!(manifests.pod()["serviceAccountName"], *account);
     let binding = manifests.one("ClusterRoleBinding");
@@ -97,7 +97,7 @@ fn what_a_manifest_names_is_there() {
     );
     let daemons = &manifests.one("DaemonSet")["spec"];
     assert_eq!(daemons["selector"]["matchLabels"], daemons["template"]["metadata"]["labels"]);
-    // The program and the key.
+    // The program and the keys.
     let (program_at, config_map) = manifests.mounted("configMap");
     let made = manifests.one("ConfigMap");
     assert_eq!(config_map["name"], made["metadata"]["name"]);
@@ -107,21 +107,23 @@ fn what_a_manifest_names_is_there() {
     let (keys_at, secret) = manifests.mounted("secret");
     assert_eq!(manifests.env("KEYS_FILE")["value"], format!("{keys_at}/keys"));
     let [namespace, secret] =
-        [namespace, &secret["secretName"]].map(|name| name.as_str().expect("it is named"));
+        [namespace, &secret["secretName"]].map(|name| name.as_str().expect("an object has a name"));
     let make = format!("kubectl -n {namespace} create secret generic {secret} --from-file=keys");
     assert!(how.contains(&make), "{make}");
     assert_eq!(manifests.pod()["volumes"].as_array().map(Vec::len), Some(2));
     assert_eq!(manifests.container()["volumeMounts"].as_array().map(Vec::len), Some(2));
-    // What it is told.
-    for variable in manifests.container()["env"].as_array().expect("there are some") {
-        let name = variable["name"].as_str().expect("it is named");
-        assert!(program.contains(&format!("os.environ.get(\"{name}\"")), "{name} is read");
+    // The environment.
+    for variable in
+        manifests.container()["env"].as_array().expect("the container has an environment")
+    {
+        let name = variable["name"].as_str().expect("a variable has a name");
+        assert!(program.contains(&format!("os.environ.get(\"{name}\"")), "{name} is not read");
     }
     assert_eq!(manifests.env("NODE_NAME")["valueFrom"]["fieldRef"]["fieldPath"], "spec.nodeName");
-    let listen = manifests.env("LISTEN")["value"].as_str().expect("it is told");
+    let listen = manifests.env("LISTEN")["value"].as_str().expect("LISTEN is set");
     assert!(
         listen.starts_with("127.0.0.1:") && manifests.pod()["hostNetwork"] == true,
-        "the agent finds it"
+        "the agent cannot reach {listen}"
     );
     assert!(how.contains(&format!("url = \"http://{listen}/\"")), "{listen}");
     for probe in ["readinessProbe", "livenessProbe"] {
@@ -133,14 +135,15 @@ fn what_a_manifest_names_is_there() {
     }
 }
 
-/// A node's receiver; it ends with the test.
+/// Receiver of a node. It ends with the test.
 struct Receiver {
     child: Child,
     addr: SocketAddr,
 }
 
 impl Receiver {
-    /// Starts the program as the manifest says, but for where its files are and the port.
+    /// Starts the program as the manifest specifies, except for its port and the paths of its
+    /// files.
     fn start(manifests: &Manifests, cluster: &Cluster) -> Self {
         let command = strings(&manifests.container()["command"]);
         let mut python = Command::new(command[0]);
@@ -148,14 +151,17 @@ impl Receiver {
         python.env("PATH", env::var_os("PATH").unwrap_or_default());
         python.env("NODE_NAME", NODE).env("LISTEN", "127.0.0.1:0");
         python.env("KEYS_FILE", cluster.keys()).env("ACCOUNT_DIR", cluster.account());
-        // As the kubelet tells every pod.
+        // The kubelet sets these in every pod.
         python.env("KUBERNETES_SERVICE_HOST", HOST);
         python.env("KUBERNETES_SERVICE_PORT", cluster.api.server.addr.port().to_string());
         python.env("PYTHONDONTWRITEBYTECODE", "1");
-        let mut child =
-            python.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
-        let mut log = BufReader::new(child.stderr.take().expect("it is piped")).lines();
-        let line = log.next().and_then(Result::ok).expect("it says where it listens");
+        let mut child = python
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the receiver starts");
+        let mut log = BufReader::new(child.stderr.take().expect("stderr is a pipe")).lines();
+        let line = log.next().and_then(Result::ok).expect("the receiver logs its address");
         let addr = line.rsplit(' ').next().and_then(|addr| addr.parse().ok());
         let addr = addr.unwrap_or_else(|| panic!("{line}"));
         thread::spawn(move || {
@@ -164,23 +170,25 @@ impl Receiver {
         Self { child, addr }
     }
 
-    /// Sends this body, signed; gives the status and what was said.
+    /// Sends a signed body. Returns the status and the text of the response.
     fn send(&self, key: &str, id: &str, late_secs: i64, body: &str) -> (u16, String) {
         let at = Clock::start().unix_ms() as i64 / 1_000 - late_secs;
         let signature = Webhook::new(key)
             .and_then(|key| key.sign(id, at, body.as_bytes()))
-            .expect("it can be signed");
-        let mut stream = TcpStream::connect(self.addr).expect("it listens");
-        stream.set_read_timeout(Some(SOON)).expect("it is a time");
+            .expect("the request can be signed");
+        let mut stream = TcpStream::connect(self.addr).expect("the receiver listens");
+        stream.set_read_timeout(Some(SOON)).expect("a timeout can be set");
         let head = format!(
             "POST / HTTP/1.1\r\nhost: localhost\r\nwebhook-id: {id}\r\nwebhook-timestamp: \
             {at}\r\nwebhook-signature: v1,AAAA \
              {signature}\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
-        stream.write_all(format!("{head}{body}").as_bytes()).expect("it reads");
+        stream
+            .write_all(format!("{head}{body}").as_bytes())
+            .expect("the receiver reads the request");
         let mut said = String::new();
-        stream.read_to_string(&mut said).expect("it answers");
+        stream.read_to_string(&mut said).expect("the receiver answers");
         let status = said
             .split(' ')
             .nth(1)
@@ -189,7 +197,7 @@ impl Receiver {
         (status, said.lines().last().unwrap_or_default().to_owned())
     }
 
-    /// Asks for this, as an agent does.
+    /// Requests `what` as an agent does.
     fn ask(&self, what: &str, id: &str) -> (u16, String) {
         let body = json!({ "specversion": "1.0", "id": id, "type": format!("io.spillway.node.{what}.requested") });
         self.send(KEYS[0], id, 0, &body.to_string())
@@ -217,7 +225,7 @@ impl Cluster {
     fn start(test: &str, manifests: &Manifests) -> Self {
         let scratch = Scratch::make(&format!("cordon-{test}"));
         let keys = scratch.file("keys", &KEYS.join("\n"));
-        fs::set_permissions(keys, fs::Permissions::from_mode(0o600)).expect("it is ours");
+        fs::set_permissions(keys, fs::Permissions::from_mode(0o600)).expect("the mode can be set");
         let api = NodeServer::start(&[NODE, OTHER], TOKEN, &manifests.user(), manifests.rules());
         let cluster = Self { scratch, api };
         cluster.api.service_account(&cluster.account(), TOKEN);
@@ -236,7 +244,7 @@ impl Cluster {
         assert_eq!(
             self.api.node(OTHER)["metadata"]["resourceVersion"],
             "4242",
-            "no other node is touched"
+            "another node was changed"
         );
         self.api.node(NODE)["spec"]["unschedulable"] == true
     }
@@ -258,16 +266,16 @@ impl Cluster {
     }
 }
 
-/// kubectl; `None`, told as a skip, where there is none.
+/// Finds kubectl. Returns `None` and reports a skip if it is not installed.
 fn servers(test: &str) -> Option<Servers> {
     Servers::find().inspect_err(|reason| skip(test, reason)).ok()
 }
 
-/// Everything that a test of the receiver needs; `None`, told as a skip, where it is not there.
+/// Sets up a test of the receiver. Returns `None` and reports a skip if something is missing.
 fn set(test: &str) -> Option<(Manifests, Cluster)> {
     let python = Command::new("python3").arg("--version").stdout(Stdio::null()).status();
     if !python.is_ok_and(|status| status.success()) {
-        skip(test, "needs python3, which `cargo xtask test` installs where there is apt-get");
+        skip(test, "needs python3, which `cargo xtask test` installs if apt-get exists");
         return None;
     }
     let manifests = Manifests::read(&servers(test)?);
@@ -292,7 +300,8 @@ fn drain_cordons_the_node_and_undrain_uncordons_it() {
         ),
     );
     let say = |word: &str| {
-        let output = agent().args([word, "--config"]).arg(&config).output().expect("it runs");
+        let output =
+            agent().args([word, "--config"]).arg(&config).output().expect("the agent runs");
         assert!(output.status.success(), "{output:?}");
     };
     let mut command = run_with(&config);
@@ -313,24 +322,28 @@ fn drain_cordons_the_node_and_undrain_uncordons_it() {
     assert!(!cluster.is_cordoned() && cluster.mark().is_none());
     assert!(agent.get("/ready").starts_with("HTTP/1.1 200"));
 
-    // Somebody else has plans with it: the agent is refused, and leaves it so.
+    // An operator cordoned it: the agent's request is refused and the node stays cordoned.
     cluster.by_hand(true);
     say("drain");
     let refused = until("drain_refused");
     let why = refused["why"].as_str().unwrap_or_default();
     assert!(why.contains("is cordoned already, and not by Spillway"), "{why}");
     say("undrain");
-    // It looks at what is said twice a second.
+    // The agent polls the operator's commands twice a second.
     sleep(Duration::from_millis(1_500));
     assert!(cluster.is_cordoned() && cluster.mark().is_none());
     agent.stop();
 }
 
 #[test]
-fn who_has_no_key_or_asks_for_nothing_known_changes_nothing() {
+fn requests_without_a_key_or_a_known_type_change_nothing() {
     let Some((manifests, cluster)) = set("cordon-keys") else { return };
     let receiver = Receiver::start(&manifests, &cluster);
-    assert!(http_get(receiver.addr, "/healthz").expect("it answers").starts_with("HTTP/1.0 200"));
+    assert!(
+        http_get(receiver.addr, "/healthz")
+            .expect("the receiver answers")
+            .starts_with("HTTP/1.0 200")
+    );
     let drain = json!({ "type": "io.spillway.node.drain.requested" }).to_string();
     let stranger = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     for (key, late_secs, body, status) in [
@@ -350,21 +363,21 @@ fn who_has_no_key_or_asks_for_nothing_known_changes_nothing() {
         );
         assert_eq!(answered, status, "{body}: {said}");
     }
-    // A file that holds no key lets nobody in, not even who signs with none.
+    // Without a valid key in the file every request is refused.
     for none in ["", "whsec_\n", "whsec_%%%", "secret"] {
-        fs::write(cluster.keys(), none).expect("it is ours");
+        fs::write(cluster.keys(), none).expect("the keys can be written");
         let (answered, said) = receiver.send(KEYS[0], "none", 0, &drain);
         assert_eq!(answered, 503, "{none}: {said}");
     }
-    assert_eq!(cluster.asked(), 0, "the API was not even asked");
-    // Keys are replaced while it runs, and either of two counts.
-    fs::write(cluster.keys(), KEYS.join("\n")).expect("it is ours");
+    assert_eq!(cluster.asked(), 0, "a refused request reached the API");
+    // Keys can be replaced while it runs, and any of them is accepted.
+    fs::write(cluster.keys(), KEYS.join("\n")).expect("the keys can be written");
     assert_eq!(receiver.send(KEYS[1], "second", 290, &drain).0, 200);
     assert!(cluster.is_cordoned());
 }
 
 #[test]
-fn foreign_cordon_stays_and_repeats_are_done_once() {
+fn foreign_cordon_is_kept_and_repeats_are_idempotent() {
     let Some((manifests, cluster)) = set("cordon-marks") else { return };
     let receiver = Receiver::start(&manifests, &cluster);
     cluster.by_hand(true);
@@ -375,26 +388,26 @@ fn foreign_cordon_stays_and_repeats_are_done_once() {
     }
     assert_eq!(cluster.version(), before);
     cluster.by_hand(false);
-    assert_eq!(receiver.ask("undrain", "c").0, 200, "there is nothing to undo");
+    assert_eq!(receiver.ask("undrain", "c").0, 200, "undrain without a cordon failed");
 
     assert_eq!(receiver.ask("drain", "d"), (200, format!("{NODE} is cordoned")));
     assert!(cluster.is_cordoned());
     assert_eq!(cluster.mark().as_deref(), Some("d"));
     let (version, asked) = (cluster.version(), cluster.asked());
     assert_eq!(receiver.ask("drain", "d").0, 200);
-    assert_eq!(cluster.asked(), asked, "it remembers");
-    // What it cordoned it knows by the node, whoever runs it.
+    assert_eq!(cluster.asked(), asked, "a repeat reached the API");
+    // A restarted receiver recognizes its own cordon by the node's annotation.
     drop(receiver);
     let receiver = Receiver::start(&manifests, &cluster);
     assert_eq!((receiver.ask("drain", "d").0, receiver.ask("drain", "e").0), (200, 200));
-    assert_eq!(cluster.version(), version, "it is cordoned already");
+    assert_eq!(cluster.version(), version, "a cordoned node was changed");
     assert_eq!(receiver.ask("undrain", "f"), (200, format!("{NODE} is not cordoned")));
     assert!(!cluster.is_cordoned() && cluster.mark().is_none());
-    // Heard again late, it does not come back.
+    // A late repeat does not cordon the node again.
     assert_eq!(receiver.ask("drain", "e").0, 200);
     assert!(!cluster.is_cordoned());
 
-    // Who uncordons it by hand, and cordons it for reasons of their own, is not undone.
+    // A cordon by an operator is kept, even if the node was cordoned by Spillway before.
     assert_eq!(receiver.ask("drain", "g").0, 200);
     cluster.by_hand(false);
     assert_eq!(receiver.ask("undrain", "h").0, 200);
@@ -405,10 +418,11 @@ fn foreign_cordon_stays_and_repeats_are_done_once() {
 }
 
 #[test]
-fn an_api_that_refuses_or_is_gone_is_asked_again_later() {
+fn failed_api_requests_can_be_retried() {
     let Some((manifests, cluster)) = set("cordon-api") else { return };
     let receiver = Receiver::start(&manifests, &cluster);
-    // A change in between is read again, and one after the other is for later.
+    // A node that changed since it was read is read again, three times at most. Then the client has
+    // to retry.
     cluster.api.busy(3);
     let (status, said) = receiver.ask("drain", "a");
     assert!(
@@ -417,9 +431,9 @@ fn an_api_that_refuses_or_is_gone_is_asked_again_later() {
     );
     assert!(!cluster.is_cordoned());
     cluster.api.busy(2);
-    assert_eq!(receiver.ask("drain", "a").0, 200, "no failure is remembered");
+    assert_eq!(receiver.ask("drain", "a").0, 200, "an earlier failure was remembered");
     assert!(cluster.is_cordoned());
-    // What its role does not let it, nobody does for it.
+    // A right that the role lacks is an error.
     cluster
         .api
         .rules(json!([{ "apiGroups": [""], "resources": ["nodes"], "verbs": ["get"], "resourceNames": [NODE] }]));
@@ -434,7 +448,7 @@ fn an_api_that_refuses_or_is_gone_is_asked_again_later() {
     );
     let [verbs, names] = [json!(["get", "patch"]), json!([NODE])];
     cluster.api.rules(json!([{ "apiGroups": [""], "resources": ["nodes"], "verbs": verbs, "resourceNames": names }]));
-    // A token that was replaced is read anew.
+    // A replaced token is read again.
     cluster.api.service_account(&cluster.account(), "another");
     let (status, said) = receiver.ask("undrain", "b");
     assert!(
@@ -444,10 +458,10 @@ fn an_api_that_refuses_or_is_gone_is_asked_again_later() {
     cluster.api.service_account(&cluster.account(), TOKEN);
     assert_eq!(receiver.ask("undrain", "b").0, 200);
     assert!(!cluster.is_cordoned());
-    // Another's certificate is no API.
+    // A server with another authority's certificate is refused.
     let elsewhere = Cluster::start("elsewhere", &manifests);
     fs::copy(elsewhere.account().join("ca.crt"), cluster.account().join("ca.crt"))
-        .expect("it is ours");
+        .expect("the certificate can be copied");
     let asked = cluster.asked();
     let (status, said) = receiver.ask("drain", "c");
     assert!(status == 503 && said.contains("CERTIFICATE_VERIFY_FAILED"), "{status} {said}");

@@ -1,9 +1,9 @@
-//! Live: the installed agent on a kernel that refuses. Whatever is refused, within five seconds it
-//! watches with what is left, names the loss in one line of its log, counts it in its metrics,
-//! calls itself well, and ends when told to.
+//! The installed agent on a kernel that refuses some facility. Within five seconds it watches with
+//! what is left, logs the loss in one line, counts it in its metrics and reports itself healthy. It
+//! ends on SIGTERM.
 //!
-//! Every statement is against the same agent on the same host unhindered: what that cannot attach,
-//! no fault takes away.
+//! Each result is compared with the same agent on the same host without the fault: a probe that
+//! does not attach there cannot be lost.
 
 use std::{
     collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, process::Command, time::Duration,
@@ -16,24 +16,27 @@ use spillway_tests::{
     find_metric, hide, is_root, metric, refuse, run_with, skip, wait_for, warnings,
 };
 
-/// What an agent made of the kernel that it met.
-struct Met {
+/// State of an agent after its start.
+struct Started {
     attached: BTreeSet<&'static str>,
     warnings: Vec<String>,
     metrics: String,
 }
 
-/// Runs the agent until its second scan, and holds it to what must hold under any fault.
-fn meet(command: Command) -> Met {
+/// Runs the agent until its second scan, and checks everything that must be true under any fault.
+fn start(command: Command) -> Started {
     let running = Running::start(command);
     let scanned = wait_for(STARTS_WITHIN, || {
         let metrics = running.get("/metrics");
         let scans = find_metric(&metrics, "spillway_read_seconds_count{sensor=\"processes\"}")?;
         (scans >= 2.0).then_some(metrics)
     });
-    let metrics = scanned.unwrap_or_else(|| panic!("it does not scan: {}", running.log()));
+    let metrics = scanned.unwrap_or_else(|| panic!("the agent does not scan: {}", running.log()));
     assert!(metric(&metrics, "spillway_processes") >= 2.0, "{metrics}");
-    assert!(metric(&metrics, "spillway_listeners") >= 1.0, "it listens itself: {metrics}");
+    assert!(
+        metric(&metrics, "spillway_listeners") >= 1.0,
+        "its own listener is missing: {metrics}"
+    );
     assert!(running.is_well());
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
@@ -45,25 +48,26 @@ fn meet(command: Command) -> Met {
         .filter(|probe| value(probe) == 1.0)
         .map(|probe| probe.name())
         .collect();
-    // Its own uptime begins a line of the log.
+    // The prefix of a line is the agent's uptime.
     let warning = |line: &str| line.split_once(" WARN ").map_or(line, |(_, text)| text).to_owned();
-    Met { attached, warnings: warnings(&log).into_iter().map(warning).collect(), metrics }
+    Started { attached, warnings: warnings(&log).into_iter().map(warning).collect(), metrics }
 }
 
-/// A fault's test: a scratch directory, a configuration, and what the unhindered agent attaches.
+/// Test of a fault: a scratch directory, a configuration, and the state of an agent without the
+/// fault.
 struct Stage {
     scratch: Scratch,
-    usual: Met,
+    usual: Started,
 }
 
 impl Stage {
-    /// `None`, told as a skip, where this host has no BPF to lose.
+    /// Sets up a test. Returns `None` and reports a skip if no BPF program attaches on this host.
     fn set(test: &str) -> Option<Self> {
         if !is_root(test) {
             return None;
         }
         let scratch = Scratch::make(test);
-        let usual = meet(run_with(&scratch.file("spillway.toml", ANY_PORT)));
+        let usual = start(run_with(&scratch.file("spillway.toml", ANY_PORT)));
         if usual.attached.is_empty() {
             skip(test, "nothing attaches here even without a fault");
             return None;
@@ -75,51 +79,51 @@ impl Stage {
         run_with(&self.scratch.0.join("spillway.toml"))
     }
 
-    /// As [`Stage::command`], of another agent than the installed one.
+    /// Command like [`Stage::command`] that runs another binary of the agent.
     fn own_agent(&self, binary: &[u8]) -> Command {
         let path = self.scratch.0.join("spillway");
         fs::write(&path, binary).expect("the agent can be written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
-            .expect("it can be made executable");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the mode can be set");
         let mut command = Command::new(path);
         command.args(self.command().get_args());
         command
     }
 
-    fn refused(&self, refused: Refused) -> Met {
+    fn refused(&self, refused: Refused) -> Started {
         let mut command = self.command();
         refuse(&mut command, refused);
-        meet(command)
+        start(command)
     }
 
-    /// Nothing attaches, for one reason that one line names.
-    fn assert_nothing_attached(&self, met: &Met, because: &str) {
-        assert_eq!(met.attached, BTreeSet::new());
-        assert_eq!(met.warnings.len(), 1, "{:?}", met.warnings);
-        assert!(met.warnings[0].starts_with("BPF is not used: "), "{:?}", met.warnings);
-        assert!(met.warnings[0].contains(because), "{:?}", met.warnings);
-        assert!(met.metrics.contains(
+    /// Checks that nothing attached, for one reason that a single line of the log names.
+    fn assert_nothing_attached(&self, started: &Started, because: &str) {
+        assert_eq!(started.attached, BTreeSet::new());
+        assert_eq!(started.warnings.len(), 1, "{:?}", started.warnings);
+        assert!(started.warnings[0].starts_with("BPF is not used: "), "{:?}", started.warnings);
+        assert!(started.warnings[0].contains(because), "{:?}", started.warnings);
+        assert!(started.metrics.contains(
             r#"spillway_probe_state{probe="process_memory",state="degraded",source="/proc/"#
         ));
         assert!(
-            met.metrics.contains(r#"spillway_probe_state{probe="fault_samples",state="off","#),
+            started.metrics.contains(r#"spillway_probe_state{probe="fault_samples",state="off","#),
             "{}",
-            met.metrics
+            started.metrics
         );
     }
 
-    /// Everything attaches as usual but this probe, and one line more than usual names it.
-    fn assert_lost(&self, met: &Met, probe: Probe, because: &str) {
+    /// Checks that every usual probe but this one attached, and that a single additional line of
+    /// the log names it.
+    fn assert_lost(&self, started: &Started, probe: Probe, because: &str) {
         let mut left = self.usual.attached.clone();
-        assert!(left.remove(probe.name()), "{} is not usual here", probe.name());
-        assert_eq!(met.attached, left);
+        assert!(left.remove(probe.name()), "{} does not attach here without a fault", probe.name());
+        assert_eq!(started.attached, left);
         let fresh: Vec<_> =
-            met.warnings.iter().filter(|line| !self.usual.warnings.contains(line)).collect();
+            started.warnings.iter().filter(|line| !self.usual.warnings.contains(line)).collect();
         assert_eq!(
-            (fresh.len(), met.warnings.len()),
+            (fresh.len(), started.warnings.len()),
             (1, self.usual.warnings.len() + 1),
             "{:?}",
-            met.warnings
+            started.warnings
         );
         assert!(
             fresh[0].starts_with(&format!("probe {} not attached: ", probe.name())),
@@ -130,63 +134,63 @@ impl Stage {
 }
 
 #[test]
-fn without_btf_it_runs_on() {
-    let Some(stage) = Stage::set("without_btf_it_runs_on") else { return };
-    let met = meet(hide(&stage.command(), &["/sys/kernel/btf"]));
-    stage.assert_nothing_attached(&met, "the kernel has no BTF");
+fn agent_runs_without_btf() {
+    let Some(stage) = Stage::set("agent_runs_without_btf") else { return };
+    let started = start(hide(&stage.command(), &["/sys/kernel/btf"]));
+    stage.assert_nothing_attached(&started, "the kernel has no BTF");
 }
 
 #[test]
-fn without_tracefs_nothing_is_lost() {
-    let Some(stage) = Stage::set("without_tracefs_nothing_is_lost") else { return };
-    let met = meet(hide(&stage.command(), &["/sys/kernel/tracing", "/sys/kernel/debug"]));
-    assert_eq!((met.attached, met.warnings), (stage.usual.attached, stage.usual.warnings));
+fn missing_tracefs_costs_nothing() {
+    let Some(stage) = Stage::set("missing_tracefs_costs_nothing") else { return };
+    let started = start(hide(&stage.command(), &["/sys/kernel/tracing", "/sys/kernel/debug"]));
+    assert_eq!((started.attached, started.warnings), (stage.usual.attached, stage.usual.warnings));
 }
 
 #[test]
-fn denied_bpf_it_runs_on() {
-    let Some(stage) = Stage::set("denied_bpf_it_runs_on") else { return };
-    let met = stage.refused(Refused::BPF);
-    stage.assert_nothing_attached(&met, "kernel refused BPF maps (EPERM)");
+fn agent_runs_when_bpf_is_denied() {
+    let Some(stage) = Stage::set("agent_runs_when_bpf_is_denied") else { return };
+    let started = stage.refused(Refused::BPF);
+    stage.assert_nothing_attached(&started, "kernel refused BPF maps (EPERM)");
 }
 
 #[test]
-fn without_memory_for_maps_it_runs_on() {
-    let Some(stage) = Stage::set("without_memory_for_maps_it_runs_on") else { return };
-    let met = stage.refused(Refused::BPF_MAPS);
-    stage.assert_nothing_attached(&met, "BPF maps failed (ENOMEM)");
+fn agent_runs_without_memory_for_maps() {
+    let Some(stage) = Stage::set("agent_runs_without_memory_for_maps") else { return };
+    let started = stage.refused(Refused::BPF_MAPS);
+    stage.assert_nothing_attached(&started, "BPF maps failed (ENOMEM)");
 }
 
 #[test]
 fn refused_perf_events_cost_nothing() {
     let Some(stage) = Stage::set("refused_perf_events_cost_nothing") else { return };
-    let met = stage.refused(Refused::PERF_EVENTS);
-    assert_eq!((met.attached, met.warnings), (stage.usual.attached, stage.usual.warnings));
+    let started = stage.refused(Refused::PERF_EVENTS);
+    assert_eq!((started.attached, started.warnings), (stage.usual.attached, stage.usual.warnings));
     let source =
         r#"{probe="fault_samples",state="attached",source="tp_btf page_fault_{user,kernel}""#;
-    assert!(met.metrics.contains(source), "{}", met.metrics);
+    assert!(started.metrics.contains(source), "{}", started.metrics);
 }
 
-/// Runs an agent of which some BPF programs do not pass the verifier.
-fn rejected(stage: &Stage, programs: &[&str]) -> Met {
+/// Runs an agent some of whose BPF programs do not pass the verifier.
+fn rejected(stage: &Stage, programs: &[&str]) -> Started {
     let mut binary = fs::read(agent().get_program()).expect("the agent can be read");
     programs.iter().for_each(|program| break_program(&mut binary, program));
-    meet(stage.own_agent(&binary))
+    start(stage.own_agent(&binary))
 }
 
 #[test]
-fn rejected_program_takes_the_rest_of_its_probe_along() {
-    let test = "rejected_program_takes_the_rest_of_its_probe_along";
+fn rejected_program_disables_its_whole_probe() {
+    let test = "rejected_program_disables_its_whole_probe";
     let Some(stage) = Stage::set(test) else { return };
-    // Of two rungs one program each is broken; the others of the rung would fill a ring that nobody
-    // reads.
+    // One program of each of two rungs is broken. The other programs of a rung would fill a ring
+    // without a reader.
     let mut binary = fs::read(agent().get_program()).expect("the agent can be read");
     for program in ["process_exit", "process_exit_raw"] {
         break_program(&mut binary, program);
     }
-    let met = meet(stage.own_agent(&binary));
+    let started = start(stage.own_agent(&binary));
     stage.assert_lost(
-        &met,
+        &started,
         Probe::ProcessLife,
         "the kernel's verifier rejected tp_btf sched_process_exit: ",
     );
@@ -202,8 +206,10 @@ fn rejected_program_takes_the_rest_of_its_probe_along() {
         let metrics = running.get("/metrics");
         (scans(&metrics) > before + 1.0).then_some(metrics)
     });
-    let lost =
-        find_metric(&later.expect("it scans"), "spillway_lost_total{what=\"life_ring_full\"}");
+    let lost = find_metric(
+        &later.expect("the agent scans"),
+        "spillway_lost_total{what=\"life_ring_full\"}",
+    );
     assert_eq!(lost.unwrap_or(0.0), 0.0);
 }
 
@@ -215,7 +221,7 @@ fn losses_are_logged_with_their_process_at_vv() {
         let mut command = stage.own_agent(&binary);
         command.arg(verbose);
         let running = Running::start(command);
-        // While it reads nothing, the ring of process events fills.
+        // While the agent is stopped, the ring of process events fills.
         running.signal(libc::SIGSTOP);
         let mut churn = Workload::start(
             Command::new(env!("CARGO_BIN_EXE_workload")).args(["churn", "--count=12000"]),
@@ -234,21 +240,21 @@ fn losses_are_logged_with_their_process_at_vv() {
 }
 
 #[test]
-fn a_rejected_program_costs_its_probe_alone() {
-    let Some(stage) = Stage::set("a_rejected_program_costs_its_probe_alone") else { return };
-    let met = rejected(&stage, &["scan_tasks"]);
-    stage.assert_lost(&met, Probe::ProcessMemory, "the kernel's verifier rejected iter/task: ");
-    let met = rejected(&stage, &["sample_faults", "fault_kernel"]);
+fn rejected_program_disables_no_other_probe() {
+    let Some(stage) = Stage::set("rejected_program_disables_no_other_probe") else { return };
+    let started = rejected(&stage, &["scan_tasks"]);
+    stage.assert_lost(&started, Probe::ProcessMemory, "the kernel's verifier rejected iter/task: ");
+    let started = rejected(&stage, &["sample_faults", "fault_kernel"]);
     stage.assert_lost(
-        &met,
+        &started,
         Probe::FaultSamples,
         "the kernel's verifier rejected perf event programs: ",
     );
 }
 
 #[test]
-fn a_recording_says_what_was_not_seen() {
-    if !is_root("a_recording_says_what_was_not_seen") {
+fn recording_names_missing_probes() {
+    if !is_root("recording_names_missing_probes") {
         return;
     }
     let mut command = agent();
@@ -256,20 +262,22 @@ fn a_recording_says_what_was_not_seen() {
     refuse(&mut command, Refused::BPF);
     let output = command.output().expect("the agent runs");
     let trace = String::from_utf8(output.stdout).expect("a trace is text");
-    let told: Vec<_> = trace.lines().filter(|line| line.contains(r#""kind":"sensing""#)).collect();
-    assert_eq!(told.len(), 1, "it is told once: {told:?}");
-    let told: Value = serde_json::from_str(told[0]).expect("a line is JSON");
+    let lines: Vec<_> = trace.lines().filter(|line| line.contains(r#""kind":"sensing""#)).collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let sensing: Value = serde_json::from_str(lines[0]).expect("a line is JSON");
     assert_eq!(
-        told["off"],
+        sensing["off"],
         serde_json::json!(["fault_samples", "accept_sojourn", "outbound_connects"])
     );
     assert!(
-        told["degraded"].as_array().is_some_and(|names| names.contains(&"process_memory".into())),
-        "{told}"
+        sensing["degraded"]
+            .as_array()
+            .is_some_and(|names| names.contains(&"process_memory".into())),
+        "{sensing}"
     );
 }
 
-/// The overload verdict on a listener that an agent printed, once it has.
+/// Finds the overload verdict on a listener in the agent's output.
 fn raised(running: &Running, addr: &str) -> Option<Value> {
     let verdicts = running.printed();
     let mut verdicts = verdicts.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -279,8 +287,8 @@ fn raised(running: &Running, addr: &str) -> Option<Value> {
 }
 
 #[test]
-fn a_verdict_is_less_sure_without_bpf() {
-    let test = "a_verdict_is_less_sure_without_bpf";
+fn verdict_is_less_confident_without_bpf() {
+    let test = "verdict_is_less_confident_without_bpf";
     let Some(stage) = Stage::set(test) else { return };
     let usual = Running::start(json(stage.command()));
     let mut command = json(stage.command());
@@ -299,7 +307,8 @@ fn a_verdict_is_less_sure_without_bpf() {
         assert_eq!(running.stop().0, Some(0));
         raised
     });
-    let confidence = |verdict: &Value| verdict["confidence"].as_f64().expect("it is a number");
+    let confidence =
+        |verdict: &Value| verdict["confidence"].as_f64().expect("the confidence is a number");
     assert!(confidence(&denied) <= confidence(&usual) - 0.2, "{usual} against {denied}");
     let why = denied["why"].as_str().unwrap_or_default();
     assert!(why.contains("the oldest wait cannot be read here"), "{denied}");

@@ -1,6 +1,6 @@
-//! Live: limits on cgroups, with real processes in them: nobody is killed, nobody else is touched,
-//! and nothing stays. The first are the scenarios that hold on every kernel, see
-//! `src/kernel/containment.rs`; then there is the agent as it is installed.
+//! Limits on cgroups with real processes. No process is killed, no other cgroup is changed, and
+//! nothing is left behind. The first tests are the scenarios that pass on every kernel (see
+//! `src/kernel/containment.rs`); the others run the installed agent.
 
 use std::{fs, path::PathBuf, thread::sleep, time::Duration};
 
@@ -18,7 +18,7 @@ use spillway_tests::{
 
 const MIB: u64 = 1 << 20;
 
-/// `None`, told as a skip, where no cgroup can be limited here.
+/// Sets up a test. Returns `None` and reports a skip if no cgroup can be limited on this host.
 fn stage(test: &str) -> Option<Stage> {
     if !is_root(test) {
         return None;
@@ -50,12 +50,12 @@ fn cgroup_with_an_unreadable_program_is_not_limited() {
 }
 
 #[test]
-fn what_others_change_is_set_again_three_times_and_then_theirs() {
+fn foreign_change_is_reverted_three_times_then_kept() {
     on_stage("others", changed_by_others);
 }
 
 #[test]
-fn whatever_is_paused_or_undone_by_hand_is_not_set_again() {
+fn limit_paused_or_undone_by_hand_is_not_set_again() {
     on_stage("by-hand", by_hand);
 }
 
@@ -118,7 +118,7 @@ fn foreign_changes_to_an_isolated_cgroup_are_kept() {
 }
 
 #[test]
-fn a_moved_leaker_may_replace_what_it_had_and_not_take_more() {
+fn moved_leaker_may_replace_its_memory_but_not_grow() {
     on_stage("replaced", replaced);
 }
 
@@ -127,15 +127,16 @@ fn isolation_killed_at_any_call_is_undone() {
     on_stage("divided-killed", |stage| divided_and_killed(stage, Share::WHOLE));
 }
 
-/// An end that is near, for a forecast.
-fn has_an_end(stage: &Stage) {
+/// Sets a limit that the leak will soon reach, so that there is a forecast.
+fn set_far_limit(stage: &Stage) {
     let file = if stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
-    stage.cgroup.set(file, 512 * MIB).expect("the kernel takes it");
+    stage.cgroup.set(file, 512 * MIB).expect("the limit can be set");
 }
 
-/// What the cgroup was before, an agent that has limited it, and the leaker in it.
+/// Starts an agent and a leaker, and waits until the leaker's cgroup is limited. Returns the
+/// cgroup's state before the limit, the agent and the leaker.
 fn limited(stage: &Stage) -> (Vec<String>, Running, Workload) {
-    has_an_end(stage);
+    set_far_limit(stage);
     let before = stage.state();
     let config = stage.scratch.0.join("spillway.toml");
     fs::write(&config, stage.quick(&stage.only_this())).expect("a configuration can be written");
@@ -147,18 +148,18 @@ fn limited(stage: &Stage) -> (Vec<String>, Running, Workload) {
         running.line_of("outcome", "limited", &stage.cgroup.path)
     });
     let outcome = outcome
-        .unwrap_or_else(|| panic!("it limits nothing: {}{}", running.printed(), running.log()));
+        .unwrap_or_else(|| panic!("nothing was limited: {}{}", running.printed(), running.log()));
     let decision =
-        running.line_of("decision", "limit", &stage.cgroup.path).expect("it was decided");
+        running.line_of("decision", "limit", &stage.cgroup.path).expect("there is a decision");
     assert_eq!(
         (&decision["performed"], &decision["mode"]),
         (&Value::Bool(true), &Value::from("enforce"))
     );
-    let limit_bytes = outcome["limit_bytes"].as_u64().expect("it says which");
+    let limit_bytes = outcome["limit_bytes"].as_u64().expect("the outcome has a limit");
     assert_eq!(stage.number(stage.limit_file()), limit_bytes);
-    let t = |line: &Value| line["t"].as_f64().expect("it has a time");
+    let t = |line: &Value| line["t"].as_f64().expect("a line has a time");
     let took = t(&outcome) - t(&decision);
-    println!("limited {:.0} ms after it was decided, at {} MiB", took * 1e3, limit_bytes / MIB);
+    println!("limited {:.0} ms after the decision, at {} MiB", took * 1e3, limit_bytes / MIB);
     assert!(took < 0.5, "{took} s");
     assert_eq!(
         metric(&running.get("/metrics"), "spillway_outcomes_total{outcome=\"limited\"}"),
@@ -180,7 +181,7 @@ fn agent_limits_a_leaker_and_restores_at_stop() {
 }
 
 #[test]
-fn sighup_keeps_a_limit_that_stands_and_sigquit_puts_it_back() {
+fn sighup_keeps_a_limit_and_sigquit_restores() {
     let Some(stage) = stage("hangup") else { return };
     let (before, running, leak) = limited(&stage);
     let limited = stage.state();
@@ -194,7 +195,7 @@ fn sighup_keeps_a_limit_that_stands_and_sigquit_puts_it_back() {
         let logged =
             wait_for(Duration::from_secs(5), || running.log().contains(wanted).then_some(()));
         assert!(logged.is_some(), "{}", running.log());
-        // Long enough for the acting thread to look at what stands.
+        // Long enough for the acting thread to check the limit.
         sleep(Duration::from_millis(1_500));
         assert_eq!(stage.state(), limited);
     }
@@ -208,7 +209,7 @@ fn sighup_keeps_a_limit_that_stands_and_sigquit_puts_it_back() {
 #[test]
 fn disabled_limits_are_decided_but_not_set() {
     let Some(stage) = stage("disabled") else { return };
-    has_an_end(&stage);
+    set_far_limit(&stage);
     let before = stage.state();
     let config =
         stage.quick(&stage.only_this()).replace("[act.limit]", "[act.limit]\nenabled = false");
@@ -224,12 +225,12 @@ fn disabled_limits_are_decided_but_not_set() {
         (&decision["performed"], &decision["mode"]),
         (&Value::Bool(false), &Value::from("enforce"))
     );
-    assert_eq!(decision["refused"], Value::Null, "nothing speaks against it: {decision}");
-    // Twice as long as it takes where they are.
+    assert_eq!(decision["refused"], Value::Null, "{decision}");
+    // Twice as long as setting a limit takes.
     sleep(Duration::from_secs(1));
     assert_eq!(stage.state(), before);
     assert!(!running.printed().contains("\"outcome\""), "{}", running.printed());
-    assert!(!stage.config.record.state_dir.join("journal").exists(), "nobody keeps a journal");
+    assert!(!stage.config.record.state_dir.join("journal").exists(), "there is a journal");
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
     leak.stop();
@@ -239,7 +240,7 @@ fn disabled_limits_are_decided_but_not_set() {
 fn agent_isolates_a_leaker_once_and_restores_both() {
     let Some(stage) = stage("agent-divided") else { return };
     let file = if stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
-    stage.cgroup.set(file, 512 * MIB).expect("the kernel takes it");
+    stage.cgroup.set(file, 512 * MIB).expect("the limit can be set");
     let before = stage.state();
     let path = &stage.cgroup.path;
     let config = stage
@@ -252,15 +253,15 @@ fn agent_isolates_a_leaker_once_and_restores_both() {
     let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=400MiB"]);
     let outcome = wait_for(Duration::from_secs(60), || running.line_of("outcome", "limited", path));
     let outcome = outcome
-        .unwrap_or_else(|| panic!("it limits nothing: {}{}", running.printed(), running.log()));
+        .unwrap_or_else(|| panic!("nothing was limited: {}{}", running.printed(), running.log()));
     assert_eq!(outcome["cgroup"], *path);
     assert!(stage.is_in(LEAK_CHILD, leak.pid()) && !stage.is_in(LEAK_CHILD, neighbour.pid()));
     let limit_bytes = stage.number(&format!("{LEAK_CHILD}/{}", stage.limit_file()));
     assert_eq!(outcome["limit_bytes"], limit_bytes);
     assert_eq!(stage.state()[..2], before[..2]);
 
-    // As long as the longest but one of its horizons: what moved is what leaked before, and is
-    // claimed and limited once.
+    // As long as the second longest of its horizons: the leak from before the move is claimed and
+    // limited only once.
     sleep(Duration::from_secs(10));
     let lines = |kind: &str, value: &str| {
         let lines = running.printed();
@@ -296,10 +297,13 @@ fn killed_agent_is_undone_by_undo_and_the_next_agent() {
         if by_command {
             let undone =
                 agent().args(["undo", "--config"]).arg(&config).output().expect("the agent runs");
-            let told = String::from_utf8_lossy(&undone.stdout).into_owned();
-            assert!(undone.status.success() && told.starts_with("lifted the limit of "), "{told}");
+            let printed = String::from_utf8_lossy(&undone.stdout).into_owned();
+            assert!(
+                undone.status.success() && printed.starts_with("lifted the limit of "),
+                "{printed}"
+            );
         } else {
-            // Whatever it is configured to do.
+            // Undone in any mode.
             let observe = stage.quick(&stage.only_this()).replace("enforce", "observe");
             fs::write(&config, observe).expect("a configuration can be written");
             let mut command = run_with(&config);

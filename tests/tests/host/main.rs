@@ -1,6 +1,5 @@
-//! With root on this host: the agent as it is installed, its sensors and its limits, each test with
-//! cgroups, namespaces and workloads of its own. In parallel, since what a test says concerns only
-//! what it has made.
+//! Tests that need root on this host: the installed agent, its sensors and its limits. Each test
+//! has its own cgroups, namespaces and workloads and checks only those, so they run in parallel.
 
 mod agent;
 mod attacks;

@@ -1,9 +1,9 @@
-//! Live: no name is known for as long as it takes, as when the collector, the resolvers and
-//! PagerDuty are gone at once. The agent watches on as if nothing was, holds no more than before,
-//! and tells what waits once names are known again.
+//! No host name resolves for a while, as when the collector, the resolvers and PagerDuty fail at
+//! once. The agent keeps watching, uses no more resources than before, and sends the queued
+//! notifications once names resolve again.
 //!
-//! The network and the resolver are the test's own; what runs is the agent as it is installed, over
-//! TLS but for Alertmanager.
+//! The network and the resolver belong to the test. The agent is the installed one, and all sinks
+//! but Alertmanager use TLS.
 
 use std::{net::SocketAddr, process::Command, thread::sleep, time::Duration};
 
@@ -18,13 +18,12 @@ use spillway_tests::{
 };
 
 const KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-/// How long nobody knows a name, once the first calls were in vain: those of every sink fail some
-/// times more in it.
+/// Time without resolution after each sink's first failure. Each sink fails a few more times in it.
 const DARK: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_secs(60);
 const SINKS: [&str; 4] = ["pagerduty", "slack", "webhook", "alertmanager"];
 
-/// Who takes what by name, and what each answers.
+/// Starts the TLS server of one name, which answers every request with this status and body.
 fn server(
     authority: &Authority,
     name: &'static str,
@@ -51,10 +50,10 @@ fn unresolved_names_cost_nothing_and_are_notified_later() {
         return;
     }
     let scratch = Scratch::make(test);
-    own_network().expect("root may");
+    own_network().expect("root can create a network namespace");
     let all = "nameserver 127.0.0.1\nnameserver 127.0.0.2\nnameserver 127.0.0.3\n";
-    own_resolver(&scratch.file("resolv.conf", all)).expect("root may");
-    let resolver = Resolver::start(Knows::Nothing).expect("it is the test's own network");
+    own_resolver(&scratch.file("resolv.conf", all)).expect("root can replace resolv.conf");
+    let resolver = Resolver::start(Knows::Nothing).expect("the port is free in a new namespace");
     let authority = Authority::make();
     let pagerduty =
         server(&authority, "events.internal", "202 Accepted", "{\"status\":\"success\"}");
@@ -73,14 +72,14 @@ fn unresolved_names_cost_nothing_and_are_notified_later() {
     let (_cgroup, leak) =
         apart("names-leak", leak.args(["leak", "--rate=8MiB", "--limit=1500MiB"]));
     let running = Running::start(run_with(&config));
-    let output = agent().args(["drain", "--config"]).arg(&config).output().expect("it runs");
+    let output = agent().args(["drain", "--config"]).arg(&config).output().expect("the agent runs");
     assert!(output.status.success(), "{output:?}");
 
     let has_failed = |metrics: &str| SINKS.iter().all(|sink| calls(metrics, sink, "failed") >= 1.0);
     let failed = wait_for(SOON, || has_failed(&running.get("/metrics")).then_some(()));
     assert!(
         failed.is_some(),
-        "nothing was tried in vain: {}{}",
+        "not every sink has failed: {}{}",
         running.log(),
         running.get("/metrics")
     );
@@ -98,34 +97,39 @@ fn unresolved_names_cost_nothing_and_are_notified_later() {
     let tries = SINKS.map(|sink| calls(&metrics, sink, "failed"));
     let gap = metric(&metrics, "spillway_loop_gap_max_seconds");
     println!(
-        "{before:?}, and at most {most:?} in {DARK:?}; {tries:?} tries in vain, the loop away for \
-         {gap} s at most"
+        "{before:?}, and at most {most:?} in {DARK:?}; {tries:?} failed attempts, the loop's \
+         longest gap {gap} s"
     );
-    // Each sink's second try is over by now, at ten seconds each, and no more than ten come in a
-    // minute.
+    // Each sink's second attempt has ended by now: an attempt takes ten seconds. No sink makes more
+    // than ten attempts a minute.
     assert!(tries.iter().all(|tries| (2.0..=10.0).contains(tries)), "{tries:?}");
     assert!(SINKS.iter().all(|sink| calls(&metrics, sink, "delivered") == 0.0), "{metrics}");
     assert!(metric(&metrics, "spillway_pages_waiting") >= SINKS.len() as f64, "{metrics}");
-    assert!(gap < 1.0, "the loop waited for {gap} s");
+    assert!(gap < 1.0, "the loop was blocked for {gap} s");
     assert!(most.resident_bytes < before.resident_bytes + (1 << 20), "{before:?}, then {most:?}");
-    // A call more may be open than at the start: a thread for each of five names, and a socket for
-    // each resolver.
+    // One more call than at the start may be open: one thread for each of five names, and one
+    // socket for each resolver.
     assert!(
         most.threads <= before.threads + 5 && most.descriptors <= before.descriptors + 5 * 4,
         "{most:?}"
     );
 
     resolver.behaves(Knows::All);
-    let is_told = || {
+    let all_called = || {
         let tls = [&pagerduty, &slack, &webhook, &balancer]
             .into_iter()
             .all(|server| !server.received().is_empty());
         (tls && !alertmanager.calls().is_empty()).then_some(())
     };
-    let (begun, told) = (now(), wait_for(SOON, is_told));
-    assert!(told.is_some(), "not everybody is told: {}{}", running.log(), running.get("/metrics"));
+    let (begun, called) = (now(), wait_for(SOON, all_called));
+    assert!(
+        called.is_some(),
+        "not every sink was called: {}{}",
+        running.log(),
+        running.get("/metrics")
+    );
     println!(
-        "everybody was told {:.0} s after names were known again",
+        "every sink was called within {:.0} s after names resolved again",
         begun.elapsed().as_secs_f64()
     );
     let settled = wait_for(SOON, || {
@@ -138,7 +142,7 @@ fn unresolved_names_cost_nothing_and_are_notified_later() {
     leak.stop();
 }
 
-/// Everybody is told by a name, which is known to the test's resolver alone.
+/// Configures every sink by a name that only the test's resolver knows.
 fn configuration(
     scratch: &Scratch,
     authority: &Authority,

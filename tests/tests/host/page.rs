@@ -1,5 +1,5 @@
-//! Live: the agent as it is installed tells of a real leak once, and the next one, after a kill,
-//! says nothing of it again.
+//! The installed agent pages once for a real leak. After it is killed, the next agent does not page
+//! for the same leak again.
 
 use std::{process::Command, time::Duration};
 
@@ -13,7 +13,7 @@ use spillway_tests::{
 const SOON: Duration = Duration::from_secs(60);
 
 #[test]
-fn a_leak_is_told_of_once_whichever_run_of_the_agent_sees_it() {
+fn leak_is_paged_once_across_agent_restarts() {
     let (scratch, receiver) = (Scratch::make("host-page"), Receiver::start(Form::PagerDuty));
     let key = scratch.secret("key", PAGERDUTY_KEY);
     let config = scratch.file(
@@ -37,7 +37,7 @@ fn a_leak_is_told_of_once_whichever_run_of_the_agent_sees_it() {
         command.arg("--json");
         Running::start(command)
     };
-    let told = || {
+    let pages = || {
         let calls = receiver.calls().into_iter().filter(|call| {
             call.json()["dedup_key"].as_str().is_some_and(|key| key.contains(&incident))
         });
@@ -53,19 +53,19 @@ fn a_leak_is_told_of_once_whichever_run_of_the_agent_sees_it() {
     };
 
     let running = run();
-    let calls = wait_for(SOON, || Some(told()).filter(|calls| !calls.is_empty()));
-    let calls =
-        calls.unwrap_or_else(|| panic!("nobody is told: {}{}", running.printed(), running.log()));
+    let calls = wait_for(SOON, || Some(pages()).filter(|calls| !calls.is_empty()));
+    let calls = calls.unwrap_or_else(|| panic!("no page: {}{}", running.printed(), running.log()));
     assert_eq!((calls[0].status, &calls[0].json()["event_action"]), (202, &Value::from("trigger")));
-    let summary = calls[0].json()["payload"]["summary"].as_str().expect("a summary").to_owned();
-    println!("told: {summary}");
+    let summary =
+        calls[0].json()["payload"]["summary"].as_str().expect("the page has a summary").to_owned();
+    println!("page: {summary}");
     assert!(summary.starts_with(&format!("workload (pid {}) on ", leak.pid())), "{summary}");
     // The receiver keeps a call before it answers, and the agent counts the answer.
     let delivered = "spillway_page_calls_total{sink=\"pagerduty\",result=\"delivered\"}";
     let counted = wait_for(SOON, || find_metric(&running.get("/metrics"), delivered));
     assert!(counted >= Some(1.0), "{counted:?}");
     let said = running.printed() + &running.log() + &running.get("/metrics");
-    assert!(!said.contains(PAGERDUTY_KEY), "the key is told");
+    assert!(!said.contains(PAGERDUTY_KEY), "the key leaked");
     running.signal(libc::SIGKILL);
     drop(running);
 
@@ -74,6 +74,6 @@ fn a_leak_is_told_of_once_whichever_run_of_the_agent_sees_it() {
     assert!(claimed.is_some(), "{}{}", running.printed(), running.log());
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
-    assert_eq!(told().len(), 1, "{:?}", told());
+    assert_eq!(pages().len(), 1, "{:?}", pages());
     leak.stop();
 }

@@ -1,10 +1,10 @@
-//! Live: a pid that one process after the other is given. Each life holds more memory than the
-//! last, so that whoever joined their histories would see a leak where nobody grows.
+//! Processes that reuse a pid. Each one holds more memory than the last, so a detector that joined
+//! their histories would report a leak although none of them grows.
 //!
-//! `clone3` can be asked for a pid, so that nothing here waits for the kernel's numbering to come
-//! round. Two lives that even share the clock tick in which they began are one process to `/proc`,
-//! and to a trace but for the exit between them. It does no harm: the first then lived for less
-//! than a tick, so that at most one scan saw it.
+//! `clone3` can request a pid, so the test need not wait for pids to wrap around. Two processes
+//! that start in the same clock tick are one process to `/proc`, and differ in a trace only by the
+//! exit between them. That is harmless: the first lived for less than a tick, so at most one scan
+//! saw it.
 
 use std::{
     fs::{self, File},
@@ -24,18 +24,18 @@ use spillway_tests::{is_root, sensors_with, wait_for};
 
 const MIB: usize = 1 << 20;
 
-/// Lives one after the other, a second of the detector's time each: growth must last for most of a
-/// minute, and is then claimed with the end of a bucket, at 61 s or one or two later.
+/// Successive processes, one a second of the detector's time. Growth must last for most of a minute
+/// and is claimed at the end of a bucket, at 61 to 63 s.
 const LIVES: usize = 80;
 
-/// How much more each holds than the last: steep enough for the shortest horizon.
+/// Growth from one process to the next: steep enough for the shortest horizon.
 const MORE: usize = 4 * MIB;
 
-/// A child that holds memory and waits; it ends when dropped.
+/// Child that holds memory and waits. It ends when dropped.
 struct Life(libc::pid_t);
 
 impl Life {
-    /// Begins one with this pid, or with any; returns when it holds its memory.
+    /// Starts a child with this pid, or with any. Returns once it holds its memory.
     fn begin(pid: Option<libc::pid_t>, bytes: usize) -> io::Result<Self> {
         let (mut ready, said) = pipe()?;
         // SAFETY: an all-zero `clone_args` asks for nothing.
@@ -44,8 +44,8 @@ impl Life {
         if let Some(pid) = &pid {
             (wanted.set_tid, wanted.set_tid_size) = (std::ptr::from_ref(pid) as u64, 1);
         }
-        // SAFETY: as fork(): without CLONE_VM the child has a copy of this memory, and what it is
-        // pointed to lives here.
+        // SAFETY: as fork(): without CLONE_VM the child has a copy of this memory, and the
+        // structure that the argument points to lives here.
         let made = unsafe {
             libc::syscall(libc::SYS_clone3, &raw mut wanted, size_of::<libc::clone_args>())
         };
@@ -61,8 +61,9 @@ impl Life {
     }
 
     fn id(&self) -> ProcessId {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).expect("it lives");
-        // Counted from field 3, which comes first after the name: the start is field 22.
+        let stat =
+            fs::read_to_string(format!("/proc/{}/stat", self.0)).expect("the child is alive");
+        // The start is field 22. The first field after the name is field 3.
         let start =
             stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(19)?.parse().ok());
         ProcessId { pid: self.0 as u32, start_ticks: start.expect("field 22 is a number") }
@@ -71,8 +72,7 @@ impl Life {
 
 impl Drop for Life {
     fn drop(&mut self) {
-        // SAFETY: a signal to, and the end of, a child that was not waited for yet; no status is
-        // asked for.
+        // SAFETY: signals and reaps a child that has not been reaped yet; no status is requested.
         unsafe {
             libc::kill(self.0, libc::SIGKILL);
             libc::waitpid(self.0, std::ptr::null_mut(), 0);
@@ -80,15 +80,15 @@ impl Drop for Life {
     }
 }
 
-/// What the child does. The other threads of this program are not in it, so it makes system calls
-/// and nothing else.
+/// Body of the child. It has none of this program's other threads, so it may only make system
+/// calls.
 fn live(bytes: usize, ready: libc::c_int) -> ! {
     let (protection, flags) = (
         libc::PROT_READ | libc::PROT_WRITE,
         libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE,
     );
-    // SAFETY: fresh memory at an address of the kernel's choice; one byte of a constant; then
-    // nothing but waiting.
+    // SAFETY: maps fresh memory at an address of the kernel's choice, writes one constant byte to
+    // the pipe, then only waits.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         if libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) != libc::MAP_FAILED {
@@ -106,14 +106,13 @@ fn pipe() -> io::Result<(File, OwnedFd)> {
     if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: both were just made, and nobody else has them.
+    // SAFETY: both were just created and have no other owner.
     Ok(unsafe { (File::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
 }
 
-/// What is seen of one pid, a scan a second: a life ends and the next begins between each two
-/// scans.
-fn lives(sensors: &mut Sensors) -> Vec<Observation> {
-    let mut life = Life::begin(None, MIB).expect("a process can be made");
+/// Observes one pid once a second. Between two scans its process exits and the next one starts.
+fn observe_lives(sensors: &mut Sensors) -> Vec<Observation> {
+    let mut life = Life::begin(None, MIB).expect("a process can be created");
     let (pid, mut seen) = (life.0, Vec::new());
     for step in 1..=LIVES {
         let t = step as f64;
@@ -122,10 +121,10 @@ fn lives(sensors: &mut Sensors) -> Vec<Observation> {
         let before = life.id();
         drop(life);
         let reborn = wait_for(Duration::from_secs(5), || {
-            let next = Life::begin(Some(pid), (step + 1) * MORE).expect("a pid can be asked for");
+            let next = Life::begin(Some(pid), (step + 1) * MORE).expect("a pid can be requested");
             (next.id() != before).then_some(next)
         });
-        life = reborn.expect("ticks pass");
+        life = reborn.expect("the next process has a later start");
     }
     let of_pid = |fact: &Fact| match fact {
         Fact::Process(process) => process.id.pid == pid as u32,
@@ -137,7 +136,8 @@ fn lives(sensors: &mut Sensors) -> Vec<Observation> {
     seen.into_iter().filter(|observation| of_pid(&observation.fact)).collect()
 }
 
-/// Under the default rule, but that a small leak counts on a large host, and at once.
+/// Runs the detector with its defaults, except that a small leak counts on a large host and there
+/// is no warm-up.
 fn verdicts(observations: &[Observation]) -> Vec<Verdict> {
     let mut config = Config::default();
     config.detect.leak.max_extrapolation = 1e12;
@@ -146,7 +146,7 @@ fn verdicts(observations: &[Observation]) -> Vec<Verdict> {
     observations.iter().flat_map(|observation| core.apply(observation).verdicts).collect()
 }
 
-/// The same as whoever told processes apart by pid alone would see it.
+/// Same observations as a detector that identified processes by pid alone would see them.
 fn joined(observations: &[Observation]) -> Vec<Observation> {
     let mut joined = observations.to_vec();
     joined.retain(|observation| !matches!(observation.fact, Fact::Exit(_) | Fact::Exec(_)));
@@ -158,39 +158,39 @@ fn joined(observations: &[Observation]) -> Vec<Observation> {
     joined
 }
 
-fn tells_lives_apart(mut sensors: Sensors) {
-    let seen = lives(&mut sensors);
+fn check_lives_are_distinguished(mut sensors: Sensors) {
+    let seen = observe_lives(&mut sensors);
     let count =
         seen.iter().filter(|observation| matches!(observation.fact, Fact::Process(_))).count();
-    assert_eq!(count, LIVES, "every life is seen");
+    assert_eq!(count, LIVES, "a process was not seen");
     assert_eq!(verdicts(&seen), []);
     let joined = verdicts(&joined(&seen));
     assert!(
         joined.iter().any(|verdict| verdict.state == ClaimState::Raised),
-        "joined, they are a leak: else this tests nothing"
+        "the joined history is no leak, so this tests nothing"
     );
 }
 
 #[test]
-fn bpf_tells_lives_with_one_pid_apart() {
-    let test = "bpf_tells_lives_with_one_pid_apart";
+fn bpf_distinguishes_processes_with_a_reused_pid() {
+    let test = "bpf_distinguishes_processes_with_a_reused_pid";
     if is_root(test)
         && let Some(sensors) = sensors_with(Probe::ProcessMemory, test)
     {
-        tells_lives_apart(sensors);
+        check_lives_are_distinguished(sensors);
     }
 }
 
 #[test]
-fn proc_tells_lives_with_one_pid_apart() {
-    if is_root("proc_tells_lives_with_one_pid_apart") {
-        tells_lives_apart(Sensors::without_bpf("this test is about /proc"));
+fn proc_distinguishes_processes_with_a_reused_pid() {
+    if is_root("proc_distinguishes_processes_with_a_reused_pid") {
+        check_lives_are_distinguished(Sensors::without_bpf("this test is about /proc"));
     }
 }
 
 #[test]
-fn lives_within_one_tick_differ_by_the_exit_between() {
-    let test = "lives_within_one_tick_differ_by_the_exit_between";
+fn processes_of_one_tick_are_separated_by_an_exit() {
+    let test = "processes_of_one_tick_are_separated_by_an_exit";
     if !is_root(test) {
         return;
     }
@@ -199,22 +199,22 @@ fn lives_within_one_tick_differ_by_the_exit_between() {
         let mut seen = Vec::new();
         sensors.drain_life(0.0, &mut seen);
         seen.clear();
-        let first = Life::begin(None, MIB).expect("a process can be made");
+        let first = Life::begin(None, MIB).expect("a process can be created");
         let (pid, id) = (first.0, first.id());
         drop(first);
-        let second = Life::begin(Some(pid), 2 * MIB).expect("a pid can be asked for");
+        let second = Life::begin(Some(pid), 2 * MIB).expect("a pid can be requested");
         sensors.drain_life(1.0, &mut seen);
         sensors.scan_processes(1.0, &mut seen);
         (second.id() == id).then_some((id, seen))
     });
-    let (id, seen) = in_one_tick.expect("two lives begin within ten milliseconds");
+    let (id, seen) = in_one_tick.expect("two processes start in the same tick");
     let exit = seen
         .iter()
         .position(|observation| observation.fact == Fact::Exit(id))
-        .expect("the exit is told");
+        .expect("the exit is seen");
     let alive = |observation: &Observation| matches!(&observation.fact, Fact::Process(process) if process.id == id);
     assert!(
-        seen.iter().position(alive).expect("the second is seen") > exit,
-        "the exit comes first"
+        seen.iter().position(alive).expect("the second process is seen") > exit,
+        "the exit was seen after the second process"
     );
 }

@@ -1,6 +1,6 @@
-//! Live: limits on cgroups of pods, named as a kubelet names them, with what tells whose they are
-//! where a pod finds it: directories, the environment, and an API over TLS. What is protected is
-//! not limited, and neither is what nobody can tell of.
+//! Limits on cgroups of pods. The cgroups have the names that a kubelet gives them. The pod's
+//! namespace and labels come from where they are found in a pod: directories, the environment, and
+//! an API over TLS. A cgroup is not limited if its pod is protected or cannot be identified.
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
@@ -26,14 +26,14 @@ const API: [&str; 3] = ["shop", "api-6d4b", "5af2b6f4-1c0e-4d0f-9d3c-0f6a5b7c8d9
 const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOlsiYXBpIl19.c2ln";
 const MIB: u64 = 1 << 20;
 
-/// A node with one pod.
+/// Node with one pod.
 struct Node {
     stage: Stage,
     api: ApiServer,
 }
 
 impl Node {
-    /// `None`, told as a skip, where no cgroup can be limited here.
+    /// Sets up a node. Returns `None` and reports a skip if no cgroup can be limited on this host.
     fn set(test: &str, below: &[&str]) -> Option<Self> {
         if !is_root(test) {
             return None;
@@ -52,11 +52,12 @@ impl Node {
         let node = Self { stage, api: ApiServer::start(pods, Conduct::Forbids) };
         node.api.takes(TOKEN);
         node.api.service_account(&node.service_account(), TOKEN);
-        fs::create_dir(node.logs()).expect("a directory can be made");
+        fs::create_dir(node.logs()).expect("the directory can be created");
         Some(node)
     }
 
-    /// One whose pod's cgroup is named as either driver names it.
+    /// Sets up a node whose pod's cgroup has the name that the systemd driver or the cgroupfs
+    /// driver gives it.
     fn with_pod(test: &str) -> Option<Self> {
         let slice = format!("kubepods-burstable-pod{}.slice", API[2].replace('-', "_"));
         let pod = format!("pod{}", API[2]);
@@ -77,14 +78,14 @@ impl Node {
         self.stage.scratch.0.join("serviceaccount")
     }
 
-    /// Has the kubelet keep a directory of the pod, as one in this namespace.
+    /// Replaces the kubelet's directory of the pod by one in this namespace.
     fn is_in(&self, namespace: &str) {
-        fs::remove_dir_all(self.logs()).expect("it is there");
+        fs::remove_dir_all(self.logs()).expect("the directory can be removed");
         fs::create_dir_all(self.logs().join(format!("{namespace}_{}_{}", API[1], API[2])))
-            .expect("it can be made");
+            .expect("the directory can be created");
     }
 
-    /// What the operator says, with where everything is.
+    /// Configuration with these decisions and the paths of this node.
     fn config(&self, decide: &str) -> String {
         format!(
             "{decide}\n[kubernetes]\npod_logs_dir = \"{}\"\nservice_account_dir = \"{}\"\n",
@@ -93,15 +94,14 @@ impl Node {
         )
     }
 
-    /// What a pod finds in its environment.
+    /// Sets the environment of a pod.
     fn equip(&self, command: &mut Command) {
         command.env("KUBERNETES_SERVICE_HOST", HOST);
         command.env("KUBERNETES_SERVICE_PORT", self.api.server.addr.port().to_string());
         command.env("NODE_NAME", NODE);
     }
 
-    /// Limits the cgroup on account of a process in it, as the agent does; why it refuses where it
-    /// does.
+    /// Limits the cgroup of a process as the agent does. Returns the reason if it is refused.
     fn limit(
         &self,
         pid: u32,
@@ -115,8 +115,8 @@ impl Node {
         self.equip(&mut command);
         change(&mut command);
         let before = self.stage.state();
-        let done = command.output().expect("it runs");
-        // Whether it was limited and put back, or never limited.
+        let done = command.output().expect("the command runs");
+        // The state is the same if it was limited and restored, or never limited.
         assert_eq!(self.stage.state(), before);
         if done.status.success() {
             return Ok(());
@@ -124,7 +124,7 @@ impl Node {
         let outcome: Value = serde_json::from_slice(&done.stdout)
             .unwrap_or_else(|error| panic!("{error}: {done:?}"));
         assert_eq!(outcome["outcome"], "refused", "{outcome}");
-        Err(outcome["why"].as_str().expect("it says why").to_owned())
+        Err(outcome["why"].as_str().expect("the outcome has a reason").to_owned())
     }
 
     fn asked(&self) -> usize {
@@ -135,12 +135,12 @@ impl Node {
 fn refusals(node: &Node) {
     let leak = node.stage.workload(&["touch", "--anon-bytes=8MiB"]);
     let limit = |decide: &str| node.limit(leak.pid(), decide, |_| {});
-    let told = |refused: Result<(), String>| {
-        refused.expect_err("it is refused").replace(&node.api.server.addr.to_string(), "API")
+    let reason = |refused: Result<(), String>| {
+        refused.expect_err("the limit is refused").replace(&node.api.server.addr.to_string(), "API")
     };
 
-    // Whose it is, nobody knows.
-    let refused = told(limit(""));
+    // The namespace is unknown.
+    let refused = reason(limit(""));
     assert!(
         refused.starts_with(&format!("cannot look up the namespace of pod {}: ", API[2])),
         "{refused}"
@@ -158,38 +158,38 @@ fn refusals(node: &Node) {
             "pod {namespace}/api-6d4b is protected by decide.protected \
              (namespace:{namespace})"
         );
-        assert_eq!(told(limit("")), wanted);
-        // Whatever else is allowed.
-        assert_eq!(told(limit(&format!("allow = [\"namespace:{namespace}\"]"))), wanted);
+        assert_eq!(reason(limit("")), wanted);
+        // An allow-list does not change that.
+        assert_eq!(reason(limit(&format!("allow = [\"namespace:{namespace}\"]"))), wanted);
     }
     node.is_in("shop");
     assert_eq!(
-        told(limit("protected = ['namespace:sh*']")),
+        reason(limit("protected = ['namespace:sh*']")),
         "pod shop/api-6d4b is protected by decide.protected (namespace:sh*)"
     );
     assert_eq!(limit("protected = ['namespace:other']"), Ok(()));
     assert_eq!(limit("allow = ['namespace:shop']"), Ok(()));
-    let refused = told(limit("allow = ['namespace:other']"));
+    let refused = reason(limit("allow = ['namespace:other']"));
     assert!(refused.ends_with(" is not on the allow-list decide.allow"), "{refused}");
-    assert_eq!(node.asked(), 0, "nothing of it needs labels");
+    assert_eq!(node.asked(), 0, "labels were requested without need");
 
     assert_eq!(
-        told(limit("protected = ['pod:app=a?i']")),
+        reason(limit("protected = ['pod:app=a?i']")),
         "pod shop/api-6d4b is protected by decide.protected (pod:app=a?i)"
     );
     assert_eq!(limit("protected = ['pod:app=db', 'pod:spillway=*']"), Ok(()));
     assert_eq!(limit("allow = ['pod:app=db', 'pod:tier=web']"), Ok(()));
-    let refused = told(limit("allow = ['pod:app=db']"));
+    let refused = reason(limit("allow = ['pod:app=db']"));
     assert!(refused.ends_with(" is not on the allow-list decide.allow"), "{refused}");
     assert_eq!(
-        told(limit("allow = ['namespace:shop']\nprotected = ['pod:app=api']")),
+        reason(limit("allow = ['namespace:shop']\nprotected = ['pod:app=api']")),
         "pod shop/api-6d4b is protected by decide.protected (pod:app=api)"
     );
     assert_eq!(node.asked(), 5);
 
-    // Of an API that does not tell follows nothing, unless what it would tell does not matter.
+    // Without an answer from the API the cgroup is limited only if the labels do not matter.
     node.api.conduct(Conduct::Forbids);
-    let refused = told(limit("protected = ['pod:app=db']"));
+    let refused = reason(limit("protected = ['pod:app=db']"));
     assert!(
         refused.starts_with(
             "cannot look up the labels of pod shop/api-6d4b: the Kubernetes API at API returned \
@@ -202,11 +202,11 @@ fn refusals(node: &Node) {
             .ends_with("hint: bind a ClusterRole that lists pods to the agent's service account"),
         "{refused}"
     );
-    assert!(told(limit("allow = ['pod:app=api']")).contains("403 Forbidden"));
+    assert!(reason(limit("allow = ['pod:app=api']")).contains("403 Forbidden"));
     assert_eq!(node.asked(), 7);
     assert_eq!(limit("allow = ['namespace:shop', 'pod:app=db']"), Ok(()));
     assert_eq!(
-        told(limit("protected = ['namespace:shop', 'pod:app=db']")),
+        reason(limit("protected = ['namespace:shop', 'pod:app=db']")),
         "pod shop/api-6d4b is protected by decide.protected (namespace:shop)"
     );
     assert_eq!(node.asked(), 7);
@@ -220,49 +220,49 @@ fn refusals(node: &Node) {
         let without = |command: &mut Command| {
             command.env_remove(variable);
         };
-        let refused = told(node.limit(leak.pid(), "protected = ['pod:app=db']", without));
+        let refused = reason(node.limit(leak.pid(), "protected = ['pod:app=db']", without));
         let wanted = format!(
             "cannot look up the labels of pod shop/api-6d4b: {variable} is not set\n  hint: {hint}"
         );
         assert!(refused.starts_with(&wanted), "{refused}");
-        // Where no label matters, nothing of it does.
+        // Not needed if no pattern is about labels.
         assert_eq!(node.limit(leak.pid(), "", without), Ok(()));
     }
     leak.stop();
 }
 
 #[test]
-fn a_pod_is_limited_only_where_it_is_known_not_to_be_protected() {
+fn pod_is_limited_only_if_known_to_be_unprotected() {
     if let Some(node) = Node::with_pod("pods-files") {
         refusals(&node);
     }
 }
 
 #[test]
-fn a_pod_that_systemd_made_the_cgroup_of_is_known_as_well() {
+fn pod_with_a_systemd_cgroup_is_identified() {
     if let Some(node) = Node::with_pod("pods-slice") {
         refusals(&node);
     }
 }
 
 #[test]
-fn what_is_kubernetes_and_names_no_pod_is_left_alone() {
+fn kubernetes_cgroup_without_a_pod_is_refused() {
     let Some(node) = Node::set("pods-unnamed", &["kubepods", "burstable", "0a1b"]) else { return };
     node.is_in("shop");
     let leak = node.stage.workload(&["touch", "--anon-bytes=8MiB"]);
-    let refused = node.limit(leak.pid(), "", |_| {}).expect_err("it is refused");
+    let refused = node.limit(leak.pid(), "", |_| {}).expect_err("the limit is refused");
     assert!(refused.starts_with("the cgroup belongs to Kubernetes but names no pod"), "{refused}");
     leak.stop();
 }
 
 #[test]
-fn unknown_pod_is_asked_again_until_the_incident_ends() {
+fn pod_lookup_is_retried_until_the_incident_ends() {
     let Some(node) = Node::with_pod("pods-again") else { return };
     node.is_in("shop");
     node.api.conduct(Conduct::Forbids);
     let leak = node.stage.workload(&["touch", "--anon-bytes=8MiB"]);
     let mut config = node.stage.config.clone();
-    config.decide.protected = vec![Pattern::new("pod:app=db").expect("it is one")];
+    config.decide.protected = vec![Pattern::new("pod:app=db").expect("the pattern is valid")];
     let api = Api::new(HOST, node.api.server.addr.port(), NODE.to_owned(), node.service_account());
     let pods = PodLookup::new(node.logs(), api.map_err(|error| error.to_string()));
     let mut limits = ActiveLimits::with(&config, Ok(node.stage.journal()), pods);
@@ -279,32 +279,32 @@ fn unknown_pod_is_asked_again_until_the_incident_ends() {
     };
     assert_eq!((limit(&mut limits, 0.0, "leak-1-1"), node.asked()), (OutcomeKind::Refused, 1));
     assert_eq!((limits.look(29.0).len(), node.asked()), (0, 1));
-    assert_eq!((limits.look(30.0).len(), node.asked()), (0, 2), "once more, and once told");
+    assert_eq!((limits.look(30.0).len(), node.asked()), (0, 2), "not retried, or reported again");
     let pause = Pause::below(&config.record.state_dir);
-    pause.turn_on().expect("it can be done");
+    pause.turn_on().expect("the pause can be set");
     assert_eq!((limits.look(60.0).len(), node.asked()), (0, 2));
-    pause.turn_off().expect("it can be done");
+    pause.turn_off().expect("the pause can be lifted");
     assert_eq!(node.stage.state(), before);
     node.api.takes(TOKEN);
-    let looked = limits.look(61.0);
+    let outcomes = limits.look(61.0);
     assert!(
-        matches!(&looked[..], [one] if one.event == OutcomeKind::Limited && one.cause == IncidentId::from("leak-1-1").into()),
-        "{looked:?}"
+        matches!(&outcomes[..], [one] if one.event == OutcomeKind::Limited && one.cause == IncidentId::from("leak-1-1").into()),
+        "{outcomes:?}"
     );
     assert_ne!(node.stage.state(), before);
-    assert_eq!((limits.look(100.0).len(), node.asked()), (0, 3), "it is limited now");
+    assert_eq!((limits.look(100.0).len(), node.asked()), (0, 3), "retried although limited");
     assert_eq!(limits.undo_all(101.0).len(), 1);
     assert_eq!(node.stage.state(), before);
 
     node.api.conduct(Conduct::Forbids);
     assert_eq!((limit(&mut limits, 300.0, "leak-1-2"), node.asked()), (OutcomeKind::Refused, 4));
     limits.end(&IncidentId::from("leak-1-2"));
-    assert_eq!((limits.look(400.0).len(), node.asked()), (0, 4), "it is over");
+    assert_eq!((limits.look(400.0).len(), node.asked()), (0, 4), "retried after the incident");
     leak.stop();
 }
 
 #[test]
-fn an_agent_in_a_pod_does_not_limit_itself() {
+fn agent_in_a_pod_does_not_limit_itself() {
     let Some(node) = Node::with_pod("pods-own") else { return };
     node.is_in("shop");
     let leak = node.stage.workload(&["touch", "--anon-bytes=8MiB"]);
@@ -316,12 +316,12 @@ fn an_agent_in_a_pod_does_not_limit_itself() {
     leak.stop();
 }
 
-/// An agent in a pod of the node, and a leaker in another. What else leaks on this machine is none
-/// of the agent's business.
+/// Starts an agent in a pod of the node, and a leaker in another pod. Only the leaker's cgroup may
+/// be limited.
 fn running(node: &Node, decide: &str) -> (Running, Workload) {
-    // An end that is near, for a forecast.
+    // A limit that the leak will soon reach, so that there is a forecast.
     let file = if node.stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
-    node.stage.cgroup.set(file, 512 * MIB).expect("the kernel takes it");
+    node.stage.cgroup.set(file, 512 * MIB).expect("the limit can be set");
     let config = node.config(&node.stage.quick(decide));
     let mut command = run_with(&node.stage.scratch.file("spillway.toml", &config));
     node.equip(command.arg("--json"));
@@ -329,7 +329,7 @@ fn running(node: &Node, decide: &str) -> (Running, Workload) {
 }
 
 #[test]
-fn agent_asks_for_labels_before_it_limits() {
+fn agent_looks_up_labels_before_it_limits() {
     for (is_allowed, event) in [(false, "refused"), (true, "limited")] {
         let Some(node) = Node::with_pod("pods-agent") else { return };
         node.is_in("shop");
@@ -345,13 +345,14 @@ fn agent_asks_for_labels_before_it_limits() {
         let outcome =
             outcome.unwrap_or_else(|| panic!("no {event}: {}{}", running.printed(), running.log()));
         assert_eq!(node.asked(), 1, "{outcome}");
-        let decision =
-            running.line_of("decision", "limit", &node.stage.cgroup.path).expect("it was decided");
+        let decision = running
+            .line_of("decision", "limit", &node.stage.cgroup.path)
+            .expect("there is a decision");
         let took_secs =
             outcome["t"].as_f64().zip(decision["t"].as_f64()).map(|(after, before)| after - before);
         println!(
-            "{event} {:.0} ms after it was decided",
-            took_secs.expect("both have a time") * 1e3
+            "{event} {:.0} ms after the decision",
+            took_secs.expect("both lines have a time") * 1e3
         );
         if !is_allowed {
             assert_eq!(
@@ -370,7 +371,7 @@ fn agent_asks_for_labels_before_it_limits() {
 }
 
 #[test]
-fn an_api_that_hangs_holds_up_neither_the_loop_nor_the_end() {
+fn hanging_api_delays_neither_the_loop_nor_the_stop() {
     let Some(node) = Node::with_pod("pods-hang") else { return };
     node.is_in("shop");
     node.api.conduct(Conduct::Hangs);
@@ -386,10 +387,10 @@ fn an_api_that_hangs_holds_up_neither_the_loop_nor_the_end() {
         running.line_of("outcome", "refused", &node.stage.cgroup.path)
     });
     let refused =
-        refused.unwrap_or_else(|| panic!("it waits on: {}{}", running.printed(), running.log()));
-    let why = refused["why"].as_str().expect("it says why");
+        refused.unwrap_or_else(|| panic!("no refusal: {}{}", running.printed(), running.log()));
+    let why = refused["why"].as_str().expect("the outcome has a reason");
     assert!(why.contains("timed out after 3 s while waiting for the response\n  hint: "), "{why}");
-    // No human is woken: it is what the operator asked for.
+    // A refusal that the operator configured does not page.
     assert!(
         running.line_of("outcome", "failed", &node.stage.cgroup.path).is_none(),
         "{}",

@@ -1,5 +1,5 @@
-//! Names that drive a terminal, forge a line or hide a process: wherever they are shown they are
-//! shown escaped, and nothing is hidden.
+//! Names that control a terminal, forge a line or hide a process: they are escaped everywhere, and
+//! hide nothing.
 
 use std::{
     ffi::OsStr,
@@ -23,14 +23,14 @@ const SOON: Duration = Duration::from_secs(60);
 /// Sets a terminal's title.
 const COMM: &str = "\x1b]0;pwned\x07";
 const COMM_SHOWN: &str = "\\x1b]0;pwned\\x07";
-/// Clears a terminal, and reads from right to left.
+/// Clears a terminal, and switches the direction of the text to right-to-left.
 const CGROUP: &str = "\x1b[2J\u{202e}odd";
 const CGROUP_SHOWN: &str = "\\x1b[2J\\xe2\\x80\\xaeodd";
 
-/// The workload under another name, which its process then has.
+/// Command that runs the workload under another name, which becomes its process's name.
 fn named(scratch: &Scratch, comm: &OsStr) -> Command {
     let program = scratch.0.join(comm);
-    symlink(env!("CARGO_BIN_EXE_workload"), &program).expect("nothing has that name");
+    symlink(env!("CARGO_BIN_EXE_workload"), &program).expect("the link can be created");
     Command::new(program)
 }
 
@@ -56,18 +56,18 @@ fn odd_name_is_escaped_and_its_cgroup_still_limited() {
     let shown = stage.cgroup.path.replace(CGROUP, CGROUP_SHOWN);
     let slack = Receiver::start(Form::Slack);
     let url = stage.scratch.secret("slack", &slack.url("/services/T0/B0/x"));
-    // A bracket begins a set in a pattern.
+    // A bracket starts a character class in a pattern.
     let allow = format!("allow = ['{}']", shown.replace('[', "?"));
     let text =
         format!("{}[act.page.slack]\nurl_file = \"{}\"\n", stage.quick(&allow), url.display());
     let config = stage.scratch.file("spillway.toml", &text);
     let file = if stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
-    stage.cgroup.set(file, 512_u64 << 20).expect("the kernel takes it");
+    stage.cgroup.set(file, 512_u64 << 20).expect("the limit can be set");
     let mut leak = named(&stage.scratch, OsStr::new(COMM));
     let leak = stage
         .cgroup
         .admit(leak.args(["leak", "--rate=8MiB", "--limit=300MiB"]))
-        .expect("it may enter");
+        .expect("the process can join the cgroup");
     let leak = Workload::start(leak);
     let running = Running::start(run_with(&config));
     let limited =
@@ -76,7 +76,10 @@ fn odd_name_is_escaped_and_its_cgroup_still_limited() {
     let call = wait_for(SOON, || {
         slack.calls().into_iter().find(|call| call.json()["text"].to_string().contains("pwned"))
     });
-    let text = call.expect("Slack is told").json()["text"].as_str().expect("a text").to_owned();
+    let text = call.expect("Slack is called").json()["text"]
+        .as_str()
+        .expect("the message has a text")
+        .to_owned();
     println!("Slack: {text}");
     assert!(text.contains(COMM_SHOWN), "{text}");
     assert_harmless("Slack", &text);
@@ -90,7 +93,7 @@ fn odd_name_is_escaped_and_its_cgroup_still_limited() {
 }
 
 #[test]
-fn a_name_in_no_encoding_hides_nobody_with_bpf_or_without() {
+fn non_utf8_name_hides_no_process_with_or_without_bpf() {
     let test = "hides";
     if !is_root(test) {
         return;
@@ -99,17 +102,18 @@ fn a_name_in_no_encoding_hides_nobody_with_bpf_or_without() {
     let Some(mount) = hierarchy.mount() else {
         return skip(test, "no cgroup file system is mounted");
     };
-    let outer = OwnCgroup::make(mount, test).expect("root may make one");
+    let outer = OwnCgroup::make(mount, test).expect("root can create a cgroup");
     let inner = Inner::make(outer.directory());
     let scratch = Scratch::make(test);
     let mut command = named(&scratch, OsStr::from_bytes(b"a) R \xff\x1b"));
     let process = Workload::start(command.args(["touch", "--anon-bytes=1MiB"]));
-    fs::write(inner.0.join("cgroup.procs"), process.pid().to_string()).expect("it may enter");
-    for mut sensors in [Sensors::start(), Sensors::without_bpf("the test wants none")] {
+    fs::write(inner.0.join("cgroup.procs"), process.pid().to_string())
+        .expect("the process can join the cgroup");
+    for mut sensors in [Sensors::start(), Sensors::without_bpf("this test compares")] {
         let found = processes(&mut sensors)
             .into_iter()
             .find(|fact: &ProcessFact| fact.id.pid == process.pid());
-        let found = found.expect("it is seen");
+        let found = found.expect("the process is seen");
         assert_eq!(&*found.comm, "a) R \\xff\\x1b");
         assert_eq!(found.cgroup.strip_prefix(&*outer.path), Some("/\\xffin"), "{found:?}");
         assert!(found.anon_bytes >= 1 << 20, "{found:?}");
@@ -117,13 +121,13 @@ fn a_name_in_no_encoding_hides_nobody_with_bpf_or_without() {
     process.stop();
 }
 
-/// A cgroup whose name is no text.
+/// Cgroup whose name is not valid UTF-8.
 struct Inner(std::path::PathBuf);
 
 impl Inner {
     fn make(outer: &Path) -> Self {
         let directory = outer.join(OsStr::from_bytes(b"\xffin"));
-        fs::create_dir(&directory).expect("root may make one");
+        fs::create_dir(&directory).expect("root can create a cgroup");
         Self(directory)
     }
 }
@@ -153,15 +157,16 @@ fn trace_with_odd_names_is_replayed_escaped() {
     }
     let trace = scratch.file("trace.jsonl", &trace);
     for args in [&["replay", "--decisions"][..], &["explain", "--pid", "812"]] {
-        let output = agent().args(args).arg(&trace).output().expect("it runs");
+        let output = agent().args(args).arg(&trace).output().expect("the agent runs");
         assert!(output.status.success(), "{output:?}");
         let text = String::from_utf8(output.stdout).expect("UTF-8");
-        // JSON escapes a backslash once more.
+        // JSON escapes a backslash again.
         let shown = text.replace("\\\\x", "\\x");
         assert!(shown.contains(COMM_SHOWN) && shown.contains(CGROUP_SHOWN), "{args:?}: {text}");
         assert_harmless(args[0], &text);
         assert!(args[0] != "explain" || !text.contains("<b>"), "{text}");
     }
-    let output = agent().args(["explain", "--pid", "7"]).arg(&trace).output().expect("it runs");
+    let output =
+        agent().args(["explain", "--pid", "7"]).arg(&trace).output().expect("the agent runs");
     assert_harmless("the error", &String::from_utf8_lossy(&output.stderr));
 }

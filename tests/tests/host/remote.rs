@@ -1,5 +1,5 @@
-//! Live: connections that come from another host, over a pair of virtual Ethernet devices between
-//! two network namespaces, and those that a host makes to itself, by whatever address.
+//! Connections from another host, over a pair of virtual Ethernet devices between two network
+//! namespaces, and connections of a host to itself, to any of its addresses.
 
 use std::{
     fs::File,
@@ -18,16 +18,16 @@ use spillway_tests::{is_root, listeners, own_network, sensors_with, skip};
 const HERE: &str = "10.77.3.1";
 const HERE_V6: &str = "fd77:3::1";
 
-/// Another host, for as long as this lives: a network namespace, at the other end of a cable from
-/// this thread's.
+/// Other host: a network namespace at the far end of a virtual cable. It ends when dropped.
 struct Neighbour(Child);
 
 impl Neighbour {
-    /// Makes it; says why where it cannot be made. This thread must be in a namespace of its own.
+    /// Creates the host. This thread must already be in its own namespace.
     fn start() -> Result<Self, String> {
         let mut command = Command::new("sleep");
         command.arg("60").stdout(Stdio::null());
-        // SAFETY: between fork and exec the closure makes one system call and does not allocate.
+        // SAFETY: between fork and exec the closure makes a single system call and does not
+        // allocate.
         let command = unsafe {
             command.pre_exec(|| match libc::unshare(libc::CLONE_NEWNET) {
                 0 => Ok(()),
@@ -56,13 +56,14 @@ impl Neighbour {
         Ok(other)
     }
 
-    /// Connects from there so often, one after the other.
+    /// Connects `count` times from the other host, one after the other.
     fn connects(&self, to: SocketAddr, count: usize) -> Vec<TcpStream> {
-        let namespace = File::open(format!("/proc/{}/ns/net", self.0.id())).expect("it lives");
+        let namespace =
+            File::open(format!("/proc/{}/ns/net", self.0.id())).expect("the other host exists");
         let inside = move || {
-            // SAFETY: setns takes two numbers and concerns this thread alone.
+            // SAFETY: setns takes two integers and affects this thread alone.
             assert_eq!(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
-            (0..count).map(|_| TcpStream::connect(to).expect("the server is reached")).collect()
+            (0..count).map(|_| TcpStream::connect(to).expect("the server can be reached")).collect()
         };
         thread::spawn(inside).join().expect("connecting does not panic")
     }
@@ -87,51 +88,55 @@ fn run(program: &str, args: &[&str]) -> Result<(), String> {
     }
 }
 
-/// Counts of one look at a listener: how many came, and how many of them from another host.
-fn came(sensors: &mut Sensors, netns: u32, addr: SocketAddr) -> (Option<u64>, Option<u64>) {
+/// Reads how many connections a listener got, and how many of them came from another host.
+fn arrivals(sensors: &mut Sensors, netns: u32, addr: SocketAddr) -> (Option<u64>, Option<u64>) {
     let facts: Vec<ListenerFact> = listeners(sensors, 0.0);
     let fact = facts
         .iter()
         .find(|fact| fact.netns == netns && *fact.addr == *addr.to_string())
-        .expect("it listens");
+        .expect("the listener is seen");
     (fact.arrived_total, fact.remote_arrived_total)
 }
 
 #[test]
-fn connections_of_this_host_are_not_taken_for_those_of_others() {
-    let test = "connections_of_this_host_are_not_taken_for_those_of_others";
+fn local_connections_are_not_counted_as_remote() {
+    let test = "local_connections_are_not_counted_as_remote";
     if !is_root(test) {
         return;
     }
     let Some(mut sensors) = sensors_with(Probe::AcceptQueue, test) else { return };
     let inside = move || {
-        let netns = own_network().expect("root can make a network namespace");
+        let netns = own_network().expect("root can create a network namespace");
         let other = match Neighbour::start() {
             Ok(other) => other,
             Err(reason) => return skip(test, &reason),
         };
-        // Where it listens, and by which address it is reached.
+        // The address that the server binds, and the one that clients connect to.
         let mut held = Vec::new();
         for (listens, by) in
             [(HERE, HERE), ("0.0.0.0", HERE), (HERE_V6, HERE_V6), ("::", HERE_V6), ("::", HERE)]
         {
-            let ip: IpAddr = listens.parse().expect("an address");
-            let server = TcpListener::bind((ip, 0)).expect("a free port");
-            let at = server.local_addr().expect("it is bound");
-            let by = SocketAddr::new(by.parse().expect("an address"), at.port());
-            held.extend((0..5).map(|_| TcpStream::connect(by).expect("the server is reached")));
+            let ip: IpAddr = listens.parse().expect("the address is valid");
+            let server = TcpListener::bind((ip, 0)).expect("a port is free");
+            let at = server.local_addr().expect("the server has an address");
+            let by = SocketAddr::new(by.parse().expect("the address is valid"), at.port());
+            held.extend((0..5).map(|_| TcpStream::connect(by).expect("the server can be reached")));
             assert_eq!(
-                came(&mut sensors, netns, at),
+                arrivals(&mut sensors, netns, at),
                 (Some(5), Some(0)),
-                "{at} from here, to its outer address"
+                "{at} from this host, by its outer address"
             );
             held.extend(other.connects(by, 7));
-            assert_eq!(came(&mut sensors, netns, at), (Some(12), Some(7)), "{at} from there");
+            assert_eq!(
+                arrivals(&mut sensors, netns, at),
+                (Some(12), Some(7)),
+                "{at} from the other host"
+            );
         }
         let mut netlink = Sensors::without_bpf("this test compares");
         assert!(
             listeners(&mut netlink, 0.0).iter().all(|fact| fact.remote_arrived_total == Some(0))
         );
     };
-    thread::spawn(inside).join().expect("the check holds");
+    thread::spawn(inside).join().expect("the check passes");
 }

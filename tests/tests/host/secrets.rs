@@ -1,5 +1,5 @@
-//! Live: no secret is told, whatever comes back: who is told and who is asked send it in their
-//! answers, each in his way, and the agent logs all that it can.
+//! No secret leaks when receivers send it back. Every sink and the drain receiver put it into their
+//! answers, each in a different place, and the agent logs at its most verbose level.
 
 use std::{
     fs, io,
@@ -33,7 +33,7 @@ const TOKENS: [&str; 4] =
     ["q1Zx81PwNobodyTe11s", "q2Kd07RvNobodyTe11s", "q3Mf63UyNobodyTe11s", "q4Hb29WaNobodyTe11s"];
 const DRAIN_PATH: &str = "DrainPathThatNobodyMayTell";
 
-/// Somebody who answers with what he was sent, and with a secret that both know.
+/// Server that answers with its own requests, and with the secret that it shares with the agent.
 struct Echo {
     addr: SocketAddr,
     calls: Arc<AtomicUsize>,
@@ -41,13 +41,15 @@ struct Echo {
 
 impl Echo {
     fn start(shared: &'static str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a port");
-        let echo =
-            Self { addr: listener.local_addr().expect("it has an address"), calls: Arc::default() };
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
+        let echo = Self {
+            addr: listener.local_addr().expect("a listener has an address"),
+            calls: Arc::default(),
+        };
         let calls = echo.calls.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                // Who breaks off is told what he is told the next time.
+                // A client that disconnects gets the same answer next time.
                 let _ = answer(stream, calls.load(Ordering::SeqCst), shared);
                 calls.fetch_add(1, Ordering::SeqCst);
             }
@@ -56,7 +58,7 @@ impl Echo {
     }
 }
 
-/// Answers with the request, in another place of the response each time.
+/// Answers with the request, in a different part of the response each time.
 fn answer(mut stream: TcpStream, nth: usize, shared: &str) -> io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     let request = Request::read(&mut stream)?;
@@ -66,7 +68,7 @@ fn answer(mut stream: TcpStream, nth: usize, shared: &str) -> io::Result<()> {
     let (status, said) = match nth % 5 {
         0 => ("401 Unauthorized", format!("{head}{shared}")),
         1 => ("401 Unauthorized", format!("you are not {shared}, with {head}")),
-        // From its secret on, if it has one.
+        // Starts at the secret, if there is one.
         2 => ("403 Forbidden", body[body.find("routing_key").unwrap_or(0)..].to_owned()),
         3 => {
             ("503 Service Unavailable", format!("{{\"message\":\"{}\"}}", head.replace('/', "\\/")))
@@ -81,45 +83,45 @@ fn answer(mut stream: TcpStream, nth: usize, shared: &str) -> io::Result<()> {
     respond(&mut stream, status, &headers, said.as_bytes())
 }
 
-/// All that is in the files of a directory, and their names.
+/// Contents and names of all files of a directory.
 fn contents(directory: &Path) -> Vec<u8> {
     let mut all = Vec::new();
-    for file in fs::read_dir(directory).expect("it is there").flatten() {
+    for file in fs::read_dir(directory).expect("the directory exists").flatten() {
         all.extend_from_slice(file.path().to_string_lossy().as_bytes());
         match file.path().is_dir() {
             true => all.extend(contents(&file.path())),
-            false => all.extend(fs::read(file.path()).expect("it can be read")),
+            false => all.extend(fs::read(file.path()).expect("the file can be read")),
         }
     }
     all
 }
 
-fn assert_untold(what: &str, told: &[u8]) {
-    /// What is shorter may be a word.
+fn assert_no_secret(what: &str, text: &[u8]) {
+    /// Shorter parts could be ordinary words.
     const PART_BYTES: usize = 10;
-    let told = told.to_ascii_lowercase();
+    let text = text.to_ascii_lowercase();
     let keys = PAGE_KEYS.into_iter().chain([DRAIN_KEY]).map(|key| key.trim_start_matches("whsec_"));
     let secrets =
         keys.chain([ROUTING_KEY, DRAIN_PATH]).chain(TOKENS).chain(SLACK_PATH.split('/').skip(2));
     for secret in secrets {
         for part in secret.to_ascii_lowercase().as_bytes().windows(PART_BYTES) {
-            let found = told.windows(PART_BYTES).position(|window| window == part);
+            let found = text.windows(PART_BYTES).position(|window| window == part);
             let around = found.map(|at| {
-                String::from_utf8_lossy(&told[at.saturating_sub(200)..(at + 80).min(told.len())])
+                String::from_utf8_lossy(&text[at.saturating_sub(200)..(at + 80).min(text.len())])
             });
-            assert!(found.is_none(), "{what} tells of {secret}: {around:?}");
+            assert!(found.is_none(), "{what} contains {secret}: {around:?}");
         }
     }
-    // All keys, decoded.
+    // Common part of the decoded keys.
     let raw = b"KeyThatNobodyMayTell";
     assert!(
-        !told.windows(raw.len()).any(|window| window.eq_ignore_ascii_case(raw)),
-        "{what} tells of a key's bytes"
+        !text.windows(raw.len()).any(|window| window.eq_ignore_ascii_case(raw)),
+        "{what} contains a decoded key"
     );
 }
 
 #[test]
-fn no_secret_is_told_whoever_sends_it_back() {
+fn echoed_secrets_are_neither_logged_nor_served() {
     let scratch = Scratch::make("host-secrets");
     let echoes = [ROUTING_KEY, "", SLACK_PATH, PAGE_KEYS[0], DRAIN_KEY].map(Echo::start);
     let [pagerduty, alertmanager, slack, webhook, balancer] = &echoes;
@@ -136,28 +138,30 @@ fn no_secret_is_told_whoever_sends_it_back() {
     let mut command = run_with(&config);
     command.args(["--json", "-vv"]).env("CREDENTIALS_DIRECTORY", &scratch.0);
     let running = Running::start(command);
-    let output = agent().args(["-vv", "drain", "--config"]).arg(&config).output().expect("it runs");
+    let output =
+        agent().args(["-vv", "drain", "--config"]).arg(&config).output().expect("the agent runs");
     assert!(output.status.success(), "{output:?}");
 
-    // Each in each of his ways.
-    let is_told = || echoes.iter().all(|echo| echo.calls.load(Ordering::SeqCst) >= 5).then_some(());
-    let told = wait_for(SOON, is_told);
+    // Each server answers at least once in each way.
+    let all_called =
+        || echoes.iter().all(|echo| echo.calls.load(Ordering::SeqCst) >= 5).then_some(());
+    let called = wait_for(SOON, all_called);
     let calls = echoes.each_ref().map(|echo| echo.calls.load(Ordering::SeqCst));
-    assert!(told.is_some(), "not everybody was told as often: {calls:?} {}", running.log());
+    assert!(called.is_some(), "too few calls: {calls:?} {}", running.log());
     let refused = wait_for(SOON, || running.line_of("outcome", "drain_refused", "node"));
     let refused =
-        refused.unwrap_or_else(|| panic!("the drain is not refused: {}", running.printed()));
+        refused.unwrap_or_else(|| panic!("the drain was not refused: {}", running.printed()));
     let mut served = String::new();
     for path in ["/metrics", "/healthz", "/ready", "/nothing"] {
-        served.push_str(&http_get(running.address(), path).expect("it answers"));
+        served.push_str(&http_get(running.address(), path).expect("the agent answers"));
     }
     let printed = running.printed();
     let pid = running.pid();
-    let arguments = fs::read(format!("/proc/{pid}/cmdline")).expect("it runs");
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).expect("the agent runs");
     let (code, log) = running.stop();
     leak.stop();
     assert_eq!(code, Some(0), "{log}");
-    // What came back was told, but for what it held.
+    // The answers were logged, with the secrets masked.
     for sink in ["pagerduty", "slack", "webhook", "alertmanager"] {
         let masked = log
             .lines()
@@ -173,17 +177,17 @@ fn no_secret_is_told_whoever_sends_it_back() {
         log.matches("[secret]").count()
     );
     let state = contents(&scratch.0.join("state"));
-    assert!(state.len() > 1_000, "the state is {} bytes", state.len());
+    assert!(state.len() > 1_000, "the state has {} bytes", state.len());
     let said = [&output.stdout[..], &output.stderr].concat();
-    for (what, told) in [
+    for (what, text) in [
         ("the log", log.as_bytes()),
         ("standard output", printed.as_bytes()),
-        ("what is served", served.as_bytes()),
+        ("the served pages", served.as_bytes()),
         ("the state", &state),
         ("the command line", &arguments),
         ("`spillway drain`", &said),
     ] {
-        assert_untold(what, told);
+        assert_no_secret(what, text);
     }
 }
 

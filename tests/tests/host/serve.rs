@@ -1,5 +1,5 @@
-//! Live: the agent's own ports under attack by a local user. Nothing that happens there is a
-//! verdict, and it says honestly how it is.
+//! The agent's own ports under attack by a local user. Its own listeners never cause a verdict, and
+//! it reports its health truthfully.
 
 use std::{
     io::Read as _,
@@ -11,16 +11,16 @@ use std::{
 use serde_json::Value;
 use spillway_tests::{ANY_PORT, Running, Scratch, find_metric, is_root, now, run_with, wait_for};
 
-/// Enough for an overload of any other server that does not accept.
+/// Enough to overload any other server that does not accept.
 const CONNECTIONS: usize = 40;
 
 fn free_addr() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
-        .expect("loopback has ports")
+        .expect("a loopback port is free")
 }
 
-/// The agent with an agent check, which drains by it.
+/// Starts an agent that drains by an agent check.
 fn agent(scratch: &Scratch, agent_check: SocketAddr) -> Running {
     let state_dir = scratch.0.join("state");
     let text = format!(
@@ -33,17 +33,17 @@ fn agent(scratch: &Scratch, agent_check: SocketAddr) -> Running {
     Running::start(command)
 }
 
-/// Runs `attack` as `nobody` in a child that makes nothing but system calls, and holds what it
-/// holds until it is dropped.
+/// Child that runs `attack` as `nobody`, makes only system calls, and keeps the result open until
+/// it is dropped.
 struct Nobody(libc::pid_t);
 
 impl Nobody {
     fn runs<T>(attack: impl Fn() -> T) -> Self {
-        // SAFETY: the child makes system calls only, until it is killed.
+        // SAFETY: the child only makes system calls until it is killed.
         let pid = unsafe { libc::fork() };
-        assert!(pid >= 0, "there may be one more process");
+        assert!(pid >= 0, "fork failed");
         if pid == 0 {
-            // SAFETY: system calls with numbers; it dies with the test's thread.
+            // SAFETY: system calls with integers; the child dies with the test's thread.
             unsafe {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 if libc::setgroups(0, std::ptr::null()) != 0
@@ -65,7 +65,7 @@ impl Nobody {
 
 impl Drop for Nobody {
     fn drop(&mut self) {
-        // SAFETY: a signal to a child, and a wait for it; nothing is written.
+        // SAFETY: signals and reaps a child; nothing is written.
         unsafe {
             libc::kill(self.0, libc::SIGKILL);
             libc::waitpid(self.0, std::ptr::null_mut(), 0);
@@ -73,20 +73,20 @@ impl Drop for Nobody {
     }
 }
 
-/// The agent check's line, and how long it took.
+/// Line of the agent check, and its response time.
 fn line_of(addr: SocketAddr) -> (String, Duration) {
     let (asked, mut line) = (now(), String::new());
     let read = TcpStream::connect(addr).and_then(|mut stream| {
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         stream.read_to_string(&mut line)
     });
-    read.expect("it answers");
+    read.expect("the agent check answers");
     (line, asked.elapsed())
 }
 
 #[test]
-fn idle_connections_and_a_freeze_are_no_verdict_on_the_agent() {
-    const TEST: &str = "idle_connections_and_a_freeze_are_no_verdict_on_the_agent";
+fn idle_connections_and_a_freeze_cause_no_verdict() {
+    const TEST: &str = "idle_connections_and_a_freeze_cause_no_verdict";
     if !is_root(TEST) {
         return;
     }
@@ -107,7 +107,7 @@ fn idle_connections_and_a_freeze_are_no_verdict_on_the_agent() {
         "{ready}"
     );
 
-    // A paused machine or a frozen cgroup looks the same. More connect meanwhile.
+    // A paused machine or a frozen cgroup has the same effect. More clients connect meanwhile.
     running.signal(libc::SIGSTOP);
     let more = Nobody::runs(hold);
     sleep(Duration::from_millis(1_500));
@@ -118,7 +118,7 @@ fn idle_connections_and_a_freeze_are_no_verdict_on_the_agent() {
         (gap >= 1.0).then_some(metrics)
     });
     let metrics = metrics.expect("the freeze is counted");
-    // Longer than an overload takes to be claimed.
+    // Longer than it takes to claim an overload.
     sleep(Duration::from_secs(2));
     let printed = running.printed();
     for addr in [http, check].map(|addr| addr.to_string()) {
@@ -131,8 +131,8 @@ fn idle_connections_and_a_freeze_are_no_verdict_on_the_agent() {
     assert_eq!(line_of(check).0, "ready 100%\n", "{printed}");
 
     let answer = running.get("/healthz");
-    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).expect("it has a body");
-    let health: Value = serde_json::from_str(body).expect("that is JSON");
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).expect("the answer has a body");
+    let health: Value = serde_json::from_str(body).expect("the body is JSON");
     let kinds: Vec<_> =
         health["reasons"].as_array().into_iter().flatten().map(|reason| &reason["kind"]).collect();
     assert!(
@@ -147,11 +147,11 @@ fn idle_connections_and_a_freeze_are_no_verdict_on_the_agent() {
 }
 
 #[test]
-fn an_agent_without_one_of_its_ports_says_that_it_is_degraded() {
+fn agent_without_one_of_its_ports_reports_degraded() {
     let scratch = Scratch::make("degraded");
-    // Somebody else has the port of the agent check.
-    let taken = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-    let running = agent(&scratch, taken.local_addr().expect("it has an address"));
+    // The port of the agent check is already in use.
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
+    let running = agent(&scratch, taken.local_addr().expect("a listener has an address"));
     let answer = running.get("/healthz");
     assert!(
         answer.starts_with("HTTP/1.1 200") && answer.contains("content-type: application/json"),

@@ -1,5 +1,5 @@
-//! What the loop takes of the allocator on a host where nothing new happens: where memory is short,
-//! each allocation may have to wait.
+//! Allocations of the loop on a host without new processes or listeners. If memory is short, each
+//! allocation may have to wait.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -22,26 +22,26 @@ thread_local! {
     static TAKEN: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The system's, which counts what each thread takes.
+/// System allocator that counts each thread's allocations.
 struct Counting;
 
-// SAFETY: every call goes to the system's allocator as it came; counting touches a cell of this
-// thread and allocates nothing.
+// SAFETY: every call is forwarded unchanged to the system's allocator; counting changes a cell of
+// this thread and does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         TAKEN.with(|taken| taken.set(taken.get() + 1));
-        // SAFETY: as the caller vouches.
+        // SAFETY: guaranteed by the caller.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        // SAFETY: as the caller vouches.
+        // SAFETY: guaranteed by the caller.
         unsafe { System.dealloc(place, layout) }
     }
 
     unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         TAKEN.with(|taken| taken.set(taken.get() + 1));
-        // SAFETY: as the caller vouches.
+        // SAFETY: guaranteed by the caller.
         unsafe { System.realloc(place, layout, size) }
     }
 }
@@ -49,17 +49,17 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Turns in which what is seen for the first time is kept.
+/// Turns of the loop that fill the caches of what it sees for the first time.
 const WARM_UP: usize = 200;
 const TURNS: usize = 60;
 
-/// Most of a turn in the middle of all: what is read of limits every ten scans and of owners every
-/// ten seconds comes on top. Metrics and the kernel's counts of what it lost allocate a few times a
-/// scan, all of it small and given back.
+/// Maximum allocations of the median turn. Reading limits every ten scans and owners every ten
+/// seconds comes on top. Metrics and the kernel's counters of losses make a few small, short-lived
+/// allocations a scan.
 const LISTENERS_MOST: u64 = 8;
 const PROCESSES_MOST: u64 = 60;
 
-/// The loop's own parts, without its timers.
+/// Parts of the agent's loop, without its timers.
 struct Loop {
     sensors: Sensors,
     core: Engine,
@@ -70,7 +70,7 @@ struct Loop {
 }
 
 impl Loop {
-    /// Allocations of reading, of judging what was read, and of counting it.
+    /// Runs one turn. Returns the allocations of reading, of judging and of counting.
     fn turn(&mut self, read: ScanKind) -> [u64; 3] {
         self.t += 0.1;
         self.observations.clear();
@@ -98,7 +98,7 @@ impl Loop {
         [seen - before, judged - seen, TAKEN.get() - judged]
     }
 
-    /// The turn in the middle of many, by what it takes in all.
+    /// Returns the median turn by total allocations.
     fn usual_turn(&mut self, read: ScanKind) -> [u64; 3] {
         for _ in 0..WARM_UP {
             self.turn(read);
@@ -121,9 +121,11 @@ fn quiet_turn_of_the_loop_hardly_allocates() {
         return;
     }
     let sensors = Sensors::start();
-    let listener = TcpListener::bind("127.0.0.1:0").expect("it can listen");
-    let info =
-        HostInfo { mem_total_bytes: sensors.mem_total_bytes().expect("it has memory"), cpus: 2 };
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
+    let info = HostInfo {
+        mem_total_bytes: sensors.mem_total_bytes().expect("meminfo can be read"),
+        cpus: 2,
+    };
     let (core, metrics) =
         (Engine::new(&Config::default(), info), Metrics::new(Clock::start(), 1.0));
     let mut daemon = Loop {
@@ -138,9 +140,9 @@ fn quiet_turn_of_the_loop_hardly_allocates() {
         [(ScanKind::Listeners, LISTENERS_MOST), (ScanKind::Processes, PROCESSES_MOST)]
     {
         let [seen, judged, counted] = daemon.usual_turn(read);
-        assert!(!daemon.observations.is_empty(), "{read:?} are not seen");
+        assert!(!daemon.observations.is_empty(), "no {read:?} were seen");
         println!("{read:?}: {seen} to read, {judged} to judge, {counted} to count");
-        assert_eq!(judged, 0, "judging what is not new takes memory");
+        assert_eq!(judged, 0, "judging known facts allocates");
         assert!(seen + counted <= most, "{seen} to read and {counted} to count");
     }
     drop(listener);

@@ -1,8 +1,8 @@
-//! Live: a node is drained before it fails, with Debian's HAProxy in front of it, by the files of
-//! `configs/haproxy/`.
+//! A node is drained before it fails, behind Debian's HAProxy with the files of `configs/haproxy/`.
 //!
-//! All nodes are one host here, and the agent watches that host. One backend leaks in a cgroup in
-//! which it will be killed; its line in HAProxy's configuration is the one whose agent answers.
+//! All nodes are on one host here, and the agent watches that host. One backend leaks in a cgroup
+//! in which it will be killed. Only its server in HAProxy's configuration has an agent that
+//! answers.
 
 use std::{
     env, fs,
@@ -26,9 +26,9 @@ use spillway_tests::{
 };
 
 const MIB: u64 = 1 << 20;
-/// HAProxy asks once a second.
+/// HAProxy's check interval.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// What a request takes where that does not matter.
+/// Service time of a request in tests that do not depend on it.
 const SERVICE: Duration = Duration::from_millis(20);
 
 fn start(config: &Path) -> Running {
@@ -37,9 +37,9 @@ fn start(config: &Path) -> Running {
     Running::start(command)
 }
 
-/// `spillway WORD` with this configuration.
-fn say(words: &[&str], config: &Path) {
-    let output = agent().args(words).arg("--config").arg(config).output().expect("it runs");
+/// Runs `spillway` with these words and this configuration.
+fn spillway(words: &[&str], config: &Path) {
+    let output = agent().args(words).arg("--config").arg(config).output().expect("the agent runs");
     assert!(output.status.success(), "{output:?}");
 }
 
@@ -63,15 +63,16 @@ fn leaking_node_is_drained_before_a_request_fails() {
         let ran = leaking(&servers, &name, with_agent, &never, |at, happened| {
             println!("{at:5.1} s  {happened:?}")
         });
-        let ran = ran.expect("it can be run").expect("nobody stops it");
+        let ran = ran.expect("the scenario runs").expect("the scenario is not cancelled");
         println!("with the agent: {with_agent}: {:.3} % succeeded: {ran:?}", ran.share() * 100.0);
         ran
     };
     let without = run(false);
-    // It takes what it was at: two or three in a thousand of these seconds' requests.
+    // A dying backend loses its current requests: two or three in a thousand of these seconds'
+    // requests.
     assert!(
         without.died_at_secs.is_some() && without.share() < 0.999,
-        "too little went wrong without the agent: {without:?}"
+        "too few requests failed without the agent: {without:?}"
     );
     let with = run(true);
     assert!(with.drained_at_secs.is_some(), "the node was not drained: {with:?}");
@@ -95,7 +96,7 @@ fn two_nodes_overloaded_in_turn_serve_as_much_with_agents() {
         .ok()
         .and_then(|secs| secs.parse().ok())
         .unwrap_or(TWO_NODES_SECS);
-    // At the same time, in namespaces of their own: they wait far more than they compute.
+    // Both runs at the same time, in their own namespaces: they mostly wait and hardly compute.
     let run = |with_agents: bool| {
         let name = format!("{TEST}-{with_agents}");
         let served = two_nodes(&servers, &name, with_agents, Duration::from_secs(secs));
@@ -106,7 +107,10 @@ fn two_nodes_overloaded_in_turn_serve_as_much_with_agents() {
     let (with, without): (Result<Served, String>, _) = thread::scope(|scope| {
         let [with, without] =
             [true, false].map(|with_agents| scope.spawn(move || run(with_agents)));
-        (with.join().expect("it does not panic"), without.join().expect("it does not panic"))
+        (
+            with.join().expect("the thread does not panic"),
+            without.join().expect("the thread does not panic"),
+        )
     });
     let (with, without) = match (with, without) {
         (Ok(with), Ok(without)) => (with, without),
@@ -114,7 +118,7 @@ fn two_nodes_overloaded_in_turn_serve_as_much_with_agents() {
     };
     assert!(!with.left_rotation, "a node left rotation for an overload: {with:?}");
     assert!(with.lowest_weights.iter().all(|weight| (50..=100).contains(weight)), "{with:?}");
-    // Both runs send other requests at other moments: half a percent is noise.
+    // The two runs differ in the timing of their requests: half a percent is noise.
     assert!(
         with.share() >= without.share() - 0.005,
         "the agent made it worse: {with:?}, without {without:?}"
@@ -132,7 +136,7 @@ fn haproxy_follows_the_override_after_a_restart() {
     let backends =
         [backend(SERVICE, "0", None), backend(SERVICE, "0", None), backend(SERVICE, "0", None)];
     let agent_check = free_addr();
-    // An operator's word holds in either mode.
+    // An operator's command takes effect in both modes.
     let config = quick(&scratch, "observe", agent_check);
     let agent = start(&config);
     let nodes = [backends[0].addr(), backends[1].addr(), backends[2].addr()];
@@ -143,46 +147,51 @@ fn haproxy_follows_the_override_after_a_restart() {
     balancer.until("web-1", "UP");
     health.until("web-1", "UP");
 
-    say(&["drain"], &config);
+    spillway(&["drain"], &config);
     let took = balancer.until("web-1", "DRAIN");
     health.until("web-1", "DOWN");
     println!("drained within {took:?}");
     assert!(agent.get("/ready").starts_with("HTTP/1.1 503"));
-    assert!(agent.is_well(), "a node that is drained is well");
-    assert_eq!(balancer.shows("web-2", "status").as_deref(), Some("UP"), "its agent is not there");
+    assert!(agent.is_well(), "a drained node is unhealthy");
+    assert_eq!(
+        balancer.shows("web-2", "status").as_deref(),
+        Some("UP"),
+        "a node without an agent changed"
+    );
     sleep(INTERVAL);
     let before = balancer.shows("web-1", "stot");
     for _ in 0..20 {
-        spillway_tests::http_get(balancer.addr, "/").expect("somebody answers");
+        spillway_tests::http_get(balancer.addr, "/").expect("a backend answers");
     }
-    assert_eq!(balancer.shows("web-1", "stot"), before, "it gets no new work");
+    assert_eq!(balancer.shows("web-1", "stot"), before, "a drained node got a request");
 
-    // It is killed: HAProxy keeps what it knows, and hears the same again.
+    // After the agent is killed, HAProxy keeps the last state, and the next agent reports the same.
     drop(agent);
     sleep(2 * INTERVAL);
     assert_eq!(balancer.shows("web-1", "status").as_deref(), Some("DRAIN (agent)"));
     let agent = start(&config);
-    let hear = || {
+    let agent_line = || {
         let mut line = String::new();
         TcpStream::connect(agent_check)
             .and_then(|mut stream| stream.read_to_string(&mut line))
-            .expect("it answers");
+            .expect("the agent check answers");
         line
     };
-    assert_eq!(hear(), "drain\n", "the first answer of a restarted agent");
-    // More than it keeps at once.
-    let silent: Vec<_> =
-        (0..70).map(|_| TcpStream::connect(agent_check).expect("it listens")).collect();
-    assert_eq!(hear(), "drain\n", "whoever says nothing keeps nobody out");
+    assert_eq!(agent_line(), "drain\n", "the first answer of a restarted agent");
+    // More connections than it keeps at once.
+    let silent: Vec<_> = (0..70)
+        .map(|_| TcpStream::connect(agent_check).expect("the agent check listens"))
+        .collect();
+    assert_eq!(agent_line(), "drain\n", "with idle connections");
     drop(silent);
 
-    say(&["drain", "--maintenance"], &config);
+    spillway(&["drain", "--maintenance"], &config);
     balancer.until("web-1", "MAINT");
-    say(&["undrain"], &config);
+    spillway(&["undrain"], &config);
     balancer.until("web-1", "UP");
-    say(&["drain"], &config);
+    spillway(&["drain"], &config);
     balancer.until("web-1", "DRAIN");
-    say(&["resume"], &config);
+    spillway(&["resume"], &config);
     balancer.until("web-1", "UP");
     agent.stop();
 }
@@ -200,18 +209,18 @@ fn node_near_exhaustion_lowers_its_weight_and_stays_up() {
     let scratch = Scratch::make(TEST);
     let hierarchy = Hierarchy::detect();
     let cgroup = OwnCgroup::make(hierarchy.mount().expect("cgroups are mounted"), TEST)
-        .expect("one can be made");
+        .expect("a cgroup can be created");
     let file = if hierarchy.is_v1() { "memory.limit_in_bytes" } else { "memory.max" };
-    cgroup.set(file, 256 * MIB).expect("it takes a limit");
+    cgroup.set(file, 256 * MIB).expect("the limit can be set");
     let backends =
         [backend(SERVICE, "0", None), backend(SERVICE, "0", None), backend(SERVICE, "0", None)];
     let agent_check = free_addr();
     let config = quick(&scratch, "enforce", agent_check);
-    // What is half a minute away halves the weight, and drains nothing.
-    let text = fs::read_to_string(&config).expect("it is there");
+    // Exhaustion in half a minute halves the weight and does not drain.
+    let text = fs::read_to_string(&config).expect("the configuration can be read");
     let text =
         text.replace("[decide]\n", "[decide]\nlimit_within = \"1m\"\ndrain_within = \"1s\"\n");
-    fs::write(&config, text).expect("it is ours");
+    fs::write(&config, text).expect("the configuration can be written");
     let agent = start(&config);
     let nodes = [backends[0].addr(), backends[1].addr(), backends[2].addr()];
     let balancer = Balancer::start(&servers, &scratch, "agent-check.cfg", nodes, agent_check);
@@ -219,11 +228,11 @@ fn node_near_exhaustion_lowers_its_weight_and_stays_up() {
     let weight = |server: &str| {
         balancer.shows(server, "weight").and_then(|weight| weight.parse::<u32>().ok())
     };
-    let whole = wait_for(SOON, || weight("web-1").filter(|weight| *weight == 100));
-    assert!(whole.is_some(), "{:?}", weight("web-1"));
+    let full_weight = wait_for(SOON, || weight("web-1").filter(|weight| *weight == 100));
+    assert!(full_weight.is_some(), "{:?}", weight("web-1"));
     let mut leak = Command::new(env!("CARGO_BIN_EXE_workload"));
     leak.args(["leak", "--rate", "8MiB", "--limit", "200MiB"]);
-    cgroup.admit(&mut leak).expect("it may be entered");
+    cgroup.admit(&mut leak).expect("the process can join the cgroup");
     let leak = Workload::start(&mut leak);
     let fallen = wait_for(2 * SOON, || weight("web-1").filter(|weight| *weight < 100));
     println!("weight of web-1: {fallen:?}");
@@ -250,8 +259,8 @@ fn second_agent_takes_over_when_the_first_is_killed() {
             scratch.0.join("state").display()
         ),
     );
-    // As systemd makes it before the agent is started.
-    fs::create_dir(scratch.0.join("state")).expect("it can be made");
+    // systemd creates it before it starts the agent.
+    fs::create_dir(scratch.0.join("state")).expect("the directory can be created");
     let (first, second) = (start(&config), start(&config));
     assert!(
         second.log().contains("this agent does not drain until the other one ends"),
@@ -270,12 +279,12 @@ fn second_agent_takes_over_when_the_first_is_killed() {
         let states = metrics
             .lines()
             .filter(|line| line.starts_with("spillway_drain_state{") && line.ends_with(" 1"));
-        assert_eq!(states.count(), 1, "a node is in one state");
+        assert_eq!(states.count(), 1, "a node has one state");
     };
     for agent in [&first, &second] {
         until(agent, "healthy", "HTTP/1.1 200");
     }
-    say(&["drain"], &config);
+    spillway(&["drain"], &config);
     for agent in [&first, &second] {
         until(agent, "drained", "HTTP/1.1 503");
     }
@@ -286,7 +295,7 @@ fn second_agent_takes_over_when_the_first_is_killed() {
         wait_for(SOON, || second.log().contains("no other agent drains any more").then_some(()))
             .is_some()
     );
-    say(&["undrain"], &config);
+    spillway(&["undrain"], &config);
     until(&second, "healthy", "HTTP/1.1 200");
     assert_eq!(receiver.calls().len(), 2, "{:?}", receiver.calls());
     second.stop();
@@ -299,7 +308,7 @@ fn connections_are_counted_by_listener_in_every_namespace() {
     }
 }
 
-/// As in the agent, which enters no namespace.
+/// The agent counts like this too: it enters no namespace.
 #[test]
 fn connections_listed_by_bpf_are_counted_alike() {
     let test = "connections_listed_by_bpf_are_counted_alike";
@@ -318,7 +327,7 @@ fn counts_by_listener(list: Option<&Arc<SocketList>>) {
         let mut in_flight = EstablishedConnections::new(Hierarchy::detect(), list.cloned());
         in_flight
             .count(0.0, |owner| owner.is_some_and(|(owner, _)| owner == pid))
-            .expect("they can be counted")
+            .expect("connections can be counted")
     };
     let count = |wanted: u64, pid: u32| {
         let counted = wait_for(SOON, || (counted_of(pid) == wanted).then_some(()));
@@ -326,29 +335,29 @@ fn counts_by_listener(list: Option<&Arc<SocketList>>) {
     };
     let here = backend(SERVICE, "0", None);
     count(0, here.pid());
-    // Accepted or not: sixteen of them are, by as many threads.
+    // Accepted or not: sixteen threads accept one connection each.
     let held: Vec<_> =
-        (0..20).map(|_| TcpStream::connect(here.addr()).expect("it listens")).collect();
+        (0..20).map(|_| TcpStream::connect(here.addr()).expect("the backend listens")).collect();
     assert_eq!(counted_of(here.pid()), 20);
     drop(held);
     count(0, here.pid());
 
-    // A program there ends with the thread that started it.
-    let (tells, told) = mpsc::channel();
+    // The namespace's server ends with the thread that started it.
+    let (sender, receiver) = mpsc::channel();
     let (ends, end) = mpsc::channel::<()>();
     let elsewhere = thread::spawn(move || {
-        own_network().expect("root may");
+        own_network().expect("root can create a network namespace");
         let there = backend(SERVICE, "0", None);
-        let held = [(); 3].map(|()| TcpStream::connect(there.addr()).expect("it listens"));
-        tells.send((there.pid(), held)).expect("somebody waits for it");
+        let held = [(); 3].map(|()| TcpStream::connect(there.addr()).expect("the backend listens"));
+        sender.send((there.pid(), held)).expect("the test waits");
         let _ = end.recv();
     });
-    let (pid, held) = told.recv().expect("it says so");
+    let (pid, held) = receiver.recv().expect("the thread sends");
     assert_eq!(counted_of(pid), 3);
     drop(held);
     count(0, pid);
     drop(ends);
-    elsewhere.join().expect("it does not panic");
+    elsewhere.join().expect("the thread does not panic");
 }
 
 #[test]
@@ -358,15 +367,15 @@ fn node_that_still_serves_is_drained_only_after_a_timeout() {
         return;
     }
     let scratch = Scratch::make(TEST);
-    // In no cgroup that is protected, as an operator's own is.
+    // Outside protected cgroups such as the operator's own.
     let hierarchy = Hierarchy::detect();
     let cgroup = OwnCgroup::make(hierarchy.mount().expect("cgroups are mounted"), TEST)
-        .expect("one can be made");
+        .expect("a cgroup can be created");
     let backend = backend(SERVICE, "0", Some(&cgroup));
     let config = quick(&scratch, "observe", free_addr());
     let agent = start(&config);
-    // It asks so slowly that it is served all the time.
-    let mut held = TcpStream::connect(backend.addr()).expect("it listens");
+    // A client so slow that its request is always in progress.
+    let mut held = TcpStream::connect(backend.addr()).expect("the backend listens");
     let keep_alive = thread::spawn(move || {
         for _ in 0..200 {
             if held.write_all(b"G").is_err() {
@@ -375,14 +384,15 @@ fn node_that_still_serves_is_drained_only_after_a_timeout() {
             sleep(Duration::from_millis(100));
         }
     });
-    say(&["drain"], &config);
+    spillway(&["drain"], &config);
     assert!(wait_for(SOON, || outcome(&agent, "draining")).is_some());
     let begun = now();
-    let drained = wait_for(SOON, || outcome(&agent, "drained")).expect("it is drained in the end");
+    let drained =
+        wait_for(SOON, || outcome(&agent, "drained")).expect("the node is drained in the end");
     assert!(begun.elapsed() > Duration::from_secs(3), "{:?}: {drained}", begun.elapsed());
     let why = drained["why"].as_str().unwrap_or_default();
     assert!(why.contains("left, and the drain no longer waits for"), "{why}");
     agent.stop();
     drop(backend);
-    keep_alive.join().expect("it does not panic");
+    keep_alive.join().expect("the thread does not panic");
 }

@@ -1,6 +1,6 @@
-//! Live: the installed agent under more than it has room for: births and deaths that nobody reads,
-//! listeners that no map holds, and tens of thousands of short lives. It counts what it lost, says
-//! so once, and runs on.
+//! The installed agent under more load than it has room for: process events that are not read,
+//! listeners beyond the map, and tens of thousands of short-lived processes. It counts its losses,
+//! logs them once, and keeps running.
 
 use std::{fs, process::Command, thread, time::Duration};
 
@@ -11,12 +11,12 @@ use spillway_tests::{
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A look at thousands of new listeners takes some 0.3 s, more on a busy machine, and after two
-/// such looks the agent rests for twenty times as long.
+/// Time for scans of many new listeners. A scan of thousands takes some 0.3 s, more on a busy
+/// machine, and after two of them the agent rests for twenty times as long.
 const PATIENCE_FOR_LISTENERS: Duration = Duration::from_secs(60);
 
-/// The agent, well and without losses so far; `None`, told as a skip, where the probe that a test
-/// is about does not attach.
+/// Starts an agent that is healthy and has no losses yet. Returns `None` and reports a skip if the
+/// tested probe does not attach.
 fn agent_with(probe: Probe, test: &str) -> Option<(Scratch, Running)> {
     drop(sensors_with(probe, test)?);
     let scratch = Scratch::make(test);
@@ -32,64 +32,63 @@ fn workload(args: &[&str]) -> Workload {
     Workload::start(Command::new(env!("CARGO_BIN_EXE_workload")).args(args))
 }
 
-/// Starts and ends so many processes, one after the other.
+/// Starts and ends `count` processes, one after the other.
 fn churn(count: u32) {
     let mut churn = workload(&["churn", &format!("--count={count}")]);
     churn.until_done();
 }
 
-/// Births and deaths that were counted, and those that were counted as lost.
-fn told_and_lost(running: &Running) -> (f64, f64) {
+/// Process events that were read, and those counted as lost.
+fn read_and_lost(running: &Running) -> (f64, f64) {
     let metrics = running.get("/metrics");
-    let told = ["births", "deaths"]
+    let read = ["births", "deaths"]
         .map(|what| metric(&metrics, &format!("spillway_process_{what}_total")));
-    (told.iter().sum(), lost(&metrics, "life_ring_full"))
+    (read.iter().sum(), lost(&metrics, "life_ring_full"))
 }
 
 fn lost(metrics: &str, what: &str) -> f64 {
     metric(metrics, &format!("spillway_lost_total{{what=\"{what}\"}}"))
 }
 
-/// One line of the log says this, however often it happened; the agent is well, and ends when told
-/// to. What else happens on the host meanwhile may have lines of its own.
-fn assert_said_once(running: Running, said: &str) {
+/// Checks that a single line of the log says this, however often it happened, and that the agent is
+/// healthy and stops on request. Other events on the host may have other lines.
+fn assert_logged_once(running: Running, text: &str) {
     assert!(wait_for(PATIENCE, || running.is_well().then_some(())).is_some(), "{}", running.log());
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
-    assert_eq!(warnings(&log).iter().filter(|line| line.contains(said)).count(), 1, "{log}");
+    assert_eq!(warnings(&log).iter().filter(|line| line.contains(text)).count(), 1, "{log}");
 }
 
 #[test]
-fn a_ring_that_nobody_reads_is_counted_and_said_once() {
+fn overflowing_ring_is_counted_and_logged_once() {
     let Some((_scratch, running)) =
-        agent_with(Probe::ProcessLife, "a_ring_that_nobody_reads_is_counted_and_said_once")
+        agent_with(Probe::ProcessLife, "overflowing_ring_is_counted_and_logged_once")
     else {
         return;
     };
-    // Twice, so that a line that is said each time would be said twice. The ring holds some 10,900
-    // births and deaths.
+    // Twice, to catch a line that is logged each time. The ring holds some 10,900 process events.
     for turn in 1..=2 {
-        let (told, lost) = told_and_lost(&running);
+        let (read, lost) = read_and_lost(&running);
         running.signal(libc::SIGSTOP);
         churn(7_500);
         running.signal(libc::SIGCONT);
         let counted = wait_for(PATIENCE, || {
-            let (told_now, lost_now) = told_and_lost(&running);
-            (lost_now > lost && told_now - told + lost_now - lost >= 15_000.0).then_some(())
+            let (read_now, lost_now) = read_and_lost(&running);
+            (lost_now > lost && read_now - read + lost_now - lost >= 15_000.0).then_some(())
         });
         assert!(
             counted.is_some(),
-            "turn {turn}: of ({told}, {lost}) became {:?}",
-            told_and_lost(&running)
+            "turn {turn}: of ({read}, {lost}) became {:?}",
+            read_and_lost(&running)
         );
     }
-    let (told, lost) = told_and_lost(&running);
+    let (read, lost) = read_and_lost(&running);
     churn(500);
     let counted =
-        wait_for(PATIENCE, || (told_and_lost(&running).0 >= told + 1_000.0).then_some(()));
-    assert!(counted.is_some(), "later births and deaths are seen");
-    assert_eq!(told_and_lost(&running).1, lost, "and none of them is lost");
-    assert_said_once(running, "what=\"life_ring_full\"");
+        wait_for(PATIENCE, || (read_and_lost(&running).0 >= read + 1_000.0).then_some(()));
+    assert!(counted.is_some(), "later events are missing");
+    assert_eq!(read_and_lost(&running).1, lost, "later events were lost");
+    assert_logged_once(running, "what=\"life_ring_full\"");
 }
 
 #[test]
@@ -110,16 +109,16 @@ fn listeners_beyond_the_map_are_counted_and_logged_once() {
     let seen = || metric(&running.get("/metrics"), "spillway_listeners");
     assert!(
         wait_for(PATIENCE_FOR_LISTENERS, || (seen() < 8_192.0).then_some(())).is_some(),
-        "closed listeners leave the map"
+        "closed listeners stay in the map"
     );
-    assert_said_once(running, "what=\"listener_map_full\"");
+    assert_logged_once(running, "what=\"listener_map_full\"");
 }
 
 #[test]
 fn listeners_beyond_the_engine_are_counted_and_logged_once() {
     let scratch = Scratch::make("listeners_beyond_the_engine_are_counted_and_logged_once");
     let mut command = run_with(&scratch.file("spillway.toml", ANY_PORT));
-    // sock_diag has no map that would be full first.
+    // sock_diag has no map that would fill up first.
     command.arg("--no-bpf");
     let running = Running::start(command);
     let _many = workload(&["listeners", "--count=16500"]);
@@ -127,41 +126,41 @@ fn listeners_beyond_the_engine_are_counted_and_logged_once() {
         (metric(&running.get("/metrics"), "spillway_untracked_total") >= 116.0).then_some(())
     });
     assert!(counted.is_some(), "{}", running.get("/metrics"));
-    assert_said_once(running, "too many processes or listeners to track");
+    assert_logged_once(running, "too many processes or listeners to track");
 }
 
 fn resident_bytes(running: &Running) -> u64 {
     let status =
-        fs::read_to_string(format!("/proc/{}/status", running.pid())).expect("it has a status");
+        fs::read_to_string(format!("/proc/{}/status", running.pid())).expect("the agent runs");
     let kib = status.lines().find_map(|line| {
         line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok()
     });
-    kib.expect("it has resident memory") << 10
+    kib.expect("the agent has resident memory") << 10
 }
 
 #[test]
-fn fifty_thousand_short_lives_are_counted_and_cost_no_memory() {
-    let test = "fifty_thousand_short_lives_are_counted_and_cost_no_memory";
+fn fifty_thousand_processes_are_counted_without_growth() {
+    let test = "fifty_thousand_processes_are_counted_without_growth";
     let Some((_scratch, running)) = agent_with(Probe::ProcessLife, test) else { return };
-    // What buffers grow to once is no leak.
+    // Lets buffers reach their final size, which is not a leak.
     churn(2_000);
-    let (told, lost) = told_and_lost(&running);
+    let (read, lost) = read_and_lost(&running);
     let resident = resident_bytes(&running);
     let churning = thread::spawn(|| churn(50_000));
     let done = wait_for(Duration::from_secs(60), || {
         assert!(running.is_well(), "{}", running.get("/healthz"));
         churning.is_finished().then_some(())
     });
-    assert!(done.is_some(), "50,000 lives take more than a minute here");
-    churning.join().expect("they come and go");
+    assert!(done.is_some(), "50,000 processes take more than a minute here");
+    churning.join().expect("the workload ends");
     let counted = wait_for(PATIENCE, || {
-        let (told_now, lost_now) = told_and_lost(&running);
-        (told_now - told + lost_now - lost >= 100_000.0).then_some(lost_now - lost)
+        let (read_now, lost_now) = read_and_lost(&running);
+        (read_now - read + lost_now - lost >= 100_000.0).then_some(lost_now - lost)
     });
     let lost = counted
-        .unwrap_or_else(|| panic!("of ({told}, {lost}) became {:?}", told_and_lost(&running)));
+        .unwrap_or_else(|| panic!("of ({read}, {lost}) became {:?}", read_and_lost(&running)));
     let grown = resident_bytes(&running).saturating_sub(resident);
-    assert!(grown < 4 << 20, "it grew by {grown} bytes");
+    assert!(grown < 4 << 20, "the agent grew by {grown} bytes");
     assert!(running.is_well());
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");

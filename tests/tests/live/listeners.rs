@@ -1,5 +1,5 @@
-//! Live: listeners that are many, odd, or come and go. Depth, age and owner are held against the
-//! truth on every kernel, see `src/kernel/listeners.rs`.
+//! Listeners that are many, odd, or short-lived. `src/kernel/listeners.rs` checks depth, age and
+//! owner on every kernel.
 
 use std::{
     collections::HashSet,
@@ -17,33 +17,33 @@ use spillway_agent::{
 };
 use spillway_tests::{Workload, is_root, listeners, loopback_up, now, own_network, sensors_with};
 
-/// As many as one host is known to have, in a few hundred containers; here in some that have a
-/// thousand each.
+/// Listeners that a real host is known to have, in a few hundred containers. Here they are in five
+/// network namespaces.
 const MANY: usize = 5_000;
 const CONTAINERS: usize = 5;
-/// A look at so many may take so long on a busy machine of two CPUs: the agent looks ten times a
-/// second.
+/// Maximum duration of a scan of so many listeners on a busy machine with two CPUs. The agent scans
+/// ten times a second.
 const MANY_WITHIN: Duration = Duration::from_millis(50);
 
 fn workload(args: &[&str]) -> Workload {
     Workload::start(Command::new(env!("CARGO_BIN_EXE_workload")).args(args))
 }
 
-/// What one look shows of a network namespace.
-fn look(sensors: &mut Sensors, t: f64, netns: u32) -> Vec<ListenerFact> {
+/// Scans the listeners of a network namespace.
+fn scan(sensors: &mut Sensors, t: f64, netns: u32) -> Vec<ListenerFact> {
     let mut facts = listeners(sensors, t);
     facts.retain(|fact| fact.netns == netns);
     facts
 }
 
 #[test]
-fn a_restarted_server_is_named_by_its_new_pid() {
-    let test = "a_restarted_server_is_named_by_its_new_pid";
+fn restarted_server_is_attributed_to_its_new_pid() {
+    let test = "restarted_server_is_attributed_to_its_new_pid";
     let Some(mut sensors) = sensors_with(Probe::AcceptQueue, test) else { return };
     let serve = |addr: &str| workload(&["stuck-server", "--addr", addr]);
     let addr = serve("127.0.0.1:0").addr();
-    // The kernel likes to put the new socket where the old one was; owners are looked up only every
-    // ten seconds.
+    // The kernel tends to allocate the new socket at the old one's address. Owners are looked up
+    // only every ten seconds.
     for restart in 0..20 {
         let server = serve(&addr.to_string());
         let facts = listeners(&mut sensors, f64::from(restart) / 10.0);
@@ -62,10 +62,10 @@ fn stuck_listener_among_thousands_is_seen() {
     let Some(mut sensors) = sensors_with(Probe::AcceptQueue, test) else { return };
     let mut many = Vec::new();
     for _ in 0..CONTAINERS {
-        own_network().expect("root can make a network namespace");
+        own_network().expect("root can create a network namespace");
         many.push(workload(&["listeners", &format!("--count={}", MANY / CONTAINERS)]));
     }
-    let netns = own_network().expect("root can make a network namespace");
+    let netns = own_network().expect("root can create a network namespace");
     let stuck = workload(&["listen", "--backlog=16", "--pending=7"]);
     let mut took = Vec::new();
     for step in 0..20 {
@@ -75,48 +75,50 @@ fn stuck_listener_among_thousands_is_seen() {
         let pids: HashSet<_> = many.iter().map(|one| Some(one.pid())).collect();
         let of_many =
             facts.iter().filter(|fact| pids.contains(&fact.pid) && fact.backlog_max == 1).count();
-        assert_eq!(of_many, MANY, "look {step}");
+        assert_eq!(of_many, MANY, "scan {step}");
         let mut inside = facts.iter().filter(|fact| fact.netns == netns);
-        let fact = inside.find(|fact| *fact.addr == *stuck.addr().to_string()).expect("it listens");
+        let fact = inside
+            .find(|fact| *fact.addr == *stuck.addr().to_string())
+            .expect("the listener is seen");
         assert_eq!(
             (fact.backlog, fact.backlog_max, fact.pid),
             (7, 16, Some(stuck.pid())),
-            "look {step}"
+            "scan {step}"
         );
     }
     took.sort_unstable();
     let (median, most) = (took[took.len() / 2], took[took.len() - 1]);
-    println!("a look at {MANY} listeners: {median:.1?}, at most {most:.1?}");
+    println!("a scan of {MANY} listeners: {median:.1?}, at most {most:.1?}");
     assert!(median <= MANY_WITHIN, "{median:?}");
     drop(many);
-    assert_eq!(look(&mut sensors, 3.0, netns).len(), 1, "the others have closed");
+    assert_eq!(scan(&mut sensors, 3.0, netns).len(), 1, "the others have closed");
 }
 
 #[test]
-fn listeners_that_come_and_go_leave_nothing_behind() {
+fn closed_listeners_leave_no_state_behind() {
     const TURNS: u32 = 40;
     const EACH: usize = 50;
-    let test = "listeners_that_come_and_go_leave_nothing_behind";
+    let test = "closed_listeners_leave_no_state_behind";
     if !is_root(test) {
         return;
     }
     let Some(mut sensors) = sensors_with(Probe::AcceptQueue, test) else { return };
-    let netns = own_network().expect("root can make a network namespace");
+    let netns = own_network().expect("root can create a network namespace");
     let mut ports = HashSet::new();
     for turn in 0..TURNS {
         let t = f64::from(turn) / 4.0;
         let held: Vec<_> =
-            (0..EACH).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+            (0..EACH).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port is free")).collect();
         let addrs: Vec<SocketAddr> =
-            held.iter().map(|one| one.local_addr().expect("it is bound")).collect();
+            held.iter().map(|one| one.local_addr().expect("a listener has an address")).collect();
         ports.extend(addrs.iter().map(SocketAddr::port));
-        // Every other one closes while somebody waits.
+        // Every other listener closes while a connection waits.
         let _waiting: Vec<_> = addrs
             .iter()
             .step_by(2)
-            .map(|addr| TcpStream::connect(addr).expect("it listens"))
+            .map(|addr| TcpStream::connect(addr).expect("the listener accepts"))
             .collect();
-        let facts = look(&mut sensors, t, netns);
+        let facts = scan(&mut sensors, t, netns);
         let seen: HashSet<_> =
             facts.iter().map(|fact| (fact.addr.to_string(), fact.backlog)).collect();
         let truth: HashSet<_> = addrs
@@ -125,42 +127,42 @@ fn listeners_that_come_and_go_leave_nothing_behind() {
             .map(|(n, addr)| (addr.to_string(), u32::from(n % 2 == 0)))
             .collect();
         assert_eq!(seen, truth, "turn {turn}");
-        // What came to one that had the same port before is not told of this one.
+        // Counts of an earlier listener on the same port are not attributed to this one.
         let wrong: Vec<_> = facts
             .iter()
             .filter(|fact| fact.arrived_total != Some(u64::from(fact.backlog)))
             .collect();
         assert!(wrong.is_empty(), "turn {turn}: {wrong:?}");
         drop(held);
-        assert!(look(&mut sensors, t + 0.1, netns).is_empty(), "turn {turn}");
+        assert!(scan(&mut sensors, t + 0.1, netns).is_empty(), "turn {turn}");
     }
     println!("{} listeners on {} ports", TURNS as usize * EACH, ports.len());
 }
 
 #[test]
-fn namespaces_that_end_while_they_are_read_disturb_no_other() {
+fn namespaces_ending_during_a_scan_disturb_no_other() {
     const LASTING: Duration = Duration::from_secs(4);
-    let test = "namespaces_that_end_while_they_are_read_disturb_no_other";
+    let test = "namespaces_ending_during_a_scan_disturb_no_other";
     if !is_root(test) {
         return;
     }
     let Some(mut sensors) = sensors_with(Probe::AcceptQueue, test) else { return };
-    // Its port may be another's in any of the others.
-    let netns = own_network().expect("root can make a network namespace");
+    // Only the namespace identifies the listener: others may use the same port.
+    let netns = own_network().expect("root can create a network namespace");
     let (start, ends) = (now(), AtomicBool::new(false));
     thread::scope(|scope| {
         let made = scope.spawn(|| {
             let mut made = 0;
-            // Were the looks to fail, it would be waited for all the same.
+            // The deadline ends the loop even if scans fail.
             while !ends.load(Ordering::Relaxed) && start.elapsed() < LASTING * 2 {
-                // The namespace ends with the thread that is alone in it.
+                // The namespace ends with its only thread.
                 let inside = scope.spawn(|| {
-                    own_network().expect("root can make a network namespace");
-                    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-                    let addr = listener.local_addr().expect("it is bound");
+                    own_network().expect("root can create a network namespace");
+                    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+                    let addr = listener.local_addr().expect("a listener has an address");
                     let waiting =
                         (0..3).map(|_| TcpStream::connect(addr)).collect::<Result<Vec<_>, _>>();
-                    waiting.expect("it listens")
+                    waiting.expect("the listener accepts")
                 });
                 drop(inside.join().expect("a namespace's thread does not panic"));
                 made += 1;
@@ -168,23 +170,23 @@ fn namespaces_that_end_while_they_are_read_disturb_no_other() {
             made
         });
         let stable = workload(&["listen", "--backlog=16", "--pending=5"]);
-        let (mut looks, mut seen) = (0, HashSet::new());
+        let (mut scans, mut seen) = (0, HashSet::new());
         while start.elapsed() < LASTING {
             let facts = listeners(&mut sensors, start.elapsed().as_secs_f64());
-            let fact = facts.iter().find(|fact| fact.netns == netns).expect("it listens");
-            assert_eq!(*fact.addr, *stable.addr().to_string(), "look {looks}");
+            let fact = facts.iter().find(|fact| fact.netns == netns).expect("the listener is seen");
+            assert_eq!(*fact.addr, *stable.addr().to_string(), "scan {scans}");
             assert_eq!(
                 (fact.backlog, fact.backlog_max, fact.pid),
                 (5, 16, Some(stable.pid())),
-                "look {looks}"
+                "scan {scans}"
             );
             seen.extend(facts.iter().map(|fact| fact.netns));
-            looks += 1;
+            scans += 1;
         }
         ends.store(true, Ordering::Relaxed);
-        let made = made.join().expect("making namespaces does not panic");
+        let made = made.join().expect("creating namespaces does not panic");
         println!(
-            "{looks} looks while {made} namespaces came and went, {} of which were seen",
+            "{scans} scans while {made} namespaces came and went, {} of them seen",
             seen.len()
         );
         assert!(made > 20 && seen.len() > 2, "{made} namespaces, {} seen", seen.len());
@@ -192,8 +194,8 @@ fn namespaces_that_end_while_they_are_read_disturb_no_other() {
 }
 
 #[test]
-fn a_backlog_of_nothing_holds_one_connection_and_drops_the_next() {
-    let test = "a_backlog_of_nothing_holds_one_connection_and_drops_the_next";
+fn zero_backlog_holds_one_connection_and_drops_the_next() {
+    let test = "zero_backlog_holds_one_connection_and_drops_the_next";
     let Some(mut sensors) = sensors_with(Probe::AcceptQueue, test) else { return };
     for more in [&[][..], &["--v6"]] {
         let start = |pending: &str| workload(&[&["listen", "--backlog=0", pending], more].concat());
@@ -203,27 +205,27 @@ fn a_backlog_of_nothing_holds_one_connection_and_drops_the_next() {
             let fact = facts
                 .iter()
                 .find(|fact| *fact.addr == *listener.addr().to_string())
-                .expect("it listens");
+                .expect("the listener is seen");
             assert_eq!((fact.backlog, fact.backlog_max), (1, 0), "{fact:?}");
             assert_eq!(fact.overflows_total.is_some_and(|total| total > 0), drops, "{fact:?}");
         }
     }
 }
 
-/// A quarter of the room that the BPF side has for listeners.
+/// One user's share: a quarter of the listeners that the BPF map has room for.
 const SHARE: usize = LISTENERS_MAX as usize / 4;
-/// More than there is room for.
+/// More listeners than the map has room for.
 const FLOOD: usize = 9_000;
-/// `nobody` of most distributions.
+/// User id of `nobody` in most distributions.
 const NOBODY: u32 = 65_534;
 
-/// Runs a workload as a user without privileges, in a network namespace of its own.
+/// Runs a workload as an unprivileged user, in its own network namespace.
 fn as_nobody(args: &[&str]) -> Workload {
     let mut command = Command::new(env!("CARGO_BIN_EXE_workload"));
     command.args(args);
     let enter = || {
         let files = libc::rlimit { rlim_cur: 20_000, rlim_max: 20_000 };
-        // SAFETY: system calls alone, one of which reads a structure that lives here.
+        // SAFETY: only system calls, one of which reads a structure that lives here.
         let ready = unsafe {
             libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files) == 0
                 && libc::unshare(libc::CLONE_NEWNET) == 0
@@ -238,7 +240,7 @@ fn as_nobody(args: &[&str]) -> Workload {
             _ => Err(std::io::Error::last_os_error()),
         }
     };
-    // SAFETY: between fork and exec the closure makes system calls alone and does not allocate.
+    // SAFETY: between fork and exec the closure only makes system calls and does not allocate.
     Workload::start(unsafe { command.pre_exec(enter) })
 }
 
@@ -274,7 +276,7 @@ fn nine_thousand_listeners_of_one_user_hide_no_service() {
         assert_eq!((fact.backlog, fact.backlog_max), (17, 16), "{when}: {fact:?}");
         assert!(
             fact.oldest_wait_us.is_some() && fact.overflows_total > Some(0),
-            "{when}: it is timed by BPF: {fact:?}"
+            "{when}: no age by BPF: {fact:?}"
         );
         let fact = find(&facts, &late);
         assert_eq!(
@@ -291,18 +293,18 @@ fn nine_thousand_listeners_of_one_user_hide_no_service() {
         );
         assert!(
             lost(sensors, "listener_share_full") >= (FLOOD - SHARE - 64) as u64,
-            "{when}: it is told"
+            "{when}: the loss is not counted"
         );
-        assert!(lost(sensors, "listeners_left_out") > 0, "{when}: it is told");
+        assert!(lost(sensors, "listeners_left_out") > 0, "{when}: the loss is not counted");
         assert_eq!(lost(sensors, "listener_map_full"), 0, "{when}");
-        // Between two reads of what is outside, and after the counts were set right.
+        // Between two lists of the listeners outside the map, and after the counts were corrected.
         for _ in 0..12 {
             t += 1.0;
             assert_eq!(find(&listeners(sensors, t), &service).backlog, 17, "{when}");
         }
     }
     drop((flood, late));
-    // What it took is given back, or is after the next pass over every file.
+    // The places of the closed listeners are free now, or after the next pass over all files.
     let next = as_nobody(&["listen", "--backlog=8", "--pending=3"]);
     for sensors in [&mut sensors, &mut later] {
         let facts = [listeners(sensors, 30.0), listeners(sensors, 50.0)].concat();
@@ -334,8 +336,11 @@ fn thousands_of_unix_listeners_of_one_user_hide_no_service() {
         assert_eq!((fact.backlog, fact.backlog_max), (7, 16), "{fact:?}");
     }
     let pids = flood.each_ref().map(|one| Some(one.pid()));
-    let told = listeners(&mut sensors, 30.0).iter().filter(|fact| pids.contains(&fact.pid)).count();
-    assert!(told >= SHARE, "{told}");
-    assert!(lost(&mut sensors, "listener_share_full") >= (FLOOD - SHARE) as u64, "it is told");
+    let seen = listeners(&mut sensors, 30.0).iter().filter(|fact| pids.contains(&fact.pid)).count();
+    assert!(seen >= SHARE, "{seen}");
+    assert!(
+        lost(&mut sensors, "listener_share_full") >= (FLOOD - SHARE) as u64,
+        "the loss is not counted"
+    );
     assert_eq!(lost(&mut sensors, "listener_map_full"), 0);
 }

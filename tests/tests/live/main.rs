@@ -1,5 +1,5 @@
-//! With root and with this host to itself: what measures time or processor time, and what fills
-//! tables that all agents on a host share. Each test runs alone.
+//! Tests that need root and this host to themselves: they measure time or processor time, or fill
+//! tables that all agents on a host share. Each runs alone.
 
 mod allocations;
 mod drain;

@@ -1,6 +1,6 @@
-//! Live: when an overload is claimed, against what the queue really did. nginx, HAProxy and a
-//! thread-per-connection server, each in a network namespace of the test's own; the installed agent
-//! on its defaults, which watches the whole host.
+//! Compares the time of an overload's claim with the real state of the queue. nginx, HAProxy and a
+//! thread-per-connection server each run in their own network namespace. The installed agent runs
+//! on its defaults and watches the whole host.
 
 use std::{env, thread::sleep, time::Duration};
 
@@ -16,20 +16,20 @@ use spillway_tests::{
     wait_for,
 };
 
-/// Ramps a server: a chance arrival may decide one, hardly all.
+/// Ramps for each server: a random arrival may decide one of them, hardly all.
 const RAMPS: usize = 5;
-/// Ramps that are run again because the host itself stood still: it happens on shared machines, and
-/// hardly twice.
+/// Maximum ramps that are repeated because the host itself stalled. That happens on shared
+/// machines, but hardly twice in a row.
 const CUT_SHORT_MAX: usize = 2;
-/// How long after a ramp its queue may take to overflow, and to be claimed.
+/// Time after a ramp within which its queue must overflow and be claimed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a server is loaded healthily, unless `SPILLWAY_QUIET_SECS` says otherwise: the README's
-/// figure is of ten minutes each.
+/// Duration of a healthy load, unless `SPILLWAY_QUIET_SECS` says otherwise. The README's figures
+/// are from ten minutes each.
 const QUIET_SECS: u64 = 30;
 const GC_PAUSES: usize = 8;
 
-/// Servers that are stopped for good, and connections a second that come all the same.
+/// Servers that are stopped for good, and the connections a second that still arrive.
 const STOPS: usize = 5;
 const TO_A_STOPPED_SERVER_PER_SEC: f64 = 20.0;
 const STOPPED_CLAIMED_WITHIN: Duration = Duration::from_secs(1);
@@ -53,8 +53,7 @@ fn ramps(test: &str, kind: Kind) {
             Some(gap) if cut_short < CUT_SHORT_MAX => {
                 cut_short += 1;
                 println!(
-                    "a ramp once more: this host stood still for {gap:?} right before the queue \
-                     overflowed"
+                    "repeating a ramp: this host stalled for {gap:?} right before the queue overflowed"
                 );
             }
             _ => ramps.push(ramp),
@@ -66,13 +65,13 @@ fn ramps(test: &str, kind: Kind) {
 }
 
 fn one_ramp(stage: &mut Stage, kind: Kind) -> Ramped {
-    // Right before, because on a shared machine it changes within a minute.
+    // Measured right before, because on a shared machine the capacity changes within a minute.
     let capacity_per_sec = Server::capacity_per_sec(stage, kind);
     let (_server, addr) = Server::start(stage, kind);
     let truth = Truth::watch();
     let (_load, start) = ramp(stage, kind, addr, capacity_per_sec);
     wait_for(PATIENCE, || truth.overflowed().then(|| stage.claimed(addr)).flatten());
-    // The condition may hold later than the claim.
+    // The queue may meet the condition later than the claim.
     sleep(2 * stage.sustain);
     Ramped::new(
         &truth.end(),
@@ -107,7 +106,7 @@ fn never_claimed(test: &str, kind: Kind) {
     sleep(Duration::from_secs(secs.unwrap_or(QUIET_SECS)));
     let history = truth.end();
     drop(load);
-    let (from, to) = history.span().expect("somebody looked");
+    let (from, to) = history.span().expect("the queue was sampled");
     let (lasted, load) = (to - from, history.arrivals_per_sec(from, to) / capacity_per_sec);
     println!(
         "{kind:?}: {:.0} s at {load:.2} of {capacity_per_sec:.0} connections/s with bursts of \
@@ -121,14 +120,15 @@ fn never_claimed(test: &str, kind: Kind) {
     assert!(load > 0.7, "the load was {load:.2} of the capacity");
     assert!(
         history.deepest() >= (BURST_SECS * capacity_per_sec / 2.0) as u64,
-        "bursts made no queue deeper than {}",
+        "the deepest queue of all bursts was {}",
         history.deepest()
     );
     assert_no_claim(&stage, addr);
     stage.clear();
 }
 
-/// None about this listener; what was loaded to measure a capacity was overloaded.
+/// Checks that there is no claim about this listener. Servers that were loaded to measure a
+/// capacity were overloaded.
 fn assert_no_claim(stage: &Stage, addr: std::net::SocketAddr) {
     let claims: Vec<_> =
         stage.claims().into_iter().filter(|(_, claim)| claim["addr"] == addr.to_string()).collect();
@@ -136,8 +136,8 @@ fn assert_no_claim(stage: &Stage, addr: std::net::SocketAddr) {
 }
 
 #[test]
-fn pauses_as_of_a_garbage_collector_are_never_claimed() {
-    let Some(mut stage) = Stage::set("pauses_as_of_a_garbage_collector_are_never_claimed") else {
+fn pauses_like_garbage_collection_are_never_claimed() {
+    let Some(mut stage) = Stage::set("pauses_like_garbage_collection_are_never_claimed") else {
         return;
     };
     let kind = Kind::Threads { backlog: 511 };
@@ -159,14 +159,14 @@ fn pauses_as_of_a_garbage_collector_are_never_claimed() {
         history.deepest(),
         longest.as_secs_f64() * 1e3
     );
-    assert!(longest >= GC_PAUSE / 2, "pauses made no queue stand for longer than {longest:?}");
+    assert!(longest >= GC_PAUSE / 2, "no pause made a queue stand for longer than {longest:?}");
     assert_no_claim(&stage, addr);
     stage.clear();
 }
 
 #[test]
-fn a_server_stopped_for_good_is_claimed_within_a_second() {
-    let Some(mut stage) = Stage::set("a_server_stopped_for_good_is_claimed_within_a_second") else {
+fn stopped_server_is_claimed_within_a_second() {
+    let Some(mut stage) = Stage::set("stopped_server_is_claimed_within_a_second") else {
         return;
     };
     let kind = Kind::Threads { backlog: 128 };
@@ -175,23 +175,23 @@ fn a_server_stopped_for_good_is_claimed_within_a_second() {
             let (server, addr) = Server::start(&mut stage, kind);
             let truth = Truth::watch();
             let _load = random(addr, TO_A_STOPPED_SERVER_PER_SEC);
-            // Not always at the same time of the agent's tick.
+            // Varies the phase relative to the agent's tick.
             sleep(Duration::from_millis(1_000 + 37 * stop as u64));
             server.signal(libc::SIGSTOP);
             let stopped = now();
             wait_for(PATIENCE, || stage.claimed(addr));
             let history = truth.end();
-            let claimed = stage.claimed(addr).expect("a server that is stopped is claimed");
-            let waits_since = history.waits_since().expect("somebody waits");
+            let claimed = stage.claimed(addr).expect("a stopped server is claimed");
+            let waits_since = history.waits_since().expect("a connection waits");
             assert!(
                 waits_since >= stopped - GC_PAUSE && claimed > stopped,
-                "claimed before it stopped"
+                "claimed before the server stopped"
             );
             claimed - waits_since
         })
         .collect();
     let millis: Vec<_> = after.iter().map(Duration::as_millis).collect();
-    println!("stopped servers: claimed {millis:?} ms after the first connection that waits");
+    println!("stopped servers: claimed {millis:?} ms after the first waiting connection");
     assert!(after.iter().all(|after| *after <= STOPPED_CLAIMED_WITHIN), "{millis:?} ms");
     stage.clear();
 }

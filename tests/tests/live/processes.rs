@@ -1,5 +1,5 @@
-//! Live: what a scan sees of a host as a whole. Each process is held against the truth on every
-//! kernel, see `src/kernel/memory.rs`.
+//! A scan's view of the host as a whole. `src/kernel/memory.rs` checks the values of each process
+//! on every kernel.
 
 use std::{collections::HashSet, fs, path::PathBuf, process::Command, time::Duration};
 
@@ -42,8 +42,8 @@ fn bpf_sees_the_unified_hierarchy() {
 }
 
 #[test]
-fn a_pass_over_two_thousand_processes_loses_none() {
-    let test = "a_pass_over_two_thousand_processes_loses_none";
+fn scan_of_two_thousand_processes_loses_none() {
+    let test = "scan_of_two_thousand_processes_loses_none";
     let Some(mut sensors) = sensors_with(Probe::ProcessMemory, test) else { return };
     let sleepers = Workload::start(
         Command::new(env!("CARGO_BIN_EXE_workload")).args(["sleepers", "--count=2000"]),
@@ -51,7 +51,7 @@ fn a_pass_over_two_thousand_processes_loses_none() {
     let children = processes(&mut sensors).into_iter().filter(|fact| fact.ppid == sleepers.pid());
     let names: HashSet<_> = children.map(|fact| fact.id.pid).collect();
     assert_eq!(names.len(), 2_000);
-    // What they hold fills the kernel's buffer more than once: a process at its end is neither lost
+    // Their records fill the kernel's buffer more than once. A process at its end is neither lost
     // nor counted twice.
     let mut seen = Vec::new();
     sensors.scan_processes(1_000.0, &mut seen);
@@ -62,7 +62,7 @@ fn a_pass_over_two_thousand_processes_loses_none() {
         handles.filter(|fact| names.contains(&fact.id.pid)).map(|fact| fact.fds).collect();
     assert_eq!(held.len(), 2_000);
     held.dedup();
-    assert_eq!(held.len(), 1, "alike processes hold alike: {held:?}");
+    assert_eq!(held.len(), 1, "identical processes have different counts: {held:?}");
     assert_eq!(
         sensors.lost().totals().map(|(_, total)| total).sum::<u64>(),
         0,
@@ -73,24 +73,25 @@ fn a_pass_over_two_thousand_processes_loses_none() {
     let gone = wait_for(Duration::from_secs(10), || {
         processes(&mut sensors).iter().all(|fact| &*fact.comm != "workload").then_some(())
     });
-    assert!(gone.is_some(), "sleepers outlive their parent");
+    assert!(gone.is_some(), "sleepers outlived their parent");
 }
 
 #[test]
-fn the_host_is_read_as_proc_says() {
+fn host_memory_matches_proc() {
     let mut seen = Vec::new();
     Sensors::without_bpf("this test is about /proc").scan_processes(0.0, &mut seen);
     let Fact::Host(host) = &seen[0].fact else {
-        panic!("a scan begins with the host: {:?}", seen[0])
+        panic!("a scan must begin with the host: {:?}", seen[0])
     };
     let memory = fs::read_to_string("/proc/meminfo").expect("meminfo can be read");
     let available = memory
         .lines()
         .find_map(|line| line.strip_prefix("MemAvailable:"))
-        .expect("it says MemAvailable");
+        .expect("meminfo has MemAvailable");
     let available =
-        available.trim().trim_end_matches(" kB").parse::<u64>().expect("it is a number") * 1024;
-    // Other processes go on meanwhile.
+        available.trim().trim_end_matches(" kB").parse::<u64>().expect("the value is a number")
+            * 1024;
+    // Other processes keep running meanwhile.
     assert!(
         host.mem_available_bytes.abs_diff(available) < 256 << 20,
         "{host:?} against {available}"
