@@ -1,6 +1,6 @@
-//! Debian's packages: which there are, which are installed, and installing some.
+//! Debian's packages: queries, and installation.
 //!
-//! Every installation is announced before it runs. It refuses to remove a package.
+//! Every installation is announced before it runs. Installations never remove a package.
 
 use std::process::Command;
 
@@ -8,7 +8,8 @@ use crate::child::{self, OnInterrupt};
 use crate::sudo::authenticate;
 use crate::workspace::is_root;
 
-/// Installs packages that apt-get knows; one that it does not know is left to the next decision.
+/// Installs packages that apt-get knows. If one is unknown, nothing is installed, and the next
+/// decision has to handle it.
 pub fn install(packages: &[String]) -> anyhow::Result<()> {
     let missing: Vec<String> =
         packages.iter().filter(|package| !installed(package)).cloned().collect();
@@ -34,13 +35,13 @@ pub fn install(packages: &[String]) -> anyhow::Result<()> {
     )
 }
 
-/// How somebody would install them by hand.
+/// Returns the command that installs the packages by hand.
 pub fn apt_line(packages: &[String]) -> String {
     let sudo = if is_root() { "" } else { "sudo " };
     format!("{sudo}apt-get install {}", packages.join(" "))
 }
 
-/// apt-get, as root and without questions.
+/// Returns an apt-get command, as root and without questions.
 pub fn apt(arguments: &[&str]) -> Command {
     let mut command = if is_root() { Command::new("env") } else { Command::new("sudo") };
     if !is_root() {
@@ -56,7 +57,7 @@ fn installed(package: &str) -> bool {
     state.is_some_and(|state| state.ends_with(" installed"))
 }
 
-/// Whether apt knows a version of this package that it could install.
+/// Returns true if apt knows a version of this package that it can install.
 pub fn has_candidate(package: &str) -> bool {
     let policy =
         child::output_of(Command::new("apt-cache").args(["policy", package])).unwrap_or_default();

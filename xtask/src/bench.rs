@@ -1,8 +1,8 @@
-//! `cargo xtask bench`: what Spillway costs, in the core and on a host.
+//! `cargo xtask bench`: measures what Spillway costs, in the core and on a host.
 //!
-//! Criterion measures the pure core; the `cost` binary measures the agent beside real workloads,
-//! prints ratios, and exits non-zero if a target was missed. Both run even if the first fails, so
-//! that one look shows all.
+//! Criterion measures the pure core. The `cost` binary measures the agent beside real workloads,
+//! prints ratios, and exits non-zero if a target is missed. Both run even if the first one fails,
+//! so that one run shows all results.
 
 use std::process::ExitCode;
 
@@ -18,7 +18,7 @@ use crate::{build, child};
     cargo xtask bench --json    the agent's cost as JSON on standard output, and nothing else \
     there")]
 pub struct Args {
-    /// Print the cost table as JSON; criterion is left out
+    /// Print the cost table as JSON, without running criterion
     #[arg(long)]
     json: bool,
 }

@@ -1,9 +1,9 @@
-//! `cargo xtask build`: the BPF programs, then the agent that embeds them.
+//! `cargo xtask build`: builds the BPF programs, then the agent that embeds them.
 //!
 //! The BPF half has its own compiler, target and target directory (`target/bpf`), so that neither
-//! half ever rebuilds the other. The object is copied to `target/bpf/spillway.bpf.o` only when its
-//! bytes changed: the agent is rebuilt when that file is newer. `Cargo.lock` is shared, and every
-//! step holds to it.
+//! half causes a rebuild of the other. The object is copied to `target/bpf/spillway.bpf.o` only if
+//! its bytes changed, because the agent is rebuilt when that file is newer. `Cargo.lock` is shared,
+//! and every step uses `--locked`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -21,7 +21,7 @@ const TARGET: &str = "bpfel-unknown-none";
 
 const HINT: &str = "the compiler's message above names the place";
 
-/// Optimised binaries of the corpora, the machines and the demo.
+/// Optimised binaries that the corpora, the machines and the demo need.
 pub const RELEASE_BINARIES: [&str; 6] =
     ["spillway", "corpus", "workload", "crash_target", "kernel", "drain"];
 
@@ -46,12 +46,12 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Sets up what is missing and builds the BPF programs.
+/// Installs missing tools and builds the BPF programs.
 pub fn bpf(workspace: &Workspace) -> anyhow::Result<()> {
     bpf_with(workspace, &setup::bpf(workspace)?)
 }
 
-/// Builds the BPF programs with a compiler that setup has made ready.
+/// Builds the BPF programs with a compiler that setup has prepared.
 pub fn bpf_with(workspace: &Workspace, compiler: &Compiler) -> anyhow::Result<()> {
     let linker = tools::bpf_linker(compiler.llvm)?;
     let target_dir = workspace.target.join("bpf");
@@ -65,7 +65,7 @@ pub fn bpf_with(workspace: &Workspace, compiler: &Compiler) -> anyhow::Result<()
     copy_if_changed(&built, &workspace.bpf_object())
 }
 
-/// Builds binaries of the user's half.
+/// Builds binaries of the user-space half.
 pub fn binaries(workspace: &Workspace, release: bool, wanted: &[&str]) -> anyhow::Result<()> {
     let mut command = user_half(workspace, wanted);
     if release {
@@ -74,16 +74,17 @@ pub fn binaries(workspace: &Workspace, release: bool, wanted: &[&str]) -> anyhow
     child::quiet(&format!("build {}", wanted.join(" and ")), &mut command, HINT, OnInterrupt::Stop)
 }
 
-/// Builds every test, and the agent that they run, with the dependencies that the tests need:
-/// built by itself, the agent would be compiled twice.
+/// Builds every test and the agent that they run, with the dependency features that the tests need:
+/// a separate build of the agent would compile it twice.
 pub fn tests(workspace: &Workspace) -> anyhow::Result<()> {
     let mut command = user_half(workspace, &["spillway"]);
     command.arg("--tests");
     child::quiet("build spillway and the tests", &mut command, HINT, OnInterrupt::Stop)
 }
 
-/// A build of these binaries. It names the whole workspace: cargo chooses the features of
-/// dependencies by the packages named, and would compile some again for another choice.
+/// Returns the build command for these binaries. It names the whole workspace: cargo selects the
+/// features of dependencies by the named packages, and another selection would compile some of them
+/// again.
 fn user_half(workspace: &Workspace, wanted: &[&str]) -> Command {
     let mut command = workspace.cargo("build");
     command.args(["--locked", "--workspace"]);
@@ -122,7 +123,7 @@ fn bpf_command(compiler: &Compiler, linker: &Path, target_dir: &Path) -> Command
     for name in ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_BUILD_TARGET"] {
         command.env_remove(name);
     }
-    // Debug information is what BTF is made from; bpf-linker, which sees the whole program anyway,
+    // BTF is generated from debug information. bpf-linker, which sees the whole program anyway,
     // optimises last.
     command.env("CARGO_PROFILE_RELEASE_DEBUG", "2").env("CARGO_PROFILE_RELEASE_STRIP", "none");
     command.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1");
@@ -130,7 +131,7 @@ fn bpf_command(compiler: &Compiler, linker: &Path, target_dir: &Path) -> Command
     command
 }
 
-/// The flags of the BPF half, separated as `CARGO_ENCODED_RUSTFLAGS` wants them.
+/// Returns the flags of the BPF half, in the format of `CARGO_ENCODED_RUSTFLAGS`.
 fn rustflags(arch: &str, linker: &Path) -> OsString {
     let mut flags = OsString::from(format!("--cfg=bpf_target_arch=\"{arch}\""));
     for flag in ["-Cdebuginfo=2", "-Cpanic=abort", "-Clink-arg=--btf", "-Clinker="] {

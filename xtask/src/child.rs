@@ -1,10 +1,10 @@
-//! One step of a command: a child process, what it is for, how long it took, and what it said if it
-//! failed.
+//! One step of a command: a child process with its purpose, its duration, and its output if it
+//! fails.
 //!
-//! A quiet step keeps the child's output and shows its last lines only on failure; while it runs
-//! there is a spinner on a terminal and a line every 15 s elsewhere, so that a log never looks
-//! hung. A streaming step hands its output through. Every child gets its own process group and is
-//! killed with it when the command is interrupted or panics.
+//! A quiet step keeps the child's output and shows its last lines only on failure. While it runs
+//! there is a spinner on a terminal, or a line every 15 s elsewhere, so that a log never seems to
+//! hang. A streaming step passes its output through. Every child gets its own process group, which
+//! is killed when the command is interrupted or panics.
 
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read};
@@ -19,14 +19,14 @@ use anyhow::{Context as _, bail};
 use crate::progress::Progress;
 use crate::{clock, signals};
 
-/// How often a wait looks at the signal flag: short enough that Ctrl-C feels immediate.
+/// Interval at which a wait checks the signal flag: short enough that Ctrl-C feels immediate.
 const TICK: Duration = Duration::from_millis(100);
-/// How much of a failed child's output is shown.
+/// Number of lines shown of a failed child's output.
 const TAIL_LINES: usize = 40;
-/// How long an interrupted child may take to stop by itself before it is killed.
+/// Time for an interrupted child to stop by itself before it is killed.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// A child in a process group of its own, killed as a group when dropped.
+/// Child in its own process group, which is killed as a group on drop.
 #[derive(Debug)]
 pub struct Group(Child);
 
@@ -38,17 +38,17 @@ impl Group {
         child.map(Self).with_context(|| format!("{program} could not be started"))
     }
 
-    /// The child, for its pipes and its pid.
+    /// Returns the child, for its pipes and its pid.
     pub fn child(&mut self) -> &mut Child {
         &mut self.0
     }
 
-    /// Its exit status, if it has ended.
+    /// Returns the exit status, if the child has ended.
     pub fn try_wait(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         self.0.try_wait().context("a child's state could not be read")
     }
 
-    /// Whether any process of the group still exists, whoever owns it.
+    /// Returns true if any process of the group still exists, whichever user owns it.
     pub fn has_members(&self) -> bool {
         let Ok(pid) = i32::try_from(self.0.id()) else { return false };
         // SAFETY: signal 0 sends nothing; kill takes two integers and touches no memory of ours.
@@ -65,7 +65,7 @@ impl Group {
         }
     }
 
-    /// Waits for the end, up to a limit.
+    /// Waits until the child ends, at most `limit`.
     pub fn wait_for(&mut self, limit: Duration) -> Option<ExitStatus> {
         let start = clock::now();
         loop {
@@ -77,7 +77,7 @@ impl Group {
         }
     }
 
-    /// Stops the group: SIGTERM, a moment of grace, SIGKILL.
+    /// Stops the group: SIGTERM, a grace period, SIGKILL.
     pub fn stop(&mut self, grace: Duration) -> Option<ExitStatus> {
         if let Ok(Some(status)) = self.0.try_wait() {
             return Some(status);
@@ -97,16 +97,17 @@ impl Drop for Group {
     }
 }
 
-/// What a stopping signal does to a step that runs.
+/// Reaction of a running step to a stop signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnInterrupt {
-    /// Stop it at once: it can be repeated from where it was.
+    /// Stop it at once: the step can be repeated.
     Stop,
-    /// Let it finish first: stopping it half-way would leave the machine worse, as with apt-get.
+    /// Let it finish first: an unfinished step, such as apt-get, would leave the machine in a worse
+    /// state.
     Finish,
 }
 
-/// Runs a command quietly: `what` names it while it runs, `hint` says what to do if it fails.
+/// Runs a command quietly: `what` names it while it runs, and `hint` is the advice if it fails.
 pub fn quiet(
     what: &str,
     command: &mut Command,
@@ -143,8 +144,8 @@ pub fn quiet(
             if finishing { "stopping once this has finished" } else { last },
         );
         if let Some(status) = group.try_wait()? {
-            // The readers may still be a few lines behind; a grandchild may hold the pipe open for
-            // long.
+            // The readers may still be a few lines behind; a grandchild may keep the pipe open for
+            // a long time.
             tail.extend(std::iter::from_fn(|| lines.recv_timeout(TICK).ok()));
             break status;
         }
@@ -164,7 +165,7 @@ pub fn quiet(
     );
 }
 
-/// Runs a command with its output handed through.
+/// Runs a command and passes its output through.
 pub fn streaming(what: &str, command: &mut Command) -> anyhow::Result<ExitStatus> {
     eprintln!("  ..  {what}: {}", line_of(command));
     let start = clock::now();
@@ -180,20 +181,20 @@ pub fn streaming(what: &str, command: &mut Command) -> anyhow::Result<ExitStatus
     }
 }
 
-/// What a command prints on standard output, if it could be run and succeeded.
+/// Returns a command's standard output, if the command could be run and succeeded.
 pub fn output_of(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A command as a person would type it.
+/// Formats a command as typed in a shell.
 pub fn line_of(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-/// Hands each line of a stream, without its line end, to `sink` until the stream closes or `sink`
-/// says false.
+/// Passes each line of a stream, without its line end, to `sink`, until the stream closes or `sink`
+/// returns false.
 pub fn each_line(
     stream: impl Read + Send + 'static,
     mut sink: impl FnMut(String) -> bool + Send + 'static,
@@ -201,7 +202,7 @@ pub fn each_line(
     thread::spawn(move || {
         for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line);
-            // Cargo and apt redraw a line with carriage returns: the last drawing counts.
+            // Cargo and apt redraw a line with carriage returns: only the last version counts.
             let line = line.trim_end().rsplit('\r').next().unwrap_or_default().to_owned();
             if !sink(line) {
                 break;

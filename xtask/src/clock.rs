@@ -1,17 +1,15 @@
-//! The only reader of time in these commands, so that everything else can be tested with a time it
-//! is given.
+//! The only reader of the clock in these commands, so that tests can pass in any time elsewhere.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The monotonic clock, now.
+/// Reads the monotonic clock.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock here")]
 pub fn now() -> Instant {
     Instant::now()
 }
 
-/// How long ago a file was written; `None` where there is none, or where it was written in the
-/// future.
+/// Time since a file was written; `None` if it does not exist, or if its time is in the future.
 pub fn age(path: &Path) -> Option<Duration> {
     path.metadata().ok()?.modified().ok()?.elapsed().ok()
 }

@@ -1,11 +1,11 @@
-//! Programs that Debian packages and nobody here wants installed: unpacked into the cache, and run
+//! Programs from Debian's packages that are not installed: they are unpacked into the cache and run
 //! from there.
 //!
-//! A test must not leave a web server enabled on its user's machine, nor replace packages that are
-//! there: an emulator of another version than what the machine already has of it cannot be
-//! installed beside it. With each package come those of its needs that the machine lacks. A set
-//! counts as there only if all its programs run, since an upgrade of the distribution can take
-//! their libraries away. Needs apt-get and dpkg, and root only where apt has no lists.
+//! A test must not leave a web server enabled on its user's machine. Nor may it replace installed
+//! packages: an emulator of another version cannot be installed beside the machine's own. Each
+//! package comes with those of its dependencies that the machine lacks. A set counts as present
+//! only if all its programs run, since an upgrade of the distribution can remove their libraries.
+//! Needs apt-get and dpkg, and root only if apt has no package lists.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,28 +19,27 @@ use crate::child::{self, OnInterrupt};
 use crate::sudo::authenticate;
 use crate::workspace::{cache_dir, on_path};
 
-/// Programs that are used together.
+/// Set of programs that are used together.
 pub struct Unpacked {
-    /// Its directory in the cache.
+    /// Directory in the cache.
     pub name: &'static str,
-    /// What it is, in words.
+    /// Description of the set.
     pub what: &'static str,
-    /// Who wants it, in words.
+    /// Purpose of the set.
     pub why: &'static str,
-    /// Debian's packages.
+    /// Packages of Debian.
     pub packages: &'static [&'static str],
-    /// Where its programs are, the argument that makes each tell its version, and its exit code
-    /// then.
+    /// Path of each program, the argument that prints its version, and the exit code of that call.
     pub programs: &'static [(&'static str, &'static str, i32)],
 }
 
 impl Unpacked {
-    /// Where it is, or would be.
+    /// Returns the root directory of the unpacked files, whether it exists or not.
     pub fn root(&self) -> anyhow::Result<PathBuf> {
         Ok(cache_dir()?.join(self.name).join("root"))
     }
 
-    /// Whether it is there.
+    /// Returns true if all programs run.
     pub fn is_there(&self) -> anyhow::Result<bool> {
         let root = self.root()?;
         Ok(self.programs.iter().all(|(program, version, code)| {
@@ -51,7 +50,7 @@ impl Unpacked {
         }))
     }
 
-    /// Makes sure that it is there; gives the root of what was unpacked.
+    /// Unpacks the set unless it is present; returns its root directory.
     pub fn provide(&self) -> anyhow::Result<PathBuf> {
         let (root, what) = (self.root()?, self.what);
         if self.is_there()? {
@@ -69,11 +68,11 @@ impl Unpacked {
         Ok(root)
     }
 
-    /// Its packages, and what apt would install with them here.
+    /// Returns the packages, and those that apt would install with them on this machine.
     fn with_needs(&self) -> BTreeSet<String> {
         let mut simulate = Command::new("apt-get");
         simulate.args(["install", "--simulate", "--no-install-recommends"]).args(self.packages);
-        // Messages are read here.
+        // The messages are parsed below.
         let simulated = child::output_of(simulate.env("LC_ALL", "C")).unwrap_or_default();
         let names =
             simulated.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
@@ -81,8 +80,8 @@ impl Unpacked {
     }
 }
 
-/// Unpacks Debian's packages below `dir`, which it empties: `packages`, and what `with_needs` names
-/// with them. `what` they are is in words.
+/// Unpacks Debian's packages below `dir`, which is emptied first: `packages`, and those that
+/// `with_needs` returns. `what` describes them.
 pub fn unpack_into(
     dir: &Path,
     what: &str,
@@ -106,7 +105,7 @@ pub fn unpack_into(
         child::quiet(&format!("download {what}"), &mut download, hint, OnInterrupt::Stop)
     };
     if download().is_err() {
-        // Lists of before the last update name packages that the archive no longer has.
+        // Outdated lists name packages that the archive no longer has.
         update(hint)?;
         download()?;
     }
@@ -117,7 +116,7 @@ pub fn unpack_into(
     child::quiet(&format!("unpack {what}"), &mut unpack, "the disk may be full", OnInterrupt::Stop)
 }
 
-/// One of its programs, with the libraries that came with it.
+/// Returns a command that runs one of the programs, with the unpacked libraries.
 pub fn command(root: &Path, program: &str) -> Command {
     let mut command = Command::new(root.join(program));
     let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]

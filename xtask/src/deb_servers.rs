@@ -1,9 +1,9 @@
-//! nginx, HAProxy and wrk, which the live tests, the demo and the bench load and load with,
-//! Alertmanager, which they tell, and kubectl, which reads manifests.
+//! nginx, HAProxy and wrk, with which the live tests, the demo and the bench create load;
+//! Alertmanager, which receives their alerts; and kubectl, which reads manifests.
 
 use crate::deb_cache::Unpacked;
 
-/// Debian's. wrk tells its version and calls that a failure.
+/// Debian's packages. wrk prints its version with exit code 1.
 pub const SERVERS: Unpacked = Unpacked {
     name: "servers",
     what: "nginx, HAProxy, wrk, Alertmanager and kubectl",
@@ -14,7 +14,7 @@ pub const SERVERS: Unpacked = Unpacked {
         ("usr/sbin/haproxy", "-v", 0),
         ("usr/bin/wrk", "-v", 1),
         ("usr/bin/prometheus-alertmanager", "--version", 0),
-        // Its version it tells only beside an API's.
+        // kubectl prints its version only after asking an API server.
         ("usr/bin/kubectl", "help", 0),
     ],
 };

@@ -1,10 +1,10 @@
-//! `cargo xtask fuzz`: any bytes into what Spillway parses, for as long as asked.
+//! `cargo xtask fuzz`: feeds arbitrary bytes to Spillway's parsers, for a given time.
 //!
 //! The targets in `tests/fuzz` are built with the stable compiler's own coverage and address
-//! sanitizer, so that neither a nightly nor another tool is needed (but a C++ compiler is, for
-//! libFuzzer). The corpora begin with the traces and the configuration that are in the tree, and
-//! with `tests/fuzz/seeds`, and grow under `target/fuzz`; an input that breaks a target is left
-//! beside them, and its path is printed.
+//! sanitizer, so that they need neither a nightly nor another tool, only a C++ compiler for
+//! libFuzzer. The corpora start with the traces and the configuration in the tree, and with
+//! `tests/fuzz/seeds`, and grow under `target/fuzz`. An input that breaks a target is saved beside
+//! them, and its path is printed.
 
 use std::fs;
 use std::process::{Command, ExitCode};
@@ -14,8 +14,8 @@ use anyhow::Context as _;
 use crate::child::{self, OnInterrupt};
 use crate::workspace::Workspace;
 
-/// What cargo-fuzz passes, too: counters at every edge, the operands of comparisons, and a check of
-/// every access.
+/// Flags that cargo-fuzz passes too: counters at every edge, the operands of comparisons, and a
+/// check of every access.
 const FLAGS: &[&str] = &[
     "--cfg=fuzzing",
     "-Cpasses=sancov-module",
@@ -27,11 +27,12 @@ const FLAGS: &[&str] = &[
     "-Ccodegen-units=1",
 ];
 
-/// The sanitizer wants the target to be named, so that build scripts and macros stay free of it.
+/// Target of the build. The sanitizer requires it to be named, so that build scripts and macros are
+/// built without it.
 const HOST: &str = "x86_64-unknown-linux-gnu";
 
-/// A target, where its first inputs are, and how they end. The bytes that a target gets are what
-/// its name says; see `agent/src/fuzzing.rs`.
+/// Targets, each with the directory of its seeds and their file extension. The name says which
+/// bytes a target gets; see `agent/src/fuzzing.rs`.
 const TARGETS: &[(&str, &str, &str)] = &[
     ("trace", "tests/traces", "jsonl"),
     ("explain", "tests/traces", "jsonl"),
@@ -48,7 +49,7 @@ const TARGETS: &[(&str, &str, &str)] = &[
     ("http", "tests/fuzz/seeds/http", "txt"),
 ];
 
-/// Feed any bytes to what Spillway parses.
+/// Feed arbitrary bytes to Spillway's parsers.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask fuzz               every target for a minute each\n  \
@@ -58,7 +59,7 @@ pub struct Args {
     /// Only this target
     #[arg(value_parser = TARGETS.iter().map(|(name, ..)| *name).collect::<Vec<_>>())]
     target: Option<String>,
-    /// How long each target runs
+    /// Seconds to run each target
     #[arg(long, default_value_t = 60)]
     secs: u32,
 }

@@ -1,8 +1,8 @@
-//! Spillway's own commands, run as `cargo xtask <command>`.
+//! Commands of this repository, run as `cargo xtask <command>`.
 //!
-//! This file only parses; each command is one file. Exit codes: 0 all went well, 1 something failed
-//! or did not match, 2 the command line is wrong, 130 stopped by Ctrl-C or SIGTERM (after
-//! everything was put away).
+//! This file only parses the command line; each command has its own file. Exit codes: 0 success, 1
+//! something failed or did not match, 2 wrong command line, 130 stopped by Ctrl-C or SIGTERM (after
+//! cleaning up).
 
 mod apt;
 mod bench;
@@ -31,7 +31,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Spillway's own commands. Each installs what it needs first; nothing has to be prepared by hand.
+/// Development commands of Spillway. Each installs the tools that it needs; no preparation is
+/// required.
 #[derive(Debug, Parser)]
 #[command(
     bin_name = "cargo xtask",
@@ -51,7 +52,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Install what building needs; does nothing when all is there
+    /// Install build and test tools; does nothing if all are present
     Setup(setup::Args),
     /// Build the BPF programs and the agent
     Build(build::Args),
@@ -60,7 +61,7 @@ enum Command {
     Demo(demo::Args),
     /// Run the agent on this host in observe mode until stopped
     Run(run::Args),
-    /// Run every test there is
+    /// Run all tests
     Test(test::Args),
     /// Check every probe on real kernels, from 5.10 to the newest
     Vm(vm::Args),
@@ -68,9 +69,9 @@ enum Command {
     Bench(bench::Args),
     /// Record, list, write or score the corpora of leaks and of accept queues
     Corpus(corpus::Args),
-    /// Feed any bytes to what Spillway parses
+    /// Feed arbitrary bytes to Spillway's parsers
     Fuzz(fuzz::Args),
-    /// Run a command for as long as standard input stays open (how the demo holds the agent)
+    /// Run a command for as long as standard input stays open (the demo runs the agent this way)
     #[command(hide = true)]
     Hold(supervise::Args),
 }

@@ -1,16 +1,15 @@
-//! The line that says what is being waited for, and for how long already.
+//! The progress line: the current step, and how long it has been running.
 //!
-//! On a terminal it is redrawn in place; elsewhere it is printed now and then, so that a log
-//! neither fills nor looks hung.
+//! On a terminal it is redrawn in place; elsewhere it is printed at intervals, so that a log
+//! neither fills up nor seems to hang.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
-/// How often it is printed where there is no terminal.
+/// Interval between lines without a terminal.
 const STILL_RUNNING: Duration = Duration::from_secs(15);
 
-/// A line that says what is being waited for: redrawn on a terminal, repeated now and then
-/// elsewhere.
+/// Progress line: redrawn on a terminal, repeated at intervals elsewhere.
 #[derive(Debug)]
 pub struct Progress {
     terminal: bool,
@@ -19,12 +18,12 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Progress on standard error.
+    /// Creates a progress line on standard error.
     pub fn new() -> Self {
         Self { terminal: std::io::stderr().is_terminal(), frame: 0, said: Duration::ZERO }
     }
 
-    /// Says that `what` has been running for `elapsed`, and what it last did.
+    /// Shows that `what` has been running for `elapsed`, with its latest output.
     pub fn show(&mut self, what: &str, elapsed: Duration, detail: &str) {
         let secs = elapsed.as_secs();
         if self.terminal {
@@ -42,7 +41,7 @@ impl Progress {
         }
     }
 
-    /// Takes the line away, so that something else can be printed.
+    /// Removes the line, so that other output can be printed.
     pub fn clear(&mut self) {
         if self.terminal {
             eprint!("\r\x1b[2K");
@@ -51,7 +50,7 @@ impl Progress {
     }
 }
 
-/// How many columns the terminal has, less one so that a full line does not wrap.
+/// Width of the terminal in columns, less one so that a full line does not wrap.
 fn columns() -> usize {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCGWINSZ writes one winsize through the pointer, which is valid and lives until the

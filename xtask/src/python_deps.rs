@@ -1,9 +1,9 @@
-//! The reference library of Standard Webhooks in Python, by which the tests have signatures read
-//! that are not the agent's own.
+//! The reference library of Standard Webhooks in Python, with which the tests verify signatures
+//! independently of the agent's own code.
 //!
-//! One wheel that needs nothing but Python, pinned by its hash, in the cache. pip takes it: the
-//! machine's own, or else Debian's, which is one wheel as well and is unpacked beside it. Needs
-//! root only where there is no python3. It refuses a wheel with another hash.
+//! It is one wheel in the cache that needs only Python, pinned by its hash. pip installs it: the
+//! machine's own, or Debian's, which is also a wheel and is unpacked beside it. Needs root only if
+//! there is no python3. A wheel with another hash is rejected.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,23 +16,24 @@ use crate::child::{self, OnInterrupt};
 use crate::deb_cache;
 use crate::workspace::cache_dir;
 
-/// What it is, in words.
+/// Description of the library.
 pub const WHAT: &str = "the reference library of Standard Webhooks";
 
-/// The directory in the cache, and what pip is told.
+/// Directory in the cache.
 const NAME: &str = "standardwebhooks-1.1.0";
 const REQUIREMENT: &str = "standardwebhooks==1.1.0 \
                            --hash=sha256:9a88d48a1f198be61517fc7ad328cf58ba02b73f0fbd8941d4213e9c0b6c2a61\n";
 
-/// Debian's package of pip as a wheel, and where the wheel is in it.
+/// Debian's package of pip as a wheel, and the path of the wheel in it.
 const PIP: (&str, &str) = ("python3-pip-whl", "root/usr/share/python-wheels");
 
-/// Whether it is there.
+/// Returns true if the library can be imported.
 pub fn is_there() -> anyhow::Result<bool> {
     Ok(works(&dir()?))
 }
 
-/// Installs it unless it is there, and returns the directory for PYTHONPATH. Needs python3.
+/// Installs the library unless it is present, and returns the directory for PYTHONPATH. Needs
+/// python3.
 pub fn provide() -> anyhow::Result<PathBuf> {
     let dir = dir()?;
     if works(&dir) {
@@ -77,7 +78,7 @@ fn works(dir: &Path) -> bool {
         .is_some()
 }
 
-/// The machine's pip, or Debian's.
+/// Returns a command that runs the machine's pip, or Debian's.
 fn pip(dir: &Path) -> anyhow::Result<Command> {
     let mut own = Command::new("python3");
     own.args(["-m", "pip"]);

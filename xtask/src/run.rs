@@ -1,8 +1,8 @@
-//! `cargo xtask run`: builds, then becomes the agent.
+//! `cargo xtask run`: builds the agent, then becomes it.
 //!
-//! It is replaced by `spillway run` (through sudo if not root) instead of waiting for it, so that
-//! Ctrl-C, SIGTERM and the exit code are the agent's own. Observe mode is the agent's default:
-//! nothing on the host is changed.
+//! The process is replaced by `spillway run` (through sudo if not root) instead of waiting for it,
+//! so that Ctrl-C, SIGTERM and the exit code are the agent's own. Observe mode is the agent's
+//! default: it changes nothing on the host.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
@@ -24,7 +24,7 @@ pub struct Args {
     arguments: Vec<String>,
 }
 
-/// Runs the command; it returns only if the agent could not be started.
+/// Runs the command; returns only if the agent cannot be started.
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find()?;
     build::bpf(&workspace)?;

@@ -1,10 +1,9 @@
-//! `cargo xtask setup`: installs what building and testing need, and does nothing when all is
-//! there.
+//! `cargo xtask setup`: installs build and test tools, and does nothing if all are present.
 //!
-//! It gathers facts, does the one next step that [`toolchain::decide`] names, and repeats until the
-//! BPF compiler and its linker are ready. Every installation is announced with its reason before it
-//! runs. It refuses to remove a package, to touch rustup's toolchains, and to prompt for a password
-//! where there is no terminal.
+//! It gathers facts, performs the next step that [`toolchain::decide`] returns, and repeats until
+//! the BPF compiler and its linker are ready. Every installation is announced with its reason
+//! before it runs. Setup never removes a package, never changes rustup's toolchains, and never
+//! prompts for a password without a terminal.
 
 use std::collections::BTreeSet;
 use std::process::{Command, ExitCode};
@@ -21,20 +20,20 @@ use crate::vm::rootfs::MAKERS;
 use crate::workspace::{Workspace, on_path};
 use crate::{python_deps, signals, tools};
 
-/// What unpacks the modules of other kernels: the program and its package.
+/// Program that unpacks the modules of other kernels, and its package.
 const XZ: (&str, &str) = ("xz", "xz-utils");
 
-/// What runs the receiver of `configs/kubernetes/`, whose image has it: the program and its
+/// Program that runs the receiver of `configs/kubernetes/`, whose image contains it, and its
 /// package.
 const PYTHON: (&str, &str) = ("python3", "python3");
 
-/// Install what building and testing need; does nothing when all is there.
+/// Install build and test tools; does nothing if all are present
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask setup            install what is missing (through sudo if not root)\n  \
     cargo xtask setup --check    only say what would be done; exits 1 if something is missing")]
 pub struct Args {
-    /// Only say what would be done next
+    /// Only print the next step
     #[arg(long)]
     check: bool,
 }
@@ -113,7 +112,7 @@ fn check() -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Makes sure that the BPF programs can be built, and says with which compiler.
+/// Prepares the build of the BPF programs, and returns the compiler to use.
 pub fn bpf(workspace: &Workspace) -> anyhow::Result<Compiler> {
     let mut tried = BTreeSet::new();
     loop {
@@ -142,7 +141,7 @@ pub fn bpf(workspace: &Workspace) -> anyhow::Result<Compiler> {
     }
 }
 
-/// Makes sure that a subcommand of cargo is there, and returns the command that runs it.
+/// Provides a subcommand of cargo, and returns the command that runs it.
 pub fn cargo_tool(workspace: &Workspace, tool: &CargoTool) -> anyhow::Result<Command> {
     if let Some(command) = tool.find()? {
         return Ok(command);
@@ -154,18 +153,18 @@ pub fn cargo_tool(workspace: &Workspace, tool: &CargoTool) -> anyhow::Result<Com
         .with_context(|| format!("cargo-{} was built and does not run\n  {hint}", tool.name))
 }
 
-/// Makes sure that other kernels can be booted.
+/// Installs the tools that boot other kernels.
 pub fn vm() -> anyhow::Result<()> {
     program(XZ, "which unpacks other kernels' modules")?;
     emulator::provide().map(drop)
 }
 
-/// Makes sure that the receiver for Kubernetes can be run.
+/// Installs Python, which runs the receiver for Kubernetes.
 pub fn python() -> anyhow::Result<()> {
     program(PYTHON, "which the receiver that cordons a Kubernetes node is run by")
 }
 
-/// Makes sure that a program of this package is there, `why` it is wanted.
+/// Installs the package of a program if it is missing; `why` is the purpose.
 fn program((program, package): (&str, &str), why: &str) -> anyhow::Result<()> {
     if on_path(program).is_none() {
         eprintln!("setup: no {program} yet, {why}");
@@ -179,7 +178,7 @@ fn program((program, package): (&str, &str), why: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes sure that a Debian can be put together for a virtual machine.
+/// Installs the tools that create a Debian for a virtual machine.
 pub fn userlands() -> anyhow::Result<()> {
     if !makes_userlands() && on_path("apt-get").is_some() {
         eprintln!(

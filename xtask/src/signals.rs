@@ -1,9 +1,9 @@
-//! Ctrl-C, SIGTERM and SIGHUP become a flag that every wait looks at.
+//! Ctrl-C, SIGTERM and SIGHUP set a flag that every wait checks.
 //!
-//! A handler that exits would skip the guards that stop processes and remove cgroups. So nothing
-//! exits in a handler: waits return [`Interrupted`], the guards run on the way out, and `main`
-//! turns it into exit code 130. Children run in process groups of their own, so that Ctrl-C on a
-//! terminal reaches this process alone.
+//! A handler that exits would skip the guards that stop processes and remove cgroups. Therefore no
+//! handler exits: waits return [`Interrupted`], the guards run on the way out, and `main` turns the
+//! error into exit code 130. Children run in their own process groups, so that Ctrl-C on a terminal
+//! reaches only this process.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 static STOPPED: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| Arc::new(AtomicBool::new(false)));
 
-/// The error of a wait that a signal ended.
+/// Error of a wait that a signal ended.
 #[derive(Debug)]
 pub struct Interrupted;
 
@@ -26,7 +26,7 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// Turns the stopping signals into the flag, from now on.
+/// Installs the handlers that set the flag.
 pub fn install() -> anyhow::Result<()> {
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&STOPPED))
@@ -35,12 +35,16 @@ pub fn install() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fails with [`Interrupted`] once a stopping signal has come.
+/// Checks for a stop signal.
+///
+/// # Errors
+///
+/// Returns [`Interrupted`] once a stop signal has arrived.
 pub fn check() -> anyhow::Result<()> {
     if stopped() { Err(Interrupted.into()) } else { Ok(()) }
 }
 
-/// Whether a stopping signal has come.
+/// Returns true once a stop signal has arrived.
 pub fn stopped() -> bool {
     STOPPED.load(Ordering::Relaxed)
 }

@@ -1,4 +1,4 @@
-//! Root's rights where this is not root: sudo, asked for at a terminal or never.
+//! Root privileges for other users: sudo, which prompts only on a terminal.
 
 use std::io::IsTerminal as _;
 use std::process::{Command, Stdio};
@@ -8,8 +8,8 @@ use anyhow::{Context as _, bail};
 use crate::workspace::{is_root, on_path};
 use crate::{child, signals};
 
-/// Gets sudo ready to run without asking: it asks here, in the foreground, or never. `what` is what
-/// root is needed for.
+/// Prepares sudo to run without a prompt: it prompts here, in the foreground, or not at all. `what`
+/// is the command that needs root.
 pub fn authenticate(what: &str) -> anyhow::Result<()> {
     if is_root() {
         return Ok(());

@@ -1,10 +1,10 @@
 //! `xtask hold`: runs a command for as long as standard input stays open, then stops it.
 //!
-//! The demo holds the agent this way, as root through sudo where need be. A user may not signal a
-//! process that sudo started, but may close a pipe; and a pipe closes by itself when the demo is
-//! killed, so the agent never outlives it. Paths given with `--own` that do not exist at the start
-//! are removed at the end: what the agent makes on a machine that never ran it. Paths that exist
-//! already are left alone.
+//! The demo runs the agent this way, as root and if necessary through sudo. A user may not signal a
+//! process that sudo started, but may close a pipe. The pipe also closes when the demo is killed,
+//! so the agent never outlives it. Paths given with `--own` that do not exist at the start are
+//! removed at the end: the agent creates them on a machine where it has never run. Paths that
+//! already exist are left alone.
 
 use std::io::Read as _;
 use std::os::unix::process::ExitStatusExt as _;
@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use crate::child::Group;
 
-/// What goes before the command's pid on standard error, for the demo to see that it is gone in the
-/// end.
+/// Prefix of the line on standard error with the command's pid, by which the demo checks that the
+/// process has ended.
 pub const PID_LINE: &str = "hold: pid ";
-/// How long the command may take to end after SIGTERM.
+/// Time for the command to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Run a command for as long as standard input stays open.
@@ -33,11 +33,11 @@ pub struct Args {
     command: Vec<String>,
 }
 
-/// Runs the command and returns its exit code; 128 plus the signal where one killed it.
+/// Runs the command and returns its exit code, or 128 plus the number of the signal that killed it.
 pub fn main(args: &Args) -> ExitCode {
     let own: Vec<&PathBuf> = args.own.iter().filter(|path| !exists(path)).collect();
-    // A stopping signal to this process is answered by closing the pipe instead; the flag keeps it
-    // from dying.
+    // On a stop signal, the loop below stops the command; the flag keeps this process alive until
+    // then.
     if let Err(error) = crate::signals::install() {
         eprintln!("hold: {error:#}");
         return ExitCode::from(125);

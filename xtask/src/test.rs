@@ -1,11 +1,11 @@
-//! `cargo xtask test`: every test there is, and what could not run, with the reason; with
-//! `--quick`, those that fit between two edits.
+//! `cargo xtask test`: runs all tests, and lists those that could not run, with the reason; with
+//! `--quick`, only those that are fast enough to run between two edits.
 //!
 //! A test that needs root or BPF and lacks it appends `name<TAB>reason` to the file named in
-//! `SPILLWAY_SKIPS` and passes. Then the detectors are scored on the corpora, and every probe is
-//! checked on every kernel that can be had. What was skipped is listed last. Where `CI` is set, a
-//! skip that `.ci/expected-skips` does not list fails the run: there a skip is a hole in what was
-//! promised.
+//! `SPILLWAY_SKIPS` and passes. After the tests, the detectors are scored on the corpora, and every
+//! probe is checked on every available kernel. Skipped tests are listed last. If `CI` is set, a
+//! skip that `.ci/expected-skips` does not list fails the run, because CI promises to run
+//! everything else.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -25,7 +25,7 @@ use crate::{
     child, corpus, python_deps, setup, vm,
 };
 
-/// Run every test there is: formatting, lints, unit, replay, host and kernel tests.
+/// Run all tests: formatting, lints, unit, replay, host and kernel tests
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask test              everything; without root or BPF, what needs them is listed as \
@@ -35,19 +35,19 @@ use crate::{
     lints\n\n\
     Exit codes: 0 all passed, 1 something failed (or, where CI is set, was skipped unexpectedly).")]
 pub struct Args {
-    /// Only tests whose name contains one of these
+    /// Run only tests whose name contains one of these
     filters: Vec<String>,
 
-    /// Within two minutes in a built tree: formatting, lints and the tests that need no root, no
-    /// other kernel, no server, no corpus and no thousand kills
+    /// Run only formatting, lints and fast tests, within two minutes in a built tree: those that
+    /// need no root, other kernel, server, corpus or thousand kills
     #[arg(long)]
     quick: bool,
 }
 
-/// Tests that run at once, for each processor: most of them wait most of the time.
+/// Number of parallel tests per processor: most of them wait most of the time.
 const THREADS_PER_PROCESSOR: usize = 3;
 
-/// Variable that says how many, unless somebody else has set it.
+/// Variable with the number of parallel tests, unless it is already set.
 const THREADS: &str = "NEXTEST_TEST_THREADS";
 
 /// Runs the command.
@@ -57,13 +57,13 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let nextest = setup::cargo_tool(&workspace, &NEXTEST)?;
     let mut skips = BTreeMap::new();
     let mut has_programs = !args.quick;
-    // The quick tests run none, and take those that are there.
+    // The quick tests run no BPF programs; programs that are already built are embedded.
     let compiler = if args.quick { Ok(None) } else { setup::bpf(&workspace).map(Some) };
     match compiler {
         Ok(None) => {}
         Ok(Some(compiler)) => build::bpf_with(&workspace, &compiler)?,
-        // Where they cannot be built, as without root and sudo, the rest is tested all the same;
-        // not so in CI.
+        // If they cannot be built, for example without root and sudo, the other tests still run,
+        // except in CI.
         Err(error) if strict || error.is::<Interrupted>() => return Err(error),
         Err(error) => {
             eprintln!("test: going on without the BPF programs: {error:#}");
@@ -74,8 +74,8 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let is_whole = args.filters.is_empty() && !args.quick;
     let passed = thread::scope(|scope| {
-        // Both builds leave a processor idle at their ends. They are over before the first test:
-        // agents under test would see the compiler grow.
+        // The builds run in parallel, because each leaves a processor idle near its end. Both end
+        // before the first test: agents under test would report the growing compiler.
         let release =
             is_whole.then(|| scope.spawn(|| build::binaries(&workspace, true, &RELEASE_BINARIES)));
         let passed = check_and_build(args, &workspace)?;
@@ -108,7 +108,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         provide(&mut command, strict)?;
     }
     let report = report(&workspace, args.quick);
-    // That of another run would tell of that.
+    // A report of an earlier run would be misleading.
     fs::remove_file(&report).ok();
     let mut failures = Vec::new();
     if !child::streaming("tests", &mut command)?.success() {
@@ -141,12 +141,12 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         failures
             .extend(unexpected.iter().map(|name| format!("{name}: skipped although this is CI")));
     }
-    // Last, so that the end of a log tells it.
+    // Last, so that the log ends with it.
     failures.iter().for_each(|failure| println!("Failed: {failure}"));
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Where nextest leaves what came of each test, as `.config/nextest.toml` has it.
+/// Returns the path of nextest's report, as set in `.config/nextest.toml`.
 fn report(workspace: &Workspace, is_quick: bool) -> PathBuf {
     let profile = match is_quick {
         true => "quick".to_owned(),
@@ -155,8 +155,8 @@ fn report(workspace: &Workspace, is_quick: bool) -> PathBuf {
     workspace.target.join("nextest").join(profile).join("junit.xml")
 }
 
-/// The tests that failed, a line each with the reason: what nextest takes for it of what the test
-/// said, in the form of JUnit.
+/// Parses nextest's JUnit report: the failed tests, one line each, with the part of their output
+/// that nextest takes as the reason.
 fn failed(report: &str) -> Vec<String> {
     let cases = report.split("<testcase ").skip(1).filter_map(|rest| {
         let case = rest.split("</testcase>").next()?;
@@ -168,7 +168,7 @@ fn failed(report: &str) -> Vec<String> {
             .filter(|said| !said.trim().is_empty())
             .or_else(|| attribute(failure, "type"))
             .unwrap_or_default();
-        // Where it panicked, and with what.
+        // The first two lines: the place of the panic, and its message.
         let reason = said
             .lines()
             .map(str::trim)
@@ -181,7 +181,7 @@ fn failed(report: &str) -> Vec<String> {
     cases.collect()
 }
 
-/// An attribute of the XML element whose text begins here.
+/// Returns an attribute of the XML element that begins here.
 fn attribute(element: &str, name: &str) -> Option<String> {
     let element = format!(" {}", element.split('>').next()?);
     let value = element.split_once(&format!(" {name}=\""))?.1.split('"').next()?;
@@ -197,8 +197,8 @@ fn unescaped(text: &str) -> String {
     text.replace("&#10;", "\n").replace("&amp;", "&")
 }
 
-/// Names to the tests the servers and libraries that they run against; of those that cannot be had,
-/// the tests say so.
+/// Passes the servers and libraries to the tests that need them. If one is unavailable, these tests
+/// report that.
 fn provide(command: &mut Command, strict: bool) -> anyhow::Result<()> {
     match SERVERS.provide() {
         Ok(root) => drop(command.env("SPILLWAY_SERVERS", root)),
@@ -218,8 +218,8 @@ fn provide(command: &mut Command, strict: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs the checks that come before the tests, unless some tests alone are wanted, and builds the
-/// agent and the tests. Returns whether all passed.
+/// Runs the checks that precede the tests, unless tests are selected by name, and builds the agent
+/// and the tests. Returns true if all checks passed.
 fn check_and_build(args: &Args, workspace: &Workspace) -> anyhow::Result<bool> {
     if args.filters.is_empty() {
         let deny = (!args.quick).then(|| setup::cargo_tool(workspace, &DENY)).transpose()?;
@@ -233,19 +233,19 @@ fn check_and_build(args: &Args, workspace: &Workspace) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// What comes before the tests, cheapest first. Documentation has no tests, which the source test
-/// holds. Without `deny`, only those that take seconds.
+/// Returns the checks that precede the tests, cheapest first. There are no documentation tests,
+/// which the source test asserts. Without `deny`, only the checks that take seconds.
 fn checks(workspace: &Workspace, deny: Option<Command>) -> Vec<(&'static str, Command)> {
     let mut format = workspace.cargo("fmt");
     format.args(["--all", "--check"]);
     let mut lint = workspace.cargo("clippy");
     lint.args(["--quiet", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]);
     let Some(mut deny) = deny else { return vec![("formatting", format), ("lints", lint)] };
-    // Without advisories, whose database is a repository that would have to be fetched.
+    // Without advisories, because their database is a repository that would have to be fetched.
     deny.args(["--log-level", "error", "--locked", "check", "--hide-inclusion-graph"])
         .current_dir(&workspace.root);
     deny.args(["bans", "licenses", "sources"]);
-    // The fuzz targets are a workspace of their own, which nothing else here resolves.
+    // The fuzz targets are a separate workspace, which no other step resolves.
     let mut lock = workspace.cargo("tree");
     lock.args(["--quiet", "--locked", "--depth=0", "--manifest-path", "tests/fuzz/Cargo.toml"]);
     vec![
@@ -256,8 +256,8 @@ fn checks(workspace: &Workspace, deny: Option<Command>) -> Vec<(&'static str, Co
     ]
 }
 
-/// Reads what tests wrote: the test's name, a tab, the reason. Two tests may write at once, but
-/// each line whole.
+/// Parses the tests' lines: the test's name, a tab, the reason. Tests write concurrently, but each
+/// line in one piece.
 fn parse_skips(text: &str) -> BTreeMap<String, String> {
     let pair = |line: &str| {
         let (name, reason) = line.split_once('\t').unwrap_or((line, "no reason was given"));
@@ -266,7 +266,7 @@ fn parse_skips(text: &str) -> BTreeMap<String, String> {
     text.lines().filter(|line| !line.trim().is_empty()).map(pair).collect()
 }
 
-/// The names that `.ci/expected-skips` lists, one a line; `#` begins a comment.
+/// Parses the names of `.ci/expected-skips`, one per line; `#` begins a comment.
 fn parse_expected(text: &str) -> Vec<String> {
     let names = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
     names.filter(|name| !name.is_empty()).map(str::to_owned).collect()

@@ -1,46 +1,46 @@
-//! Which compiler and which linker build the BPF programs, and what to do next if they are not
-//! there yet.
+//! Choice of the compiler and the linker for the BPF programs, and of the next step if one is
+//! missing.
 //!
-//! The programs need `core` built from source, thus a compiler with its sources and unstable flags:
-//! a rustup nightly with `rust-src`, or the distribution's `rustc-web` with `rust-web-src` and
-//! `RUSTC_BOOTSTRAP=1`. bpf-linker reads the compiler's bitcode, so it has to be built against that
-//! compiler's LLVM major. [`decide`] is pure: it is given facts and answers with one next step;
-//! `setup` does the step, gathers the facts again, and asks again.
+//! The programs need `core` built from source, and therefore a compiler with its sources and
+//! unstable flags: a rustup nightly with `rust-src`, or the distribution's `rustc-web` with
+//! `rust-web-src` and `RUSTC_BOOTSTRAP=1`. bpf-linker reads the compiler's bitcode, so it has to be
+//! built against the LLVM major of that compiler. [`decide`] is pure: it gets facts and returns one
+//! step; `setup` performs the step, gathers the facts again, and repeats.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-/// The LLVM majors that bpf-linker 0.13 can be built against.
+/// LLVM majors that bpf-linker 0.13 can be built against.
 pub const LLVM_MAJORS: [u32; 3] = [21, 22, 23];
-/// The workspace's `rust-version`: an older compiler is refused by cargo.
+/// `rust-version` of the workspace: cargo rejects an older compiler.
 const OLDEST_RUST: (u32, u32) = (1, 95);
-/// Debian's and Ubuntu's packages of a current compiler and its sources.
+/// Packages of Debian and Ubuntu with a current compiler and its sources.
 const DISTRIBUTION_RUST: [&str; 2] = ["rustc-web", "rust-web-src"];
 
-/// A compiler that may build the BPF programs.
+/// Compiler that may build the BPF programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compiler {
-    /// Where it comes from, and thus how it is called.
+    /// Origin, which determines how it is called.
     pub origin: Origin,
-    /// Its version's first two numbers.
+    /// First two numbers of its version.
     pub version: (u32, u32),
-    /// The major version of the LLVM in it.
+    /// Major version of its LLVM.
     pub llvm: u32,
-    /// Whether the sources of `core` are beside it.
+    /// True if the sources of `core` are installed.
     pub has_src: bool,
 }
 
-/// Where a compiler comes from.
+/// Origin of a compiler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// A rustup toolchain, by name.
+    /// Rustup toolchain, by name.
     Rustup(String),
-    /// The distribution's, by path.
+    /// The distribution's compiler, by path.
     Distribution(PathBuf),
 }
 
 impl Compiler {
-    /// Its name for a person.
+    /// Returns its name for messages.
     pub fn name(&self) -> String {
         let (major, minor) = self.version;
         match &self.origin {
@@ -58,37 +58,37 @@ impl Compiler {
     }
 }
 
-/// What is known about the machine.
+/// Facts about the machine.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
-    /// Every compiler found, the preferred one first.
+    /// All compilers found, the preferred one first.
     pub compilers: Vec<Compiler>,
-    /// LLVM majors that a working bpf-linker of ours is built against.
+    /// LLVM majors for which a working bpf-linker is in the cache.
     pub linkers: BTreeSet<u32>,
     /// LLVM majors whose development files are installed.
     pub llvm_dev: BTreeSet<u32>,
-    /// Whether a C compiler is there.
+    /// True if a C compiler is installed.
     pub has_cc: bool,
-    /// Whether this is Debian, Ubuntu or a relative.
+    /// True if the distribution uses apt.
     pub has_apt: bool,
-    /// Packages that setup installed already in this run: asking for them again would not help.
+    /// Packages that setup has already installed in this run: requesting them again would not help.
     pub tried: BTreeSet<String>,
 }
 
-/// What to do next.
+/// Next step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// Build with this compiler, and our bpf-linker of its LLVM major.
+    /// Build with this compiler, and with the bpf-linker for its LLVM major.
     Ready(Compiler),
     /// Build bpf-linker against this LLVM major.
     BuildLinker(u32),
     /// Install these packages with apt-get.
     Install { packages: Vec<String>, why: String },
-    /// A person has to do something first.
+    /// Ask the user to do something first.
     Ask(String),
 }
 
-/// The next step towards building the BPF programs.
+/// Returns the next step towards building the BPF programs.
 pub fn decide(facts: &Facts) -> Next {
     if !facts.has_cc {
         return install(
@@ -101,7 +101,7 @@ pub fn decide(facts: &Facts) -> Next {
         });
     }
     let usable = || facts.compilers.iter().filter(|compiler| compiler.usable());
-    // One whose linker is there, or can be built from what is there, spares an installation.
+    // A compiler whose linker exists, or can be built without new packages, avoids an installation.
     if let Some(compiler) = usable().find(|compiler| facts.linkers.contains(&compiler.llvm)) {
         return Next::Ready(compiler.clone());
     }
@@ -127,7 +127,7 @@ pub fn decide(facts: &Facts) -> Next {
     Next::Ask(advice(facts))
 }
 
-/// The packages that bpf-linker's build needs for one LLVM major.
+/// Returns the packages that the build of bpf-linker needs for one LLVM major.
 fn llvm_packages(major: u32) -> Vec<String> {
     vec![
         format!("llvm-{major}-dev"),
@@ -142,7 +142,7 @@ fn install(facts: &Facts, packages: Vec<String>, why: &str) -> Option<Next> {
     untried.then(|| Next::Install { packages, why: why.into() })
 }
 
-/// What a person has to install, where setup cannot.
+/// Returns the advice for the user if setup cannot install what is missing.
 fn advice(facts: &Facts) -> String {
     let mut text = String::from("nothing here can build the BPF programs\n");
     if facts.compilers.is_empty() {
@@ -174,7 +174,7 @@ fn advice(facts: &Facts) -> String {
     text
 }
 
-/// Reads version and LLVM major from what `rustc -vV` prints.
+/// Parses version and LLVM major from the output of `rustc -vV`.
 pub fn parse_version(text: &str) -> Option<((u32, u32), u32)> {
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
     let mut release = field("release: ")?.split('.');

@@ -1,9 +1,9 @@
-//! What is on this machine: compilers, LLVM, and the tools that setup builds into the cache.
+//! Tools on this machine: compilers, LLVM, and the tools that setup builds into the cache.
 //!
-//! A tool of ours lives in `~/.cache/spillway/<name>-<version>[-llvmN]` (or under
-//! `$XDG_CACHE_HOME`), put there by `cargo install --root`: it outlives `cargo clean`, and a new
-//! version gets a new directory. A tool counts as there only if it runs, since an upgrade of the
-//! distribution can take its shared libraries away.
+//! Each built tool has a directory `~/.cache/spillway/<name>-<version>[-llvmN]` (or under
+//! `$XDG_CACHE_HOME`), filled by `cargo install --root`: it survives `cargo clean`, and a new
+//! version gets a new directory. A tool counts as present only if it runs, since an upgrade of the
+//! distribution can remove its shared libraries.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::workspace::{self, Workspace, cargo, on_path};
 
 const BPF_LINKER: &str = "0.13.0";
 
-/// Gathers what [`crate::toolchain::decide`] wants to know.
+/// Gathers the facts for [`crate::toolchain::decide`].
 pub fn facts(tried: BTreeSet<String>) -> anyhow::Result<Facts> {
     let mut linkers = BTreeSet::new();
     for major in LLVM_MAJORS {
@@ -33,7 +33,7 @@ pub fn facts(tried: BTreeSet<String>) -> anyhow::Result<Facts> {
     })
 }
 
-/// Where our bpf-linker for an LLVM major is, built or not.
+/// Returns the path of the bpf-linker for an LLVM major, whether it is built or not.
 pub fn bpf_linker(llvm: u32) -> anyhow::Result<PathBuf> {
     Ok(workspace::cache_dir()?.join(format!("bpf-linker-{BPF_LINKER}-llvm{llvm}/bin/bpf-linker")))
 }
@@ -43,8 +43,8 @@ pub fn build_bpf_linker(workspace: &Workspace, llvm: u32) -> anyhow::Result<()> 
     let mut command = cargo_install(workspace, "bpf-linker", BPF_LINKER, &format!("-llvm{llvm}"))?;
     command.args(["--no-default-features", "--features"]).arg(format!("llvm-{llvm}"));
     if let Some(prefix) = llvm_prefix(llvm) {
-        // llvm-sys reads the first; bpf-linker's own build script the second, and without it takes
-        // whatever `llvm-config` is first on the path, which may be another major.
+        // llvm-sys reads the first variable, bpf-linker's own build script the second. Without the
+        // second it uses the first `llvm-config` on the path, which may be another major.
         command.env(format!("LLVM_SYS_{llvm}1_PREFIX"), &prefix).env("LLVM_PREFIX", &prefix);
     }
     let what = format!("build bpf-linker {BPF_LINKER} against LLVM {llvm} (once, some minutes)");
@@ -67,7 +67,7 @@ pub struct CargoTool {
     hint: &'static str,
 }
 
-/// Runs the tests.
+/// Runner of the tests.
 pub const NEXTEST: CargoTool = CargoTool {
     name: "nextest",
     version: "0.9.143",
@@ -76,7 +76,7 @@ pub const NEXTEST: CargoTool = CargoTool {
     hint: "see https://nexte.st for other ways to install it",
 };
 
-/// Judges the crates that are depended on.
+/// Checker of the dependencies.
 pub const DENY: CargoTool = CargoTool {
     name: "deny",
     version: "0.20.2",
@@ -86,7 +86,8 @@ pub const DENY: CargoTool = CargoTool {
 };
 
 impl CargoTool {
-    /// The command that runs it, if it is there: the user's own, else ours.
+    /// Returns the command that runs the tool, if it is present: the user's own, or the one in the
+    /// cache.
     pub fn find(&self) -> anyhow::Result<Option<Command>> {
         let ours =
             workspace::cache_dir()?.join(format!("{0}-{1}/bin/{0}", self.program(), self.version));
@@ -99,12 +100,12 @@ impl CargoTool {
         }))
     }
 
-    /// Builds it into the cache.
+    /// Builds the tool into the cache.
     pub fn build(&self, workspace: &Workspace) -> anyhow::Result<()> {
         let program = self.program();
         let mut command = cargo_install(workspace, &program, self.version, "")?;
         command.args(self.options);
-        // What its own release profile gains is less than what it costs to build.
+        // The tool's own release profile costs more build time than it saves at run time.
         command.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1").env("CARGO_PROFILE_RELEASE_LTO", "off");
         command
             .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
@@ -120,8 +121,9 @@ impl CargoTool {
     }
 }
 
-/// `cargo install` into the cache. The intermediate files go under the target directory, not to a
-/// temporary one that an interruption would leave behind; an interrupted build goes on from them.
+/// Returns a `cargo install` into the cache. The intermediate files go under the target directory
+/// instead of a temporary one, which an interruption would leave behind; an interrupted build
+/// continues from them.
 fn cargo_install(
     workspace: &Workspace,
     name: &str,
@@ -140,7 +142,7 @@ fn discard_build(workspace: &Workspace, name: &str) {
     std::fs::remove_dir_all(workspace.target.join("tools").join(name)).ok();
 }
 
-/// Rustup's nightlies, the plain `nightly` first.
+/// Finds rustup's nightlies; the plain `nightly` comes first.
 fn nightlies() -> Vec<Compiler> {
     let Some(list) = child::output_of(Command::new("rustup").args(["toolchain", "list"])) else {
         return vec![];
@@ -150,8 +152,8 @@ fn nightlies() -> Vec<Compiler> {
         .filter_map(|line| line.split_whitespace().next())
         .filter(|name| name.starts_with("nightly"))
         .collect();
-    // A dated nightly is `nightly-2026-…`: the plain one, which its user keeps current, goes before
-    // it.
+    // A dated nightly is `nightly-2026-…`: the plain one, which its user keeps up to date, is
+    // preferred.
     names.sort_by_key(|name| {
         name.strip_prefix("nightly-")
             .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
@@ -164,10 +166,10 @@ fn nightlies() -> Vec<Compiler> {
     names.iter().filter_map(of).collect()
 }
 
-/// The distribution's compiler, which is not on the path where rustup's come first.
+/// Finds the distribution's compiler, which is not first on the path if rustup is installed.
 fn distribution() -> Option<Compiler> {
     let path = Path::new("/usr/bin/rustc");
-    // Rustup as a distribution's package puts its proxy there; that is no compiler of its own.
+    // A distribution's package of rustup puts its proxy there, which is not a compiler.
     let real = path.canonicalize().ok()?;
     if real.file_name().is_some_and(|name| name.to_string_lossy().starts_with("rustup")) {
         return None;
@@ -187,8 +189,8 @@ fn compiler(origin: Origin, rustc: &Command) -> Option<Compiler> {
     Some(Compiler { origin, version, llvm, has_src })
 }
 
-/// Where an LLVM major's development files are: Debian's place, else what a versioned or plain
-/// `llvm-config` says.
+/// Finds the development files of an LLVM major: in Debian's directory, or in the one that a
+/// versioned or plain `llvm-config` prints.
 fn llvm_prefix(major: u32) -> Option<PathBuf> {
     let debian = PathBuf::from(format!("/usr/lib/llvm-{major}"));
     if debian.join("lib/libLLVM.so").exists() && debian.join("bin/llvm-config").exists() {

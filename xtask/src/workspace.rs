@@ -1,7 +1,6 @@
-//! Where things are: the workspace, its target directory, and the cache that outlives a `cargo
-//! clean`.
+//! Paths: the workspace, its target directory, and the cache that survives a `cargo clean`.
 //!
-//! The target directory is asked of cargo, since a user may have moved it by environment or
+//! The target directory is read from cargo, because a user may have moved it by environment or
 //! configuration.
 
 use std::env;
@@ -11,10 +10,10 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-/// The directories that the commands work in.
+/// Directories that the commands work in.
 #[derive(Debug, Clone)]
 pub struct Workspace {
-    /// The directory of the workspace's `Cargo.toml`.
+    /// Directory of the workspace's `Cargo.toml`.
     pub root: PathBuf,
     /// Cargo's target directory.
     pub target: PathBuf,
@@ -42,18 +41,18 @@ impl Workspace {
         Ok(Self { root, target: target.into() })
     }
 
-    /// The BPF object that `agent/build.rs` embeds.
+    /// Returns the path of the BPF object that `agent/build.rs` embeds.
     pub fn bpf_object(&self) -> PathBuf {
         self.target.join("bpf/spillway.bpf.o")
     }
 
-    /// A binary that cargo built in the named profile.
+    /// Returns the path of a binary that cargo builds, in the release or debug profile.
     pub fn binary(&self, release: bool, name: &str) -> PathBuf {
         self.target.join(if release { "release" } else { "debug" }).join(name)
     }
 
-    /// A cargo command for the user's half, in the right directory, and told where the BPF object
-    /// is.
+    /// Returns a cargo command for the user-space half, with its directory and the path of the BPF
+    /// object.
     pub fn cargo(&self, subcommand: &str) -> Command {
         let mut command = Command::new(cargo());
         command.arg(subcommand);
@@ -61,9 +60,9 @@ impl Workspace {
         command
     }
 
-    /// Sets a command's directory, names the BPF object to it if there is one, and keeps from it
-    /// what cargo told this program of its own package: ring's build script asks for that, so that
-    /// all that uses it would be built again after every build by hand.
+    /// Sets a command's directory and, if the BPF object exists, its path. Removes the variables
+    /// that cargo set for this program's own package: ring's build script depends on them, so ring
+    /// and its dependents would be rebuilt after every manual build.
     pub fn equip(&self, command: &mut Command) {
         command.current_dir(&self.root);
         for (name, _) in env::vars_os() {
@@ -80,12 +79,12 @@ impl Workspace {
     }
 }
 
-/// The cargo that started this command, or the one on the path.
+/// Returns the cargo that started this command, or the one on the path.
 pub fn cargo() -> OsString {
     env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
-/// Where built tools are kept: `$XDG_CACHE_HOME/spillway` or `~/.cache/spillway`.
+/// Returns the directory of built tools: `$XDG_CACHE_HOME/spillway` or `~/.cache/spillway`.
 pub fn cache_dir() -> anyhow::Result<PathBuf> {
     let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("XDG_CACHE_HOME")
@@ -97,13 +96,13 @@ pub fn cache_dir() -> anyhow::Result<PathBuf> {
         )
 }
 
-/// Whether this process is root.
+/// Returns true if this process is root.
 pub fn is_root() -> bool {
     // SAFETY: geteuid takes no arguments, cannot fail and touches no memory.
     unsafe { libc::geteuid() == 0 }
 }
 
-/// The first file of that name on the path.
+/// Returns the first file of that name on the path.
 pub fn on_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())

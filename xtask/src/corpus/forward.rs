@@ -1,8 +1,9 @@
-//! `cargo xtask corpus list`, `write`, `write-manifest`, `score` and `queues`: handed to the
+//! `cargo xtask corpus list`, `write`, `write-manifest`, `score` and `queues`: passed on to the
 //! `corpus` binary of the tests package.
 //!
-//! It is built with optimisation: a score is some hundred million facts. It needs neither root nor
-//! the BPF programs. `cargo xtask test` runs `score --check` of both corpora.
+//! The binary is built with optimisation, because one score evaluates some hundred million facts.
+//! It needs neither root nor the BPF programs. `cargo xtask test` runs `score --check` on both
+//! corpora.
 
 use std::process::{Command, ExitCode};
 
@@ -14,8 +15,8 @@ pub fn main(arguments: &[String]) -> anyhow::Result<ExitCode> {
     run(&Workspace::find()?, arguments)
 }
 
-/// Scores the detectors on the held-out parts of both corpora, and a healthy week of them; `false`
-/// if a target is missed.
+/// Scores the detectors on the held-out parts of both corpora, and on a week of healthy hosts;
+/// returns `false` if a target is missed.
 pub fn meets_targets(workspace: &Workspace) -> anyhow::Result<bool> {
     const CHECK: [&str; 4] = ["score", "--part", "held-out", "--check"];
     let mut met = true;

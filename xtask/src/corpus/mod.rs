@@ -40,8 +40,8 @@ pub struct Args {
 enum Command {
     /// Run real programs under load and record them with the agent's own sensors
     Record(record::Args),
-    /// list, write DIR, write-manifest or score, and their options; queues before them or before
-    /// record for accept queues
+    /// list, write DIR, write-manifest or score, with their options; add queues first (also before
+    /// record) for accept queues
     #[command(external_subcommand)]
     Others(Vec<String>),
 }

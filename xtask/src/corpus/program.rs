@@ -1,10 +1,10 @@
-//! A real program of the corpus: which versions there are, how each is installed, started and asked
-//! to work.
+//! A real program of the corpus: its versions, and the commands that install it, start it and load
+//! it.
 //!
-//! It is read from `tests/corpus/programs/NAME/program.json`, where commands name places in braces:
-//! `{here}` that directory, `{programs}` the one above, `{dir}` where this version is installed,
-//! `{scratch}` a directory for its files that goes in the end, `{port}` a free port on loopback,
-//! `{version}`. Everything installed lies in the user's cache and stays there for the next run.
+//! The description is `tests/corpus/programs/NAME/program.json`. Its commands contain placeholders
+//! in braces: `{here}` is the directory of that file, `{programs}` the one above, `{dir}` the
+//! directory in which this version is installed, `{scratch}` a temporary directory, `{port}` a free
+//! port on loopback, and `{version}`. Installed files stay in the user's cache for the next run.
 
 use std::fs;
 use std::net::TcpListener;
@@ -23,9 +23,9 @@ pub struct Program {
     /// Directory name under `programs/`.
     pub family: String,
     pub version: String,
-    /// Whether this version leaks, as documented and as seen.
+    /// True if this version leaks, as documented and as measured.
     pub leaks: bool,
-    /// The whole of `program.json`.
+    /// Complete content of `program.json`.
     pub spec: Value,
     here: PathBuf,
     dir: PathBuf,
@@ -34,7 +34,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Every version of every named program, or of all where none is named.
+    /// Loads every version of the named programs, or of all programs if `names` is empty.
     pub fn load(programs: &Path, names: &[String], scratch: &Path) -> anyhow::Result<Vec<Self>> {
         let entries = fs::read_dir(programs)
             .with_context(|| format!("cannot read {}", programs.display()))?;
@@ -79,17 +79,17 @@ impl Program {
         Ok(all)
     }
 
-    /// `family-version`, as files and cgroups are called.
+    /// Returns `family-version`, the name of files and cgroups.
     pub fn id(&self) -> String {
         format!("{}-{}", self.family, self.version)
     }
 
-    /// A number of `program.json`.
+    /// Returns a number of `program.json`.
     pub fn number(&self, key: &str) -> f64 {
         self.spec[key].as_f64().unwrap_or(0.0)
     }
 
-    /// Installs it into the cache, unless it is there.
+    /// Installs the program into the cache, unless it is already installed.
     pub fn install(&self) -> anyhow::Result<()> {
         if let Some(needed) = self.spec["needs"].as_str()
             && !Path::new(needed).exists()
@@ -120,7 +120,8 @@ impl Program {
         fs::write(&done, "").with_context(|| format!("cannot write {}", done.display()))
     }
 
-    /// The words of the command `key`, filled in; `None` where there is no such command.
+    /// Returns the words of the command `key` with its placeholders filled in; `None` if there is
+    /// no such command.
     pub fn words(&self, key: &str) -> Option<Vec<String>> {
         let words = self.spec[key].as_array()?;
         Some(words.iter().filter_map(Value::as_str).map(|word| self.filled(word)).collect())
@@ -160,8 +161,8 @@ impl Program {
     }
 }
 
-/// A port that is free now. Another process may take it before the program does; that program then
-/// fails, and is not kept.
+/// Returns a port that is free now. Another process may take it before the program does; the
+/// program then fails, and its recording is not kept.
 fn free_port() -> anyhow::Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0").context("no free port on 127.0.0.1")?;
     Ok(listener.local_addr().context("a listener without an address")?.port())

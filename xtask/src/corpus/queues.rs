@@ -1,7 +1,7 @@
 //! `cargo xtask corpus queues record`: real servers under real load, recorded by the `record`
 //! binary of the tests package.
 //!
-//! It takes a minute a recording, root, and a machine that does nothing else.
+//! Each recording takes a minute. Needs root, and a machine without other load.
 
 use std::process::{Command, ExitCode};
 
@@ -9,7 +9,7 @@ use crate::deb_servers::SERVERS;
 use crate::workspace::Workspace;
 use crate::{build, child};
 
-/// Makes the recordings of these names; all where none is named.
+/// Makes the recordings with these names, or all of them if `names` is empty.
 pub fn record(names: &[String]) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find()?;
     build::bpf(&workspace)?;

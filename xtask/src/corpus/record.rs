@@ -1,11 +1,11 @@
-//! `cargo xtask corpus record`: runs real programs side by side, each in a cgroup of its own and
-//! under its own load, records the host with `spillway record`, and keeps of that one trace a small
-//! one for each program.
+//! `cargo xtask corpus record`: runs real programs side by side, each in its own cgroup and under
+//! its own load, records the host with `spillway record`, and splits that trace into a small one
+//! for each program.
 //!
-//! The recorder comes first, so that the programs' start is in the trace. Loads talk to loopback
-//! only and run in one more cgroup. Every cgroup has a hard limit, set before anything runs in it
-//! and left alone. All that was started, made or written outside the cache and
-//! `tests/corpus/recorded` goes in the end, also after Ctrl-C.
+//! The recorder starts first, so that the trace contains the programs' start. Load generators talk
+//! to loopback only and share one more cgroup. Every cgroup has a hard limit, which is set before
+//! anything runs in it and is not changed afterwards. At the end, also after Ctrl-C, every process
+//! is stopped, and everything written outside the cache and `tests/corpus/recorded` is removed.
 
 use std::env;
 use std::fs;
@@ -25,25 +25,26 @@ use crate::workspace::{Workspace, is_root};
 use crate::{build, clock, signals, sudo};
 
 const PREFIX: &str = "spillway-corpus-";
-/// How long the recorder gets to attach its probes before the programs start: 2 s here, with room
-/// for a busy host.
+/// Time for the recorder to attach its probes before the programs start: it takes 2 s on the
+/// development machine, and more on a busy host.
 const AHEAD: Duration = Duration::from_secs(8);
-/// The recorder's configuration. Two seconds between scans keep traces small and lose nothing of
-/// curves that take minutes; horizons that one scan a bucket would starve are refused, so the first
-/// is longer than by default. Listeners are not kept, and so are hardly looked at.
+/// Configuration of the recorder. Two seconds between scans keep traces small and lose no detail of
+/// curves that take minutes. The agent refuses horizons with only one scan per bucket, so the first
+/// is longer than by default. Listeners are not kept in the trace, and therefore are sampled
+/// rarely.
 const CONFIG: &str = "[sense]\ninterval = \"2s\"\n\
     [detect.leak]\nhorizons = [\"64s\"]\n\
     [detect.overload]\ninterval = \"5s\"\nsustain = \"10s\"\nclear_after = \"10s\"\n";
-/// What all loads together may take: a few small clients, with room.
+/// Memory limit of all load generators together: a few small clients, with room to spare.
 const LOAD_LIMIT: u64 = 2 << 30;
 
 /// Run real programs under load and record them.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Which programs of tests/corpus/programs, each in all its versions; all of them where none is
-    /// named
+    /// Programs of tests/corpus/programs to record, each in all its versions; all programs by
+    /// default
     names: Vec<String>,
-    /// How long, in minutes or seconds, as in 45m or 90s
+    /// Duration in minutes or seconds, such as 45m or 90s
     #[arg(long = "for", value_name = "TIME", default_value = "45m", value_parser = duration)]
     time: Duration,
     /// Use this agent instead of building one
@@ -51,14 +52,15 @@ pub struct Args {
     agent: Option<PathBuf>,
 }
 
-/// A running program and what must go with it. The processes end before their cgroup does.
+/// A running program and its cgroup. The fields are dropped in order, so the processes end before
+/// their cgroup is removed.
 struct Running {
     program: Program,
     group: Group,
     cgroup: LeakCgroup,
 }
 
-/// A directory that goes in the end.
+/// Temporary directory, removed on drop.
 struct Scratch(PathBuf);
 
 impl Drop for Scratch {
@@ -123,7 +125,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Starts the agent's recorder, through sudo where this is not root.
+/// Starts the agent's recorder, through sudo if this process is not root.
 fn recorder(agent: &Path, config: &Path, trace: &Path, time: Duration) -> anyhow::Result<Group> {
     sudo::authenticate(&format!("{} record", agent.display()))?;
     let xtask = env::current_exe().context("the path of this program is not known")?;
@@ -141,7 +143,7 @@ fn recorder(agent: &Path, config: &Path, trace: &Path, time: Duration) -> anyhow
     Group::spawn(command.stdin(Stdio::piped()).stdout(Stdio::null()))
 }
 
-/// Starts a program in a cgroup of its own, and its load.
+/// Starts a program in its own cgroup, and its load.
 fn start(program: Program, load: &LeakCgroup) -> anyhow::Result<(Running, Option<Group>)> {
     let limit = program.number("memory_max_bytes") as u64;
     let cgroup = LeakCgroup::make_named(&format!("{PREFIX}{}", program.id()), limit)?;
@@ -163,7 +165,7 @@ fn start(program: Program, load: &LeakCgroup) -> anyhow::Result<(Running, Option
     Ok((Running { program, group, cgroup }, client))
 }
 
-/// Waits until the recorder is done, and says which programs ended before it.
+/// Waits until the recorder is done; returns the programs that ended before it.
 fn watch(
     recorder: &mut Group,
     running: &mut [Running],
@@ -204,7 +206,7 @@ fn wait(time: Duration) -> anyhow::Result<()> {
     signals::check()
 }
 
-/// The last part of a cgroup's path, as traces name it.
+/// Returns the last part of a cgroup's path, by which traces name it.
 fn name_of(cgroup: &LeakCgroup) -> String {
     match cgroup {
         LeakCgroup::Made(path) => {

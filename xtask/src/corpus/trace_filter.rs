@@ -1,12 +1,12 @@
-//! Keeps of a host's trace what one program's verdict needs: the host, the program's own processes
-//! and three of the loads', each with its images, handles and end.
+//! Extracts from a host's trace the lines that one program's verdict needs: the host, the program's
+//! own processes and three processes of the load generators, each with its images, handles and end.
 //!
-//! What else ran on the host is nobody's business and is dropped, as are listeners. The pid that
-//! the cgroups' names end with is cut off, so that the names stay the same from one recording to
-//! the next. Not kept is a version that should leak and did not grow, its fixed version if that
-//! grew, and a program whose start is not in the trace or whose limit was moved: a truth that the
-//! trace contradicts is worse than none. The kept trace is compressed with gzip, and its line in
-//! `manifest.jsonl` is replaced.
+//! Other processes of the host are private and are dropped, and so are listeners. The pid at the
+//! end of the cgroups' names is cut off, so that names stay the same from one recording to the
+//! next. A program is not kept if its start is not in the trace, if its limit was changed, if its
+//! leaking version did not grow, or if its fixed version did: a label that contradicts its trace is
+//! worse than a missing one. The trace is compressed with gzip, and its line in `manifest.jsonl` is
+//! replaced.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -19,16 +19,16 @@ use serde_json::{Value, json};
 use super::program::Program;
 use super::trace_summary::{self, Gathered, Id};
 
-/// How many of the loads' processes are kept beside the program's.
+/// Number of the load generators' processes that are kept beside the program's.
 const BYSTANDERS: usize = 3;
-/// A version that should leak must grow at this share of its expected rate: less, and the load did
-/// not reach the leak. Its fixed version must not.
+/// Share of its expected rate at which a leaking version must grow: with less, the load did not
+/// reach the leak. The fixed version must stay below it.
 const SEEN_SHARE: f64 = 0.1;
-/// Scans from the program's first to when its leak is said to start: what was free before must have
-/// been seen once, and no rule can claim anything from two points.
+/// Scans from the program's first one to the start of its leak in the label: the free memory before
+/// it must have been seen once, and no rule can raise anything from two points.
 const SCANS_BEFORE_LEAK: f64 = 2.0;
 
-/// A program that was recorded.
+/// Recorded program.
 #[derive(Debug)]
 pub struct Subject {
     /// Family and version.
@@ -41,7 +41,7 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// The program, in the cgroup of that name.
+    /// Creates the subject of a program in the cgroup of that name.
     pub fn of(program: &Program, cgroup: String) -> Self {
         Self {
             id: program.id(),
@@ -61,7 +61,11 @@ impl Subject {
         self.spec[key].as_str().unwrap_or_default()
     }
 
-    /// Refuses what contradicts `program.json`.
+    /// Checks the trace against `program.json`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if they contradict each other.
     fn check(&self, gathered: &Gathered, rate: f64) -> anyhow::Result<()> {
         if !gathered.begins() {
             bail!(
@@ -117,7 +121,8 @@ pub fn keep(trace: &Path, subject: &Subject, load: &str, recorded: &Path) -> any
         "source": "recorded",
         "trace": format!("recorded/{name}"),
         "label": label,
-        // A workload of many processes says what they are called: its largest one may be a helper.
+        // A workload of many processes names the process that counts: its largest one may be a
+        // helper.
         "subject": {
             "cgroup": format!("/{}", stable(&subject.cgroup)),
             "comm": subject.spec["comm"].as_str().unwrap_or(&main.comm),
@@ -144,7 +149,7 @@ pub fn keep(trace: &Path, subject: &Subject, load: &str, recorded: &Path) -> any
     Ok(())
 }
 
-/// Writes the chosen processes' lines and the host's, compressed; returns how many bytes that took.
+/// Writes the lines of the host and of the chosen processes, compressed; returns the size in bytes.
 fn write(trace: &Path, out: &Path, kept: &[Id]) -> anyhow::Result<u64> {
     let file = File::create(out).with_context(|| format!("cannot write {}", out.display()))?;
     let mut gzip = Command::new("gzip");
@@ -188,7 +193,7 @@ fn write(trace: &Path, out: &Path, kept: &[Id]) -> anyhow::Result<u64> {
     Ok(out.metadata()?.len())
 }
 
-/// Puts a line into the manifest, in place of the one of the same run.
+/// Adds a line to the manifest, or replaces the line of the same run.
 fn update(path: &Path, entry: &Value) -> anyhow::Result<()> {
     let text = if path.exists() { fs::read_to_string(path)? } else { String::new() };
     let mut entries: Vec<Value> = text
@@ -203,7 +208,7 @@ fn update(path: &Path, entry: &Value) -> anyhow::Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// A cgroup's name without the recording's pid at its end.
+/// Returns a cgroup's name without the pid at its end.
 fn stable(cgroup: &str) -> &str {
     let cgroup = cgroup.strip_suffix(".scope").unwrap_or(cgroup);
     match cgroup.rsplit_once('-') {

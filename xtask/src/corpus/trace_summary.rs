@@ -1,9 +1,9 @@
-//! What a host's trace says of one program: its processes, what they weigh together at each scan,
-//! under which limit.
+//! Summary of one program in a host's trace: its processes, their total memory at each scan, and
+//! their limits.
 //!
-//! Leaks are judged by the workload, so the processes of the cgroup are added up; shared memory,
-//! which each of them reports in full, counts once. Lines that no program can need are passed over
-//! unparsed: a busy host writes a hundred of them for each one that matters.
+//! Leaks are judged per workload, so the processes of the cgroup are added up. Shared memory, which
+//! each of them reports in full, counts once. Lines that no program needs are skipped without
+//! parsing: a busy host writes a hundred of them for each one that matters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -13,40 +13,40 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde_json::Value;
 
-/// A process of a trace: its pid and its start.
+/// Process of a trace: its pid and its start.
 pub type Id = (u64, u64);
 
-/// What is counted of one process.
+/// Values counted for one process.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// Its last name.
+    /// Last name of the process.
     pub comm: String,
-    /// Most private memory.
+    /// Maximum private memory in bytes.
     pub peak: f64,
     scans: usize,
 }
 
-/// What a trace says of a program and of the loads.
+/// Summary of a program and of the load generators in a trace.
 #[derive(Debug, Default)]
 pub struct Gathered {
-    /// The program's processes.
+    /// Processes of the program.
     pub own: BTreeMap<Id, Seen>,
-    /// What they weigh together: time and bytes, a point a scan.
+    /// Total memory of these processes: time and bytes, one point per scan.
     pub curve: Vec<(f64, f64)>,
-    /// Every limit that they were seen under.
+    /// Every limit that was seen on these processes.
     pub limits: BTreeSet<Option<u64>>,
     /// Time of the last line.
     pub last: f64,
     loads: BTreeMap<Id, Seen>,
-    /// Every process that replaced its image, whoever's it is: that comes before it is first seen
-    /// in a cgroup.
+    /// Every process of the host that called exec, because the exec comes before the process is
+    /// first seen in a cgroup.
     execs: BTreeSet<Id>,
     shared: f64,
 }
 
 impl Gathered {
-    /// Reads a trace; `own` and `load` are how the cgroups of the program and of the loads are
-    /// called.
+    /// Reads a trace; `own` and `load` are the names of the cgroups of the program and of the load
+    /// generators.
     pub fn read(trace: &Path, own: &str, load: &str) -> anyhow::Result<Self> {
         let mut gathered = Self::default();
         for line in lines(trace)? {
@@ -87,12 +87,13 @@ impl Gathered {
         self.shared = shared;
     }
 
-    /// The process that was the largest.
+    /// Returns the process with the largest peak.
     pub fn main(&self) -> Option<&Seen> {
         self.own.values().max_by(|a, b| a.peak.total_cmp(&b.peak))
     }
 
-    /// Whether the process that was first, which others may have forked from, is seen to begin.
+    /// Returns true if the trace shows the exec of the first process, from which others may have
+    /// been forked.
     pub fn begins(&self) -> bool {
         self.own
             .keys()
@@ -100,19 +101,19 @@ impl Gathered {
             .is_some_and(|first| self.execs.contains(first))
     }
 
-    /// The most that the program weighed.
+    /// Peak of the program's total memory in bytes.
     pub fn peak(&self) -> f64 {
         self.curve.iter().map(|point| point.1).fold(0.0, f64::max)
     }
 
-    /// The processes of the loads that were there longest, at most so many.
+    /// Returns the load generators' processes that lived longest, at most `count`.
     pub fn longest_loads(&self, count: usize) -> impl Iterator<Item = Id> + use<> {
         let mut loads: Vec<_> = self.loads.iter().map(|(id, seen)| (seen.scans, *id)).collect();
         loads.sort_unstable_by(|a, b| b.cmp(a));
         loads.into_iter().take(count).map(|(_, id)| id)
     }
 
-    /// The line through what it weighed from a time on.
+    /// Fits a line through the total memory from time `t` on.
     pub fn line_from(&self, t: f64) -> Line {
         Line::through(self.curve.iter().filter(|point| point.0 >= t))
     }
@@ -128,10 +129,10 @@ impl Seen {
     }
 }
 
-/// A line by least squares.
+/// Line fitted by least squares.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Line {
-    /// Bytes a second; 0 where there are too few points.
+    /// Bytes per second; 0 if there are too few points.
     pub slope: f64,
     middle: (f64, f64),
 }
@@ -147,13 +148,13 @@ impl Line {
         Self { slope: if under > 0.0 { over / under } else { 0.0 }, middle }
     }
 
-    /// When it reaches so many bytes; `None` where it never does.
+    /// Time at which the line reaches `bytes`; `None` if it never does.
     pub fn reaches(&self, bytes: f64) -> Option<f64> {
         (self.slope > 0.0).then(|| self.middle.0 + (bytes - self.middle.1) / self.slope)
     }
 }
 
-/// The lines of a trace that may matter.
+/// Reads the lines of a trace that may matter.
 pub fn lines(trace: &Path) -> anyhow::Result<impl Iterator<Item = Value> + use<>> {
     let file =
         File::open(trace).with_context(|| format!("{} cannot be opened", trace.display()))?;
@@ -161,14 +162,14 @@ pub fn lines(trace: &Path) -> anyhow::Result<impl Iterator<Item = Value> + use<>
     Ok(lines.filter(|line| may_matter(line)).filter_map(|line| serde_json::from_str(&line).ok()))
 }
 
-/// Whether a line is worth parsing.
+/// Returns true if a line is worth parsing.
 pub fn may_matter(line: &str) -> bool {
     let other_process =
         line.contains("\"kind\":\"process\"") && !line.contains("/spillway-corpus-");
     !line.contains("\"kind\":\"listener\"") && !other_process
 }
 
-/// The process that a line is about.
+/// Returns the process that a line describes.
 pub fn id_of(line: &Value) -> Option<Id> {
     Some((line["pid"].as_u64()?, line["start_ticks"].as_u64()?))
 }

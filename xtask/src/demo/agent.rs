@@ -1,5 +1,5 @@
-//! The agent that the demo watches: the real one, on `configs/demo.toml`. Its standard output
-//! carries verdicts.
+//! The agent of the demo: the real one, with `configs/demo.toml`. Its standard output carries
+//! verdicts.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,12 +12,13 @@ use crate::progress::Progress;
 use crate::workspace::is_root;
 use crate::{clock, signals};
 
-/// What the agent prints on standard error once its probes are attached.
+/// Line on the agent's standard error once its probes are attached.
 const READY: &str = "spillway is watching";
-/// How long that may take: loading BPF programs takes a second or two, on an emulated CPU ten.
+/// Maximum time until that line: loading BPF programs takes a second or two, on an emulated CPU
+/// ten.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
-/// Starts the agent and waits until it watches.
+/// Starts the agent and waits until its probes are attached.
 pub fn start(binary: &Path, config: &Path) -> anyhow::Result<Held> {
     if !is_root() {
         eprintln!("demo: the agent runs through sudo, since loading BPF programs needs root");

@@ -1,10 +1,9 @@
-//! A watched process's own cgroup, with a hard limit: the demo's leak gets one, and each program of
-//! the corpus.
+//! A cgroup with a hard limit for one watched process: the demo's leak, or a program of the corpus.
 //!
-//! Made directly under the memory hierarchy's root (v1 or v2) where this is root; else as a systemd
-//! scope; else not at all, which the demo says. Removed on drop with whatever still runs in it.
-//! Earlier runs that were killed may have left theirs: those whose harness is dead are removed
-//! first. No other cgroup is ever touched.
+//! Root creates it directly under the memory hierarchy's root (v1 or v2). A user gets a systemd
+//! scope, or none at all, which the demo reports. It is removed on drop, with all processes in it.
+//! Runs that were killed may have left cgroups behind: those whose owner is dead are removed first.
+//! Other cgroups are never touched.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
@@ -20,28 +19,28 @@ use crate::child;
 use crate::workspace::is_root;
 
 const PREFIX: &str = "spillway-demo-leak";
-/// What the names of all cgroups begin with that commands here make; they end with the maker's pid.
+/// Name prefixes of all cgroups that these commands create; the names end with the creator's pid.
 const PREFIXES: [&str; 3] = [PREFIX, "spillway-corpus-", "spillway-drain-"];
 
-/// Where the leaking process runs.
+/// Cgroup of the watched process.
 #[derive(Debug)]
 pub enum LeakCgroup {
-    /// In a cgroup of its own, made here.
+    /// Cgroup created here.
     Made(PathBuf),
-    /// In a scope that systemd makes.
+    /// Scope that systemd creates.
     Scope { user: bool, limit: u64, unit: String },
-    /// In the cgroup of this process, for this reason.
+    /// The cgroup of this process, for this reason.
     Shared(String),
 }
 
 impl LeakCgroup {
-    /// Makes the best one that this machine and user allow.
+    /// Creates the best cgroup that this machine and user allow.
     pub fn make(limit_bytes: u64) -> anyhow::Result<Self> {
         Self::make_named(PREFIX, limit_bytes)
     }
 
-    /// The same under a name, which begins with one of the prefixes that a later run tells stale
-    /// ones by.
+    /// Creates it under a name, which begins with one of the [`PREFIXES`], so that a later run can
+    /// remove it if it is stale.
     pub fn make_named(name: &str, limit_bytes: u64) -> anyhow::Result<Self> {
         let unit = format!("{name}-{}", std::process::id());
         if is_root()
@@ -59,7 +58,7 @@ impl LeakCgroup {
         Ok(Self::Shared(format!("{who}, and systemd-run makes no scope here")))
     }
 
-    /// A command that runs `program` in it.
+    /// Returns a command that runs `program` in the cgroup.
     pub fn command(&self, program: &Path) -> anyhow::Result<Command> {
         match self {
             Self::Made(path) => {
@@ -89,7 +88,7 @@ impl LeakCgroup {
         }
     }
 
-    /// Where it is, for a person.
+    /// Describes the cgroup for the screen.
     pub fn describe(&self) -> String {
         match self {
             Self::Made(path) => format!("its own cgroup {}", path.display()),
@@ -100,7 +99,7 @@ impl LeakCgroup {
         }
     }
 
-    /// The directory that must be gone in the end, if one was made here.
+    /// Returns the directory that must not exist at the end, if one was created here.
     pub fn path(&self) -> Option<&Path> {
         if let Self::Made(path) = self { Some(path) } else { None }
     }
@@ -114,7 +113,7 @@ impl Drop for LeakCgroup {
     }
 }
 
-/// The mounted memory controller.
+/// Mounted memory controller.
 #[derive(Debug, PartialEq, Eq)]
 struct Hierarchy {
     root: PathBuf,
@@ -127,8 +126,8 @@ impl Hierarchy {
         Self::in_mounts(&mounts, |path| fs::read_to_string(path).unwrap_or_default())
     }
 
-    /// The v1 controller where it is mounted, for then v2 cannot have it; else v2, if its root
-    /// hands memory on to children.
+    /// Finds the v1 controller if it is mounted, because v2 cannot have it then; otherwise v2, if
+    /// its root delegates memory to children.
     fn in_mounts(mounts: &str, read: impl Fn(&Path) -> String) -> Option<Self> {
         let fields = || {
             mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).filter(|f| f.len() > 3)
@@ -158,7 +157,7 @@ impl Hierarchy {
     }
 }
 
-/// Removes what earlier runs left that could not clean up after themselves.
+/// Removes the cgroups of earlier runs that were killed.
 pub fn remove_stale() {
     let Some(entries) = Hierarchy::find().and_then(|memory| fs::read_dir(memory.root).ok()) else {
         return;
@@ -179,8 +178,8 @@ fn is_stale(name: &str, alive: impl Fn(u32) -> bool) -> bool {
     pid.is_some_and(|pid| !alive(pid))
 }
 
-/// Kills what still runs in a cgroup that this demo made, and removes it; the kernel may need a
-/// moment to let go.
+/// Kills all processes in a cgroup that was created here, and removes it; the kernel may need a
+/// moment to release it.
 fn remove(path: &Path) {
     for _ in 0..100 {
         for pid in fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default().lines() {

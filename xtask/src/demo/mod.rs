@@ -1,12 +1,12 @@
-//! `cargo xtask demo`: the real agent with real probes, a real leak, a real overload, a real drain,
-//! and a check of what it says and does.
+//! `cargo xtask demo`: runs the real agent with real probes against a real leak, a real overload
+//! and a real drain, and checks its verdicts and actions.
 //!
-//! The workloads start before the agent, whose warm-up is cut from twenty minutes, which nobody
-//! would sit through, to thirty seconds. Beside the leak runs a cache that grows faster and stops,
-//! so that growth alone does not win; the server works for ten seconds before it stops accepting.
-//! The demo waits for 70 s at least, so that wrong verdicts have time to appear. Then it runs the
-//! tests' scenario of a drain, without an agent and with one. Everything that it starts or makes is
-//! held by a guard that ends with it, whether it returns, fails or is interrupted.
+//! The workloads start before the agent, whose warm-up is shortened from twenty minutes to thirty
+//! seconds. Beside the leak runs a cache that grows faster and then stops, so that growth alone is
+//! not enough for a verdict. The server works for ten seconds before it stops accepting. The demo
+//! watches for at least 70 s, so that wrong verdicts have time to appear. Then it runs the drain
+//! scenario of the tests, without an agent and with one. A guard owns everything that the demo
+//! starts or creates, and removes it when the demo returns, fails or is interrupted.
 
 mod agent;
 pub mod cgroup;
@@ -32,12 +32,12 @@ use crate::progress::Progress;
 use crate::workspace::Workspace;
 use crate::{build, clock, signals};
 
-/// How long wrong verdicts get to appear, from the workloads' start.
+/// Minimum time to watch, from the start of the workloads, so that wrong verdicts can appear.
 const AT_LEAST: Duration = Duration::from_secs(70);
-/// How long missing verdicts get to come.
+/// Maximum time to wait for missing verdicts.
 const AT_MOST: Duration = Duration::from_secs(110);
-/// The overload must be seen before the queue of 128 is full, 12.8 s after the last accept() at ten
-/// connections a second.
+/// Maximum delay of the overload verdict: the queue of 128 is full 12.8 s after the last accept()
+/// at ten connections a second.
 const OVERLOAD_WITHIN_SECS: f64 = 12.0;
 
 /// Run the real agent against a real leak, a real overload and a node that has to be drained, and
@@ -105,7 +105,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if let Some(why) = &drains.not_run {
         screen.line(&format!("drain: NOT run: {why}"));
-        // There it is a hole in what was promised.
+        // In CI, a part that was not run is a failure.
         ok &= env::var_os("CI").is_none_or(|value| value.is_empty());
     }
     let result = match (ok, drains.not_run.is_some()) {
@@ -127,7 +127,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What the demo starts.
+/// Programs and configuration of the demo.
 struct Built {
     agent: PathBuf,
     workload: PathBuf,
@@ -135,7 +135,7 @@ struct Built {
     config: PathBuf,
 }
 
-/// Builds what is not given, and says where all of it is.
+/// Builds the programs that were not given, and returns all paths.
 fn build_all(args: &Args) -> anyhow::Result<Built> {
     let workspace = Workspace::find()?;
     let agent = match &args.agent {
@@ -176,7 +176,8 @@ fn introduce(screen: Screen, expected: &Expected, leak_cgroup: &LeakCgroup) {
     ));
 }
 
-/// Prints verdicts as they come, until all have come and wrong ones had their time.
+/// Prints verdicts as they arrive, until all expected ones are there and wrong ones have had time
+/// to appear.
 fn watch(
     screen: Screen,
     expected: &Expected,

@@ -1,58 +1,58 @@
-//! What the demo expected, what it saw, and whether they match: pure, so that every way to fail is
+//! Comparison of the demo's results with the expected ones: pure, so that every kind of failure is
 //! tested.
 
 use serde_json::{Value, json};
 
 use super::verdict::{Paint, Verdict, bytes, duration};
 
-/// How far a leak's stated growth may be from the true one: a verdict that names the right process
-/// for a wrong reason does not count.
+/// Tolerance of a leak's stated growth, as a share of the true growth: a verdict that names the
+/// right process for a wrong reason does not count.
 const GROWTH_TOLERANCE: f64 = 0.5;
 
-/// What must happen.
+/// Expected results.
 #[derive(Debug, Clone)]
 pub struct Expected {
-    /// The process that leaks, and how fast.
+    /// Pid of the leaking process.
     pub leaker: u32,
-    /// Its true growth.
+    /// True growth of the leaking process.
     pub leak_bytes_per_sec: f64,
-    /// The healthy process that grows and stops.
+    /// Pid of the healthy process, which grows and then stops.
     pub cache: u32,
-    /// The listener that stops accepting.
+    /// Address of the listener that stops accepting.
     pub addr: String,
-    /// How soon after its last accept() the overload must be seen.
+    /// Maximum delay of the overload verdict after the listener's last accept().
     pub overload_within_secs: f64,
 }
 
-/// What happened.
+/// Observed results.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
-    /// Every verdict, in order.
+    /// All verdicts, in order.
     pub verdicts: Vec<Verdict>,
-    /// When the server stopped accepting, in seconds since the workloads started.
+    /// Time at which the server stopped accepting, in seconds since the workloads started.
     pub stopped_at: Option<f64>,
-    /// Whether the agent ended before it was told to.
+    /// True if the agent ended before it was stopped.
     pub agent_died: bool,
-    /// Its exit code.
+    /// Exit code of the agent.
     pub agent_exit: Option<i32>,
-    /// What was still there after everything was stopped.
+    /// Processes and files that still existed after everything was stopped.
     pub left_behind: Vec<String>,
 }
 
-/// One line of the summary.
+/// Line of the summary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// What it is about.
+    /// Subject of the comparison.
     pub what: &'static str,
-    /// What was to be seen.
+    /// Expected result.
     pub expected: String,
-    /// What was.
+    /// Observed result.
     pub seen: String,
-    /// Whether what was seen is what was expected.
+    /// True if they match.
     pub ok: bool,
 }
 
-/// Whether the verdicts that must come have come.
+/// Returns true if all expected verdicts were raised.
 pub fn complete(expected: &Expected, verdicts: &[Verdict]) -> bool {
     let leak = verdicts.iter().any(|v| v.raised("leak") && v.pid() == Some(expected.leaker.into()));
     let overload =
@@ -60,7 +60,7 @@ pub fn complete(expected: &Expected, verdicts: &[Verdict]) -> bool {
     leak && overload
 }
 
-/// Compares, line by line.
+/// Compares the results, line by line.
 pub fn rows(expected: &Expected, seen: &Seen) -> Vec<Row> {
     let leaks = || seen.verdicts.iter().filter(|v| v.raised("leak"));
     let overloads = || seen.verdicts.iter().filter(|v| v.raised("overload"));
@@ -94,7 +94,7 @@ pub fn rows(expected: &Expected, seen: &Seen) -> Vec<Row> {
             "overload: any other listener",
             overloads().filter(|v| v.addr() != Some(&expected.addr)),
         ),
-        // The clients' connects to the server that is stuck fail: that risk is a right one.
+        // The clients' connects to the stuck server fail: that risk is a correct verdict.
         none_of("cascade risk: any other", risks().filter(|v| v.addr() != Some(&expected.addr))),
         Row {
             what: "the agent",
@@ -158,7 +158,7 @@ fn none_of<'a>(what: &'static str, wrong: impl Iterator<Item = &'a Verdict>) -> 
     Row { what, expected: "none".into(), seen, ok: wrong.is_empty() }
 }
 
-/// The rows as a table.
+/// Formats the rows as a table.
 pub fn table(rows: &[Row], paint: Paint) -> String {
     let width = |of: fn(&Row) -> &str, head: &str| {
         rows.iter().map(|row| of(row).chars().count()).max().unwrap_or(0).max(head.chars().count())
@@ -174,7 +174,7 @@ pub fn table(rows: &[Row], paint: Paint) -> String {
     text
 }
 
-/// The rows and verdicts as JSON.
+/// Returns the rows and verdicts as JSON.
 pub fn to_json(rows: &[Row], seen: &Seen) -> Value {
     let rows_json = |row: &Row| json!({"what": row.what, "expected": row.expected, "seen": row.seen, "ok": row.ok});
     json!({
@@ -224,7 +224,7 @@ mod tests {
         }
     }
 
-    /// The rows that did not match.
+    /// Returns the rows that did not match.
     fn wrong(seen: &Seen) -> Vec<&'static str> {
         rows(&expected(), seen).iter().filter(|row| !row.ok).map(|row| row.what).collect()
     }

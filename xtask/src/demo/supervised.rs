@@ -1,8 +1,8 @@
-//! What the demo runs as root: a command that `xtask hold` holds, through sudo where need be.
+//! A command that the demo runs as root under `xtask hold`, through sudo if necessary.
 //!
-//! Its standard output is what it has to say, its standard error is kept for the case that
-//! something fails. Dropping it closes the pipe that `hold` reads, which stops the command and
-//! removes what an agent made on a machine that never ran one.
+//! Its standard output is read; its standard error is kept, to be shown if something fails.
+//! Dropping it closes the pipe that `hold` reads. This stops the command, and removes the files
+//! that an agent created on a machine where none had run before.
 
 use std::collections::VecDeque;
 use std::env;
@@ -18,10 +18,10 @@ use crate::supervise::PID_LINE;
 use crate::workspace::is_root;
 use crate::{clock, sudo};
 
-/// How long it may take to end: `hold` gives it 10 s before it kills it.
+/// Timeout of a stop: `hold` waits 10 s before it kills the command.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
 const LOG_LINES: usize = 40;
-/// What an agent may make on a machine: removed in the end unless it was there before.
+/// Paths that an agent may create: removed at the end unless they existed before.
 pub const OWN_PATHS: [&str; 3] = ["/var/lib/spillway", "/run/spillway", "/sys/fs/bpf/spillway"];
 
 enum Event {
@@ -38,13 +38,13 @@ pub struct Held {
     pid: Option<u32>,
 }
 
-/// Asks for the password that will be needed, before anything has started.
+/// Asks for sudo's password, before anything is started.
 pub fn authenticate(agent: &Path) -> anyhow::Result<()> {
     sudo::authenticate(&format!("{} run", agent.display()))
 }
 
 impl Held {
-    /// Starts it; of the command its program and arguments count.
+    /// Starts the command. Only its program and arguments are used.
     pub fn start(held: &Command) -> anyhow::Result<Self> {
         let xtask = env::current_exe().context("the path of this program is not known")?;
         let mut command = if is_root() { Command::new(&xtask) } else { Command::new("sudo") };
@@ -64,7 +64,7 @@ impl Held {
         Ok(Self { group, pipe, events, log: VecDeque::new(), pid: None })
     }
 
-    /// The next line of standard output, if one comes in time.
+    /// Returns the next line of standard output, if one arrives in time.
     pub fn next_line(&mut self, wait: Duration) -> Option<String> {
         let start = clock::now();
         loop {
@@ -80,12 +80,12 @@ impl Held {
         }
     }
 
-    /// What became of it, if it has ended.
+    /// Returns the exit code, if the command has ended.
     pub fn ended(&mut self) -> anyhow::Result<Option<i32>> {
         Ok(self.group.try_wait()?.map(|status| status.code().unwrap_or(-1)))
     }
 
-    /// Stops it with SIGTERM and returns its exit code; `None` if it would not end.
+    /// Stops the command with SIGTERM and returns its exit code; `None` if it does not end.
     pub fn stop(&mut self) -> Option<i32> {
         self.pipe = None;
         let status = self.group.wait_for(STOP_WITHIN);
@@ -93,13 +93,13 @@ impl Held {
         status.map(|status| status.code().unwrap_or(-1))
     }
 
-    /// Whether any of its processes is still there.
+    /// Returns true if any process of the command still exists.
     pub fn remains(&self) -> bool {
         self.group.has_members()
             || self.pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists())
     }
 
-    /// The last lines of its log.
+    /// Returns the last lines of its log.
     pub fn log(&self) -> String {
         self.log.iter().map(|line| format!("\n    {line}")).collect()
     }

@@ -1,18 +1,17 @@
-//! Verdicts as the agent prints them, and as a person reads them.
+//! Verdicts: the agent's lines, and their text for the screen.
 //!
-//! Lines without a `verdict`, such as decisions, are not for the demo and are passed over; so is
-//! what is not JSON.
+//! Lines without a `verdict`, such as decisions, are skipped, and so are lines that are not JSON.
 
 use std::io::{IsTerminal as _, Write as _};
 
 use serde_json::Value;
 
-/// A verdict, and when it was seen.
+/// A verdict, with the time at which it was seen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
     /// Seconds since the workloads started.
     pub at: f64,
-    /// The agent's line.
+    /// Line of the agent.
     pub line: Value,
 }
 
@@ -24,32 +23,32 @@ impl Verdict {
         Some(Self { at, line })
     }
 
-    /// Whether it is a claim of this kind, not the withdrawal of one.
+    /// Returns true if a verdict of this kind is raised, not cleared.
     pub fn raised(&self, kind: &str) -> bool {
         self.line["verdict"] == kind && self.line["state"] == "raised"
     }
 
-    /// The process, where it names one.
+    /// Returns the pid, if the verdict names one.
     pub fn pid(&self) -> Option<u64> {
         self.line["pid"].as_u64()
     }
 
-    /// The listener, where it names one.
+    /// Returns the listener, if the verdict names one.
     pub fn addr(&self) -> Option<&str> {
         self.line["addr"].as_str()
     }
 
-    /// A leak's growth.
+    /// Returns a leak's growth.
     pub fn growth_bytes_per_sec(&self) -> Option<f64> {
         self.line["growth_bytes_per_sec"].as_f64()
     }
 
-    /// The forecast.
+    /// Returns the forecast time to exhaustion.
     pub fn exhaustion_secs(&self) -> Option<f64> {
         self.line["exhaustion_secs"].as_f64()
     }
 
-    /// Whom it is about, in a few words.
+    /// Names the process or listener that the verdict is about.
     pub fn subject(&self) -> String {
         if let Some(addr) = self.addr() {
             return addr.to_owned();
@@ -58,7 +57,7 @@ impl Verdict {
         self.pid().map_or_else(|| comm.to_owned(), |pid| format!("{comm} (pid {pid})"))
     }
 
-    /// Everything it says, over a few lines.
+    /// Formats the complete verdict, on a few lines.
     pub fn describe(&self, paint: Paint) -> String {
         let kind = self.line["verdict"].as_str().unwrap_or("?").to_uppercase();
         let state = self.line["state"].as_str().unwrap_or("?");
@@ -95,7 +94,7 @@ impl Verdict {
     }
 }
 
-/// A size with a binary unit.
+/// Formats a size with a binary unit.
 pub fn bytes(bytes: f64) -> String {
     const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
     let mut value = bytes;
@@ -107,7 +106,7 @@ pub fn bytes(bytes: f64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-/// A duration in the two largest units that matter.
+/// Formats a duration in its two largest units.
 pub fn duration(secs: f64) -> String {
     let whole = secs.max(0.0).round() as u64;
     match whole {
@@ -122,7 +121,7 @@ const RED: &str = "31;1";
 const GREEN: &str = "32";
 const BOLD: &str = "1";
 
-/// Whether to colour.
+/// Switch for coloured output.
 #[derive(Debug, Clone, Copy)]
 pub struct Paint(pub bool);
 
@@ -131,22 +130,22 @@ impl Paint {
         if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    /// Green where it went well, else red.
+    /// Colours a text: green if `ok`, otherwise red.
     pub fn outcome(self, ok: bool, text: &str) -> String {
         self.with(if ok { GREEN } else { RED }, text)
     }
 }
 
-/// Where a person's lines go: standard output, or standard error where that carries JSON.
+/// Output for people: standard output, or standard error if standard output carries JSON.
 #[derive(Debug, Clone, Copy)]
 pub struct Screen {
     json: bool,
-    /// Whether to colour there.
+    /// Colours of this output.
     pub paint: Paint,
 }
 
 impl Screen {
-    /// A screen that leaves standard output to JSON or not.
+    /// Creates the screen; with `json`, standard output is left to the JSON.
     pub fn new(json: bool) -> Self {
         let terminal =
             if json { std::io::stderr().is_terminal() } else { std::io::stdout().is_terminal() };
@@ -154,7 +153,7 @@ impl Screen {
         Self { json, paint: Paint(terminal && !refused) }
     }
 
-    /// Prints a line; a reader that has gone away does not stop the demo from cleaning up.
+    /// Prints a line. A closed output is ignored, so that the demo can still clean up.
     pub fn line(self, text: &str) {
         if self.json {
             writeln!(std::io::stderr(), "{text}").ok();

@@ -1,7 +1,7 @@
-//! The real processes that the agent watches: a leak, a cache that fills, a server that stops
-//! accepting, its clients.
+//! Real processes that the agent watches: a leak, a cache that fills, a server that stops
+//! accepting, and its clients.
 //!
-//! Each is the `workload` binary in its own process group; it prints one JSON line when it is
+//! Each is the `workload` binary in its own process group. It prints one JSON line when it is
 //! ready, ends on SIGTERM, and is killed by the kernel if this process dies.
 
 use std::path::Path;
@@ -16,13 +16,14 @@ use super::cgroup::LeakCgroup;
 use crate::child::{Group, each_line};
 use crate::{clock, signals};
 
-/// What the leaking process leaks, in bytes a second.
+/// Rate of the leak, in bytes per second.
 pub const LEAK_RATE: u64 = 4 << 20;
-/// The leaking process's hard memory limit: reached some eight minutes after the demo's start.
+/// Hard memory limit of the leaking process: reached about eight minutes after the demo's start.
 pub const LEAK_LIMIT: u64 = 2 << 30;
-/// The cache grows faster than the leak, for 15 s, and stops.
+/// Options of the cache: it grows faster than the leak, for 15 s, and stops.
 const CACHE: [&str; 4] = ["--rate", "6MiB", "--size", "90MiB"];
-/// With ten connections a second, a queue of 128 is full some 13 s after the last accept().
+/// Options of the server: with ten connections a second, a queue of 128 is full about 13 s after
+/// the last accept().
 const SERVER: [&str; 4] = ["--backlog", "128", "--healthy-for", "10s"];
 const CLIENTS: [&str; 4] = ["--rate-per-sec", "10", "--for", "120s"];
 const READY_WITHIN: Duration = Duration::from_secs(10);
@@ -31,13 +32,13 @@ const READY_WITHIN: Duration = Duration::from_secs(10);
 pub struct Workloads {
     groups: Vec<Group>,
     server_lines: Receiver<String>,
-    /// The leaking process.
+    /// Pid of the leaking process.
     pub leaker: u32,
-    /// The healthy cache.
+    /// Pid of the healthy cache.
     pub cache: u32,
-    /// The address of the server that stops accepting.
+    /// Address of the server that stops accepting.
     pub addr: String,
-    /// When it stopped.
+    /// Time at which the server stopped accepting.
     pub stopped_at: Option<Instant>,
 }
 
@@ -67,7 +68,7 @@ impl Workloads {
         Ok(Self { groups, server_lines, leaker, cache, addr, stopped_at: None })
     }
 
-    /// Notes when the server says that it has stopped accepting; true at that moment.
+    /// Notes when the server reports that it has stopped accepting; returns true at that moment.
     pub fn server_just_stopped(&mut self) -> bool {
         let said = self.server_lines.try_iter().any(|line| line.contains("stopped_accepting"));
         if said {
@@ -86,7 +87,7 @@ impl Workloads {
         }
     }
 
-    /// Whether any of their processes is still there.
+    /// Returns true if any process of the workloads still exists.
     pub fn remain(&self) -> bool {
         self.groups.iter().any(Group::has_members)
     }
@@ -102,7 +103,7 @@ fn pid(ready: &Value) -> anyhow::Result<u32> {
     ready["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).context("a workload named no pid")
 }
 
-/// Starts one workload and waits for its line; further lines go to the receiver.
+/// Starts one workload and waits for its first line; further lines go to the receiver.
 fn launch(
     groups: &mut Vec<Group>,
     command: &mut Command,

@@ -1,5 +1,5 @@
-//! An archive in the form that the kernel unpacks as its first file system: cpio, "newc". It needs
-//! no compression to be read, and under emulation is read faster without.
+//! Archive in the format of the kernel's initial file system: cpio, "newc". Compression is
+//! optional, and under emulation the kernel reads it faster without.
 
 use std::io::{self, Write};
 
@@ -8,24 +8,24 @@ const PROGRAM: u32 = 0o100_755;
 const LINK: u32 = 0o120_777;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
-/// Writes one archive.
+/// Writer of one archive.
 pub struct Cpio<W> {
     out: W,
     entries: u32,
 }
 
 impl<W: Write> Cpio<W> {
-    /// An archive with nothing in it yet.
+    /// Starts an empty archive.
     pub fn new(out: W) -> Self {
         Self { out, entries: 0 }
     }
 
-    /// Adds a directory; those above it have to be there.
+    /// Adds a directory; its parents have to exist.
     pub fn directory(&mut self, name: &str) -> io::Result<()> {
         self.entry(name, DIRECTORY, (0, 0), b"")
     }
 
-    /// Adds a file that may be executed.
+    /// Adds an executable file.
     pub fn file(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.entry(name, PROGRAM, (0, 0), bytes)
     }
@@ -35,7 +35,7 @@ impl<W: Write> Cpio<W> {
         self.entry(name, LINK, (0, 0), to.as_bytes())
     }
 
-    /// Adds a character device, by its two numbers.
+    /// Adds a character device with its major and minor number.
     pub fn device(&mut self, name: &str, major: u32, minor: u32) -> io::Result<()> {
         self.entry(name, CHARACTER_DEVICE, (major, minor), b"")
     }
@@ -52,14 +52,14 @@ impl<W: Write> Cpio<W> {
         let size = u32::try_from(bytes.len()).map_err(io::Error::other)?;
         let name_size = name.len() as u32 + 1;
         write!(self.out, "070701")?;
-        // Inode, mode, owner, group, links, time, size, device of the file, of the node, name's
-        // size, no checksum.
+        // Inode, mode, owner, group, links, time, size, device of the file, device of the node,
+        // size of the name, no checksum.
         for field in [self.entries, mode, 0, 0, 1, 0, size, 0, 0, device.0, device.1, name_size, 0]
         {
             write!(self.out, "{field:08X}")?;
         }
         self.out.write_all(name.as_bytes())?;
-        // The header is 110 bytes; name and contents each end on a multiple of four.
+        // The header is 110 bytes; name and contents are each padded to a multiple of four.
         self.pad(1, 110 + name_size as usize)?;
         self.out.write_all(bytes)?;
         self.pad(0, bytes.len())

@@ -1,8 +1,8 @@
-//! Debian's archive, asked through apt with a configuration of its own.
+//! Debian's archive, read through apt with a separate configuration.
 //!
-//! Where the archive is, is what this machine's apt is set up with: no host is named here. apt
-//! checks signatures and hashes, against Debian's keyring. Nothing of the machine's own apt is
-//! written, so none of this needs root.
+//! The archive's address comes from this machine's apt configuration; no host is named here. apt
+//! checks signatures and hashes against Debian's keyring. The machine's own apt files are not
+//! written, so root is not needed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,16 +15,16 @@ use crate::child::{self, OnInterrupt};
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// The sites that serve the running Debian.
+/// Sites that serve the running Debian.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Sites {
     main: String,
-    /// Where the security suites are, if this machine uses them.
+    /// Site of the security suites, if this machine uses them.
     security: Option<String>,
 }
 
 impl Sites {
-    /// Asks this machine's apt.
+    /// Reads the sites from this machine's apt.
     pub fn find() -> anyhow::Result<Self> {
         let os = fs::read_to_string("/etc/os-release").unwrap_or_default();
         let format = ["indextargets", "--no-release-info", "--format", "$(SITE) $(RELEASE)"];
@@ -50,7 +50,7 @@ impl Sites {
         Ok(Self { main, security: site(&|release| release.ends_with("-security")) })
     }
 
-    /// apt's list of sources for a suite and its security updates.
+    /// Returns apt's list of sources for a suite and its security updates.
     pub fn list(&self, suite: &str, has_security: bool) -> String {
         let line = |site: &str, suite: &str| {
             format!("deb [arch=amd64 signed-by={KEYRING} target=Packages] {site} {suite} main\n")
@@ -63,13 +63,13 @@ impl Sites {
     }
 }
 
-/// apt, for one suite.
+/// Separate apt for one suite.
 pub struct Archive {
     directory: PathBuf,
 }
 
 impl Archive {
-    /// An apt that keeps everything in this directory.
+    /// Creates an apt that keeps all its files in this directory.
     pub fn open(
         directory: &Path,
         sites: &Sites,
@@ -85,7 +85,7 @@ impl Archive {
         let files = [
             ("apt.conf", configuration(directory, &machine)),
             ("sources.list", sites.list(suite, has_security)),
-            // No package is installed here: what the machine has must not count.
+            // An empty package status: packages of the machine must not count.
             ("status", String::new()),
         ];
         for (name, text) in files {
@@ -96,15 +96,15 @@ impl Archive {
         Ok(Self { directory: directory.to_path_buf() })
     }
 
-    /// Fetches the lists of packages, as far as they have changed.
+    /// Fetches the lists of packages that have changed.
     pub fn update(&self, what: &str) -> anyhow::Result<()> {
         let mut command = self.apt("apt-get");
         command.args(["-q", "update"]);
         quiet(&format!("ask the archive for {what}"), &mut command)
     }
 
-    /// What a package needs of the same kernel, each as `name=version`; not itself, which only
-    /// names the newest.
+    /// Returns the packages of the same kernel that a package needs, each as `name=version`. The
+    /// package itself is left out, since it only names the newest kernel.
     pub fn needs(&self, package: &str) -> anyhow::Result<Vec<String>> {
         let (mut wanted, mut found) = (self.show(package)?.1, Vec::new());
         while let Some(name) = wanted.pop() {
@@ -134,19 +134,19 @@ impl Archive {
 
     fn apt(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        // Messages are read here, and locales may not be there.
+        // The messages are parsed below, and locales may not be installed.
         command.env("LC_ALL", "C").env("APT_CONFIG", self.directory.join("apt.conf"));
         command
     }
 }
 
-/// How things are fetched on this machine, as apt's options: through a proxy, for one.
+/// Returns the machine's apt options for fetching, such as a proxy.
 pub fn fetching(machine: &str) -> impl Iterator<Item = &str> {
     machine.lines().filter(|line| line.starts_with("Acquire::"))
 }
 
-/// apt's configuration: of the machine's own only how things are fetched, as through a proxy. Its
-/// hooks must not run.
+/// Returns the configuration of the separate apt. Only the fetch options come from the machine's
+/// own, such as a proxy. Its hooks must not run.
 fn configuration(directory: &Path, machine: &str) -> String {
     let at =
         |option: &str, name: &str| format!("{option} \"{}\";\n", directory.join(name).display());
@@ -167,7 +167,7 @@ fn configuration(directory: &Path, machine: &str) -> String {
     ] {
         text += &format!("Acquire::{weak} \"0\";\n");
     }
-    // The cache lies in a home directory, which apt's own user may not enter.
+    // The cache is in a home directory, which apt's own user may not be allowed to enter.
     text += "APT::Sandbox::User \"root\";\n";
     text += "APT::Update::Error-Mode \"any\";\n";
     text += "Acquire::Languages \"none\";\nAcquire::GzipIndexes \"true\";\n";
@@ -176,7 +176,7 @@ fn configuration(directory: &Path, machine: &str) -> String {
     text
 }
 
-/// Runs apt; if it fails, its own `E:` line is what went wrong.
+/// Runs apt; if it fails, the error is apt's own `E:` line.
 fn quiet(what: &str, command: &mut Command) -> anyhow::Result<()> {
     let done = child::quiet(
         what,
@@ -193,7 +193,8 @@ fn quiet(what: &str, command: &mut Command) -> anyhow::Result<()> {
     })
 }
 
-/// Version, and the packages of the same kernel that it needs, from what `apt-cache show` prints.
+/// Parses the output of `apt-cache show`: the version, and the packages of the same kernel that it
+/// depends on.
 fn parse_show(text: &str) -> Option<(String, Vec<String>)> {
     let field =
         |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));

@@ -1,4 +1,4 @@
-//! The emulator that boots other kernels: the machine's own, or else Debian's.
+//! The emulator that boots other kernels: the machine's own, or Debian's in the cache.
 
 use std::process::Command;
 
@@ -15,12 +15,12 @@ const EMULATOR: Unpacked = Unpacked {
     programs: &[("usr/bin/qemu-system-x86_64", "--version", 0)],
 };
 
-/// Whether there is one.
+/// Returns true if an emulator is available.
 pub fn is_there() -> anyhow::Result<bool> {
     Ok(on_path(PROGRAM).is_some() || EMULATOR.is_there()?)
 }
 
-/// Makes sure that there is one, and gives the command that runs it.
+/// Provides an emulator, and returns the command that runs it.
 pub fn provide() -> anyhow::Result<Command> {
     match on_path(PROGRAM) {
         Some(program) => Ok(Command::new(program)),

@@ -1,4 +1,4 @@
-//! The file system of a virtual machine: three programs, the libraries that they need, and modules.
+//! File system of a virtual machine: the programs, the libraries that they need, and modules.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -11,8 +11,8 @@ use anyhow::Context as _;
 use super::cpio::Cpio;
 use super::output;
 
-/// Writes the image: programs at the top by the names given, modules under `/modules` in their
-/// order.
+/// Writes the image: programs in the root directory under the given names, modules under `/modules`
+/// in their order.
 pub fn write(
     image: &Path,
     programs: &[(&str, PathBuf)],
@@ -30,7 +30,7 @@ pub fn write(
     for library in &libraries {
         directories.extend(relative(library).ancestors().skip(1).map(Path::to_path_buf));
     }
-    // Sorted, so that each comes after those above it.
+    // Sorted, so that each directory comes after its parents.
     for directory in directories.iter().filter(|directory| !directory.as_os_str().is_empty()) {
         cpio.directory(&directory.to_string_lossy())?;
     }
@@ -57,7 +57,7 @@ fn relative(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
 }
 
-/// The files that `ldd` names: `libc.so.6 => /lib/…/libc.so.6 (0x…)`, and the loader alone:
+/// Parses the files that `ldd` prints: `libc.so.6 => /lib/…/libc.so.6 (0x…)`, and the loader alone:
 /// `/lib64/ld-….so.2 (0x…)`.
 fn parse_ldd(text: &str) -> Vec<PathBuf> {
     let words =

@@ -1,7 +1,7 @@
-//! The kernels that are booted, kept outside the tree: `~/.cache/spillway/kernels/NAME`.
+//! Kernels to boot, kept outside the tree: `~/.cache/spillway/kernels/NAME`.
 //!
-//! The archive is asked for newer ones at most every [`ASK_AGAIN`]. Where it cannot be reached, the
-//! kept one is used.
+//! The archive is asked for newer ones at most every [`ASK_AGAIN`]. If it cannot be reached, the
+//! cached kernel is used.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,21 +15,22 @@ use super::{first_line, output};
 use crate::signals::Interrupted;
 use crate::{clock, workspace};
 
-/// Debian publishes four times a day.
+/// Minimum time between two requests to the archive: Debian publishes four times a day.
 const ASK_AGAIN: Duration = Duration::from_hours(6);
-/// What the checks need that Debian builds as modules.
+/// Kernel features that the checks need and Debian builds as modules.
 const MODULES: [&str; 3] = ["inet_diag", "tcp_diag", "unix_diag"];
 
-/// A kernel, and where in Debian it is.
+/// Kernel, and the Debian suite that it comes from.
 #[derive(Debug)]
 pub struct Kernel {
-    /// Its series, by which it is asked for.
+    /// Series, which is its name on the command line.
     pub name: &'static str,
     suite: &'static str,
     has_security: bool,
 }
 
-/// One a release of Debian, from before most of what the probes use to the newest.
+/// One kernel per release of Debian, from one older than most features that the probes use to the
+/// newest.
 pub const KERNELS: [Kernel; 4] = [
     Kernel { name: "5.10", suite: "bullseye", has_security: true },
     Kernel { name: "6.1", suite: "bookworm", has_security: true },
@@ -37,18 +38,18 @@ pub const KERNELS: [Kernel; 4] = [
     Kernel { name: "7.2", suite: "sid", has_security: false },
 ];
 
-/// Names the newest kernel of its suite.
+/// Package that depends on the newest kernel of its suite.
 const PACKAGE: &str = "linux-image-cloud-amd64";
 
-/// A kernel that can be booted.
+/// Files of a kernel that can be booted.
 #[derive(Debug)]
 pub struct Found {
     pub vmlinuz: PathBuf,
-    /// In the order in which they can be loaded.
+    /// Modules in the order in which they can be loaded.
     pub modules: Vec<PathBuf>,
 }
 
-/// The newest version of a kernel, or the one that is kept where the archive cannot be asked.
+/// Returns the newest version of a kernel, or the cached one if the archive cannot be reached.
 pub fn get(kernel: &Kernel) -> anyhow::Result<Found> {
     let directory = workspace::cache_dir()?.join("kernels").join(kernel.name);
     let asked = directory.join("asked");
@@ -78,14 +79,14 @@ fn kept(directory: &Path) -> Option<Found> {
     let mut modules: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     modules.sort();
     let vmlinuz = directory.join("vmlinuz");
-    // Written last: what an interruption left half-made does not count, nor what was made for other
-    // checks.
+    // Written last: an interrupted download is not used, and neither is one that was made for other
+    // modules.
     let made = fs::read_to_string(directory.join("packages"))
         .is_ok_and(|made| made.ends_with(&made_for()));
     made.then_some(Found { vmlinuz, modules })
 }
 
-/// How the list of packages ends: what was taken out of them.
+/// End of the list of packages: the modules that were extracted from them.
 fn made_for() -> String {
     format!("\nwith {}", MODULES.join(" "))
 }
@@ -122,7 +123,7 @@ fn refresh(kernel: &Kernel, directory: &Path) -> anyhow::Result<()> {
     fs::write(directory.join("packages"), made).context("the list of packages cannot be written")
 }
 
-/// Takes the kernel and its modules out of the packages in a directory.
+/// Extracts the kernel and its modules from the packages in a directory.
 fn unpack(packages: &Path, into: &Path) -> anyhow::Result<()> {
     for entry in fs::read_dir(packages)?.flatten() {
         if entry.path().extension().is_some_and(|extension| extension == "deb") {
@@ -154,7 +155,7 @@ fn unpack(packages: &Path, into: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Adds a module after those that it depends on.
+/// Adds a module after its dependencies.
 fn load(module: &str, files: &[PathBuf], order: &mut Vec<(String, Vec<u8>)>) -> anyhow::Result<()> {
     if order.iter().any(|(name, _)| name == module) {
         return Ok(());
@@ -177,7 +178,7 @@ fn load(module: &str, files: &[PathBuf], order: &mut Vec<(String, Vec<u8>)>) -> 
     Ok(())
 }
 
-/// The names after `depends=` in a module's own description.
+/// Returns the names after `depends=` in a module's own description.
 fn depends(module: &[u8]) -> Vec<String> {
     const FIELD: &[u8] = b"\0depends=";
     let Some(start) = module.windows(FIELD.len()).position(|window| window == FIELD) else {

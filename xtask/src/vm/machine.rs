@@ -1,8 +1,8 @@
-//! Machines that run the checks, some at a time, and what they tell as they tell it.
+//! Machines that run the checks, several at once, and their results as they arrive.
 //!
-//! Emulating eight processors keeps about one real one busy, so as many machines run at once as
-//! there are of those. One that hangs is stopped, one that ends early has failed; both show the end
-//! of their console.
+//! Emulating eight processors keeps about one real processor busy, so one machine runs per real
+//! processor. A machine that hangs is stopped; one that ends early has failed. In both cases the
+//! end of its console is shown.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -19,35 +19,35 @@ use crate::child::{self, Group};
 use crate::progress::Progress;
 use crate::{clock, signals};
 
-/// For all checks of one kernel: under emulation they take some minutes, more where the machine is
-/// busy, and on hardware one.
+/// Timeout of all checks of one kernel: they take some minutes under emulation, more if the machine
+/// is busy, and one minute on hardware.
 const LIMIT: Duration = Duration::from_mins(20);
 const TICK: Duration = Duration::from_millis(100);
-/// How much of the console is shown where the machine itself fails.
+/// Number of console lines shown if the machine itself fails.
 const TAIL_LINES: usize = 25;
 
-/// A kernel's checks, ready to start.
+/// Checks of a kernel, ready to start.
 pub struct Machine {
-    /// The kernel's name.
+    /// Name of the kernel.
     pub name: &'static str,
     command: Command,
-    /// Where everything goes but the results.
+    /// File for all output except the results.
     log: PathBuf,
-    /// What is not needed once it has run.
+    /// Files to remove once the machine has stopped.
     files: Vec<PathBuf>,
 }
 
-/// What the drive of a machine holds; the file behind it takes what is written to it and no more.
+/// Size of a machine's drive in bytes. The file behind it is sparse.
 const DRIVE_BYTES: u64 = 512 << 20;
 
-/// What it can do, as a small volume in a cloud: with a drive as fast as this machine's, an
-/// emulated CPU would be what everybody waits for.
+/// Rate limits of the drive, like those of a small volume in a cloud: with a drive as fast as this
+/// machine's, the emulated CPU would be the bottleneck.
 const DRIVE_IOPS: u32 = 100;
 const DRIVE_BYTES_PER_SEC: u32 = 16 << 20;
 
 impl Machine {
-    /// An emulated one; `qemu` is the emulator, with as many CPUs and as much memory as the size
-    /// says.
+    /// Creates an emulated machine; `qemu` is the emulator, and the size gives the number of CPUs
+    /// and the memory.
     pub fn emulated(
         name: &'static str,
         mut qemu: Command,
@@ -66,12 +66,12 @@ impl Machine {
             "-nic",
             "none",
         ]);
-        // Emulation works everywhere. A later model offers AVX and `rep stosb` for clearing memory,
-        // both of which the emulator is slower at than at what programs do without them: the checks
-        // of processes' memory took 19 s of CPU with Haswell's, 12 s with this one. A count that
-        // each CPU keeps for itself shows only with several of them. They take turns on one thread:
-        // kernels change their own code while other CPUs run it, and with a thread each the
-        // emulator now and then shows one a breakpoint that is gone.
+        // Emulation works everywhere. A later CPU model offers AVX and `rep stosb` for clearing
+        // memory, and the emulator runs both more slowly than the code that programs use without
+        // them: the checks of processes' memory took 19 s of CPU with Haswell, 12 s with this
+        // model. Errors in per-CPU counts show only with several CPUs. The CPUs take turns on one
+        // thread: kernels change their own code while other CPUs run it, and with one thread per
+        // CPU the emulator occasionally shows a CPU a breakpoint that has been removed.
         qemu.args([
             "-accel",
             "tcg,thread=single",
@@ -83,20 +83,20 @@ impl Machine {
             memory,
         ]);
         qemu.arg("-kernel").arg(vmlinuz).arg("-initrd").arg(&image);
-        // Where this machine is busy the emulated timer is late, and a kernel that looks whether it
-        // ticks gives up. Page tables of the kernel's own have the emulator forget all that it
-        // knows of memory at every system call: without them killing an agent anywhere takes half
-        // the time, and no check is about them.
+        // On a busy machine the emulated timer is late, and a kernel that checks its timer gives
+        // up. Separate page tables for the kernel make the emulator flush all translations at every
+        // system call: without them, killing an agent anywhere takes half the time, and no check
+        // depends on them.
         let append =
             format!("console=ttyS0 panic=-1 loglevel=5 no_timer_check pti=off {arguments}");
         qemu.args(["-append", &append]);
-        // The first port is the console, the second the results.
+        // The first port is the console, the second carries the results.
         qemu.args(["-serial", &format!("file:{}", console(&log).display()), "-serial", "stdio"]);
         Self { name, command: qemu, log, files: vec![image] }
     }
 
-    /// Gives it an empty drive, /dev/nvme0n1, which Debian's kernels need no module for. The file
-    /// behind it goes with the machine.
+    /// Adds an empty drive, /dev/nvme0n1, for which Debian's kernels need no module. The file
+    /// behind it is removed with the machine.
     pub fn with_drive(mut self, file: PathBuf) -> anyhow::Result<Self> {
         let made = File::create(&file).and_then(|drive| drive.set_len(DRIVE_BYTES));
         made.with_context(|| format!("{} cannot be made", file.display()))?;
@@ -113,7 +113,7 @@ impl Machine {
         Ok(self)
     }
 
-    /// The machine that this runs on.
+    /// Creates the machine for the host itself, without emulation.
     pub fn host(name: &'static str, checks: &Path, log: PathBuf, arguments: &[String]) -> Self {
         let mut command = Command::new(checks);
         command.args(arguments);
@@ -121,7 +121,7 @@ impl Machine {
     }
 }
 
-/// A machine that runs.
+/// Running machine.
 struct Running {
     name: &'static str,
     group: Group,
@@ -132,7 +132,7 @@ struct Running {
     files: Vec<PathBuf>,
 }
 
-/// Runs machines, so many at once, and shows each result as it comes.
+/// Runs machines, at most `at_once` in parallel, and prints each result when it arrives.
 pub fn run(machines: Vec<Machine>, at_once: usize) -> anyhow::Result<Vec<(&'static str, Checked)>> {
     let mut waiting = VecDeque::from(machines);
     let mut running: Vec<Running> = Vec::new();
@@ -187,7 +187,7 @@ impl Running {
         })
     }
 
-    /// Shows what came since the last look; says how the machine ended, if it did.
+    /// Prints new results; returns how the machine ended, if it did.
     fn look(&mut self, progress: &mut Progress) -> Option<&'static str> {
         loop {
             match self.lines.try_recv() {
@@ -206,14 +206,14 @@ impl Running {
         }
     }
 
-    /// Stops what still runs and puts its logs together.
+    /// Stops the machine if it still runs, and merges its logs.
     fn end(mut self, how: &str) -> anyhow::Result<Checked> {
         self.group.stop(Duration::from_secs(2));
         self.checked.secs = self.start.elapsed().as_secs_f64();
         let console = console(&self.log);
         if let Ok(said) = fs::read(&console) {
-            // The emulator's own words, then the console: one file tells it all, and ends with what
-            // matters.
+            // The emulator's own messages first, then the console: one file contains everything,
+            // and ends with the part that matters.
             let text = [fs::read(&self.log).unwrap_or_default(), said].concat();
             fs::write(&self.log, text)
                 .with_context(|| format!("{} cannot be written", self.log.display()))?;
@@ -244,7 +244,7 @@ fn console(log: &Path) -> PathBuf {
     log.with_extension("console")
 }
 
-/// The last lines of a file.
+/// Returns the last lines of a file.
 fn tail(path: &Path) -> String {
     let text = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text).replace('\r', "");

@@ -1,10 +1,11 @@
-//! `cargo xtask vm`: every probe held against the truth, on real kernels from 5.10 to the newest.
+//! `cargo xtask vm`: checks every probe on real kernels from 5.10 to the newest.
 //!
 //! Debian's cloud kernels boot under an emulator, so that no hardware support is needed, with the
-//! `kernel` test binary as their whole user space; `debian12` and `debian13` boot a whole Debian
-//! with systemd, for what is done to its units; `host` is the machine's own kernel, with the same
-//! checks and no emulator. A kernel that cannot be had is skipped, with the reason. The file
-//! system's image has release builds: emulation is some fifteen times slower than hardware.
+//! `kernel` test binary as their whole user space. `debian12` and `debian13` boot a complete Debian
+//! with systemd, to check changes of its units. `host` is the machine's own kernel, with the same
+//! checks and no emulator. A kernel that is unavailable is skipped, with the reason. The file
+//! system image contains release builds, because emulation is some fifteen times slower than
+//! hardware.
 
 mod cpio;
 mod debian_archive;
@@ -30,7 +31,7 @@ use machine::Machine;
 use report::{Outcome, Report};
 use rootfs::{Addition, USERLANDS, Userland};
 
-/// The name of the machine's own kernel.
+/// Name of the machine's own kernel.
 const HOST: &str = "host";
 
 /// Check every probe on real kernels, 5.10, 6.1, 6.12, 7.2 and the host's own, and limits on real
@@ -47,14 +48,14 @@ const HOST: &str = "host";
     target/vm/KERNEL.log.\n\
     Exit codes: 0 nothing failed, 1 something failed.")]
 pub struct Args {
-    /// Which kernels
+    /// Kernels to check; all of them by default
     #[arg(value_parser = PossibleValuesParser::new(names()), value_name = "KERNEL")]
     kernels: Vec<String>,
     /// Only checks whose name contains this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Each check at its full length and on every machine, where otherwise a part is done, and some
-    /// on some of them alone
+    /// Run each check at full length and on every machine; by default some are shortened, and some
+    /// run on a few machines only
     #[arg(long)]
     thorough: bool,
     /// Print the table as JSON
@@ -86,14 +87,14 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         println!("{}", report::json(&reports));
     } else {
         println!("{}", report::print(&reports));
-        // Last, so that the end of a log tells it.
+        // Last, so that the log ends with it.
         failures.iter().for_each(|failure| println!("Failed: {failure}"));
     }
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Every kernel, for `cargo xtask test`: what failed, and which were skipped, each with the reason.
-/// Prints the table.
+/// Checks every kernel, for `cargo xtask test`, and prints the table. Returns the failures, and the
+/// skipped kernels with the reason.
 pub fn all(workspace: &Workspace) -> anyhow::Result<(Vec<String>, BTreeMap<String, String>)> {
     let reports = run(workspace, &[], &[])?;
     println!("{}", report::print(&reports));
@@ -114,7 +115,7 @@ fn run(
         .with_context(|| format!("{} cannot be made", directory.display()))?;
     let kernels = KERNELS.iter().filter(|kernel| wanted(kernel.name)).map(Emulated::Bare);
     let userlands = USERLANDS.iter().filter(|userland| wanted(userland.name)).map(Emulated::Whole);
-    // Those that take longest first, so that none of them is left for the end alone.
+    // The slowest machines start first, so that they do not run alone at the end.
     let emulated: Vec<_> = userlands.chain(kernels.rev()).collect();
     let ready = if emulated.is_empty() { Ok(()) } else { setup::vm() };
     if ready.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
@@ -135,7 +136,7 @@ fn run(
     let at_once = thread::available_parallelism().map_or(1, usize::from);
     let mut checked = machine::run(machines, at_once)?;
     if wanted(HOST) {
-        // Alone: nothing else shall start and end processes beside it.
+        // Alone: these checks must not see other machines start and end processes.
         let checks = workspace.binary(true, "kernel");
         let arguments = [arguments, &[called(HOST)]].concat();
         let host = Machine::host(HOST, &checks, directory.join("host.log"), &arguments);
@@ -150,22 +151,22 @@ fn run(
     Ok(in_order(all))
 }
 
-/// What tells a machine's checks which machine it is.
+/// Returns the argument that names the machine to its checks.
 fn called(name: &str) -> String {
     format!("--machine={name}")
 }
 
-/// The oldest kernel first, Debians after them, the host's last.
+/// Sorts the reports: the oldest kernel first, then the Debians, then the host's kernel.
 fn in_order(mut outcomes: BTreeMap<&'static str, Outcome>) -> Vec<Report> {
     let report = |name| outcomes.remove(name).map(|outcome| Report { name, outcome });
     names().into_iter().filter_map(report).collect()
 }
 
-/// A machine to be emulated.
+/// Machine to emulate.
 enum Emulated {
-    /// A kernel with the checks as its whole user space.
+    /// Kernel with the checks as its whole user space.
     Bare(&'static Kernel),
-    /// A Debian.
+    /// Complete Debian.
     Whole(&'static Userland),
 }
 
@@ -178,7 +179,7 @@ impl Emulated {
     }
 }
 
-/// Gets a machine's parts and makes the file system that it boots with.
+/// Gets a machine's parts, and writes the file system that it boots with.
 fn prepare(
     workspace: &Workspace,
     machine: &Emulated,
@@ -200,7 +201,7 @@ fn prepare(
             let programs = [&[program("init", "kernel")][..], &beside].concat();
             initramfs::write(&image, &programs, &found.modules)
                 .context("the file system's image cannot be made")?;
-            // What follows the two dashes reaches pid 1.
+            // Arguments after the two dashes reach pid 1.
             ((8, "2G"), found.vmlinuz, format!("--{arguments}"))
         }
         Emulated::Whole(userland) => {
@@ -220,18 +221,22 @@ fn prepare(
         Machine::emulated(name, emulator::provide()?, size, &vmlinuz, image, log, &arguments);
     match machine {
         Emulated::Bare(_) => Ok(made),
-        // Where memory is short, something has to be slower than it.
+        // Under memory pressure, the machine needs a device that is slower than memory.
         Emulated::Whole(_) => made.with_drive(directory.join(format!("{name}.drive"))),
     }
 }
 
-/// What a message says before its details.
+/// Returns the first line of an error's message, without its details.
 fn first_line(error: &anyhow::Error) -> String {
     let text = format!("{error:#}");
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-/// What a program prints, or why it could not.
+/// Returns a program's standard output.
+///
+/// # Errors
+///
+/// Returns an error if the program cannot be started or fails.
 fn output(command: &mut Command) -> anyhow::Result<Vec<u8>> {
     let line = child::line_of(command);
     let output =

@@ -1,58 +1,58 @@
-//! What was found, kernel by kernel: a line as each result comes, one table at the end, or JSON.
+//! Results by kernel: a line as each one arrives, and one table at the end, or JSON.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-/// One kernel.
+/// Report of one kernel.
 #[derive(Debug)]
 pub struct Report {
     pub name: &'static str,
     pub outcome: Outcome,
 }
 
-/// What became of one kernel.
+/// Outcome of one kernel.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It could not be had, for this reason.
+    /// The kernel is unavailable, for this reason.
     Skipped(String),
-    /// It ran.
+    /// The checks ran.
     Checked(Checked),
 }
 
-/// What a kernel's checks said.
+/// Results of a kernel's checks.
 #[derive(Debug, Default)]
 pub struct Checked {
     release: String,
     announced: usize,
     results: Vec<Row>,
-    /// Whether it came to its end.
+    /// Set once the checks reported that they are complete.
     pub done: bool,
-    /// How it failed as a whole.
+    /// Failure of the machine itself.
     pub broken: Option<String>,
-    /// From power-on to power-off.
+    /// Seconds from power-on to power-off.
     pub secs: f64,
-    /// Where everything else is that it said.
+    /// File with all other output.
     pub log: PathBuf,
 }
 
-/// One check.
+/// Result of one check.
 #[derive(Debug)]
 struct Row {
     probe: String,
     rung: String,
     check: String,
-    /// `None` where the kernel does not offer what is checked, or it is checked elsewhere.
+    /// `None` if the kernel does not offer the feature, or if the check runs on another machine.
     pass: Option<bool>,
-    /// Machines that it is made on instead.
+    /// Machines on which the check runs instead.
     elsewhere: Vec<String>,
     events: Option<u64>,
     secs: f64,
     detail: String,
 }
 
-/// All checks of one way of reading, on one kernel: a line of the table.
+/// All checks of one rung (one way of reading) on one kernel: a line of the table.
 struct Line<'a> {
     kernel: &'a str,
     probe: &'a str,
@@ -61,7 +61,7 @@ struct Line<'a> {
 }
 
 impl Report {
-    /// Whether something in it failed.
+    /// Returns true if a check or the machine failed.
     pub fn failed(&self) -> bool {
         match &self.outcome {
             Outcome::Skipped(_) => false,
@@ -69,7 +69,7 @@ impl Report {
         }
     }
 
-    /// What failed, a line each, with the reason.
+    /// Returns the failures, one line each, with the reason.
     fn failures(&self) -> Vec<String> {
         let Outcome::Checked(checked) = &self.outcome else { return vec![] };
         let failed = checked.results.iter().filter(|row| row.pass == Some(false));
@@ -80,14 +80,15 @@ impl Report {
         each.chain(broken).collect()
     }
 
-    /// Whether it came to its end without a check that another left to it.
+    /// Returns true if the checks completed without `left`, a check that another machine left to
+    /// this one.
     fn lacks(&self, left: &Row) -> bool {
         let Outcome::Checked(checked) = &self.outcome else { return false };
         let is_made = |row: &Row| row.name() == left.name() && row.elsewhere.is_empty();
         checked.done && !checked.results.iter().any(is_made)
     }
 
-    /// Whether it ran and had nothing to check.
+    /// Returns true if the machine ran and there was no check to run.
     pub fn is_empty(&self) -> bool {
         match &self.outcome {
             Outcome::Checked(checked) => checked.done && checked.results.is_empty(),
@@ -95,7 +96,7 @@ impl Report {
         }
     }
 
-    /// Why it could not be had.
+    /// Returns the reason if the kernel was skipped.
     pub fn skipped(&self) -> Option<&str> {
         if let Outcome::Skipped(reason) = &self.outcome { Some(reason) } else { None }
     }
@@ -144,7 +145,7 @@ impl Report {
 }
 
 impl Checked {
-    /// Takes one line; says a result as a person reads it.
+    /// Records one line; returns the text to print if it is a result.
     pub fn take(&mut self, line: &Value) -> Option<String> {
         if let Some(release) = line["kernel"].as_str() {
             self.release = release.to_owned();
@@ -178,7 +179,7 @@ impl Checked {
         Some(said)
     }
 
-    /// How far it is, for the progress line.
+    /// Returns the state of the checks for the progress line.
     pub fn stands(&self) -> String {
         if self.announced == 0 {
             return "boots".to_owned();
@@ -192,12 +193,12 @@ impl Checked {
 }
 
 impl Row {
-    /// A name that no other check of a machine has, as `--only` takes it.
+    /// Returns the unique name of the check on its machine, as `--only` takes it.
     fn name(&self) -> String {
         format!("{}/{}/{}", self.probe, self.rung, self.check)
     }
 
-    /// Where it is made instead, or else what it says.
+    /// Returns the machines on which the check runs instead, or its detail.
     fn why_not(&self) -> String {
         match &self.elsewhere[..] {
             [] => self.detail.clone(),
@@ -207,7 +208,7 @@ impl Row {
 }
 
 impl Line<'_> {
-    /// Failed if one failed; passed if one passed; else nothing was offered.
+    /// Returns false if one check failed, true if one passed, and `None` if no check was offered.
     fn pass(&self) -> Option<bool> {
         let any = |pass| self.rows.iter().any(|row| row.pass == Some(pass));
         if any(false) { Some(false) } else { any(true).then_some(true) }
@@ -227,7 +228,7 @@ impl Line<'_> {
         format!("{passed}/{}", self.rows.len())
     }
 
-    /// What did not pass, and why; one reason is given once.
+    /// Returns the checks that did not pass, with the reason; equal reasons are grouped.
     fn why(&self) -> String {
         let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
         for row in self.rows.iter().filter(|row| row.pass != Some(true)) {
@@ -245,17 +246,18 @@ impl Line<'_> {
     }
 }
 
-/// Checks that took longest, for whoever looks for time.
+/// Number of the slowest checks that are listed.
 const SLOWEST: usize = 10;
 
-/// What failed, a line each: on which machine, what, and why. So has a check that machines leave to
-/// one another.
+/// Returns the failures, one line each: the machine, the check and the reason. A check that
+/// machines leave to each other, so that it runs on none, has failed too.
 pub fn failures(reports: &[Report]) -> Vec<String> {
     let mut failures: Vec<String> = reports.iter().flat_map(Report::failures).collect();
     for report in reports {
         let Outcome::Checked(checked) = &report.outcome else { continue };
         for row in checked.results.iter().filter(|row| !row.elsewhere.is_empty()) {
-            // Who was not asked for, could not be had or came to no end is no witness.
+            // A machine that was not requested, was unavailable or did not complete proves no
+            // omission.
             let mut named =
                 reports.iter().filter(|other| row.elsewhere.iter().any(|name| name == other.name));
             let failure = format!("{}: {}, and was not made there", row.name(), row.why_not());
@@ -267,7 +269,7 @@ pub fn failures(reports: &[Report]) -> Vec<String> {
     failures
 }
 
-/// A line for each way of reading of each kernel, then a line for each kernel.
+/// Formats a line for each rung of each kernel, then a line for each kernel.
 pub fn print(reports: &[Report]) -> String {
     print_with(reports, coloured(&std::io::stdout()))
 }
@@ -301,7 +303,7 @@ fn print_with(reports: &[Report], colour: bool) -> String {
     text
 }
 
-/// The checks that took longest.
+/// Formats the slowest checks.
 fn slowest(reports: &[Report]) -> String {
     let rows = reports.iter().filter_map(|report| match &report.outcome {
         Outcome::Checked(checked) => Some(checked.results.iter().map(|row| (report.name, row))),
@@ -317,7 +319,7 @@ fn slowest(reports: &[Report]) -> String {
     if each.is_empty() { each } else { format!("\n\nSlowest:{each}") }
 }
 
-/// The same for a program, check by check.
+/// Returns the results as JSON, check by check.
 pub fn json(reports: &[Report]) -> Value {
     let row = |row: &Row| {
         json!({"probe": row.probe, "rung": row.rung, "check": row.check, "pass": row.pass, "events": row.events,

@@ -1,9 +1,9 @@
-//! A Debian with systemd, as a file system that a kernel unpacks into memory:
+//! A Debian with systemd, as a file system that the kernel unpacks into memory:
 //! `~/.cache/spillway/userlands/NAME`.
 //!
-//! mmdebstrap puts it together, as root or in a user namespace, and it is kept for a week: what is
-//! tested with it is systemd, which a stable release does not change. Where the archive cannot be
-//! reached, the kept one is used, however old.
+//! mmdebstrap creates it, as root or in a user namespace. It is kept for a week: the checks need
+//! its systemd, which does not change within a stable release. If the archive cannot be reached,
+//! the cached one is used, however old.
 
 use std::fs::{self, File};
 use std::io;
@@ -22,10 +22,11 @@ use crate::{clock, workspace};
 
 const MAKE_AGAIN: Duration = Duration::from_hours(7 * 24);
 
-/// What a host has that runs services; what is not named is what these need.
+/// Packages of a host that runs services; their dependencies come with them.
 const PACKAGES: &str = "dbus,procps,systemd-sysv";
 
-/// What nobody reads in a machine that lives for a minute, and every start would unpack.
+/// Directories left out: a machine that lives for a minute does not need them, and each boot would
+/// unpack them.
 const LEFT_OUT: [&str; 7] = [
     "usr/share/doc",
     "usr/share/man",
@@ -36,35 +37,35 @@ const LEFT_OUT: [&str; 7] = [
     "var/lib/apt/lists",
 ];
 
-/// A release of Debian, with its kernel.
+/// Release of Debian, with its kernel.
 #[derive(Debug)]
 pub struct Userland {
-    /// What the machine is called.
+    /// Name of the machine.
     pub name: &'static str,
     suite: &'static str,
-    /// The kernel that it comes with, by the name under which kernels are kept.
+    /// Name of its kernel in [`super::kernels::KERNELS`].
     pub kernel: &'static str,
 }
 
-/// systemd 252 and 257: the oldest and the newest release that are supported.
+/// systemd 252 and 257: the oldest and the newest supported release.
 pub const USERLANDS: [Userland; 2] = [
     Userland { name: "debian12", suite: "bookworm", kernel: "6.1" },
     Userland { name: "debian13", suite: "trixie", kernel: "6.12" },
 ];
 
-/// Packages of the programs that make one: mmdebstrap, and bsdtar, which turns its archive into the
-/// kernel's form.
+/// Packages of the programs that create it: mmdebstrap, and bsdtar, which converts its archive into
+/// the kernel's format.
 pub const MAKERS: [&str; 2] = ["mmdebstrap", "libarchive-tools"];
 
-/// What has to be in the machine beside it.
+/// Files added to the userland.
 pub struct Addition<'a> {
-    /// Programs, by the names that they get in /usr/local/bin.
+    /// Programs, by their names in /usr/local/bin.
     pub programs: &'a [(&'a str, PathBuf)],
-    /// What runs once all has started, and ends the machine.
+    /// Command that runs once the services have started; the machine stops when it ends.
     pub command: &'a str,
 }
 
-/// Its archive, made now or kept.
+/// Returns the archive of a userland, new or cached.
 pub fn get(userland: &Userland) -> anyhow::Result<PathBuf> {
     let directory = workspace::cache_dir()?.join("userlands").join(userland.name);
     let kept = directory.join("base.cpio");
@@ -119,7 +120,7 @@ fn make(userland: &Userland, directory: &Path, kept: &Path) -> anyhow::Result<()
     fs::rename(&made, kept).with_context(|| format!("{} cannot be made", kept.display()))
 }
 
-/// Writes the file system of a machine: the kept archive, and after it one with what is added,
+/// Writes the file system of a machine: the cached archive, followed by one with the added files,
 /// which the kernel unpacks over it.
 pub fn write(image: &Path, base: &Path, addition: &Addition<'_>) -> anyhow::Result<()> {
     let write = || -> io::Result<()> {
@@ -137,8 +138,8 @@ pub fn write(image: &Path, base: &Path, addition: &Addition<'_>) -> anyhow::Resu
     write().with_context(|| format!("{} cannot be written", image.display()))
 }
 
-/// What the kernel is told: to start what the checks need and no more. Devices, the clock and
-/// logins are other people's.
+/// Returns the kernel's command line, which starts only the services that the checks need. Devices,
+/// the clock and logins are not tested here.
 pub fn arguments() -> String {
     let unneeded = [
         "ldconfig",

@@ -1,8 +1,8 @@
-//! The demo's second half: three backends behind Debian's HAProxy under load, of which one leaks
+//! Second half of the demo: three backends behind Debian's HAProxy under load, one of which leaks
 //! until it is killed, without the agent and with it.
 //!
-//! The scenario is the tests' own, by their `drain` binary; here it is started, told of and shown.
-//! Where HAProxy cannot be had it is not run, which is said.
+//! The scenario is the one of the tests, run by their `drain` binary; here it is started and its
+//! progress is shown. If HAProxy is unavailable, the demo reports that this half was not run.
 
 mod summary;
 
@@ -21,11 +21,11 @@ use crate::progress::Progress;
 use crate::signals::Interrupted;
 use crate::{clock, signals};
 
-/// How long both runs may take: each loads for a quarter of a minute, and starts five programs
-/// before.
+/// Maximum time for both runs: each is under load for a quarter of a minute, and starts five
+/// programs before.
 const AT_MOST: Duration = Duration::from_secs(120);
 
-/// HAProxy and wrk, or why they cannot be had.
+/// Returns the directory of HAProxy and wrk, or the reason if they are unavailable.
 pub fn servers() -> anyhow::Result<Result<PathBuf, String>> {
     match SERVERS.provide() {
         Ok(root) => Ok(Ok(root)),
@@ -34,7 +34,7 @@ pub fn servers() -> anyhow::Result<Result<PathBuf, String>> {
     }
 }
 
-/// Runs the scenario, and tells what happens.
+/// Runs the scenario, and prints its events.
 pub fn watch(
     screen: Screen,
     program: &Path,
@@ -63,7 +63,7 @@ pub fn watch(
     let (start, mut progress, mut detail) = (clock::now(), Progress::new(), String::new());
     loop {
         signals::check().inspect_err(|_| progress.clear())?;
-        // Looked at first, so that what is said last is read.
+        // Checked before the line is read, so that the last line is not missed.
         let ended = runs.ended()?;
         if let Some(line) = runs.next_line(Duration::from_millis(100)) {
             let line = serde_json::from_str(&line).unwrap_or(Value::Null);

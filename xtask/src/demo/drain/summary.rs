@@ -1,17 +1,17 @@
-//! What became of the requests, side by side: pure.
+//! Comparison of the requests of both runs: pure.
 //!
-//! What is compared is how many failed. The share that succeeded depends on how long is counted,
-//! since HAProxy gives to the others what nobody had begun with.
+//! The number of failed requests is compared. The share that succeeded depends on how long requests
+//! are counted, because HAProxy sends requests that no backend has started to another one.
 
 use serde_json::{Value, json};
 
 use super::super::summary::Row;
 use super::super::verdict::Paint;
 
-/// The share of all requests that has to succeed with the agent.
+/// Minimum share of all requests that has to succeed with the agent.
 const SHARE_MIN: f64 = 0.999;
 
-/// What came of one run.
+/// Result of one run.
 #[derive(Debug, Clone, PartialEq)]
 struct Ran {
     requests: u64,
@@ -20,24 +20,24 @@ struct Ran {
     died_at_secs: Option<f64>,
 }
 
-/// What came of both.
+/// Results of both runs.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Drains {
-    /// Why they were not run, where they were not.
+    /// Reason if the scenario was not run.
     pub not_run: Option<String>,
-    /// Whether a process of theirs was still there in the end.
+    /// True if one of their processes still existed at the end.
     pub left_behind: bool,
     without: Option<Ran>,
     with: Option<Ran>,
 }
 
 impl Drains {
-    /// None, for this reason.
+    /// Creates the result of a scenario that was not run, with the reason.
     pub fn not_run(why: String) -> Self {
         Self { not_run: Some(why), ..Self::default() }
     }
 
-    /// Takes a line of the scenario's; gives what a person is told of it.
+    /// Records a line of the scenario; returns the text to print, if any.
     pub fn note(&mut self, line: &Value) -> Option<String> {
         if let Some(why) = line["not_run"].as_str() {
             self.not_run = Some(why.to_owned());
@@ -64,12 +64,12 @@ impl Drains {
         ))
     }
 
-    /// What is going on.
+    /// Returns the run in progress.
     pub fn doing(&self) -> &'static str {
         if self.without.is_none() { "without the agent" } else { "with the agent" }
     }
 
-    /// Both as JSON.
+    /// Returns both runs as JSON.
     pub fn to_json(&self) -> Value {
         let ran = |ran: &Option<Ran>| ran.as_ref().map(Ran::to_json);
         json!({"not_run": self.not_run, "without_agent": ran(&self.without), "with_agent": ran(&self.with)})
@@ -110,7 +110,7 @@ impl Ran {
     }
 }
 
-/// Compares, for the demo's summary; nothing where they were not run.
+/// Compares the runs, for the demo's summary; empty if they were not run.
 pub fn rows(drains: &Drains) -> Vec<Row> {
     if drains.not_run.is_some() {
         return Vec::new();
@@ -139,7 +139,7 @@ pub fn rows(drains: &Drains) -> Vec<Row> {
     ]
 }
 
-/// Both side by side; `None` where there are not both.
+/// Formats both runs side by side; `None` if one is missing.
 pub fn table(drains: &Drains, paint: Paint) -> Option<String> {
     let (without, with) = (drains.without.as_ref()?, drains.with.as_ref()?);
     let secs =
@@ -178,7 +178,7 @@ mod tests {
         Drains { without: Some(without), with: Some(with), ..Drains::default() }
     }
 
-    /// The rows that did not match.
+    /// Returns the rows that did not match.
     fn wrong(change: impl FnOnce(&mut Drains)) -> Vec<&'static str> {
         let mut drains = good();
         change(&mut drains);
@@ -219,7 +219,7 @@ mod tests {
             ["drain: with the agent"]
         );
         assert_eq!(wrong(|drains| drains.with = None), ["drain: with the agent"]);
-        // Nothing to save: then nothing was shown.
+        // Without a failure there is nothing to prevent, so nothing was shown.
         assert_eq!(
             wrong(|drains| drains.without = Some(ran(10_153, 0, None, Some(12.3)))),
             ["drain: without the agent"]
