@@ -8,7 +8,7 @@ use std::{
     fs,
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    os::unix::process::CommandExt as _,
+    os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -21,6 +21,16 @@ use crate::{in_real_time, wait_for};
 const ENDS_WITHIN: Duration = Duration::from_secs(3);
 
 const ALERTMANAGER: &str = "usr/bin/prometheus-alertmanager";
+const GUNICORN: &str = "usr/bin/gunicorn";
+
+/// WSGI application whose workers are stuck while there is a file of that name beside it.
+const APP: &str = "import os, time
+def app(environ, start_response):
+    while os.path.exists('stuck'):
+        time.sleep(0.02)
+    start_response('200 OK', [])
+    return [b'ok']
+";
 
 /// Program without a ready line. It and its children end when it is dropped and when this thread
 /// ends.
@@ -94,12 +104,15 @@ impl Servers {
     pub fn find() -> Result<Self, String> {
         let root = env::var_os("SPILLWAY_SERVERS").map(PathBuf::from);
         let root = root.ok_or(
-            "needs nginx, HAProxy, wrk, Alertmanager and kubectl, which `cargo xtask test` unpacks \
-             where there is apt-get",
+            "needs nginx, HAProxy, gunicorn, wrk, Alertmanager and kubectl, which `cargo xtask \
+             test` unpacks where there is apt-get",
         )?;
-        match ["usr/sbin/nginx", "usr/sbin/haproxy", "usr/bin/wrk", "usr/bin/kubectl", ALERTMANAGER]
-            .map(|name| root.join(name))
+        let nginx_and_haproxy = ["usr/sbin/nginx", "usr/sbin/haproxy"];
+        let others = ["usr/bin/wrk", "usr/bin/kubectl", ALERTMANAGER, GUNICORN];
+        match [&nginx_and_haproxy[..], &others]
+            .concat()
             .iter()
+            .map(|name| root.join(name))
             .find(|file| !file.is_file())
         {
             Some(missing) => Err(format!("{} is missing", missing.display())),
@@ -181,6 +194,29 @@ impl Servers {
         let mut command = self.command(self.root.join("usr/sbin/haproxy"));
         command.arg("-db").arg("-f").arg(&config);
         listening(&mut command, addr)
+    }
+
+    /// Starts gunicorn with this number of sync workers on `socket`, a UNIX listener, and its own
+    /// files in `dir`. Its workers are stuck while `dir` has a file named `stuck`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if gunicorn does not listen within ten seconds.
+    pub fn gunicorn(&self, dir: &Path, socket: &Path, workers: u32) -> Program {
+        fs::create_dir_all(dir).expect("making a directory");
+        fs::write(dir.join("app.py"), APP).expect("writing the application");
+        let mut command = self.command(self.root.join(GUNICORN));
+        command
+            .env("PYTHONPATH", self.root.join("usr/lib/python3/dist-packages"))
+            .arg("--chdir")
+            .arg(dir)
+            .arg(format!("--bind=unix:{}", socket.display()))
+            .arg(format!("--workers={workers}"))
+            .args(["--timeout=120", "--log-level=error", "app:app"]);
+        let server = Program::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
+        let listens = wait_for(Duration::from_secs(10), || UnixStream::connect(socket).ok());
+        assert!(listens.is_some(), "gunicorn did not listen on {}", socket.display());
+        server
     }
 
     /// Starts Alertmanager with its own files in `dir`, without peers or receivers. It reads

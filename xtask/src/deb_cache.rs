@@ -122,6 +122,7 @@ pub fn command(root: &Path, program: &str) -> Command {
     let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]
         .map(|part| root.join(part).display().to_string());
     command.env("LD_LIBRARY_PATH", libraries.join(":"));
+    command.env("PYTHONPATH", root.join("usr/lib/python3/dist-packages"));
     command
 }
 

@@ -1,4 +1,4 @@
-//! nginx, HAProxy and wrk, with which the live tests, the demo and the bench create load;
+//! nginx, HAProxy, gunicorn and wrk, with which the live tests, the demo and the bench create load;
 //! Alertmanager, which receives their alerts; and kubectl, which reads manifests.
 
 use crate::deb_cache::Unpacked;
@@ -6,12 +6,20 @@ use crate::deb_cache::Unpacked;
 /// Debian's packages. wrk prints its version with exit code 1.
 pub const SERVERS: Unpacked = Unpacked {
     name: "servers",
-    what: "nginx, HAProxy, wrk, Alertmanager and kubectl",
+    what: "nginx, HAProxy, gunicorn, wrk, Alertmanager and kubectl",
     why: "which the live tests load, tell and ask",
-    packages: &["nginx", "haproxy", "wrk", "prometheus-alertmanager", "kubernetes-client"],
+    packages: &[
+        "nginx",
+        "haproxy",
+        "gunicorn",
+        "wrk",
+        "prometheus-alertmanager",
+        "kubernetes-client",
+    ],
     programs: &[
         ("usr/sbin/nginx", "-v", 0),
         ("usr/sbin/haproxy", "-v", 0),
+        ("usr/bin/gunicorn", "--version", 0),
         ("usr/bin/wrk", "-v", 1),
         ("usr/bin/prometheus-alertmanager", "--version", 0),
         // kubectl prints its version only after asking an API server.
