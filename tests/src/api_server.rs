@@ -42,7 +42,7 @@ pub enum Conduct {
     Lists {
         /// Bearer token.
         token: String,
-        /// Whether the server sends the metadata alone if requested, as newer servers do.
+        /// Sends the metadata alone if requested, as newer servers do.
         is_partial: bool,
     },
     /// Answers that the client may not list pods.

@@ -129,7 +129,7 @@ fn unread_output_does_not_block_the_agent() {
     let goes_on =
         wait_for(Duration::from_secs(20), || reads().filter(|&reads| reads > first * 2.0));
     assert!(goes_on.is_some(), "the agent is blocked");
-    // It still ends in time.
+    // The agent still stops in time.
     // SAFETY: signals a child that has not been reaped yet.
     unsafe { libc::kill(agent.0.id() as i32, libc::SIGTERM) };
     let ended =

@@ -41,7 +41,8 @@ for _ in range(8):
     one=socket.socket(socket.AF_UNIX); one.connect('\\0spillway-attack'); c.append(one)
 print(0,flush=True); time.sleep(60)";
 
-/// Listeners that alternate between overload and recovery, as fast as overloads can be claimed.
+/// Python program whose listeners alternate between overload and recovery, as fast as overloads can
+/// be claimed.
 const FLAPS: &str = "import socket,time
 all=[socket.socket() for _ in range(60)]
 for s in all: s.bind(('127.0.0.1',0)); s.listen(8)
@@ -55,7 +56,7 @@ for turn in range(4):
     time.sleep(1)
 time.sleep(60)";
 
-/// Process of `nobody` that attacks until it is dropped.
+/// Process of the user `nobody` that attacks until it is dropped.
 struct Attack(Child);
 
 impl Attack {

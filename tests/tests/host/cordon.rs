@@ -206,8 +206,8 @@ impl Receiver {
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        // As the kubelet ends it.
-        // SAFETY: a signal to a child that was not waited for yet.
+        // The kubelet stops it like this.
+        // SAFETY: signals a child that has not been reaped yet.
         unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
         let ended = wait_for(Duration::from_secs(5), || self.child.try_wait().unwrap_or_default());
         let _ = self.child.kill();

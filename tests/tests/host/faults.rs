@@ -182,8 +182,8 @@ fn rejected(stage: &Stage, programs: &[&str]) -> Started {
 fn rejected_program_disables_its_whole_probe() {
     let test = "rejected_program_disables_its_whole_probe";
     let Some(stage) = Stage::set(test) else { return };
-    // One program of each of two rungs is broken. The other programs of a rung would fill a ring
-    // without a reader.
+    // One program of each of two rungs is broken. The other programs of a rung must be detached
+    // too, or they would fill a ring without a reader.
     let mut binary = fs::read(agent().get_program()).expect("the agent can be read");
     for program in ["process_exit", "process_exit_raw"] {
         break_program(&mut binary, program);

@@ -1,4 +1,4 @@
-//! No host name resolves for a while, as when the collector, the resolvers and PagerDuty fail at
+//! Name resolution fails for a while, as if the collector, the resolvers and PagerDuty failed at
 //! once. The agent keeps watching, uses no more resources than before, and sends the queued
 //! notifications once names resolve again.
 //!

@@ -1,5 +1,5 @@
-//! Limits on cgroups of pods. The cgroups have the names that a kubelet gives them. The pod's
-//! namespace and labels come from where they are found in a pod: directories, the environment, and
+//! Limits on cgroups of pods. The cgroups have the names that a kubelet gives them. The agent finds
+//! the pod's namespace and labels as it does in a pod: in directories, in the environment, and from
 //! an API over TLS. A cgroup is not limited if its pod is protected or cannot be identified.
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
@@ -78,7 +78,7 @@ impl Node {
         self.stage.scratch.0.join("serviceaccount")
     }
 
-    /// Replaces the kubelet's directory of the pod by one in this namespace.
+    /// Replaces the kubelet's log directory of the pod with one in this namespace.
     fn is_in(&self, namespace: &str) {
         fs::remove_dir_all(self.logs()).expect("the directory can be removed");
         fs::create_dir_all(self.logs().join(format!("{namespace}_{}_{}", API[1], API[2])))

@@ -1,5 +1,5 @@
-//! No secret leaks when receivers send it back. Every sink and the drain receiver put it into their
-//! answers, each in a different place, and the agent logs at its most verbose level.
+//! Checks that no secret leaks if receivers send it back. Every sink and the drain receiver put it
+//! into their answers, each in a different place, and the agent logs at its most verbose level.
 
 use std::{
     fs, io,

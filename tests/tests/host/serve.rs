@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use spillway_tests::{ANY_PORT, Running, Scratch, find_metric, is_root, now, run_with, wait_for};
 
-/// Enough to overload any other server that does not accept.
+/// Connections that overload any other server that does not accept.
 const CONNECTIONS: usize = 40;
 
 fn free_addr() -> SocketAddr {
@@ -33,8 +33,8 @@ fn agent(scratch: &Scratch, agent_check: SocketAddr) -> Running {
     Running::start(command)
 }
 
-/// Child that runs `attack` as `nobody`, makes only system calls, and keeps the result open until
-/// it is dropped.
+/// Child that runs `attack` as the user `nobody`. It makes only system calls, and keeps the
+/// connections open until it is dropped.
 struct Nobody(libc::pid_t);
 
 impl Nobody {

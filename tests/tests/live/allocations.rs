@@ -49,7 +49,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Turns of the loop that fill the caches of what it sees for the first time.
+/// Turns of the loop that warm up its caches, so that nothing is seen for the first time later.
 const WARM_UP: usize = 200;
 const TURNS: usize = 60;
 

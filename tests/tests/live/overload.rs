@@ -53,7 +53,8 @@ fn ramps(test: &str, kind: Kind) {
             Some(gap) if cut_short < CUT_SHORT_MAX => {
                 cut_short += 1;
                 println!(
-                    "repeating a ramp: this host stalled for {gap:?} right before the queue overflowed"
+                    "repeating a ramp: this host stalled for {gap:?} right before the queue \
+                     overflowed"
                 );
             }
             _ => ramps.push(ramp),
