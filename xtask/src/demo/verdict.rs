@@ -171,7 +171,7 @@ mod tests {
         "growth_bytes_per_sec":4194304.0,"exhaustion_secs":451.2,"confidence":0.98,"why":"grew in 20 of 20 windows"}"#;
 
     #[test]
-    fn a_leak_is_told_with_evidence_and_forecast() {
+    fn a_leak_is_described_with_evidence_and_forecast() {
         let verdict = Verdict::parse(LEAK, 20.0).unwrap();
         assert!(verdict.raised("leak") && !verdict.raised("overload"));
         assert_eq!(
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn other_lines_are_passed_over() {
+    fn other_lines_are_skipped() {
         assert_eq!(Verdict::parse(r#"{"t":1.0,"decision":"page"}"#, 0.0), None);
         assert_eq!(Verdict::parse("not json", 0.0), None);
         assert_eq!(Verdict::parse("", 0.0), None);
