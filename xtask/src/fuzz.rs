@@ -56,7 +56,7 @@ const TARGETS: &[(&str, &str, &str)] = &[
     cargo xtask fuzz trace --secs 3600\n\n\
     Exit codes: 0 no target broke, 1 a target broke.")]
 pub struct Args {
-    /// Only this target
+    /// Run only this target
     #[arg(value_parser = TARGETS.iter().map(|(name, ..)| *name).collect::<Vec<_>>())]
     target: Option<String>,
     /// Seconds to run each target

@@ -16,7 +16,7 @@ use crate::deb_servers::SERVERS;
 use crate::toolchain::{self, Compiler, Next};
 use crate::tools::{CargoTool, DENY, NEXTEST};
 use crate::vm::emulator;
-use crate::vm::rootfs::MAKERS;
+use crate::vm::rootfs::USERLAND_PACKAGES;
 use crate::workspace::{Workspace, on_path};
 use crate::{python_deps, signals, tools};
 
@@ -83,7 +83,7 @@ fn check() -> anyhow::Result<ExitCode> {
         "{}: the emulator for other kernels",
         if emulator { "ready" } else { "missing, `cargo xtask vm` unpacks it" }
     );
-    let userlands = makes_userlands();
+    let userlands = has_userland_tools();
     println!(
         "{}: the tools that create a Debian for a virtual machine",
         if userlands { "ready" } else { "missing, `cargo xtask vm` installs them" }
@@ -180,22 +180,22 @@ fn program((program, package): (&str, &str), why: &str) -> anyhow::Result<()> {
 
 /// Installs the tools that create a Debian for a virtual machine.
 pub fn userlands() -> anyhow::Result<()> {
-    if !makes_userlands() && on_path("apt-get").is_some() {
+    if !has_userland_tools() && on_path("apt-get").is_some() {
         eprintln!(
             "setup: {} are not all installed; they create a Debian with systemd",
-            MAKERS.join(" and ")
+            USERLAND_PACKAGES.join(" and ")
         );
-        install(&MAKERS.map(str::to_owned))?;
+        install(&USERLAND_PACKAGES.map(str::to_owned))?;
     }
-    if !makes_userlands() {
+    if !has_userland_tools() {
         bail!(
             "mmdebstrap or bsdtar is missing; they create a Debian\n  hint: install {}",
-            MAKERS.join(" ")
+            USERLAND_PACKAGES.join(" ")
         )
     }
     Ok(())
 }
 
-fn makes_userlands() -> bool {
+fn has_userland_tools() -> bool {
     ["mmdebstrap", "bsdtar"].iter().all(|program| on_path(program).is_some())
 }

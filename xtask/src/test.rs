@@ -72,12 +72,12 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
             has_programs = false;
         }
     }
-    let is_whole = args.filters.is_empty() && !args.quick;
+    let is_full_run = args.filters.is_empty() && !args.quick;
     let passed = thread::scope(|scope| {
         // The builds run in parallel, because each leaves a processor idle near its end. Both end
         // before the first test: agents under test would report the growing compiler.
-        let release =
-            is_whole.then(|| scope.spawn(|| build::binaries(&workspace, true, &RELEASE_BINARIES)));
+        let release = is_full_run
+            .then(|| scope.spawn(|| build::binaries(&workspace, true, &RELEASE_BINARIES)));
         let passed = check_and_build(args, &workspace)?;
         if let Some(release) = release {
             release.join().map_err(|_| anyhow::anyhow!("the release build panicked"))??;
@@ -162,13 +162,14 @@ fn failed(report: &str) -> Vec<String> {
         let failure = ["<failure", "<error"].iter().find_map(|tag| case.split_once(tag))?.1;
         let (name, binary) = (attribute(case, "name")?, attribute(case, "classname")?);
         let (head, rest) = failure.split_once('>')?;
-        let said = if head.ends_with('/') { None } else { rest.split("</").next().map(unescaped) };
-        let said = said
-            .filter(|said| !said.trim().is_empty())
+        let output =
+            if head.ends_with('/') { None } else { rest.split("</").next().map(unescaped) };
+        let output = output
+            .filter(|output| !output.trim().is_empty())
             .or_else(|| attribute(failure, "type"))
             .unwrap_or_default();
         // The first two lines: the place of the panic, and its message.
-        let reason = said
+        let reason = output
             .lines()
             .map(str::trim)
             .filter(|line| !line.is_empty())

@@ -54,8 +54,8 @@ impl LeakCgroup {
         if child::output_of(&mut probe).is_some() {
             return Ok(Self::Scope { user, limit: limit_bytes, unit });
         }
-        let who = if user { "not root" } else { "no memory hierarchy for it" };
-        Ok(Self::Shared(format!("{who}, and systemd-run cannot create a scope")))
+        let reason = if user { "not root" } else { "no memory hierarchy for it" };
+        Ok(Self::Shared(format!("{reason}, and systemd-run cannot create a scope")))
     }
 
     /// Returns a command that runs `program` in the cgroup.

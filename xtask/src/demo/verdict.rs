@@ -108,12 +108,12 @@ pub fn bytes(bytes: f64) -> String {
 
 /// Formats a duration in its two largest units.
 pub fn duration(secs: f64) -> String {
-    let whole = secs.max(0.0).round() as u64;
-    match whole {
+    let total_secs = secs.max(0.0).round() as u64;
+    match total_secs {
         0..60 => format!("{:.1} s", secs.max(0.0)),
-        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
-        3600..86_400 => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
-        _ => format!("{} d {} h", whole / 86_400, whole % 86_400 / 3600),
+        60..3600 => format!("{} min {} s", total_secs / 60, total_secs % 60),
+        3600..86_400 => format!("{} h {} min", total_secs / 3600, total_secs % 3600 / 60),
+        _ => format!("{} d {} h", total_secs / 86_400, total_secs % 86_400 / 3600),
     }
 }
 

@@ -70,11 +70,12 @@ impl Workloads {
 
     /// Notes when the server reports that it has stopped accepting; returns true at that moment.
     pub fn server_just_stopped(&mut self) -> bool {
-        let said = self.server_lines.try_iter().any(|line| line.contains("stopped_accepting"));
-        if said {
+        let has_stopped =
+            self.server_lines.try_iter().any(|line| line.contains("stopped_accepting"));
+        if has_stopped {
             self.stopped_at.get_or_insert_with(clock::now);
         }
-        said
+        has_stopped
     }
 
     /// Stops them all.

@@ -160,12 +160,12 @@ fn load(module: &str, files: &[PathBuf], order: &mut Vec<(String, Vec<u8>)>) -> 
     if order.iter().any(|(name, _)| name == module) {
         return Ok(());
     }
-    let is_it = |path: &&PathBuf| {
+    let is_wanted = |path: &&PathBuf| {
         name(path).split_once(".ko").is_some_and(|(name, _)| name.replace('-', "_") == module)
     };
     let path = files
         .iter()
-        .find(is_it)
+        .find(is_wanted)
         .with_context(|| format!("the packages have no module {module}"))?;
     let bytes = match path.extension().and_then(|extension| extension.to_str()) {
         Some("xz") => output(Command::new("xz").args(["--decompress", "--stdout"]).arg(path))?,

@@ -211,10 +211,10 @@ impl Running {
         self.group.stop(Duration::from_secs(2));
         self.checked.secs = self.start.elapsed().as_secs_f64();
         let console = console(&self.log);
-        if let Ok(said) = fs::read(&console) {
+        if let Ok(output) = fs::read(&console) {
             // The emulator's own messages first, then the console: one file contains everything,
             // and ends with the part that matters.
-            let text = [fs::read(&self.log).unwrap_or_default(), said].concat();
+            let text = [fs::read(&self.log).unwrap_or_default(), output].concat();
             fs::write(&self.log, text)
                 .with_context(|| format!("{} cannot be written", self.log.display()))?;
             fs::remove_file(&console).ok();

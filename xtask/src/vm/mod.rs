@@ -50,7 +50,7 @@ pub struct Args {
     /// Kernels to check; all of them by default
     #[arg(value_parser = PossibleValuesParser::new(names()), value_name = "KERNEL")]
     kernels: Vec<String>,
-    /// Only checks whose name contains this
+    /// Run only checks whose name contains this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// Run each check at full length and on every machine; by default some are shortened, and some
@@ -112,7 +112,7 @@ fn run(
     std::fs::create_dir_all(&directory)
         .with_context(|| format!("{} cannot be created", directory.display()))?;
     let kernels = KERNELS.iter().filter(|kernel| wanted(kernel.name)).map(Emulated::Bare);
-    let userlands = USERLANDS.iter().filter(|userland| wanted(userland.name)).map(Emulated::Whole);
+    let userlands = USERLANDS.iter().filter(|userland| wanted(userland.name)).map(Emulated::Debian);
     // The slowest machines start first, so that they do not run alone at the end.
     let emulated: Vec<_> = userlands.chain(kernels.rev()).collect();
     let ready = if emulated.is_empty() { Ok(()) } else { setup::vm() };
@@ -165,14 +165,14 @@ enum Emulated {
     /// Kernel with the checks as its whole user space.
     Bare(&'static Kernel),
     /// Complete Debian.
-    Whole(&'static Userland),
+    Debian(&'static Userland),
 }
 
 impl Emulated {
     fn name(&self) -> &'static str {
         match self {
             Self::Bare(kernel) => kernel.name,
-            Self::Whole(userland) => userland.name,
+            Self::Debian(userland) => userland.name,
         }
     }
 }
@@ -202,7 +202,7 @@ fn prepare(
             // Arguments after the two dashes reach pid 1.
             ((8, "2G"), found.vmlinuz, format!("--{arguments}"))
         }
-        Emulated::Whole(userland) => {
+        Emulated::Debian(userland) => {
             setup::userlands()?;
             let kernel = KERNELS
                 .iter()
@@ -220,7 +220,7 @@ fn prepare(
     match machine {
         Emulated::Bare(_) => Ok(made),
         // Under memory pressure, the machine needs a device that is slower than memory.
-        Emulated::Whole(_) => made.with_drive(directory.join(format!("{name}.drive"))),
+        Emulated::Debian(_) => made.with_drive(directory.join(format!("{name}.drive"))),
     }
 }
 

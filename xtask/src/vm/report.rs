@@ -170,7 +170,7 @@ impl Checked {
             detail: text("detail"),
         };
         let mark = mark(row.pass, coloured(&std::io::stderr()));
-        let said = format!(
+        let text = format!(
             "{mark}  {} by {}: {} ({:.1} s) {}",
             row.probe,
             row.rung,
@@ -179,7 +179,7 @@ impl Checked {
             row.why_not()
         );
         self.results.push(row);
-        Some(said)
+        Some(text)
     }
 
     /// Returns the state of the checks for the progress line.

@@ -55,7 +55,7 @@ pub const USERLANDS: [Userland; 2] = [
 
 /// Packages of the programs that create it: mmdebstrap, and bsdtar, which converts its archive into
 /// the kernel's format.
-pub const MAKERS: [&str; 2] = ["mmdebstrap", "libarchive-tools"];
+pub const USERLAND_PACKAGES: [&str; 2] = ["mmdebstrap", "libarchive-tools"];
 
 /// Files added to the userland.
 pub struct Addition<'a> {
