@@ -17,8 +17,7 @@ pub fn install(packages: &[String]) -> anyhow::Result<()> {
         return Ok(());
     }
     eprintln!("setup: will run `{}`", apt_line(&missing));
-    let hint =
-        "the network or the package lists may be at fault; the command above can be run by hand";
+    let hint = "check the network and the package lists, or run the command above by hand";
     authenticate(&apt_line(&missing))?;
     child::quiet("apt-get update", &mut apt(&["update"]), hint, OnInterrupt::Finish)?;
     if let Some(unknown) = missing.iter().find(|package| !has_candidate(package)) {

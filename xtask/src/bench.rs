@@ -15,8 +15,7 @@ use crate::{build, child};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask bench           the core's speed, then the agent's cost beside real workloads\n  \
-    cargo xtask bench --json    the agent's cost as JSON on standard output, and nothing else \
-    there")]
+    cargo xtask bench --json    only the agent's cost, as JSON on standard output")]
 pub struct Args {
     /// Print the cost table as JSON, without running criterion
     #[arg(long)]
@@ -51,7 +50,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     match SERVERS.provide() {
         Ok(root) => drop(cost.env("SPILLWAY_SERVERS", root)),
         Err(error) if error.is::<Interrupted>() => return Err(error),
-        Err(error) => eprintln!("bench: going on without {}: {error:#}", SERVERS.what),
+        Err(error) => eprintln!("bench: continuing without {}: {error:#}", SERVERS.what),
     }
     ok &= child::streaming("the agent's cost", &mut cost)?.success();
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -19,7 +19,7 @@ use crate::{setup, tools};
 
 const TARGET: &str = "bpfel-unknown-none";
 
-const HINT: &str = "the compiler's message above names the place";
+const HINT: &str = "see the compiler's message above";
 
 /// Optimised binaries that the corpora, the machines and the demo need.
 pub const RELEASE_BINARIES: [&str; 6] =
@@ -28,8 +28,8 @@ pub const RELEASE_BINARIES: [&str; 6] =
 /// Build the BPF programs and the agent.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    cargo xtask build              leave target/debug/spillway\n  \
-    cargo xtask build --release    leave target/release/spillway: one file, no configuration \
+    cargo xtask build              build target/debug/spillway\n  \
+    cargo xtask build --release    build target/release/spillway: one file, no configuration \
     needed")]
 pub struct Args {
     /// Optimise
@@ -57,8 +57,7 @@ pub fn bpf_with(workspace: &Workspace, compiler: &Compiler) -> anyhow::Result<()
     let target_dir = workspace.target.join("bpf");
     let mut command = bpf_command(compiler, &linker, &target_dir);
     command.current_dir(&workspace.root);
-    let hint = "the message above names the place; `cargo xtask setup --check` says which compiler \
-                is used";
+    let hint = "see the message above; `cargo xtask setup --check` prints the compiler in use";
     let what = format!("build the BPF programs with {}", compiler.name());
     child::quiet(&what, &mut command, hint, OnInterrupt::Stop)?;
     let built = target_dir.join(TARGET).join("release/spillway-ebpf");
@@ -165,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unchanged_object_is_not_touched() {
+    fn an_unchanged_object_is_not_written() {
         let dir = std::env::temp_dir().join(format!("spillway-xtask-build-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let (from, to) = (dir.join("from"), dir.join("to"));

@@ -45,7 +45,7 @@ impl Group {
 
     /// Returns the exit status, if the child has ended.
     pub fn try_wait(&mut self) -> anyhow::Result<Option<ExitStatus>> {
-        self.0.try_wait().context("a child's state could not be read")
+        self.0.try_wait().context("cannot read a child's state")
     }
 
     /// Returns true if any process of the group still exists, whichever user owns it.
@@ -141,7 +141,7 @@ pub fn quiet(
         progress.show(
             what,
             start.elapsed(),
-            if finishing { "stopping once this has finished" } else { last },
+            if finishing { "stopping after this step" } else { last },
         );
         if let Some(status) = group.try_wait()? {
             // The readers may still be a few lines behind; a grandchild may keep the pipe open for
@@ -160,7 +160,7 @@ pub fn quiet(
         tail.iter().skip(tail.len().saturating_sub(TAIL_LINES)).map(String::as_str).collect();
     let command = line_of(command);
     bail!(
-        "{what} failed ({status})\n  command: {command}\n  its last lines:\n    {}\n  hint: {hint}",
+        "{what} failed ({status})\n  command: {command}\n  last lines:\n    {}\n  hint: {hint}",
         shown.join("\n    ")
     );
 }

@@ -25,7 +25,7 @@ pub struct Unpacked {
     pub name: &'static str,
     /// Description of the set.
     pub what: &'static str,
-    /// Purpose of the set.
+    /// Purpose of the set, after "needed".
     pub why: &'static str,
     /// Packages of Debian.
     pub packages: &'static [&'static str],
@@ -57,11 +57,12 @@ impl Unpacked {
             return Ok(root);
         }
         let dir = cache_dir()?.join(self.name);
-        eprintln!("setup: no {what} yet, {}; unpacked into {}", self.why, dir.display());
+        eprintln!("setup: unpacking {what}, needed {}, into {}", self.why, dir.display());
         unpack_into(&dir, what, self.packages, || self.with_needs())?;
         if !self.is_there()? {
             bail!(
-                "{what}: unpacked into {} and does not run\n  hint: run it by hand to see why",
+                "{what}: unpacked into {}, but does not run\n  hint: run it by hand to \
+                see the error",
                 root.display()
             );
         }
@@ -91,9 +92,9 @@ pub fn unpack_into(
     if let Some(missing) =
         ["apt-get", "dpkg"].into_iter().find(|program| on_path(program).is_none())
     {
-        bail!("{what}: unpacked from Debian's packages, and there is no {missing}");
+        bail!("{what}: cannot be unpacked from Debian's packages: no {missing}");
     }
-    let hint = "the network or the package lists may be at fault";
+    let hint = "check the network and the package lists";
     if !packages.iter().all(|package| has_candidate(package)) {
         update(hint)?;
     }
@@ -113,7 +114,12 @@ pub fn unpack_into(
     let each =
         r#"for package in *.deb; do dpkg -x "$package" root && rm "$package" || exit 1; done"#;
     unpack.args(["-c", each]).current_dir(dir);
-    child::quiet(&format!("unpack {what}"), &mut unpack, "the disk may be full", OnInterrupt::Stop)
+    child::quiet(
+        &format!("unpack {what}"),
+        &mut unpack,
+        "check the free disk space",
+        OnInterrupt::Stop,
+    )
 }
 
 /// Returns a command that runs one of the programs, with the unpacked libraries.

@@ -52,11 +52,11 @@ const TARGETS: &[(&str, &str, &str)] = &[
 /// Feed arbitrary bytes to Spillway's parsers.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    cargo xtask fuzz               every target for a minute each\n  \
+    cargo xtask fuzz               every target, one minute each\n  \
     cargo xtask fuzz trace --secs 3600\n\n\
-    Exit codes: 0 nothing broke, 1 something did.")]
+    Exit codes: 0 no target broke, 1 a target broke.")]
 pub struct Args {
-    /// Only this target
+    /// Run only this target
     #[arg(value_parser = TARGETS.iter().map(|(name, ..)| *name).collect::<Vec<_>>())]
     target: Option<String>,
     /// Seconds to run each target

@@ -39,10 +39,10 @@ use clap::{Parser, Subcommand};
     after_help = "Examples:\n  \
     cargo xtask demo                 see Spillway find a real leak and a real overload, and drain \
     a node, in two minutes\n  \
-    cargo xtask test                 every test there is\n  \
+    cargo xtask test                 all tests\n  \
     cargo xtask vm                   every probe, checked on Linux 5.10, 6.1, 6.12, 7.2 and this \
     host's kernel\n  \
-    cargo xtask build --release      leave target/release/spillway\n\n\
+    cargo xtask build --release      build target/release/spillway\n\n\
     Exit codes: 0 ok, 1 failed, 2 wrong usage, 130 interrupted."
 )]
 struct Cli {
@@ -57,7 +57,7 @@ enum Command {
     /// Build the BPF programs and the agent
     Build(build::Args),
     /// Run the real agent against a real leak, a real overload and a node that has to be drained,
-    /// and check it
+    /// and check its verdicts
     Demo(demo::Args),
     /// Run the agent on this host in observe mode until stopped
     Run(run::Args),
@@ -96,7 +96,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) if error.is::<signals::Interrupted>() => {
-            eprintln!("interrupted: everything that was started has been stopped and put away");
+            eprintln!("interrupted: everything was stopped and cleaned up");
             ExitCode::from(130)
         }
         Err(error) => {

@@ -14,13 +14,13 @@ const STILL_RUNNING: Duration = Duration::from_secs(15);
 pub struct Progress {
     terminal: bool,
     frame: usize,
-    said: Duration,
+    printed: Duration,
 }
 
 impl Progress {
     /// Creates a progress line on standard error.
     pub fn new() -> Self {
-        Self { terminal: std::io::stderr().is_terminal(), frame: 0, said: Duration::ZERO }
+        Self { terminal: std::io::stderr().is_terminal(), frame: 0, printed: Duration::ZERO }
     }
 
     /// Shows that `what` has been running for `elapsed`, with its latest output.
@@ -35,8 +35,8 @@ impl Progress {
                 .collect();
             eprint!("\r\x1b[2K{line}");
             std::io::stderr().flush().ok();
-        } else if elapsed >= self.said + STILL_RUNNING {
-            self.said = elapsed;
+        } else if elapsed >= self.printed + STILL_RUNNING {
+            self.printed = elapsed;
             eprintln!("  ..  {what} ({secs} s) {detail}");
         }
     }

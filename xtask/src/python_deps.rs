@@ -40,7 +40,7 @@ pub fn provide() -> anyhow::Result<PathBuf> {
         return Ok(dir);
     }
     eprintln!(
-        "setup: not yet {WHAT}, which reads what the agent signs; put into {}",
+        "setup: installing {WHAT}, which verifies the agent's signatures, into {}",
         dir.display()
     );
     fs::remove_dir_all(&dir).ok();
@@ -53,15 +53,11 @@ pub fn provide() -> anyhow::Result<PathBuf> {
     pip.args(["--require-hashes", "--only-binary=:all:", "--root-user-action=ignore", "--target"])
         .arg(&dir);
     pip.arg("--requirement").arg(&requirements);
-    child::quiet(
-        &format!("download {WHAT}"),
-        &mut pip,
-        "the network may be at fault",
-        OnInterrupt::Stop,
-    )?;
+    child::quiet(&format!("download {WHAT}"), &mut pip, "check the network", OnInterrupt::Stop)?;
     if !works(&dir) {
         bail!(
-            "{WHAT}: put into {} and does not load\n  hint: load it by hand to see why",
+            "{WHAT}: installed into {}, but cannot be imported\n  hint: import it by hand to \
+            see the error",
             dir.display()
         );
     }

@@ -15,7 +15,7 @@ use crate::{build, signals};
 /// Build the agent and run it on this host in observe mode until stopped.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    cargo xtask run                          watch this host, on embedded defaults\n  \
+    cargo xtask run                          watch this host, with embedded defaults\n  \
     cargo xtask run -- --json                verdicts as JSON Lines on standard output\n  \
     cargo xtask run -- --config my.toml      with a configuration file")]
 pub struct Args {
@@ -35,10 +35,10 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if !is_root() {
         if on_path("sudo").is_none() {
             return Err(anyhow!(
-                "the agent needs root, and there is no sudo\n  hint: run this as root"
+                "the agent needs root, but there is no sudo\n  hint: run this as root"
             ));
         }
-        eprintln!("run: through sudo, since loading BPF programs needs root");
+        eprintln!("run: using sudo, since loading BPF programs needs root");
         command.arg(&binary);
     }
     let error = command.arg("run").args(&args.arguments).exec();

@@ -16,7 +16,7 @@ use crate::deb_servers::SERVERS;
 use crate::toolchain::{self, Compiler, Next};
 use crate::tools::{CargoTool, DENY, NEXTEST};
 use crate::vm::emulator;
-use crate::vm::rootfs::MAKERS;
+use crate::vm::rootfs::USERLAND_PACKAGES;
 use crate::workspace::{Workspace, on_path};
 use crate::{python_deps, signals, tools};
 
@@ -31,7 +31,7 @@ const PYTHON: (&str, &str) = ("python3", "python3");
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask setup            install what is missing (through sudo if not root)\n  \
-    cargo xtask setup --check    only say what would be done; exits 1 if something is missing")]
+    cargo xtask setup --check    only print the next step; exits 1 if something is missing")]
 pub struct Args {
     /// Only print the next step
     #[arg(long)]
@@ -52,7 +52,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     SERVERS.provide()?;
     python()?;
     python_deps::provide()?;
-    eprintln!("setup: all is there; the BPF programs are built by {}", compiler.name());
+    eprintln!("setup: everything is installed; the BPF programs are built by {}", compiler.name());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -66,7 +66,7 @@ fn check() -> anyhow::Result<ExitCode> {
         }
         Next::BuildLinker(llvm) => println!("next: build bpf-linker against LLVM {llvm}"),
         Next::Install { packages, why } => println!("next: {}\n  why: {why}", apt_line(&packages)),
-        Next::Ask(advice) => println!("next, by you: {advice}"),
+        Next::Ask(advice) => println!("next, by hand: {advice}"),
     }
     let mut has_cargo_tools = true;
     for tool in [NEXTEST, DENY] {
@@ -83,10 +83,10 @@ fn check() -> anyhow::Result<ExitCode> {
         "{}: the emulator for other kernels",
         if emulator { "ready" } else { "missing, `cargo xtask vm` unpacks it" }
     );
-    let userlands = makes_userlands();
+    let userlands = has_userland_tools();
     println!(
-        "{}: what puts a Debian together for a virtual machine",
-        if userlands { "ready" } else { "missing, `cargo xtask vm` installs it" }
+        "{}: the tools that create a Debian for a virtual machine",
+        if userlands { "ready" } else { "missing, `cargo xtask vm` installs them" }
     );
     let servers = SERVERS.is_there()?;
     println!(
@@ -120,13 +120,13 @@ pub fn bpf(workspace: &Workspace) -> anyhow::Result<Compiler> {
         match toolchain::decide(&tools::facts(tried.clone())?) {
             Next::Ready(compiler) => return Ok(compiler),
             Next::BuildLinker(llvm) => {
-                eprintln!("setup: no bpf-linker for LLVM {llvm} yet");
+                eprintln!("setup: bpf-linker for LLVM {llvm} is missing");
                 tools::build_bpf_linker(workspace, llvm)?;
                 let binary = tools::bpf_linker(llvm)?;
                 if child::output_of(Command::new(&binary).arg("--version")).is_none() {
                     bail!(
-                        "{} was built and does not run\n  hint: run it by hand to see why; its \
-                        libLLVM may be missing",
+                        "{} was built, but does not run\n  hint: run it by hand to see the \
+                        error; its libLLVM may be missing",
                         binary.display()
                     );
                 }
@@ -146,11 +146,11 @@ pub fn cargo_tool(workspace: &Workspace, tool: &CargoTool) -> anyhow::Result<Com
     if let Some(command) = tool.find()? {
         return Ok(command);
     }
-    eprintln!("setup: no cargo-{} yet, which {}", tool.name, tool.does);
+    eprintln!("setup: cargo-{} is missing, which {}", tool.name, tool.does);
     tool.build(workspace)?;
     let hint = "hint: run `cargo xtask setup` again";
     tool.find()?
-        .with_context(|| format!("cargo-{} was built and does not run\n  {hint}", tool.name))
+        .with_context(|| format!("cargo-{} was built, but does not run\n  {hint}", tool.name))
 }
 
 /// Installs the tools that boot other kernels.
@@ -161,18 +161,18 @@ pub fn vm() -> anyhow::Result<()> {
 
 /// Installs Python, which runs the receiver for Kubernetes.
 pub fn python() -> anyhow::Result<()> {
-    program(PYTHON, "which the receiver that cordons a Kubernetes node is run by")
+    program(PYTHON, "which runs the receiver that cordons a Kubernetes node")
 }
 
 /// Installs the package of a program if it is missing; `why` is the purpose.
 fn program((program, package): (&str, &str), why: &str) -> anyhow::Result<()> {
     if on_path(program).is_none() {
-        eprintln!("setup: no {program} yet, {why}");
+        eprintln!("setup: {program} is missing, {why}");
         if on_path("apt-get").is_some() {
             install(&[package.to_owned()])?;
         }
         if on_path(program).is_none() {
-            bail!("there is no {program}, {why}\n  hint: install {package}")
+            bail!("{program} is missing, {why}\n  hint: install {package}")
         }
     }
     Ok(())
@@ -180,22 +180,22 @@ fn program((program, package): (&str, &str), why: &str) -> anyhow::Result<()> {
 
 /// Installs the tools that create a Debian for a virtual machine.
 pub fn userlands() -> anyhow::Result<()> {
-    if !makes_userlands() && on_path("apt-get").is_some() {
+    if !has_userland_tools() && on_path("apt-get").is_some() {
         eprintln!(
-            "setup: {} are not all there yet, which put a Debian with systemd together",
-            MAKERS.join(" and ")
+            "setup: {} are not all installed; they create a Debian with systemd",
+            USERLAND_PACKAGES.join(" and ")
         );
-        install(&MAKERS.map(str::to_owned))?;
+        install(&USERLAND_PACKAGES.map(str::to_owned))?;
     }
-    if !makes_userlands() {
+    if !has_userland_tools() {
         bail!(
-            "there is no mmdebstrap or no bsdtar, which put a Debian together\n  hint: install {}",
-            MAKERS.join(" ")
+            "mmdebstrap or bsdtar is missing; they create a Debian\n  hint: install {}",
+            USERLAND_PACKAGES.join(" ")
         )
     }
     Ok(())
 }
 
-fn makes_userlands() -> bool {
+fn has_userland_tools() -> bool {
     ["mmdebstrap", "bsdtar"].iter().all(|program| on_path(program).is_some())
 }

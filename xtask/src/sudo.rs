@@ -15,14 +15,17 @@ pub fn authenticate(what: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     if on_path("sudo").is_none() {
-        bail!("`{what}` needs root, and there is no sudo\n  hint: run it as root, then this again");
+        bail!(
+            "`{what}` needs root, but there is no sudo\n  hint: run it as root, then repeat \
+            this"
+        );
     }
     if child::output_of(Command::new("sudo").args(["-n", "true"])).is_some() {
         return Ok(());
     }
     if !std::io::stdin().is_terminal() {
         bail!(
-            "`{what}` needs root, and sudo wants a password where there is no terminal\n  hint: \
+            "`{what}` needs root: sudo needs a password, but there is no terminal\n  hint: \
             run `sudo -v` first"
         );
     }
@@ -33,7 +36,10 @@ pub fn authenticate(what: &str) -> anyhow::Result<()> {
         .context("sudo could not be started")?;
     signals::check()?;
     if !status.success() {
-        bail!("sudo was refused, and `{what}` needs root\n  hint: run it as root, then this again");
+        bail!(
+            "sudo was refused, but `{what}` needs root\n  hint: run it as root, then repeat \
+            this"
+        );
     }
     Ok(())
 }

@@ -28,12 +28,12 @@ use crate::{
 /// Run all tests: formatting, lints, unit, replay, host and kernel tests
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    cargo xtask test              everything; without root or BPF, what needs them is listed as \
-    skipped\n  \
+    cargo xtask test              everything; without root or BPF, tests that need them are \
+    listed as skipped\n  \
     cargo xtask test --quick      formatting, lints, unit and pure tests, while you work\n  \
     cargo xtask test leak         only tests whose name contains \"leak\", without formatting and \
     lints\n\n\
-    Exit codes: 0 all passed, 1 something failed (or, where CI is set, was skipped unexpectedly).")]
+    Exit codes: 0 all passed, 1 something failed (or, if CI is set, was skipped unexpectedly).")]
 pub struct Args {
     /// Run only tests whose name contains one of these
     filters: Vec<String>,
@@ -66,18 +66,18 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         // except in CI.
         Err(error) if strict || error.is::<Interrupted>() => return Err(error),
         Err(error) => {
-            eprintln!("test: going on without the BPF programs: {error:#}");
+            eprintln!("test: continuing without the BPF programs: {error:#}");
             let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
             skips.insert("every test of the BPF programs, on every kernel".to_owned(), reason);
             has_programs = false;
         }
     }
-    let is_whole = args.filters.is_empty() && !args.quick;
+    let is_full_run = args.filters.is_empty() && !args.quick;
     let passed = thread::scope(|scope| {
         // The builds run in parallel, because each leaves a processor idle near its end. Both end
         // before the first test: agents under test would report the growing compiler.
-        let release =
-            is_whole.then(|| scope.spawn(|| build::binaries(&workspace, true, &RELEASE_BINARIES)));
+        let release = is_full_run
+            .then(|| scope.spawn(|| build::binaries(&workspace, true, &RELEASE_BINARIES)));
         let passed = check_and_build(args, &workspace)?;
         if let Some(release) = release {
             release.join().map_err(|_| anyhow::anyhow!("the release build panicked"))??;
@@ -115,7 +115,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         failures = failed(&fs::read_to_string(&report).unwrap_or_default());
         if failures.is_empty() {
             failures
-                .push("the tests could not be run; why is said where they would begin".to_owned());
+                .push("the tests could not be run; their output begins with the reason".to_owned());
         }
     }
     if args.filters.is_empty() && !args.quick && !corpus::meets_targets(&workspace)? {
@@ -135,11 +135,10 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let unexpected = unexpected(&skips, &expected_skips(&workspace.root));
     if strict && !unexpected.is_empty() {
         println!(
-            "hint: what is skipped has to run where CI is set, or to be in .ci/expected-skips with \
-             a reason"
+            "hint: if CI is set, a skipped test has to run, or to be listed in \
+             .ci/expected-skips with a reason"
         );
-        failures
-            .extend(unexpected.iter().map(|name| format!("{name}: skipped although this is CI")));
+        failures.extend(unexpected.iter().map(|name| format!("{name}: skipped in CI")));
     }
     // Last, so that the log ends with it.
     failures.iter().for_each(|failure| println!("Failed: {failure}"));
@@ -163,13 +162,14 @@ fn failed(report: &str) -> Vec<String> {
         let failure = ["<failure", "<error"].iter().find_map(|tag| case.split_once(tag))?.1;
         let (name, binary) = (attribute(case, "name")?, attribute(case, "classname")?);
         let (head, rest) = failure.split_once('>')?;
-        let said = if head.ends_with('/') { None } else { rest.split("</").next().map(unescaped) };
-        let said = said
-            .filter(|said| !said.trim().is_empty())
+        let output =
+            if head.ends_with('/') { None } else { rest.split("</").next().map(unescaped) };
+        let output = output
+            .filter(|output| !output.trim().is_empty())
             .or_else(|| attribute(failure, "type"))
             .unwrap_or_default();
         // The first two lines: the place of the panic, and its message.
-        let reason = said
+        let reason = output
             .lines()
             .map(str::trim)
             .filter(|line| !line.is_empty())
@@ -203,17 +203,17 @@ fn provide(command: &mut Command, strict: bool) -> anyhow::Result<()> {
     match SERVERS.provide() {
         Ok(root) => drop(command.env("SPILLWAY_SERVERS", root)),
         Err(error) if strict || error.is::<Interrupted>() => return Err(error),
-        Err(error) => eprintln!("test: going on without {}: {error:#}", SERVERS.what),
+        Err(error) => eprintln!("test: continuing without {}: {error:#}", SERVERS.what),
     }
     match setup::python() {
         Err(error) if strict || error.is::<Interrupted>() => return Err(error),
-        Err(error) => eprintln!("test: going on: {error:#}"),
+        Err(error) => eprintln!("test: continuing: {error:#}"),
         Ok(()) => {}
     }
     match python_deps::provide() {
         Ok(dir) => drop(command.env("SPILLWAY_WEBHOOKS", dir)),
         Err(error) if strict || error.is::<Interrupted>() => return Err(error),
-        Err(error) => eprintln!("test: going on without {}: {error:#}", python_deps::WHAT),
+        Err(error) => eprintln!("test: continuing without {}: {error:#}", python_deps::WHAT),
     }
     Ok(())
 }
@@ -323,7 +323,7 @@ note</failure>
     }
 
     #[test]
-    fn nothing_skipped_is_said_too() {
+    fn zero_skips_are_reported_too() {
         assert_eq!(list(&parse_skips("")), "Skipped: 0");
     }
 

@@ -118,8 +118,8 @@ pub fn decide(facts: &Facts) -> Next {
         facts.compilers.iter().any(|c| matches!(c.origin, Origin::Distribution(_)) && c.usable());
     if !has_distribution {
         let packages = DISTRIBUTION_RUST.map(String::from).to_vec();
-        let why = "the BPF programs need `core` built from source, and no rustup nightly with \
-                   rust-src can do it here";
+        let why = "the BPF programs need `core` built from source, and no rustup \
+                   nightly with rust-src is suitable";
         if let Some(next) = install(facts, packages, why) {
             return next;
         }
@@ -144,7 +144,7 @@ fn install(facts: &Facts, packages: Vec<String>, why: &str) -> Option<Next> {
 
 /// Returns the advice for the user if setup cannot install what is missing.
 fn advice(facts: &Facts) -> String {
-    let mut text = String::from("nothing here can build the BPF programs\n");
+    let mut text = String::from("no compiler here can build the BPF programs\n");
     if facts.compilers.is_empty() {
         text.push_str("  found: neither a rustup nightly nor the distribution's rustc\n");
     }
@@ -154,7 +154,7 @@ fn advice(facts: &Facts) -> String {
         } else if compiler.version < OLDEST_RUST {
             format!("is older than {}.{}", OLDEST_RUST.0, OLDEST_RUST.1)
         } else if !LLVM_MAJORS.contains(&compiler.llvm) {
-            format!("has an LLVM that bpf-linker cannot be built against (it can: {LLVM_MAJORS:?})")
+            format!("has an LLVM that bpf-linker does not support (it supports {LLVM_MAJORS:?})")
         } else {
             format!("needs the development files of LLVM {} to build bpf-linker", compiler.llvm)
         };
@@ -233,13 +233,13 @@ mod tests {
     }
 
     #[test]
-    fn a_nightly_without_sources_is_passed_over() {
+    fn a_nightly_without_sources_is_skipped() {
         let facts = facts(vec![nightly(22, false), debian(22)], &[22], &[]);
         assert_eq!(decide(&facts), Next::Ready(debian(22)));
     }
 
     #[test]
-    fn a_compiler_whose_linker_is_there_spares_an_installation() {
+    fn a_compiler_with_a_built_linker_avoids_an_installation() {
         let facts = facts(vec![nightly(23, true), debian(22)], &[22], &[]);
         assert_eq!(decide(&facts), Next::Ready(debian(22)));
     }
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn without_apt_a_person_is_told_what_each_compiler_lacks() {
+    fn without_apt_the_advice_names_what_each_compiler_lacks() {
         let mut facts =
             facts(vec![nightly(22, false), nightly(25, true), nightly(21, true)], &[], &[]);
         facts.has_apt = false;
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_compiler_older_than_the_workspace_is_passed_over() {
+    fn a_compiler_older_than_the_workspace_is_skipped() {
         let old = Compiler { version: (1, 85), ..debian(21) };
         assert_eq!(
             packages(decide(&facts(vec![old], &[21], &[21]))),

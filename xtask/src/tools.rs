@@ -81,7 +81,7 @@ pub const DENY: CargoTool = CargoTool {
     name: "deny",
     version: "0.20.2",
     options: &[],
-    does: "judges dependencies by deny.toml",
+    does: "checks dependencies against deny.toml",
     hint: "see https://embarkstudios.github.io/cargo-deny for other ways to install it",
 };
 
@@ -110,7 +110,7 @@ impl CargoTool {
         command
             .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
             .env("CARGO_PROFILE_RELEASE_DEBUG", "0");
-        let what = format!("build {program} {} (once, some minutes)", self.version);
+        let what = format!("build {program} {} (once, takes some minutes)", self.version);
         child::quiet(&what, &mut command, self.hint, OnInterrupt::Stop)?;
         discard_build(workspace, &program);
         Ok(())

@@ -17,17 +17,16 @@ pub use forward::meets_targets;
 #[command(after_help = "Examples:\n  \
     cargo xtask corpus record ujson                       run a real program, both versions, and \
     record it\n  \
-    cargo xtask corpus list                               the families, and which part each \
-    belongs to\n  \
+    cargo xtask corpus list                               the families and their \
+    parts\n  \
     cargo xtask corpus write DIR --family jvm-warm-up     its runs as traces for `spillway \
     replay`\n  \
     cargo xtask corpus write-manifest                     after a change of the families\n  \
     cargo xtask corpus score                              the detector beside the reference \
     rules\n  \
-    cargo xtask corpus score --check --part held-out      fails where a target is missed\n  \
-    cargo xtask corpus week                               the pages that a week of a healthy host \
-    costs\n  \
-    cargo xtask corpus queues score                       the same of accept queues\n  \
+    cargo xtask corpus score --check --part held-out      fails if a target is missed\n  \
+    cargo xtask corpus week                               the pages in a week of a healthy host\n  \
+    cargo xtask corpus queues score                       the same for accept queues\n  \
     cargo xtask corpus queues record nginx-ramp           load a real server and record its \
     queue\n\n\
     Exit codes: 0 done, 1 failed or a target was missed, 2 wrong usage.")]

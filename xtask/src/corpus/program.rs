@@ -46,7 +46,7 @@ impl Program {
         families.sort();
         if let Some(name) = names.iter().find(|name| !families.contains(name)) {
             bail!(
-                "no program {name:?} in {}\n  hint: there are {}",
+                "no program {name:?} in {}\n  hint: available: {}",
                 programs.display(),
                 families.join(", ")
             );
@@ -95,7 +95,7 @@ impl Program {
             && !Path::new(needed).exists()
         {
             bail!(
-                "{} needs {needed}, which is not there\n  hint: install the package {}",
+                "{} needs {needed}, which does not exist\n  hint: install the package {}",
                 self.family,
                 self.spec["package"]
             );
@@ -109,7 +109,7 @@ impl Program {
         fs::create_dir_all(&self.dir)
             .with_context(|| format!("cannot create {}", self.dir.display()))?;
         for words in self.spec["install"].as_array().into_iter().flatten() {
-            let hint = "the package manager's own configuration decides where it comes from";
+            let hint = "check the package manager's configuration, which sets the source";
             child::quiet(
                 &format!("install {}", self.id()),
                 &mut self.fill(words)?,

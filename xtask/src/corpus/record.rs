@@ -148,7 +148,7 @@ fn start(program: Program, load: &LeakCgroup) -> anyhow::Result<(Running, Option
     let limit = program.number("memory_max_bytes") as u64;
     let cgroup = LeakCgroup::make_named(&format!("{PREFIX}{}", program.id()), limit)?;
     if let LeakCgroup::Shared(why) = &cgroup {
-        bail!("{} gets no cgroup of its own: {why}\n  hint: run this as root", program.id());
+        bail!("{} has no cgroup of its own: {why}\n  hint: run this as root", program.id());
     }
     let spawn = |cgroup: &LeakCgroup, key| -> anyhow::Result<Option<Group>> {
         let Some(words) = program.words(key) else { return Ok(None) };
@@ -188,7 +188,7 @@ fn watch(
         if let Some(status) = recorder.try_wait()? {
             progress.clear();
             if !status.success() {
-                bail!("`spillway record` failed ({status})\n  hint: its own message is above");
+                bail!("`spillway record` failed ({status})\n  hint: see its message above");
             }
             return Ok(failed);
         }
@@ -224,6 +224,6 @@ fn duration(text: &str) -> Result<Duration, String> {
         Some("s") => (&text[..split], 1),
         _ => return Err("no unit: write it as 45m or 90s".into()),
     };
-    let number: u64 = number.parse().map_err(|_| format!("{number:?} is no whole number"))?;
+    let number: u64 = number.parse().map_err(|_| format!("{number:?} is not a whole number"))?;
     Ok(Duration::from_secs(number * factor))
 }

@@ -76,21 +76,21 @@ impl Subject {
         let limit = self.spec["memory_max_bytes"].as_u64();
         if gathered.limits.iter().any(|seen| *seen != limit) {
             bail!(
-                "its limit should be {limit:?} and was {:?}\n  hint: leave memory.max alone while \
-                it is recorded",
+                "its limit should be {limit:?} and was {:?}\n  hint: do not change memory.max \
+                during the recording",
                 gathered.limits
             );
         }
         let least = self.number("expected_bytes_per_sec") * SEEN_SHARE;
         if self.leaks && rate < least {
             bail!(
-                "it grew {rate:.0} bytes/s after its warm-up, and should leak\n  hint: look at its \
-                load"
+                "it grew only {rate:.0} bytes/s after its warm-up, but should leak\n  hint: \
+                check its load"
             );
         }
         if !self.leaks && least > 0.0 && rate >= least {
             bail!(
-                "it grew {rate:.0} bytes/s after its warm-up, and should not\n  hint: give it a \
+                "it grew {rate:.0} bytes/s after its warm-up, but should not\n  hint: give it a \
                 longer warm-up"
             );
         }
@@ -104,7 +104,7 @@ pub fn keep(trace: &Path, subject: &Subject, load: &str, recorded: &Path) -> any
     let interval =
         header["interval_secs"].as_f64().context("the trace's header has no interval_secs")?;
     let gathered = Gathered::read(trace, &subject.cgroup, load)?;
-    let main = gathered.main().context("the trace holds none of its processes")?;
+    let main = gathered.main().context("the trace contains none of its processes")?;
     let begin = gathered.curve.first().map_or(0.0, |point| point.0);
     let grown = gathered.line_from(begin + subject.number("warm_up_secs"));
     subject.check(&gathered, grown.slope)?;

@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_has_its_slope_and_its_end() {
+    fn a_line_has_a_slope_and_reaches_a_limit() {
         let line = Line::through([(0.0, 1.0), (1.0, 3.0), (2.0, 5.0)].iter());
         assert_eq!((line.slope, line.reaches(21.0)), (2.0, Some(10.0)));
         let none = Line::through([].iter());

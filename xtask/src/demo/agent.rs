@@ -21,7 +21,7 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 /// Starts the agent and waits until its probes are attached.
 pub fn start(binary: &Path, config: &Path) -> anyhow::Result<Held> {
     if !is_root() {
-        eprintln!("demo: the agent runs through sudo, since loading BPF programs needs root");
+        eprintln!("demo: the agent runs under sudo, since loading BPF programs needs root");
     }
     let mut agent =
         Held::start(Command::new(binary).args(["run", "--json", "--config"]).arg(config))?;
@@ -29,7 +29,7 @@ pub fn start(binary: &Path, config: &Path) -> anyhow::Result<Held> {
     let mut progress = Progress::new();
     while !agent.log().contains(READY) {
         signals::check().inspect_err(|_| progress.clear())?;
-        progress.show("the agent attaches its probes", start.elapsed(), "");
+        progress.show("the agent is attaching its probes", start.elapsed(), "");
         agent.next_line(Duration::from_millis(100));
         let ended = agent.ended()?;
         if let Some(code) = ended {
@@ -45,12 +45,12 @@ pub fn start(binary: &Path, config: &Path) -> anyhow::Result<Held> {
             progress.clear();
             let (limit, log) = (READY_WITHIN.as_secs(), agent.log());
             bail!(
-                "the agent did not say \"{READY}\" within {limit} s\n  its log:{log}\n  hint: try \
-                `spillway doctor`"
+                "the agent did not print \"{READY}\" within {limit} s\n  its log:{log}\n  hint: \
+                try `spillway doctor`"
             );
         }
     }
     progress.clear();
-    eprintln!("  ok  the agent watches ({:.1} s)", start.elapsed().as_secs_f64());
+    eprintln!("  ok  the agent is watching ({:.1} s)", start.elapsed().as_secs_f64());
     Ok(agent)
 }

@@ -54,8 +54,8 @@ impl LeakCgroup {
         if child::output_of(&mut probe).is_some() {
             return Ok(Self::Scope { user, limit: limit_bytes, unit });
         }
-        let who = if user { "not root" } else { "no memory hierarchy to make one in" };
-        Ok(Self::Shared(format!("{who}, and systemd-run makes no scope here")))
+        let reason = if user { "not root" } else { "no memory hierarchy for it" };
+        Ok(Self::Shared(format!("{reason}, and systemd-run cannot create a scope")))
     }
 
     /// Returns a command that runs `program` in the cgroup.
@@ -94,7 +94,7 @@ impl LeakCgroup {
             Self::Made(path) => format!("its own cgroup {}", path.display()),
             Self::Scope { .. } => "its own systemd scope".into(),
             Self::Shared(why) => {
-                format!("no cgroup of its own ({why}), so the forecast's end is the host's memory")
+                format!("no cgroup of its own ({why}), so the forecast uses the host's memory")
             }
         }
     }
@@ -138,15 +138,15 @@ impl Hierarchy {
             return Some(Self { root: mount[1].into(), limit_file: "memory.limit_in_bytes" });
         }
         let root = fields().find(|f| f[2] == "cgroup2").map(|f| PathBuf::from(f[1]))?;
-        let handed_on = read(&root.join("cgroup.subtree_control"));
-        let memory = handed_on.split_whitespace().any(|controller| controller == "memory");
+        let delegated = read(&root.join("cgroup.subtree_control"));
+        let memory = delegated.split_whitespace().any(|controller| controller == "memory");
         memory.then_some(Self { root, limit_file: "memory.max" })
     }
 
     fn make(&self, name: &str, limit_bytes: u64) -> anyhow::Result<PathBuf> {
         let path = self.root.join(name);
         fs::create_dir(&path)
-            .with_context(|| format!("cgroup {} cannot be made", path.display()))?;
+            .with_context(|| format!("cgroup {} cannot be created", path.display()))?;
         let limit = path.join(self.limit_file);
         if let Err(error) = fs::write(&limit, limit_bytes.to_string()) {
             remove(&path);
@@ -196,10 +196,7 @@ fn remove(path: &Path) {
         }
         thread::sleep(Duration::from_millis(20));
     }
-    eprintln!(
-        "cgroup: cgroup {} could not be removed\n  hint: rmdir it once it is empty",
-        path.display()
-    );
+    eprintln!("cgroup: {} could not be removed\n  hint: rmdir it once it is empty", path.display());
 }
 
 #[cfg(test)]
@@ -220,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn v2_is_used_only_where_it_hands_memory_on() {
+    fn v2_is_used_only_if_it_delegates_memory() {
         let found = Hierarchy::in_mounts(V2, |_| "cpu io memory pids\n".into()).unwrap();
         assert_eq!(found.limit_file, "memory.max");
         assert_eq!(Hierarchy::in_mounts(V2, |_| "cpu\n".into()), None);

@@ -41,17 +41,17 @@ const AT_MOST: Duration = Duration::from_secs(110);
 const OVERLOAD_WITHIN_SECS: f64 = 12.0;
 
 /// Run the real agent against a real leak, a real overload and a node that has to be drained, and
-/// check what it says and does.
+/// check its verdicts and actions.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask demo                            build everything, watch for two minutes, \
     compare\n  \
     cargo xtask demo --json                     the comparison as JSON on standard output\n  \
-    cargo xtask demo --agent /usr/bin/spillway  with an agent that is built already\n\n\
+    cargo xtask demo --agent /usr/bin/spillway  with an existing agent\n\n\
     Needs root for the agent and for a cgroup, and asks sudo for it. Ctrl-C at any time leaves \
     nothing behind.\n\
-    Exit codes: 0 all that could be run matched (where CI is set, all), 1 not so, 130 \
-    interrupted.")]
+    Exit codes: 0 everything that could run matched (if CI is set, everything \
+    ran and matched), 1 otherwise, 130 interrupted.")]
 pub struct Args {
     /// Print the comparison as JSON; everything else goes to standard error
     #[arg(long)]
@@ -110,8 +110,8 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let result = match (ok, drains.not_run.is_some()) {
         (true, false) => "all matched",
-        (true, true) => "all matched that was run",
-        (false, _) => "NOT all matched",
+        (true, true) => "everything that was run matched",
+        (false, _) => "some results did NOT match",
     };
     screen.line(&screen.paint.outcome(ok, result));
     if args.json {
@@ -141,7 +141,7 @@ fn build_all(args: &Args) -> anyhow::Result<Built> {
     let agent = match &args.agent {
         Some(agent) if !agent.is_file() => {
             bail!(
-                "--agent {}: there is no such file\n  hint: leave it out to build the agent",
+                "--agent {}: no such file\n  hint: leave it out to build the agent",
                 agent.display()
             )
         }
@@ -164,10 +164,10 @@ fn introduce(screen: Screen, expected: &Expected, leak_cgroup: &LeakCgroup) {
     let Expected { leaker, cache, addr, .. } = expected;
     let (rate, place) = (verdict::bytes(LEAK_RATE as f64), leak_cgroup.describe());
     screen.line(
-        "\nThe agent watches this host, with its warm-up of twenty minutes cut to 30 s. \
-    Beside everything else that runs here, there now are:",
+        "\nThe agent is watching this host, with its warm-up shortened from twenty minutes to \
+        30 s. In addition to the host's own processes, these are running:",
     );
-    screen.line(&format!("  demo-leak    pid {leaker}, leaks {rate}/s without end, in {place}"));
+    screen.line(&format!("  demo-leak    pid {leaker}, leaks {rate}/s indefinitely, in {place}"));
     screen
         .line(&format!("  demo-cache   pid {cache}, grows 6.0 MiB/s for 15 s and stops: healthy"));
     screen.line(&format!(

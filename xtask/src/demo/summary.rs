@@ -71,7 +71,7 @@ pub fn rows(expected: &Expected, seen: &Seen) -> Vec<Row> {
     let agent = match (seen.agent_died, seen.agent_exit) {
         (true, code) => format!("ended by itself, exit code {}", code.unwrap_or(-1)),
         (false, Some(code)) => format!("exit code {code}"),
-        (false, None) => "would not end, was killed".into(),
+        (false, None) => "did not end, was killed".into(),
     };
     let left =
         if seen.left_behind.is_empty() { "nothing".into() } else { seen.left_behind.join(", ") };
@@ -236,14 +236,14 @@ mod tests {
     }
 
     #[test]
-    fn all_as_expected_matches() {
+    fn expected_results_match() {
         assert_eq!(wrong(&good()), [""; 0]);
         assert!(complete(&expected(), &good().verdicts));
         assert_eq!(to_json(&rows(&expected(), &good()), &good())["ok"], true);
     }
 
     #[test]
-    fn nothing_seen_is_incomplete() {
+    fn missing_verdicts_are_incomplete() {
         let missing = ["leak: the process", "leak: its evidence", "overload: the listener"];
         assert_eq!(with(|seen| seen.verdicts.clear()), missing);
         assert!(!complete(&expected(), &[leak(10, 4e6)]));
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_withdrawal_is_no_claim() {
+    fn a_cleared_verdict_is_not_a_wrong_one() {
         let cleared = |mut verdict: Verdict| {
             verdict.line["state"] = "cleared".into();
             verdict

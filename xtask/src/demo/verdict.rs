@@ -108,12 +108,12 @@ pub fn bytes(bytes: f64) -> String {
 
 /// Formats a duration in its two largest units.
 pub fn duration(secs: f64) -> String {
-    let whole = secs.max(0.0).round() as u64;
-    match whole {
+    let total_secs = secs.max(0.0).round() as u64;
+    match total_secs {
         0..60 => format!("{:.1} s", secs.max(0.0)),
-        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
-        3600..86_400 => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
-        _ => format!("{} d {} h", whole / 86_400, whole % 86_400 / 3600),
+        60..3600 => format!("{} min {} s", total_secs / 60, total_secs % 60),
+        3600..86_400 => format!("{} h {} min", total_secs / 3600, total_secs % 3600 / 60),
+        _ => format!("{} d {} h", total_secs / 86_400, total_secs % 86_400 / 3600),
     }
 }
 
@@ -171,7 +171,7 @@ mod tests {
         "growth_bytes_per_sec":4194304.0,"exhaustion_secs":451.2,"confidence":0.98,"why":"grew in 20 of 20 windows"}"#;
 
     #[test]
-    fn a_leak_is_told_with_evidence_and_forecast() {
+    fn a_leak_is_described_with_evidence_and_forecast() {
         let verdict = Verdict::parse(LEAK, 20.0).unwrap();
         assert!(verdict.raised("leak") && !verdict.raised("overload"));
         assert_eq!(
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn other_lines_are_passed_over() {
+    fn other_lines_are_skipped() {
         assert_eq!(Verdict::parse(r#"{"t":1.0,"decision":"page"}"#, 0.0), None);
         assert_eq!(Verdict::parse("not json", 0.0), None);
         assert_eq!(Verdict::parse("", 0.0), None);

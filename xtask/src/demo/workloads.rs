@@ -59,7 +59,7 @@ impl Workloads {
             .args(["stuck-server", "--name", "demo-server", "--addr", "127.0.0.1:0"])
             .args(SERVER);
         let (server, server_lines) = launch(&mut groups, &mut server)?;
-        let addr = server["addr"].as_str().context("the server named no address")?.to_owned();
+        let addr = server["addr"].as_str().context("the server printed no address")?.to_owned();
 
         let mut clients = Command::new(binary);
         clients.args(["clients", "--name", "demo-clients", "--addr", &addr]).args(CLIENTS);
@@ -70,11 +70,12 @@ impl Workloads {
 
     /// Notes when the server reports that it has stopped accepting; returns true at that moment.
     pub fn server_just_stopped(&mut self) -> bool {
-        let said = self.server_lines.try_iter().any(|line| line.contains("stopped_accepting"));
-        if said {
+        let has_stopped =
+            self.server_lines.try_iter().any(|line| line.contains("stopped_accepting"));
+        if has_stopped {
             self.stopped_at.get_or_insert_with(clock::now);
         }
-        said
+        has_stopped
     }
 
     /// Stops them all.
@@ -100,7 +101,10 @@ impl Drop for Workloads {
 }
 
 fn pid(ready: &Value) -> anyhow::Result<u32> {
-    ready["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).context("a workload named no pid")
+    ready["pid"]
+        .as_u64()
+        .and_then(|pid| u32::try_from(pid).ok())
+        .context("a workload printed no pid")
 }
 
 /// Starts one workload and waits for its first line; further lines go to the receiver.
@@ -118,8 +122,8 @@ fn launch(
     while start.elapsed() < READY_WITHIN {
         signals::check()?;
         if let Ok(line) = lines.recv_timeout(Duration::from_millis(50)) {
-            let ready =
-                serde_json::from_str(&line).with_context(|| format!("a workload said {line:?}"))?;
+            let ready = serde_json::from_str(&line)
+                .with_context(|| format!("a workload printed {line:?}"))?;
             return Ok((ready, lines));
         }
     }

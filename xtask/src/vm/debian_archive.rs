@@ -36,7 +36,7 @@ impl Sites {
         let field =
             |name: &str| os.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         if field("ID") != Some("debian") {
-            bail!("this is not Debian, whose archive the kernels come from");
+            bail!("this is not Debian; the kernels come from Debian's archive");
         }
         let codename = field("VERSION_CODENAME").unwrap_or("sid").trim_matches('"');
         let site = |wanted: &dyn Fn(&str) -> bool| {
@@ -46,7 +46,7 @@ impl Sites {
         let names = [codename, "stable", "oldstable", "testing", "unstable", "sid"];
         let main = site(&|release| names.contains(&release));
         let main = main
-            .with_context(|| format!("apt is set up with no site that serves Debian {codename}"))?;
+            .with_context(|| format!("apt is configured without a site for Debian {codename}"))?;
         Ok(Self { main, security: site(&|release| release.ends_with("-security")) })
     }
 
@@ -79,7 +79,7 @@ impl Archive {
         for part in ["lists/partial", "archives/partial"] {
             let path = directory.join(part);
             fs::create_dir_all(&path)
-                .with_context(|| format!("{} cannot be made", path.display()))?;
+                .with_context(|| format!("{} cannot be created", path.display()))?;
         }
         let machine = child::output_of(Command::new("apt-config").arg("dump")).unwrap_or_default();
         let files = [
@@ -100,7 +100,7 @@ impl Archive {
     pub fn update(&self, what: &str) -> anyhow::Result<()> {
         let mut command = self.apt("apt-get");
         command.args(["-q", "update"]);
-        quiet(&format!("ask the archive for {what}"), &mut command)
+        quiet(&format!("fetch the list of {what}"), &mut command)
     }
 
     /// Returns the packages of the same kernel that a package needs, each as `name=version`. The
@@ -178,12 +178,7 @@ fn configuration(directory: &Path, machine: &str) -> String {
 
 /// Runs apt; if it fails, the error is apt's own `E:` line.
 fn quiet(what: &str, command: &mut Command) -> anyhow::Result<()> {
-    let done = child::quiet(
-        what,
-        command,
-        "the network or the archive may be at fault",
-        OnInterrupt::Stop,
-    );
+    let done = child::quiet(what, command, "check the network and the archive", OnInterrupt::Stop);
     done.map_err(|error| {
         let text = error.to_string();
         match text.lines().find_map(|line| line.trim().strip_prefix("E: ")) {
@@ -232,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_without_such_a_site_says_so() {
+    fn a_missing_debian_site_is_an_error() {
         assert!(
             Sites::among(DEBIAN, "https://other/apt nodistro\n")
                 .unwrap_err()
@@ -243,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn of_the_machines_configuration_only_how_to_fetch_is_kept() {
+    fn only_fetch_options_of_the_machine_are_kept() {
         let text = configuration(
             Path::new("/cache"),
             "Acquire::http::Proxy \"http://proxy\";\nAPT::Update::Post-Invoke:: \"rm\";\n",
@@ -256,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_a_kernel_is_followed() {
+    fn packages_of_the_same_kernel_are_followed() {
         let text = "Package: linux-image-7\nVersion: 7.2-1\n\
                     Depends: dracut | initramfs-tools (>= 0.1), linux-base-7 (= 7.2-1), \
                     linux-binary-7 (= 7.2-1), linux-modules-7\n";

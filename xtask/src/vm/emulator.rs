@@ -10,7 +10,7 @@ const PROGRAM: &str = "qemu-system-x86_64";
 const EMULATOR: Unpacked = Unpacked {
     name: "emulator",
     what: "QEMU",
-    why: "which boots other kernels",
+    why: "to boot other kernels",
     packages: &["qemu-system-x86"],
     programs: &[("usr/bin/qemu-system-x86_64", "--version", 0)],
 };

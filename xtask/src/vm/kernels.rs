@@ -65,7 +65,7 @@ pub fn get(kernel: &Kernel) -> anyhow::Result<Found> {
         Err(error) if error.is::<Interrupted>() => return Err(error),
         Err(error) => match self::kept(&directory) {
             Some(found) => {
-                eprintln!("vm: using the kept {}: {}", kernel.name, first_line(&error));
+                eprintln!("vm: using the cached {}: {}", kernel.name, first_line(&error));
                 return Ok(found);
             }
             None => return Err(error),
@@ -94,13 +94,13 @@ fn made_for() -> String {
 fn refresh(kernel: &Kernel, directory: &Path) -> anyhow::Result<()> {
     let archive =
         Archive::open(&directory.join("apt"), &Sites::find()?, kernel.suite, kernel.has_security)?;
-    archive.update(&format!("its kernels of {}", kernel.suite))?;
+    archive.update(&format!("kernels of {}", kernel.suite))?;
     let packages = archive.needs(PACKAGE)?;
     let made = packages.join("\n") + &made_for();
     if !packages.iter().any(|package| package.starts_with(&format!("linux-image-{}.", kernel.name)))
     {
         eprintln!(
-            "vm: {} has moved on from {}, and what it has now is taken: {}",
+            "vm: {} no longer has {}; using its current kernel: {}",
             kernel.suite,
             kernel.name,
             packages.join(", ")
@@ -112,7 +112,7 @@ fn refresh(kernel: &Kernel, directory: &Path) -> anyhow::Result<()> {
     let unpacked = directory.join("unpacked");
     fs::remove_dir_all(&unpacked).ok();
     fs::create_dir_all(&unpacked)
-        .with_context(|| format!("{} cannot be made", unpacked.display()))?;
+        .with_context(|| format!("{} cannot be created", unpacked.display()))?;
     let done =
         archive.download(&format!("kernel {}", kernel.name), &packages, &unpacked).and_then(|()| {
             fs::remove_file(directory.join("packages")).ok();
@@ -160,12 +160,12 @@ fn load(module: &str, files: &[PathBuf], order: &mut Vec<(String, Vec<u8>)>) -> 
     if order.iter().any(|(name, _)| name == module) {
         return Ok(());
     }
-    let is_it = |path: &&PathBuf| {
+    let is_wanted = |path: &&PathBuf| {
         name(path).split_once(".ko").is_some_and(|(name, _)| name.replace('-', "_") == module)
     };
     let path = files
         .iter()
-        .find(is_it)
+        .find(is_wanted)
         .with_context(|| format!("the packages have no module {module}"))?;
     let bytes = match path.extension().and_then(|extension| extension.to_str()) {
         Some("xz") => output(Command::new("xz").args(["--decompress", "--stdout"]).arg(path))?,
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_module_names_what_it_depends_on() {
+    fn a_modules_dependencies_are_parsed() {
         assert_eq!(
             depends(b"\x7fELF\0license=GPL\0depends=inet-diag,udp\0name=x\0"),
             ["inet_diag", "udp"]

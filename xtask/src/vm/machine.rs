@@ -99,7 +99,7 @@ impl Machine {
     /// behind it is removed with the machine.
     pub fn with_drive(mut self, file: PathBuf) -> anyhow::Result<Self> {
         let made = File::create(&file).and_then(|drive| drive.set_len(DRIVE_BYTES));
-        made.with_context(|| format!("{} cannot be made", file.display()))?;
+        made.with_context(|| format!("{} cannot be created", file.display()))?;
         let place = file.display();
         let pace = format!(
             "throttling.iops-total={DRIVE_IOPS},throttling.bps-total={DRIVE_BYTES_PER_SEC}"
@@ -152,16 +152,16 @@ pub fn run(machines: Vec<Machine>, at_once: usize) -> anyhow::Result<Vec<(&'stat
         signals::check().inspect_err(|_| progress.clear())?;
         let mut still = Vec::new();
         for mut machine in running {
-            let end = machine.look(&mut progress);
+            let end = machine.poll(&mut progress);
             match end {
                 Some(how) => ended.push((machine.name, machine.end(how)?)),
                 None => still.push(machine),
             }
         }
         running = still;
-        let stand: Vec<_> =
-            running.iter().map(|one| format!("{} {}", one.name, one.checked.stands())).collect();
-        progress.show(&stand.join(", "), start.elapsed(), "");
+        let states: Vec<_> =
+            running.iter().map(|one| format!("{} {}", one.name, one.checked.state())).collect();
+        progress.show(&states.join(", "), start.elapsed(), "");
         thread::sleep(TICK);
     }
 }
@@ -188,7 +188,7 @@ impl Running {
     }
 
     /// Prints new results; returns how the machine ended, if it did.
-    fn look(&mut self, progress: &mut Progress) -> Option<&'static str> {
+    fn poll(&mut self, progress: &mut Progress) -> Option<&'static str> {
         loop {
             match self.lines.try_recv() {
                 Ok(line) => {
@@ -211,10 +211,10 @@ impl Running {
         self.group.stop(Duration::from_secs(2));
         self.checked.secs = self.start.elapsed().as_secs_f64();
         let console = console(&self.log);
-        if let Ok(said) = fs::read(&console) {
+        if let Ok(output) = fs::read(&console) {
             // The emulator's own messages first, then the console: one file contains everything,
             // and ends with the part that matters.
-            let text = [fs::read(&self.log).unwrap_or_default(), said].concat();
+            let text = [fs::read(&self.log).unwrap_or_default(), output].concat();
             fs::write(&self.log, text)
                 .with_context(|| format!("{} cannot be written", self.log.display()))?;
             fs::remove_file(&console).ok();
@@ -223,7 +223,7 @@ impl Running {
             let after = self.checked.secs;
             let tail = tail(&self.log);
             self.checked.broken =
-                Some(format!("it {how} after {after:.0} s; the last that it said:\n    {tail}"));
+                Some(format!("it {how} after {after:.0} s; last output:\n    {tail}"));
         }
         self.checked.log.clone_from(&self.log);
         Ok(std::mem::take(&mut self.checked))

@@ -38,20 +38,19 @@ const HOST: &str = "host";
 /// Debians.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    cargo xtask vm              every machine, then one table; some ten minutes on two cores\n  \
+    cargo xtask vm              every machine, then one table; about ten minutes on two cores\n  \
     cargo xtask vm 6.1 host     these two\n  \
     cargo xtask vm 7.2 --only accept_queue\n  \
-    cargo xtask vm 7.2 --only racing --thorough     10,000 limits against processes that \
-    allocate\n  \
-    cargo xtask vm --json       the table as JSON on standard output, and nothing else there\n\n\
-    Kernels are kept in ~/.cache/spillway/kernels; what a kernel printed is in \
+    cargo xtask vm 7.2 --only racing --thorough     10,000 limits against allocating processes\n  \
+    cargo xtask vm --json       only the table, as JSON on standard output\n\n\
+    Kernels are kept in ~/.cache/spillway/kernels; a kernel's output is in \
     target/vm/KERNEL.log.\n\
     Exit codes: 0 nothing failed, 1 something failed.")]
 pub struct Args {
     /// Kernels to check; all of them by default
     #[arg(value_parser = PossibleValuesParser::new(names()), value_name = "KERNEL")]
     kernels: Vec<String>,
-    /// Only checks whose name contains this
+    /// Run only checks whose name contains this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// Run each check at full length and on every machine; by default some are shortened, and some
@@ -77,9 +76,8 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let reports = run(&workspace, &args.kernels, &arguments)?;
     if let Some(only) = args.only.as_ref().filter(|_| reports.iter().all(Report::is_empty)) {
         bail!(
-            "no check's name contains `{only}`\n  hint: a name is probe/rung/check, as \
-            `limit/memory.high or \
-               memory.limit_in_bytes/racing allocators`"
+            "no check's name contains `{only}`\n  hint: a name is probe/rung/check, such as \
+               `limit/memory.high or memory.limit_in_bytes/racing allocators`"
         );
     }
     let failures = report::failures(&reports);
@@ -112,9 +110,9 @@ fn run(
     build::binaries(workspace, true, &["spillway", "workload", "crash_target", "kernel"])?;
     let directory = workspace.target.join("vm");
     std::fs::create_dir_all(&directory)
-        .with_context(|| format!("{} cannot be made", directory.display()))?;
+        .with_context(|| format!("{} cannot be created", directory.display()))?;
     let kernels = KERNELS.iter().filter(|kernel| wanted(kernel.name)).map(Emulated::Bare);
-    let userlands = USERLANDS.iter().filter(|userland| wanted(userland.name)).map(Emulated::Whole);
+    let userlands = USERLANDS.iter().filter(|userland| wanted(userland.name)).map(Emulated::Debian);
     // The slowest machines start first, so that they do not run alone at the end.
     let emulated: Vec<_> = userlands.chain(kernels.rev()).collect();
     let ready = if emulated.is_empty() { Ok(()) } else { setup::vm() };
@@ -167,14 +165,14 @@ enum Emulated {
     /// Kernel with the checks as its whole user space.
     Bare(&'static Kernel),
     /// Complete Debian.
-    Whole(&'static Userland),
+    Debian(&'static Userland),
 }
 
 impl Emulated {
     fn name(&self) -> &'static str {
         match self {
             Self::Bare(kernel) => kernel.name,
-            Self::Whole(userland) => userland.name,
+            Self::Debian(userland) => userland.name,
         }
     }
 }
@@ -200,16 +198,16 @@ fn prepare(
             let found = kernels::get(kernel)?;
             let programs = [&[program("init", "kernel")][..], &beside].concat();
             initramfs::write(&image, &programs, &found.modules)
-                .context("the file system's image cannot be made")?;
+                .context("the file system image cannot be created")?;
             // Arguments after the two dashes reach pid 1.
             ((8, "2G"), found.vmlinuz, format!("--{arguments}"))
         }
-        Emulated::Whole(userland) => {
+        Emulated::Debian(userland) => {
             setup::userlands()?;
             let kernel = KERNELS
                 .iter()
                 .find(|kernel| kernel.name == userland.kernel)
-                .context("no such kernel is kept")?;
+                .context("there is no such kernel")?;
             let programs = [&[program("kernel", "kernel")][..], &beside].concat();
             let command = format!("/usr/local/bin/kernel --systemd{arguments}");
             let addition = Addition { programs: &programs, command: &command };
@@ -222,7 +220,7 @@ fn prepare(
     match machine {
         Emulated::Bare(_) => Ok(made),
         // Under memory pressure, the machine needs a device that is slower than memory.
-        Emulated::Whole(_) => made.with_drive(directory.join(format!("{name}.drive"))),
+        Emulated::Debian(_) => made.with_drive(directory.join(format!("{name}.drive"))),
     }
 }
 

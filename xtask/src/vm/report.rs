@@ -84,8 +84,8 @@ impl Report {
     /// this one.
     fn lacks(&self, left: &Row) -> bool {
         let Outcome::Checked(checked) = &self.outcome else { return false };
-        let is_made = |row: &Row| row.name() == left.name() && row.elsewhere.is_empty();
-        checked.done && !checked.results.iter().any(is_made)
+        let ran = |row: &Row| row.name() == left.name() && row.elsewhere.is_empty();
+        checked.done && !checked.results.iter().any(ran)
     }
 
     /// Returns true if the machine ran and there was no check to run.
@@ -138,7 +138,10 @@ impl Report {
             text.push_str(&format!("\n  error: {broken}"));
         }
         if self.failed() {
-            text.push_str(&format!("\n  hint: all that it said is in {}", checked.log.display()));
+            text.push_str(&format!(
+                "\n  hint: its complete output is in {}",
+                checked.log.display()
+            ));
         }
         text
     }
@@ -167,7 +170,7 @@ impl Checked {
             detail: text("detail"),
         };
         let mark = mark(row.pass, coloured(&std::io::stderr()));
-        let said = format!(
+        let text = format!(
             "{mark}  {} by {}: {} ({:.1} s) {}",
             row.probe,
             row.rung,
@@ -176,13 +179,13 @@ impl Checked {
             row.why_not()
         );
         self.results.push(row);
-        Some(said)
+        Some(text)
     }
 
     /// Returns the state of the checks for the progress line.
-    pub fn stands(&self) -> String {
+    pub fn state(&self) -> String {
         if self.announced == 0 {
-            return "boots".to_owned();
+            return "booting".to_owned();
         }
         format!("{} of {}", self.results.len(), self.announced)
     }
@@ -260,7 +263,7 @@ pub fn failures(reports: &[Report]) -> Vec<String> {
             // omission.
             let mut named =
                 reports.iter().filter(|other| row.elsewhere.iter().any(|name| name == other.name));
-            let failure = format!("{}: {}, and was not made there", row.name(), row.why_not());
+            let failure = format!("{}: {}, but did not run there", row.name(), row.why_not());
             if named.any(|other| other.lacks(row)) && !failures.contains(&failure) {
                 failures.push(failure);
             }
@@ -369,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn checks_of_one_way_share_a_line_and_a_reason_is_given_once() {
+    fn checks_of_one_rung_share_a_line() {
         let lines = [
             json!({"kernel": "6.1.0", "checks": 3}),
             result("a", Some(true), "fine"),
@@ -398,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_that_everybody_leaves_to_another_failed() {
+    fn a_check_that_runs_on_no_machine_failed() {
         let elsewhere = json!({"probe": "p", "rung": "r", "check": "a", "pass": null, "elsewhere": ["7.2"], "secs": 0.0});
         let report = |name, line: &Value| Report {
             name,
@@ -411,11 +414,11 @@ mod tests {
             "{}",
             print_with(&made, false)
         );
-        assert!(failures(&made[..1]).is_empty(), "7.2 was not asked for");
+        assert!(failures(&made[..1]).is_empty(), "7.2 was not requested");
         let skipped = Report { name: "7.2", outcome: Outcome::Skipped("no network".into()) };
         assert!(failures(&[report("6.1", &elsewhere), skipped]).is_empty());
         let none = [report("6.1", &elsewhere), report("7.2", &result("b", Some(true), "fine"))];
-        assert_eq!(failures(&none), ["p/r/a: elsewhere: 7.2, and was not made there"]);
+        assert_eq!(failures(&none), ["p/r/a: elsewhere: 7.2, but did not run there"]);
     }
 
     #[test]
@@ -433,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_offered_fails_nothing() {
+    fn a_feature_that_is_not_offered_is_no_failure() {
         let report = Report {
             name: "host",
             outcome: Outcome::Checked(checked(&[result("a", None, "no PSI")])),
@@ -443,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_cannot_be_had_says_why() {
+    fn an_unavailable_kernel_reports_the_reason() {
         let report = Report { name: "7.2", outcome: Outcome::Skipped("no network".into()) };
         assert_eq!((report.failed(), report.skipped()), (false, Some("no network")));
         assert!(print_with(&[report], false).ends_with("7.2       skipped: no network"));

@@ -55,7 +55,7 @@ pub const USERLANDS: [Userland; 2] = [
 
 /// Packages of the programs that create it: mmdebstrap, and bsdtar, which converts its archive into
 /// the kernel's format.
-pub const MAKERS: [&str; 2] = ["mmdebstrap", "libarchive-tools"];
+pub const USERLAND_PACKAGES: [&str; 2] = ["mmdebstrap", "libarchive-tools"];
 
 /// Files added to the userland.
 pub struct Addition<'a> {
@@ -75,7 +75,7 @@ pub fn get(userland: &Userland) -> anyhow::Result<PathBuf> {
     match make(userland, &directory, &kept) {
         Err(error) if error.is::<Interrupted>() || !kept.exists() => Err(error),
         Err(error) => {
-            eprintln!("vm: using the kept {}: {}", userland.name, first_line(&error));
+            eprintln!("vm: using the cached {}: {}", userland.name, first_line(&error));
             Ok(kept)
         }
         Ok(()) => Ok(kept),
@@ -84,7 +84,7 @@ pub fn get(userland: &Userland) -> anyhow::Result<PathBuf> {
 
 fn make(userland: &Userland, directory: &Path, kept: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(directory)
-        .with_context(|| format!("{} cannot be made", directory.display()))?;
+        .with_context(|| format!("{} cannot be created", directory.display()))?;
     let (sources, tar) = (directory.join("sources.list"), directory.join("base.tar"));
     fs::write(&sources, Sites::find()?.list(userland.suite, true))
         .with_context(|| format!("{} cannot be written", sources.display()))?;
@@ -94,13 +94,8 @@ fn make(userland: &Userland, directory: &Path, kept: &Path) -> anyhow::Result<()
     let machine = child::output_of(Command::new("apt-config").arg("dump")).unwrap_or_default();
     command.args(fetching(&machine).map(|option| format!("--aptopt={option}")));
     command.arg(userland.suite).args([&tar, &sources]);
-    let hint = "the network or the archive may be at fault; not as root it takes user namespaces";
-    child::quiet(
-        &format!("put {} together", userland.name),
-        &mut command,
-        hint,
-        OnInterrupt::Stop,
-    )?;
+    let hint = "check the network and the archive; without root this needs user namespaces";
+    child::quiet(&format!("create {}", userland.name), &mut command, hint, OnInterrupt::Stop)?;
 
     let made = directory.join("new.cpio");
     let mut command = Command::new("bsdtar");
@@ -112,12 +107,12 @@ fn make(userland: &Userland, directory: &Path, kept: &Path) -> anyhow::Result<()
     let packed = child::quiet(
         &format!("pack {}", userland.name),
         &mut command,
-        "the disk may be full",
+        "check the free disk space",
         OnInterrupt::Stop,
     );
     fs::remove_file(&tar).ok();
     packed?;
-    fs::rename(&made, kept).with_context(|| format!("{} cannot be made", kept.display()))
+    fs::rename(&made, kept).with_context(|| format!("{} cannot be created", kept.display()))
 }
 
 /// Writes the file system of a machine: the cached archive, followed by one with the added files,

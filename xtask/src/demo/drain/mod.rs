@@ -46,11 +46,10 @@ pub fn watch(
         Err(why) => return Ok(Drains::not_run(why)),
     };
     screen.line(
-        "\nNow three backends stand behind HAProxy under load, and one leaks with each request \
-        until it is killed: without the agent, \
-         then with one that judges by seconds instead of minutes and drains. Nobody grants that \
-         drain, which a leak may do without: an \
-         overload would only lower the node's weight.",
+        "\nNow three backends run behind HAProxy under load, and one leaks with each request \
+         until it is killed: first without the agent, then with an agent that works in \
+         seconds instead of minutes, and drains the node. A leak needs no grant for this \
+         drain; an overload would only lower the node's weight.",
     );
     let variable = |name: &str, value: &Path| format!("{name}={}", value.display());
     let mut command = Command::new("env");
@@ -67,9 +66,9 @@ pub fn watch(
         let ended = runs.ended()?;
         if let Some(line) = runs.next_line(Duration::from_millis(100)) {
             let line = serde_json::from_str(&line).unwrap_or(Value::Null);
-            if let Some(told) = drains.note(&line) {
+            if let Some(text) = drains.note(&line) {
                 progress.clear();
-                screen.line(&told);
+                screen.line(&text);
             }
             detail = drains.doing().to_owned();
             continue;

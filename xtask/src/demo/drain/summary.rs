@@ -49,7 +49,7 @@ impl Drains {
             return None;
         }
         let (at, happened) = (line["at_secs"].as_f64()?, &line["happened"]);
-        let told = match happened["event"].as_str()? {
+        let text = match happened["event"].as_str()? {
             "loaded" => format!("under load for {} s", happened["secs"]),
             "drained" => format!(
                 "the leaking backend is drained\n           why: {}",
@@ -59,7 +59,7 @@ impl Drains {
             _ => return None,
         };
         Some(format!(
-            "{at:7.1} s  {} the agent: {told}",
+            "{at:7.1} s  {} the agent: {text}",
             if with_agent { "with" } else { "without" }
         ))
     }
@@ -132,7 +132,7 @@ pub fn rows(drains: &Drains) -> Vec<Row> {
         },
         Row {
             what: "drain: with the agent",
-            expected: "drained before one fails".into(),
+            expected: "drained before a request fails".into(),
             seen: seen(&drains.with),
             ok: drains.with.as_ref().is_some_and(saved),
         },
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_seen_is_read_from_the_lines_and_told() {
+    fn lines_are_read_and_described() {
         let mut drains = Drains::default();
         let mut note = |line: Value| drains.note(&line);
         let loaded = json!({"with_agent": false, "at_secs": 0.0, "happened": {"event": "loaded", "secs": 16}});
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn both_runs_stand_side_by_side() {
+    fn both_runs_are_shown_side_by_side() {
         let table = table(&good(), Paint(false)).unwrap();
         let expected = [
             "               without the agent  with the agent",
