@@ -7,7 +7,7 @@ use crate::deb_cache::Unpacked;
 pub const SERVERS: Unpacked = Unpacked {
     name: "servers",
     what: "nginx, HAProxy, gunicorn, wrk, Alertmanager and kubectl",
-    why: "which the live tests load, tell and ask",
+    why: "by the live tests",
     packages: &[
         "nginx",
         "haproxy",
