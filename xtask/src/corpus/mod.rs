@@ -17,8 +17,7 @@ pub use forward::meets_targets;
 #[command(after_help = "Examples:\n  \
     cargo xtask corpus record ujson                       run a real program, both versions, and \
     record it\n  \
-    cargo xtask corpus list                               the families and their \
-    parts\n  \
+    cargo xtask corpus list                               the families and their parts\n  \
     cargo xtask corpus write DIR --family jvm-warm-up     its runs as traces for `spillway \
     replay`\n  \
     cargo xtask corpus write-manifest                     after a change of the families\n  \
