@@ -22,6 +22,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(3);
 
 const ALERTMANAGER: &str = "usr/bin/prometheus-alertmanager";
 const GUNICORN: &str = "usr/bin/gunicorn";
+const UVICORN: &str = "usr/bin/uvicorn";
 
 /// WSGI application whose workers are stuck while there is a file of that name beside it.
 const APP: &str = "import os, time
@@ -30,6 +31,15 @@ def app(environ, start_response):
         time.sleep(0.02)
     start_response('200 OK', [])
     return [b'ok']
+";
+
+/// ASGI application that blocks its loop for `SECS` at each request.
+const ASGI_APP: &str = "
+async def app(scope, receive, send):
+    time.sleep(SECS)
+    headers = [(b'content-length', b'2')]
+    await send({'type': 'http.response.start', 'status': 200, 'headers': headers})
+    await send({'type': 'http.response.body', 'body': b'ok'})
 ";
 
 /// Program without a ready line. It and its children end when it is dropped and when this thread
@@ -104,11 +114,11 @@ impl Servers {
     pub fn find() -> Result<Self, String> {
         let root = env::var_os("SPILLWAY_SERVERS").map(PathBuf::from);
         let root = root.ok_or(
-            "needs nginx, HAProxy, gunicorn, wrk, Alertmanager and kubectl, which `cargo xtask \
-             test` unpacks where there is apt-get",
+            "needs nginx, HAProxy, gunicorn, uvicorn, wrk, Alertmanager and kubectl, which `cargo \
+             xtask test` unpacks where there is apt-get",
         )?;
         let nginx_and_haproxy = ["usr/sbin/nginx", "usr/sbin/haproxy"];
-        let others = ["usr/bin/wrk", "usr/bin/kubectl", ALERTMANAGER, GUNICORN];
+        let others = ["usr/bin/wrk", "usr/bin/kubectl", ALERTMANAGER, GUNICORN, UVICORN];
         match [&nginx_and_haproxy[..], &others]
             .concat()
             .iter()
@@ -205,9 +215,8 @@ impl Servers {
     pub fn gunicorn(&self, dir: &Path, socket: &Path, workers: u32) -> Program {
         fs::create_dir_all(dir).expect("making a directory");
         fs::write(dir.join("app.py"), APP).expect("writing the application");
-        let mut command = self.command(self.root.join(GUNICORN));
+        let mut command = self.python(GUNICORN);
         command
-            .env("PYTHONPATH", self.root.join("usr/lib/python3/dist-packages"))
             .arg("--chdir")
             .arg(dir)
             .arg(format!("--bind=unix:{}", socket.display()))
@@ -217,6 +226,29 @@ impl Servers {
         let listens = wait_for(Duration::from_secs(10), || UnixStream::connect(socket).ok());
         assert!(listens.is_some(), "gunicorn did not listen on {}", socket.display());
         server
+    }
+
+    /// Starts uvicorn, an event loop on one thread, with its own files in `dir`. Each request keeps
+    /// the loop for `takes`, so that its capacity is one request in that time.
+    ///
+    /// # Panics
+    ///
+    /// Panics if uvicorn does not listen within five seconds.
+    pub fn uvicorn(&self, dir: &Path, addr: SocketAddr, takes: Duration) -> Program {
+        fs::create_dir_all(dir).expect("making a directory");
+        let app = format!("import time\nSECS = {}\n{ASGI_APP}", takes.as_secs_f64());
+        fs::write(dir.join("app.py"), app).expect("writing the application");
+        let mut command = self.python(UVICORN);
+        command.args(["--lifespan=off", "--log-level=error", "--host"]).arg(addr.ip().to_string());
+        command.arg(format!("--port={}", addr.port())).arg("--app-dir").arg(dir).arg("app:app");
+        listening(&mut command, addr)
+    }
+
+    /// Runs a program of Debian's Python packages.
+    fn python(&self, program: &str) -> Command {
+        let mut command = self.command(self.root.join(program));
+        command.env("PYTHONPATH", self.root.join("usr/lib/python3/dist-packages"));
+        command
     }
 
     /// Starts Alertmanager with its own files in `dir`, without peers or receivers. It reads
@@ -298,17 +330,18 @@ impl Servers {
 
     /// Runs wrk with one thread on the last CPU for `secs`, with a new connection for each request.
     pub fn wrk(&self, addr: SocketAddr, connections: u32, secs: u32) -> Command {
+        let mut command = self.keep_alive_wrk(addr, connections, secs);
+        command.args(["-H", "Connection: close", "-H", "Accept-Encoding: gzip"]);
+        command
+    }
+
+    /// Runs wrk in the same way, on connections that stay open.
+    pub fn keep_alive_wrk(&self, addr: SocketAddr, connections: u32, secs: u32) -> Command {
         let mut command = self.command("taskset");
         let last = thread::available_parallelism().map_or(0, |cpus| cpus.get() - 1);
         command.args(["-c", &last.to_string()]).arg(self.root.join("usr/bin/wrk"));
         command.args(["-t1", &format!("-c{connections}"), &format!("-d{secs}s")]);
-        command.args([
-            "-H",
-            "Connection: close",
-            "-H",
-            "Accept-Encoding: gzip",
-            &format!("http://{addr}/"),
-        ]);
+        command.arg(format!("http://{addr}/"));
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command
     }

@@ -7,4 +7,4 @@ mod floods;
 mod listeners;
 mod overload;
 mod processes;
-mod unix_servers;
+mod real_servers;
