@@ -1,0 +1,174 @@
+//! Baseline of the requests at one address: how many are in flight, and for how long, while nothing
+//! is wrong.
+//!
+//! It is learnt from samples that are not unusual, ten seconds late, so that an overload that grows
+//! slowly is not learnt as it comes; from unusual times that end of themselves, such as pauses; and
+//! from those that go on for a minute without being an overload, such as long polls that a new
+//! version of a page makes. Cold start: until some requests were answered everything is usual.
+
+/// Time after which learnt ages and counts halve. Guesses: pauses come back within the hour; counts
+/// follow the load of the day.
+const AGE_HALF_LIFE_SECS: f64 = 3600.0;
+const COUNT_HALF_LIFE_SECS: f64 = 900.0;
+
+/// Time by which usual samples are learnt late, at least.
+const BUCKET_SECS: f64 = 10.0;
+
+/// Time and responses after which a baseline is known.
+const WARM_SECS: f64 = 4.0;
+const WARM_ANSWERED: f64 = 10.0;
+
+/// Time over which the mean response time is averaged.
+const MEAN_SECS: f64 = 60.0;
+
+/// Largest values seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Extremes {
+    /// Requests waiting.
+    pub(super) count: f64,
+    /// Age of the oldest, in seconds.
+    pub(super) age_secs: f64,
+    /// Time without a response while requests were in flight, in seconds.
+    pub(super) silence_secs: f64,
+    /// Share of requests that their clients abandoned.
+    pub(super) abandoned_share: f64,
+}
+
+impl Extremes {
+    /// Takes the larger of each.
+    pub(super) fn max(self, other: Self) -> Self {
+        Self {
+            count: self.count.max(other.count),
+            age_secs: self.age_secs.max(other.age_secs),
+            silence_secs: self.silence_secs.max(other.silence_secs),
+            abandoned_share: self.abandoned_share.max(other.abandoned_share),
+        }
+    }
+
+    fn after(self, secs: f64) -> Self {
+        let left = |half_life: f64| (-secs / half_life).exp2();
+        let (ages, counts) = (left(AGE_HALF_LIFE_SECS), left(COUNT_HALF_LIFE_SECS));
+        Self {
+            count: self.count * counts,
+            age_secs: self.age_secs * ages,
+            silence_secs: self.silence_secs * ages,
+            abandoned_share: self.abandoned_share * ages,
+        }
+    }
+}
+
+/// Baseline of one queue: of requests in flight, or of unread ones.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct UsualRequests {
+    t: f64,
+    learnt: Extremes,
+    /// Extremes of the bucket that is being filled, and of the one before.
+    filling: Extremes,
+    filled: Extremes,
+    bucket_t: f64,
+    first_t: Option<f64>,
+    answered: f64,
+    is_warm: bool,
+    /// Mean response time, by the number in flight and the responses per second.
+    mean_secs: f64,
+    mean_known_secs: f64,
+}
+
+impl UsualRequests {
+    /// Extremes that count as usual at `t`.
+    pub(super) fn at(&self, t: f64) -> Extremes {
+        self.learnt.after(t - self.t)
+    }
+
+    /// Whether the baseline is known.
+    pub(super) fn is_warm(&self) -> bool {
+        self.is_warm
+    }
+
+    /// Mean response time in seconds; 0 if unknown.
+    pub(super) fn mean_secs(&self) -> f64 {
+        self.mean_secs
+    }
+
+    /// Takes a sample that is not unusual: `answered` requests in the last `secs`, and the response
+    /// time by Little's law.
+    pub(super) fn take(
+        &mut self,
+        t: f64,
+        sample: Extremes,
+        (secs, answered): (f64, f64),
+        response_secs: Option<f64>,
+    ) {
+        let first_t = *self.first_t.get_or_insert(t);
+        self.answered += answered;
+        if let Some(response_secs) = response_secs {
+            self.mean_known_secs += secs;
+            let share = (secs / self.mean_known_secs.clamp(f64::MIN_POSITIVE, MEAN_SECS)).min(1.0);
+            self.mean_secs += (response_secs - self.mean_secs) * share;
+        }
+        if !self.is_warm {
+            self.is_warm = t - first_t >= WARM_SECS && self.answered >= WARM_ANSWERED;
+            return self.learn(t, sample);
+        }
+        if t - self.bucket_t >= BUCKET_SECS {
+            let filled = std::mem::replace(&mut self.filled, self.filling);
+            (self.filling, self.bucket_t) = (Extremes::default(), t);
+            self.learn(t, filled);
+        }
+        self.filling = self.filling.max(sample);
+    }
+
+    /// Learns extremes at once.
+    pub(super) fn learn(&mut self, t: f64, extremes: Extremes) {
+        self.learnt = self.at(t).max(extremes);
+        self.t = t;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(count: f64, age_secs: f64) -> Extremes {
+        Extremes { count, age_secs, ..Extremes::default() }
+    }
+
+    #[test]
+    fn baseline_is_known_after_some_responses_and_fades() {
+        let mut usual = UsualRequests::default();
+        for second in 0..4 {
+            usual.take(f64::from(second), sample(9.0, 0.4), (1.0, 4.0), Some(0.2));
+            assert!(!usual.is_warm());
+        }
+        usual.take(4.0, sample(1.0, 0.1), (1.0, 4.0), Some(0.2));
+        assert!(usual.is_warm() && (usual.mean_secs() - 0.2).abs() < 1e-9);
+        assert_eq!(usual.at(4.0), sample(9.0, 0.4));
+        assert_eq!(usual.at(4.0 + COUNT_HALF_LIFE_SECS).count, 4.5);
+        assert_eq!(usual.at(4.0 + AGE_HALF_LIFE_SECS).age_secs, 0.2);
+    }
+
+    #[test]
+    fn silent_address_never_has_a_baseline() {
+        let mut usual = UsualRequests::default();
+        for second in 0..100 {
+            usual.take(f64::from(second), sample(50.0, f64::from(second)), (1.0, 0.0), None);
+        }
+        assert!(!usual.is_warm());
+    }
+
+    #[test]
+    fn usual_samples_are_learnt_late() {
+        let mut usual = UsualRequests::default();
+        usual.learn(0.0, sample(1.0, 0.1));
+        usual.is_warm = true;
+        let mut learnt_at = None;
+        for step in 0..100 {
+            let t = f64::from(step) / 2.0;
+            usual.take(t, sample(5.0, 0.1), (0.5, 5.0), None);
+            if usual.at(t).count > 4.0 {
+                learnt_at.get_or_insert(t);
+            }
+        }
+        assert_eq!(learnt_at, Some(20.0));
+    }
+}
