@@ -46,6 +46,8 @@ pub enum Scarce {
     Backlog,
     /// Free workers.
     Workers,
+    /// Answers of another service.
+    Dependency,
 }
 
 /// Clients that do not know of each other.

@@ -16,7 +16,7 @@ mod seen;
 mod sim;
 mod truth;
 
-pub use families::{FAMILIES, Family};
+pub use families::{FAMILIES, Family, HELD_OUT_FROM};
 pub use manifest::{Entry, load};
 pub use run::{Stream, entry};
 pub use score::{Report, Scored, score_run};
