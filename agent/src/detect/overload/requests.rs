@@ -60,9 +60,19 @@ const COUNT_MORE: f64 = 2.0;
 /// load that is answered as quickly as before is no queue.
 const RESPONSE_FACTOR: f64 = 1.3;
 
+/// Factors by which number and mean response time are so much above the usual that the age of the
+/// oldest need not be: where a few requests take ten times as long as the others it says little.
+const FAR_COUNT_FACTOR: f64 = 3.0;
+const FAR_RESPONSE_FACTOR: f64 = 3.0;
+
 /// Share of the arrivals since the oldest request that must still wait. In a first-in first-out
 /// queue it is all of them; if requests are served at random or all at once it is less.
 const STANDING_SHARE: f64 = 0.5;
+
+/// Share of the responses since then that may have overtaken the oldest, beside as many as are
+/// answered while a request is served as long as usual at most.
+const OVERTOOK_SHARE: f64 = 0.25;
+const OVERTOOK_MORE_SECS: f64 = 0.25;
 
 /// The same while CPU is short, which explains that requests are served all at once.
 const SHARED_CPU_SHARE: f64 = 0.2;
@@ -265,6 +275,17 @@ impl RequestQueue {
         Some(if arrived > 0.0 { count / arrived } else { f64::INFINITY })
     }
 
+    /// Whether younger requests overtake the oldest, more than a pool of workers explains: then it
+    /// is no part of a queue, but a long poll or a message that is never answered.
+    fn is_overtaken(&self, age_secs: f64, usual: Extremes) -> bool {
+        let per_sec = self.history.ended_lately().answered_per_sec();
+        let explained = per_sec * (usual.age_secs + OVERTOOK_MORE_SECS);
+        let answered = per_sec * age_secs;
+        self.history
+            .overtook(age_secs)
+            .is_some_and(|overtook| overtook > explained + OVERTOOK_SHARE * answered)
+    }
+
     /// Response time by Little's law, in seconds; `None` if no response was seen.
     fn response_secs(&self) -> Option<f64> {
         let per_sec = self.history.ended_lately().answered_per_sec();
@@ -314,16 +335,25 @@ impl RequestQueue {
 
     fn waits_in_flight(&self, t: f64) -> Option<Condition> {
         let (usual, count, age_secs) = (self.in_flight.at(t), self.count(), self.age_secs());
-        let wanted_secs = WAIT_MIN_SECS.max(AGE_FACTOR * usual.age_secs + AGE_MORE_SECS);
+        let (mean_secs, response_secs) = (self.in_flight.mean_secs(), self.response_secs());
+        let is_far = count >= FAR_COUNT_FACTOR * usual.count + WAITING_MIN
+            && response_secs.is_some_and(|secs| secs >= FAR_RESPONSE_FACTOR * mean_secs);
+        let wanted_secs = if is_far {
+            WAIT_MIN_SECS
+        } else {
+            WAIT_MIN_SECS.max(AGE_FACTOR * usual.age_secs + AGE_MORE_SECS)
+        };
         let share = self.standing_share(count, age_secs)?;
         let is_shared_cpu = share < STANDING_SHARE;
         let holds = self.in_flight.is_warm()
             && age_secs >= wanted_secs
             && count >= WAITING_MIN.max(COUNT_FACTOR * usual.count + COUNT_MORE)
-            && (!is_shared_cpu || (share >= SHARED_CPU_SHARE && self.pressure.is_short_of_cpu()))
-            && self
-                .response_secs()
-                .is_none_or(|secs| secs >= RESPONSE_FACTOR * self.in_flight.mean_secs())
+            && if is_shared_cpu {
+                share >= SHARED_CPU_SHARE && self.pressure.is_short_of_cpu()
+            } else {
+                !self.is_overtaken(age_secs, usual)
+            }
+            && response_secs.is_none_or(|secs| secs >= RESPONSE_FACTOR * mean_secs)
             && !self.history.drains(false);
         holds.then_some(Condition {
             trigger: RequestTrigger::InFlight,
@@ -407,8 +437,7 @@ impl RequestQueue {
         let (unread, in_flight) = self.extremes(t);
         let is_unusual = |usual: &UsualRequests, sample: Extremes| {
             let learnt = usual.at(t);
-            usual.is_warm()
-                && sample.count >= WAITING_MIN
+            sample.count >= WAITING_MIN
                 && sample.age_secs >= WAITS_STILL_SECS
                 && (sample.count > UNUSUAL_FACTOR * learnt.count
                     || sample.age_secs > UNUSUAL_FACTOR * learnt.age_secs
@@ -416,7 +445,7 @@ impl RequestQueue {
         };
         if self.overload.is_some()
             || is_unusual(&self.unread, unread)
-            || is_unusual(&self.in_flight, in_flight)
+            || (self.in_flight.is_warm() && is_unusual(&self.in_flight, in_flight))
         {
             let was_overload = self.overload.is_some();
             if self.unusual.is_none() {

@@ -429,8 +429,7 @@ fn idle(draw: &mut Draw) -> Plan {
 fn slow_but_steady(draw: &mut Draw) -> Plan {
     let mean_secs = draw.log(0.4, 4.0);
     let shape = draw.shape();
-    let serving = draw.rng.pick(&[Serving::Queues, Serving::Passes(Evidence::None)]);
-    let server = Server::new(serving, 100_000, Service { mean_secs, shape });
+    let server = Server::new(Serving::Queues, 100_000, Service { mean_secs, shape });
     let rate = draw.log(3.0, 60.0);
     let mut plan = draw.plan(server, 600.0);
     plan.scarce = Scarce::Workers;

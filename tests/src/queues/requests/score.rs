@@ -37,6 +37,10 @@ const IN_TIME_SECS: f64 = 2.0;
 /// ...where looks are this far apart at most.
 const LOOKS_SECS: f64 = 1.0;
 
+/// A claim is withdrawn too early if requests wait for so long afterwards: those that an upstream
+/// still has are old although it is well again.
+const EARLY_SECS: f64 = 10.0;
+
 /// The usual alerts: the oldest request is so old, or so many are in flight, for so long.
 const OLD_US: u64 = 1_000_000;
 const MANY: u32 = 64;
@@ -185,7 +189,7 @@ impl Outcome {
                 after_onset_secs: (claim.raised_secs - overload.onset_secs).max(0.0),
                 is_cleared_early: claim
                     .cleared_secs
-                    .is_some_and(|cleared_secs| cleared_secs < overload.end_secs),
+                    .is_some_and(|cleared_secs| cleared_secs < overload.end_secs - EARLY_SECS),
                 scarce_is_right: claim.scarce.map(|said| said == overload.scarce),
                 why: claim.why.clone(),
             })

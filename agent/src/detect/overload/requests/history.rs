@@ -172,7 +172,17 @@ impl RequestHistory {
         Some((grown + ended.answered + ended.abandoned).max(0.0) * (secs / ended.secs).max(1.0))
     }
 
-    /// Whether a queue falls from its peak by more than chance does: `of` picks the queue.
+    /// Requests that were answered in the last `secs` although they were not in flight before, so
+    /// that they overtook those which were; with those in flight then. `None` without two samples.
+    pub(super) fn overtook(&self, secs: f64) -> Option<f64> {
+        let then = self.ago(secs)?;
+        let ended = self.since(then);
+        let scale = if ended.secs > 0.0 { (secs / ended.secs).max(1.0) } else { return None };
+        Some((ended.answered * scale - then.in_flight).max(0.0))
+    }
+
+    /// Whether a queue falls from its peak by more than chance does, so fast that it is empty soon:
+    /// the unread requests, or all in flight.
     pub(super) fn drains(&self, is_unread: bool) -> bool {
         let of = |moment: &Moment| if is_unread { moment.unread } else { moment.in_flight };
         let Some(last) = self.last() else { return false };
@@ -182,19 +192,20 @@ impl RequestHistory {
         let fallen = of(peak) - of(&last);
         let scatter = (2.0 * (last.answered - peak.answered)).sqrt();
         fallen >= DRAINED_MIN
-            && fallen >= DRAINED_SHARE * of(peak)
             && fallen >= DRAINED_SIGMAS * scatter
+            && of(&last) * (last.t - peak.t) <= DRAINED_WITHIN_SECS * fallen
     }
 }
 
 /// Requests by which a queue must have fallen to drain...
 const DRAINED_MIN: f64 = 3.0;
 
-/// ...the share of its peak...
-const DRAINED_SHARE: f64 = 0.1;
-
-/// ...and the standard deviations of the difference between arrivals and responses.
+/// ...the standard deviations of the difference between arrivals and responses...
 const DRAINED_SIGMAS: f64 = 1.5;
+
+/// ...and the time in which the rest will have gone: waits of half a second for three seconds are
+/// an overload.
+const DRAINED_WITHIN_SECS: f64 = 3.0;
 
 #[cfg(test)]
 mod tests {
@@ -245,6 +256,8 @@ mod tests {
             }
             history.drains(false)
         };
-        assert!(falls(20) && !falls(5) && !falls(0));
+        // Peak 200, and 100 answered a second: by 120 within four seconds is more than chance.
+        assert!(falls(40) && !falls(5) && !falls(0));
+        assert!(!falls(20), "it needs six seconds more");
     }
 }

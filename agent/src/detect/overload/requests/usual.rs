@@ -66,6 +66,7 @@ pub(super) struct UsualRequests {
     filling: Extremes,
     filled: Extremes,
     bucket_t: f64,
+    /// Time of the first response.
     first_t: Option<f64>,
     answered: f64,
     is_warm: bool,
@@ -99,15 +100,18 @@ impl UsualRequests {
         (secs, answered): (f64, f64),
         response_secs: Option<f64>,
     ) {
-        let first_t = *self.first_t.get_or_insert(t);
         self.answered += answered;
+        if answered > 0.0 {
+            self.first_t.get_or_insert(t);
+        }
         if let Some(response_secs) = response_secs {
             self.mean_known_secs += secs;
             let share = (secs / self.mean_known_secs.clamp(f64::MIN_POSITIVE, MEAN_SECS)).min(1.0);
             self.mean_secs += (response_secs - self.mean_secs) * share;
         }
         if !self.is_warm {
-            self.is_warm = t - first_t >= WARM_SECS && self.answered >= WARM_ANSWERED;
+            let known_secs = self.first_t.map_or(0.0, |first_t| t - first_t);
+            self.is_warm = known_secs >= WARM_SECS && self.answered >= WARM_ANSWERED;
             return self.learn(t, sample);
         }
         if t - self.bucket_t >= BUCKET_SECS {

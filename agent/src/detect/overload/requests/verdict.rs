@@ -28,6 +28,9 @@ const ABANDONED_SHARE_MIN: f64 = 0.1;
 /// Share of the waiting requests that are unread from which the server does not read.
 const UNREAD_SHARE: f64 = 0.5;
 
+/// Time without a response after which it does not read at all.
+const SILENT_SECS: f64 = 0.7;
+
 /// Overloaded requests of one address.
 pub(in crate::detect::overload) struct OverloadedRequests<'a> {
     pub(in crate::detect::overload) queue: &'a RequestQueue,
@@ -46,7 +49,7 @@ impl OverloadedRequests<'_> {
     ) -> Verdict {
         let (queue, listener) = (self.queue, self.listener);
         let trigger = queue.overload.unwrap_or(RequestTrigger::InFlight);
-        let scarce = self.scarce(trigger);
+        let scarce = self.scarce(context.t, trigger);
         let dependency =
             self.dependency.clone().filter(|_| scarce == Some(Bottleneck::Dependency));
         let mut why = self.evidence(context, trigger, scarce);
@@ -81,8 +84,9 @@ impl OverloadedRequests<'_> {
     }
 
     /// Returns the resource that the service is short of; `None` if there is no evidence.
-    fn scarce(&self, trigger: RequestTrigger) -> Option<Bottleneck> {
-        let is_stuck = trigger == RequestTrigger::Stuck && self.is_unread();
+    fn scarce(&self, t: f64, trigger: RequestTrigger) -> Option<Bottleneck> {
+        let is_silent = trigger == RequestTrigger::Stuck || self.queue.silence_secs(t) >= SILENT_SECS;
+        let is_stuck = is_silent && self.is_unread();
         match self.queue.pressure.scarce(Trigger::Standing, is_stuck) {
             Some(Bottleneck::Workers) | None if self.dependency.is_some() => {
                 Some(Bottleneck::Dependency)
