@@ -207,7 +207,7 @@ impl ListenAddress {
     /// Returns whether they are overloaded.
     fn join(&mut self, t: f64, fact: &ListenerFact) -> bool {
         let Some(queue) = &mut self.requests else { return false };
-        queue.add_pressure(fact.strain.as_ref());
+        queue.join(t, fact);
         match &mut self.listener {
             Some(listener) => (**listener).clone_from(fact),
             None => self.listener = Some(Box::new(fact.clone())),

@@ -31,13 +31,16 @@ pub(super) use self::{
 };
 use self::{
     history::{Ended, RequestHistory},
-    usual::{Extremes, UsualRequests},
+    usual::{Extremes, UsualRequests, UsualSample},
 };
-use super::{bottleneck::MeanPressure, standing_queue::reached};
+use super::{bottleneck::MeanPressure, counter::Counter, standing_queue::reached};
 use crate::{
     config::OverloadConfig,
-    sense::{RequestsFact, ServicePressureFact},
+    sense::{ListenerFact, RequestsFact},
 };
+
+/// Time over which connections are counted.
+const CONNECTS_SECS: f64 = 2.0;
 
 /// Requests that must wait: fewer are a few slow ones.
 const WAITING_MIN: f64 = 4.0;
@@ -73,6 +76,16 @@ const STANDING_SHARE: f64 = 0.5;
 /// answered while a request is served as long as usual at most.
 const OVERTOOK_SHARE: f64 = 0.25;
 const OVERTOOK_MORE_SECS: f64 = 0.25;
+
+/// Multiple of the usual rate at which requests must have arrived since the oldest, and of the usual
+/// responses that there must be no more than, for requests that are no queue but others that began
+/// beside it: if more requests come to a server that has room, it answers more at first.
+const JOINED_FACTOR: f64 = 2.5;
+const JOINED_ANSWERED_FACTOR: f64 = 1.3;
+const JOINED_SECS: f64 = 3.0;
+
+/// Responses that would usually have come in a silence: chance has none of five in 0.7 %.
+const SILENT_ANSWERS_MIN: f64 = 5.0;
 
 /// The same while CPU is short, which explains that requests are served all at once.
 const SHARED_CPU_SHARE: f64 = 0.2;
@@ -144,6 +157,10 @@ pub(super) struct RequestQueue {
     /// Reason of the overload that goes on, if there is one.
     overload: Option<RequestTrigger>,
     pressure: MeanPressure,
+    /// Connections that arrived, and since when they are counted for `connects_per_sec`.
+    arrived: Counter,
+    connects: (f64, u64),
+    connects_per_sec: f64,
     seen_scan: u32,
 }
 
@@ -221,10 +238,18 @@ impl RequestQueue {
         (secs, gap)
     }
 
-    /// Takes the pressure on the service, which counts while requests wait unusually.
-    pub(super) fn add_pressure(&mut self, fact: Option<&ServicePressureFact>) {
+    /// Takes a sample of a socket: the pressure on its service counts while requests wait
+    /// unusually, and connections show how many requests there are at least.
+    pub(super) fn join(&mut self, t: f64, fact: &ListenerFact) {
         if self.unusual.is_some() {
-            self.pressure.add(fact);
+            self.pressure.add(fact.strain.as_ref());
+        }
+        let (since_t, count) = self.connects;
+        let count = count.saturating_add(self.arrived.rise(fact.arrived_total));
+        self.connects = (since_t, count);
+        if t - since_t >= CONNECTS_SECS {
+            self.connects_per_sec = count as f64 / (t - since_t);
+            self.connects = (t, 0);
         }
     }
 
@@ -286,6 +311,17 @@ impl RequestQueue {
             .is_some_and(|overtook| overtook > explained + OVERTOOK_SHARE * answered)
     }
 
+    /// Whether the requests since the oldest came in beside others, which are answered as ever: long
+    /// polls or WebSockets of clients that all connect at once.
+    fn has_joined(&self, age_secs: f64) -> bool {
+        let usual_per_sec = self.in_flight.per_sec();
+        let Some(arrived) = self.history.arrived(age_secs) else { return false };
+        let lately = self.history.ended_in(age_secs.clamp(1.0, JOINED_SECS));
+        let expected = usual_per_sec * lately.secs;
+        arrived >= JOINED_FACTOR * usual_per_sec * age_secs + WAITING_MIN
+            && lately.answered <= JOINED_ANSWERED_FACTOR * expected + expected.sqrt()
+    }
+
     /// Response time by Little's law, in seconds; `None` if no response was seen.
     fn response_secs(&self) -> Option<f64> {
         let per_sec = self.history.ended_lately().answered_per_sec();
@@ -308,7 +344,9 @@ impl RequestQueue {
         let holds = self.in_flight.is_warm()
             && reached(silence_secs, wanted_secs)
             && arrived >= SILENT_ARRIVALS_MIN
-            && self.age_secs() >= (AGE_FACTOR * usual.age_secs + AGE_MORE_SECS).max(WAIT_MIN_SECS);
+            && silence_secs * self.in_flight.per_sec() >= SILENT_ANSWERS_MIN
+            && self.age_secs() >= (AGE_FACTOR * usual.age_secs + AGE_MORE_SECS).max(WAIT_MIN_SECS)
+            && !self.has_joined(silence_secs);
         holds.then_some(Condition {
             trigger: RequestTrigger::Stuck,
             secs: silence_secs,
@@ -351,7 +389,7 @@ impl RequestQueue {
             && if is_shared_cpu {
                 share >= SHARED_CPU_SHARE && self.pressure.is_short_of_cpu()
             } else {
-                !self.is_overtaken(age_secs, usual)
+                !self.is_overtaken(age_secs, usual) && !self.has_joined(age_secs)
             }
             && response_secs.is_none_or(|secs| secs >= RESPONSE_FACTOR * mean_secs)
             && !self.history.drains(false);
@@ -469,8 +507,18 @@ impl RequestQueue {
             self.unread.learn(t, unusual.unread);
             self.in_flight.learn(t, unusual.in_flight);
         }
-        let answered = (ended.secs, ended.answered);
-        self.unread.take(t, unread, answered, None);
-        self.in_flight.take(t, in_flight, answered, self.response_secs());
+        // Samples miss short requests; each connection has had at least one.
+        let per_sec = self.history.ended_lately().answered_per_sec().max(self.connects_per_sec);
+        let sample = UsualSample {
+            extremes: in_flight,
+            secs: ended.secs,
+            answered: ended.answered,
+            per_sec,
+        };
+        self.unread.take(t, UsualSample { extremes: unread, ..sample });
+        self.in_flight.take(t, sample);
     }
 }
+
+#[cfg(test)]
+mod tests;

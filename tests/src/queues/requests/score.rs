@@ -41,6 +41,9 @@ const LOOKS_SECS: f64 = 1.0;
 /// still has are old although it is well again.
 const EARLY_SECS: f64 = 10.0;
 
+/// Time in which a claim may say what is scarce.
+const SAID_SECS: f64 = 5.0;
+
 /// The usual alerts: the oldest request is so old, or so many are in flight, for so long.
 const OLD_US: u64 = 1_000_000;
 const MANY: u32 = 64;
@@ -97,9 +100,11 @@ impl Rule {
                             scarce: claim.scarce.map(scarce),
                             why: verdict.why,
                         }),
-                        // What it says in the end counts.
+                        // What it says after a moment counts.
                         ClaimState::Updated => {
-                            if let (Some(last), Some(said)) = (claims.last_mut(), claim.scarce) {
+                            if let (Some(last), Some(said)) = (claims.last_mut(), claim.scarce)
+                                && t - last.raised_secs <= SAID_SECS
+                            {
                                 last.scarce = Some(scarce(said));
                             }
                         }

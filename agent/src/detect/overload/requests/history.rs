@@ -157,7 +157,12 @@ impl RequestHistory {
 
     /// Requests that ended in the last three seconds.
     pub(super) fn ended_in_seconds(&self) -> Ended {
-        self.ago(ABANDONED_SECS).map(|then| self.since(then)).unwrap_or_default()
+        self.ended_in(ABANDONED_SECS)
+    }
+
+    /// Requests that ended in the last `secs`, or as many of them as are known.
+    pub(super) fn ended_in(&self, secs: f64) -> Ended {
+        self.ago(secs).map(|then| self.since(then)).unwrap_or_default()
     }
 
     /// Requests that arrived in the last `secs`, as many as ended and as the queue grew. If the

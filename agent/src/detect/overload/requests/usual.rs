@@ -71,8 +71,37 @@ pub(super) struct UsualRequests {
     answered: f64,
     is_warm: bool,
     /// Mean response time, by the number in flight and the responses per second.
-    mean_secs: f64,
-    mean_known_secs: f64,
+    response_secs: TimedMean,
+    /// Mean number of requests per second.
+    per_sec: TimedMean,
+}
+
+/// A mean over about a minute.
+#[derive(Debug, Clone, Copy, Default)]
+struct TimedMean {
+    value: f64,
+    known_secs: f64,
+}
+
+impl TimedMean {
+    fn add(&mut self, secs: f64, value: f64) {
+        self.known_secs += secs;
+        let share = secs / self.known_secs.clamp(f64::MIN_POSITIVE, MEAN_SECS);
+        self.value += (value - self.value) * share.min(1.0);
+    }
+}
+
+/// A sample that is not unusual.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct UsualSample {
+    /// Counts and ages.
+    pub(super) extremes: Extremes,
+    /// Time since the sample before, in seconds.
+    pub(super) secs: f64,
+    /// Requests that were answered since then.
+    pub(super) answered: f64,
+    /// Requests per second lately: those answered, or connections made if those are more.
+    pub(super) per_sec: f64,
 }
 
 impl UsualRequests {
@@ -88,38 +117,36 @@ impl UsualRequests {
 
     /// Mean response time in seconds; 0 if unknown.
     pub(super) fn mean_secs(&self) -> f64 {
-        self.mean_secs
+        self.response_secs.value
     }
 
-    /// Takes a sample that is not unusual: `answered` requests in the last `secs`, and the response
-    /// time by Little's law.
-    pub(super) fn take(
-        &mut self,
-        t: f64,
-        sample: Extremes,
-        (secs, answered): (f64, f64),
-        response_secs: Option<f64>,
-    ) {
+    /// Mean number of requests per second.
+    pub(super) fn per_sec(&self) -> f64 {
+        self.per_sec.value
+    }
+
+    /// Takes a sample that is not unusual.
+    pub(super) fn take(&mut self, t: f64, sample: UsualSample) {
+        let UsualSample { extremes, secs, answered, per_sec } = sample;
         self.answered += answered;
         if answered > 0.0 {
             self.first_t.get_or_insert(t);
         }
-        if let Some(response_secs) = response_secs {
-            self.mean_known_secs += secs;
-            let share = (secs / self.mean_known_secs.clamp(f64::MIN_POSITIVE, MEAN_SECS)).min(1.0);
-            self.mean_secs += (response_secs - self.mean_secs) * share;
+        self.per_sec.add(secs, per_sec);
+        if extremes.count > 0.0 && per_sec > 0.0 {
+            self.response_secs.add(secs, extremes.count / per_sec);
         }
         if !self.is_warm {
             let known_secs = self.first_t.map_or(0.0, |first_t| t - first_t);
             self.is_warm = known_secs >= WARM_SECS && self.answered >= WARM_ANSWERED;
-            return self.learn(t, sample);
+            return self.learn(t, extremes);
         }
         if t - self.bucket_t >= BUCKET_SECS {
             let filled = std::mem::replace(&mut self.filled, self.filling);
             (self.filling, self.bucket_t) = (Extremes::default(), t);
             self.learn(t, filled);
         }
-        self.filling = self.filling.max(sample);
+        self.filling = self.filling.max(extremes);
     }
 
     /// Learns extremes at once.
@@ -133,20 +160,26 @@ impl UsualRequests {
 mod tests {
     use super::*;
 
-    fn sample(count: f64, age_secs: f64) -> Extremes {
+    fn extremes(count: f64, age_secs: f64) -> Extremes {
         Extremes { count, age_secs, ..Extremes::default() }
+    }
+
+    fn sample(count: f64, age_secs: f64, per_sec: f64) -> UsualSample {
+        let extremes = extremes(count, age_secs);
+        UsualSample { extremes, secs: 1.0, answered: per_sec, per_sec }
     }
 
     #[test]
     fn baseline_is_known_after_some_responses_and_fades() {
         let mut usual = UsualRequests::default();
         for second in 0..4 {
-            usual.take(f64::from(second), sample(9.0, 0.4), (1.0, 4.0), Some(0.2));
+            usual.take(f64::from(second), sample(9.0, 0.4, 45.0));
             assert!(!usual.is_warm());
         }
-        usual.take(4.0, sample(1.0, 0.1), (1.0, 4.0), Some(0.2));
+        usual.take(4.0, sample(9.0, 0.1, 45.0));
         assert!(usual.is_warm() && (usual.mean_secs() - 0.2).abs() < 1e-9);
-        assert_eq!(usual.at(4.0), sample(9.0, 0.4));
+        assert_eq!(usual.per_sec(), 45.0);
+        assert_eq!(usual.at(4.0), extremes(9.0, 0.4));
         assert_eq!(usual.at(4.0 + COUNT_HALF_LIFE_SECS).count, 4.5);
         assert_eq!(usual.at(4.0 + AGE_HALF_LIFE_SECS).age_secs, 0.2);
     }
@@ -155,7 +188,7 @@ mod tests {
     fn silent_address_never_has_a_baseline() {
         let mut usual = UsualRequests::default();
         for second in 0..100 {
-            usual.take(f64::from(second), sample(50.0, f64::from(second)), (1.0, 0.0), None);
+            usual.take(f64::from(second), sample(50.0, f64::from(second), 0.0));
         }
         assert!(!usual.is_warm());
     }
@@ -163,12 +196,12 @@ mod tests {
     #[test]
     fn usual_samples_are_learnt_late() {
         let mut usual = UsualRequests::default();
-        usual.learn(0.0, sample(1.0, 0.1));
+        usual.learn(0.0, extremes(1.0, 0.1));
         usual.is_warm = true;
         let mut learnt_at = None;
         for step in 0..100 {
             let t = f64::from(step) / 2.0;
-            usual.take(t, sample(5.0, 0.1), (0.5, 5.0), None);
+            usual.take(t, sample(5.0, 0.1, 5.0));
             if usual.at(t).count > 4.0 {
                 learnt_at.get_or_insert(t);
             }

@@ -86,7 +86,9 @@ impl OverloadedRequests<'_> {
     /// Returns the resource that the service is short of; `None` if there is no evidence.
     fn scarce(&self, t: f64, trigger: RequestTrigger) -> Option<Bottleneck> {
         let is_silent = trigger == RequestTrigger::Stuck || self.queue.silence_secs(t) >= SILENT_SECS;
-        let is_stuck = is_silent && self.is_unread();
+        // If clients give up, what it answers is not seen.
+        let gives_up = self.queue.history.ended_in_seconds().abandoned > 0.0;
+        let is_stuck = is_silent && self.is_unread() && !gives_up;
         match self.queue.pressure.scarce(Trigger::Standing, is_stuck) {
             Some(Bottleneck::Workers) | None if self.dependency.is_some() => {
                 Some(Bottleneck::Dependency)
