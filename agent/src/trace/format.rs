@@ -279,7 +279,9 @@ fn check(observation: &Observation) -> Result<(), &'static str> {
             require(outbound.comm.len() <= COMM_BYTES_MAX, "comm is too long")?;
             require(outbound.cgroup.len() <= CGROUP_BYTES_MAX, "cgroup is too long")
         }
-        Fact::Requests(requests) => require(requests.addr.len() <= ADDR_BYTES_MAX, "addr is too long"),
+        Fact::Requests(requests) => {
+            require(requests.addr.len() <= ADDR_BYTES_MAX, "addr is too long")
+        }
         // Other kinds have no impossible values: unknown names are ignored, and the length of a
         // line is bounded.
         _ => Ok(()),

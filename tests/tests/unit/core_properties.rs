@@ -223,7 +223,8 @@ fn outbound_fact() -> impl Strategy<Value = OutboundFact> {
 
 /// Requests of the same listeners: counts, ages and totals that do as they please.
 fn requests_fact() -> impl Strategy<Value = RequestsFact> {
-    let counts = (0..3_u32, prop_oneof![0..200_u32, any::<u32>()], prop_oneof![0..200_u32, any::<u32>()]);
+    let counts =
+        (0..3_u32, prop_oneof![0..200_u32, any::<u32>()], prop_oneof![0..200_u32, any::<u32>()]);
     let age = || option::of(prop_oneof![0..9_000_000_u64, any::<u64>()]);
     let total = || option::of(prop_oneof![0..20_000_u64, any::<u64>()]);
     (counts, [age(), age(), age()], [total(), total()]).prop_map(

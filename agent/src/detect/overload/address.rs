@@ -120,10 +120,9 @@ impl ListenAddress {
             let why = verdict::recovered(fact, t - raised.bad_t, t - raised.since_t);
             let (backlog, oldest_wait_us) = (fact.backlog, fact.oldest_wait_us);
             findings.verdicts.extend(self.clear(t, backlog, oldest_wait_us, why));
-        } else if let Some(trigger) =
-            update.trigger.filter(|_| {
-                !has_waiting_requests && t - raised.forecast_t >= FORECAST_EVERY_SECS
-            })
+        } else if let Some(trigger) = update
+            .trigger
+            .filter(|_| !has_waiting_requests && t - raised.forecast_t >= FORECAST_EVERY_SECS)
         {
             raised.forecast_t = t;
             let forecast = self.subject(fact, key, trigger).verdict(context, config);

@@ -25,13 +25,13 @@ mod upstreams;
 mod usual;
 mod verdict;
 
-pub(super) use self::{
-    upstreams::{Upstream, Upstreams},
-    verdict::{OverloadedRequests, answered_in_time},
-};
 use self::{
     history::{Ended, RequestHistory},
     usual::{Extremes, UsualRequests, UsualSample},
+};
+pub(super) use self::{
+    upstreams::{Upstream, Upstreams},
+    verdict::{OverloadedRequests, answered_in_time},
 };
 use super::{bottleneck::MeanPressure, counter::Counter, standing_queue::reached};
 use crate::{
@@ -77,6 +77,13 @@ const STANDING_SHARE: f64 = 0.5;
 const OVERTOOK_SHARE: f64 = 0.25;
 const OVERTOOK_MORE_SECS: f64 = 0.25;
 
+/// Difference between the arrivals of the oldest in two samples below which it is the same: two
+/// ticks of the slowest kernel clock.
+const SAME_OLDEST_SECS: f64 = 0.02;
+
+/// Time beyond the usual for which the same request may be the oldest while others are answered.
+const OLDEST_STAYS_SECS: f64 = 0.5;
+
 /// Multiple of the usual rate at which requests must have arrived since the oldest, and of the usual
 /// responses that there must be no more than, for requests that are no queue but others that began
 /// beside it: if more requests come to a server that has room, it answers more at first.
@@ -111,7 +118,7 @@ const ABANDONED_USUAL_SHARE: f64 = 0.1;
 const UNUSUAL_FACTOR: f64 = 1.3;
 
 /// Time after which unusual samples that are no overload are usual.
-const ADOPTED_AFTER_SECS: f64 = 60.0;
+const ADOPTED_AFTER_SECS: f64 = 30.0;
 
 /// Multiple of `sustain` without a baseline, or if requests are served all at once.
 const UNSURE_FACTOR: f64 = 2.0;
@@ -152,6 +159,7 @@ pub(super) struct RequestQueue {
     /// Time of the last sample with a response or without requests, and the requests then.
     answered_t: f64,
     answered_count: f64,
+    oldest: Oldest,
     unusual: Option<Unusual>,
     standing: Option<StandingRequests>,
     /// Reason of the overload that goes on, if there is one.
@@ -162,6 +170,15 @@ pub(super) struct RequestQueue {
     connects: (f64, u64),
     connects_per_sec: f64,
     seen_scan: u32,
+}
+
+/// Oldest request in flight.
+#[derive(Debug, Clone, Copy, Default)]
+struct Oldest {
+    arrived_t: f64,
+    /// Time since which it has been the oldest, and requests answered since then.
+    since_t: f64,
+    overtaken_by: f64,
 }
 
 /// Samples in a row that are unusual.
@@ -219,6 +236,7 @@ impl RequestQueue {
         if gap || ended.answered > 0.0 || self.count() == 0.0 || !self.history.is_counted() {
             (self.answered_t, self.answered_count) = (t, self.count());
         }
+        self.note_oldest(t, ended.answered);
         let condition = self.condition(t, config);
         self.stand(t, interval_secs, condition, config);
         self.learn(t, ended);
@@ -236,6 +254,15 @@ impl RequestQueue {
             (self.unusual, self.standing) = (None, None);
         }
         (secs, gap)
+    }
+
+    fn note_oldest(&mut self, t: f64, answered: f64) {
+        let arrived_t = t - self.age_secs();
+        if (arrived_t - self.oldest.arrived_t).abs() <= SAME_OLDEST_SECS {
+            self.oldest.overtaken_by += answered;
+        } else {
+            self.oldest = Oldest { arrived_t, since_t: t, overtaken_by: 0.0 };
+        }
     }
 
     /// Takes a sample of a socket: the pressure on its service counts while requests wait
@@ -306,9 +333,15 @@ impl RequestQueue {
         let per_sec = self.history.ended_lately().answered_per_sec();
         let explained = per_sec * (usual.age_secs + OVERTOOK_MORE_SECS);
         let answered = per_sec * age_secs;
-        self.history
-            .overtook(age_secs)
-            .is_some_and(|overtook| overtook > explained + OVERTOOK_SHARE * answered)
+        // Since it became the oldest, all that were answered have overtaken it.
+        let stays_secs = self.oldest.arrived_t + age_secs - self.oldest.since_t;
+        let is_passed_by = stays_secs >= usual.age_secs + OLDEST_STAYS_SECS
+            && self.oldest.overtaken_by >= WAITING_MIN;
+        is_passed_by
+            || self
+                .history
+                .overtook(age_secs)
+                .is_some_and(|overtook| overtook > explained + OVERTOOK_SHARE * answered)
     }
 
     /// Whether the requests since the oldest came in beside others, which are answered as ever: long
@@ -344,7 +377,7 @@ impl RequestQueue {
         let holds = self.in_flight.is_warm()
             && reached(silence_secs, wanted_secs)
             && arrived >= SILENT_ARRIVALS_MIN
-            && silence_secs * self.in_flight.per_sec() >= SILENT_ANSWERS_MIN
+            && silence_secs * self.in_flight.answered_per_sec() >= SILENT_ANSWERS_MIN
             && self.age_secs() >= (AGE_FACTOR * usual.age_secs + AGE_MORE_SECS).max(WAIT_MIN_SECS)
             && !self.has_joined(silence_secs);
         holds.then_some(Condition {
@@ -433,9 +466,8 @@ impl RequestQueue {
             RequestTrigger::Stuck => condition.secs,
             _ => condition.secs.min(interval_secs),
         };
-        let standing = self
-            .standing
-            .get_or_insert(StandingRequests { since_t: t - proven_secs, samples: 0 });
+        let standing =
+            self.standing.get_or_insert(StandingRequests { since_t: t - proven_secs, samples: 0 });
         standing.since_t = standing.since_t.min(t - proven_secs);
         standing.samples = standing.samples.saturating_add(1);
         let wanted_secs = condition.factor * config.sustain.as_secs_f64();
@@ -489,12 +521,8 @@ impl RequestQueue {
             if self.unusual.is_none() {
                 self.pressure = MeanPressure::default();
             }
-            let unusual = self.unusual.get_or_insert(Unusual {
-                since_t: t,
-                unread,
-                in_flight,
-                was_overload,
-            });
+            let unusual =
+                self.unusual.get_or_insert(Unusual { since_t: t, unread, in_flight, was_overload });
             unusual.unread = unusual.unread.max(unread);
             unusual.in_flight = unusual.in_flight.max(in_flight);
             unusual.was_overload |= was_overload;

@@ -204,8 +204,7 @@ fn gives_up(draw: &mut Draw) -> Plan {
 
 /// A server that slows down under a load that it could carry.
 fn slowing(draw: &mut Draw, server: Server, factor: f64) -> Plan {
-    let (load, from, over) =
-        (draw.rng.range(0.3, 0.7), draw.ahead(), draw.rng.range(0.01, 10.0));
+    let (load, from, over) = (draw.rng.range(0.3, 0.7), draw.ahead(), draw.rng.range(0.01, 10.0));
     let lasts = draw.rng.range(25.0, 40.0);
     let capacity = server.capacity();
     let anew = draw.rng.chance(0.4);
@@ -235,8 +234,7 @@ fn slow_upstream(draw: &mut Draw) -> Plan {
     let rate = draw.log(20.0, 300.0);
     // In the end each takes so long.
     let factor = draw.log(1.5, 8.0).max(8.0 * mean_secs) / mean_secs;
-    let (from, over, lasts) =
-        (draw.ahead(), draw.rng.range(0.01, 5.0), draw.rng.range(20.0, 40.0));
+    let (from, over, lasts) = (draw.ahead(), draw.rng.range(0.01, 5.0), draw.rng.range(20.0, 40.0));
     let mut plan = draw.plan(server, from + over + lasts + 60.0);
     let to = from + over + lasts;
     plan.server.slow =
@@ -366,8 +364,7 @@ fn long_polls(draw: &mut Draw) -> Plan {
     }
     let (count, most) = (draw.count(5.0, 300.0), draw.log(5.0, 60.0));
     let least = most * draw.rng.pick(&[0.02, 0.5, 0.98]);
-    plan.actors =
-        actors(draw, count, |_, from| Actor::LongPoll { from, hold_secs: [least, most] });
+    plan.actors = actors(draw, count, |_, from| Actor::LongPoll { from, hold_secs: [least, most] });
     plan
 }
 
@@ -376,8 +373,7 @@ fn subscribers(draw: &mut Draw) -> Plan {
     let mut plan = calm(draw, server, 600.0);
     let (count, news_secs) = (draw.count(5.0, 300.0), draw.log(3.0, 60.0));
     let most_secs = draw.rng.pick(&[25.0, 30.0, 55.0]);
-    plan.actors =
-        actors(draw, count, |_, from| Actor::Subscriber { from, news_secs, most_secs });
+    plan.actors = actors(draw, count, |_, from| Actor::Subscriber { from, news_secs, most_secs });
     plan
 }
 
@@ -402,9 +398,8 @@ fn sockets(draw: &mut Draw) -> Plan {
     let (count, every_secs) = (draw.count(5.0, 400.0), draw.log(2.0, 60.0));
     let replies = draw.rng.pick(&[0.0, 0.5, 0.95]);
     let push_secs = draw.log(1.0, 120.0);
-    plan.actors = actors(draw, count, |_, from| {
-        Actor::Socket { from, every_secs, replies, push_secs }
-    });
+    plan.actors =
+        actors(draw, count, |_, from| Actor::Socket { from, every_secs, replies, push_secs });
     plan
 }
 
@@ -466,9 +461,8 @@ fn reports(draw: &mut Draw) -> Plan {
     let server = draw.any_server();
     let mut plan = calm(draw, server, 600.0);
     let (every_secs, most) = (draw.log(10.0, 120.0), draw.log(1.0, 30.0));
-    plan.actors = (0..3)
-        .map(|_| Actor::Report { every_secs, takes_secs: [most * 0.2, most] })
-        .collect();
+    plan.actors =
+        (0..3).map(|_| Actor::Report { every_secs, takes_secs: [most * 0.2, most] }).collect();
     plan
 }
 
@@ -481,19 +475,11 @@ fn impatient(draw: &mut Draw) -> Plan {
     plan
 }
 
-const fn overload(
-    name: &'static str,
-    plan: fn(&mut Draw) -> Plan,
-    why: &'static str,
-) -> Family {
+const fn overload(name: &'static str, plan: fn(&mut Draw) -> Plan, why: &'static str) -> Family {
     Family { name, runs: RUNS, overloads: true, why, plan }
 }
 
-const fn healthy(
-    name: &'static str,
-    plan: fn(&mut Draw) -> Plan,
-    why: &'static str,
-) -> Family {
+const fn healthy(name: &'static str, plan: fn(&mut Draw) -> Plan, why: &'static str) -> Family {
     Family { name, runs: RUNS, overloads: false, why, plan }
 }
 
@@ -506,7 +492,11 @@ pub const FAMILIES: &[Family] = &[
     overload("pool-ramp", pool_ramp, "load on a pool that reads early ramps up"),
     overload("pool-closed", pool_closed, "far more clients that think than a pool serves"),
     overload("reader-open", reader_open, "more come to a pool that reads late than it can answer"),
-    overload("gives-up", gives_up, "clients give up and ask again, and the work is done for nobody"),
+    overload(
+        "gives-up",
+        gives_up,
+        "clients give up and ask again, and the work is done for nobody",
+    ),
     overload("slow-cpu", slow_cpu, "a neighbour takes the CPU from an event loop"),
     overload("slow-upstream", slow_upstream, "an upstream becomes slow behind a proxy"),
     overload("full-upstream", full_upstream, "an upstream behind a proxy has too few workers"),

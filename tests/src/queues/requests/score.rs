@@ -14,12 +14,7 @@ use spillway_agent::{
     sense::{Fact, Observation, RequestsFact},
 };
 
-use super::{
-    families::FAMILIES,
-    manifest::Entry,
-    run::Stream,
-    truth::Overload,
-};
+use super::{families::FAMILIES, manifest::Entry, run::Stream, truth::Overload};
 use crate::{
     corpus::{
         Part,
@@ -307,14 +302,8 @@ impl Report {
             "{overloaded} overloads, {healthy} healthy runs, {:.1} healthy listener-days",
             self.healthy_days
         );
-        Table {
-            part: self.part,
-            what,
-            rules: &NAMES,
-            rows: &self.rows,
-            families: &self.families,
-        }
-        .render()
+        Table { part: self.part, what, rules: &NAMES, rows: &self.rows, families: &self.families }
+            .render()
     }
 }
 

@@ -143,13 +143,11 @@ impl Seen {
     fn requests(&mut self) -> RequestsFact {
         let Look { hz, ordered, exact, .. } = self.sim.plan.look;
         let (now, tick) = (self.t, nanos(1.0) / Nanos::from(hz));
-        let mut fact = RequestsFact {
-            netns: NETNS,
-            addr: self.addr.clone(),
-            ..RequestsFact::default()
-        };
+        let mut fact =
+            RequestsFact { netns: NETNS, addr: self.addr.clone(), ..RequestsFact::default() };
         let (mut connections, mut answered, mut abandoned) = (0, 0, 0);
-        let older = |oldest: &mut Option<u64>, age: u64| *oldest = Some(oldest.unwrap_or(0).max(age));
+        let older =
+            |oldest: &mut Option<u64>, age: u64| *oldest = Some(oldest.unwrap_or(0).max(age));
         for place in 0..self.sim.connections.len() {
             let mut one: Connection = self.sim.connections[place];
             if one.life == 0 {

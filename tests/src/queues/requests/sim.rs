@@ -42,7 +42,10 @@ enum Who {
 enum Event {
     Poll,
     /// A client of a loop asks, on its connection if it has one.
-    Ask { who: Who, connection: Option<u32> },
+    Ask {
+        who: Who,
+        connection: Option<u32>,
+    },
     /// A worker is done with a request.
     Done(u32),
     /// A client loses patience with a request.
@@ -313,10 +316,7 @@ impl Sim {
     fn pause_end(&self, now: Nanos) -> Option<Nanos> {
         let t = now as f64 / SECOND;
         let pauses = self.plan.pauses();
-        pauses
-            .iter()
-            .find(|pause| pause.0 <= t && t < pause.1 - 1e-9)
-            .map(|pause| nanos(pause.1))
+        pauses.iter().find(|pause| pause.0 <= t && t < pause.1 - 1e-9).map(|pause| nanos(pause.1))
     }
 
     fn serve(&mut self) {

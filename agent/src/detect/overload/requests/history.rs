@@ -81,8 +81,8 @@ impl RequestHistory {
             answered: last.map_or(0.0, |last| last.answered) + answered,
             abandoned: last.map_or(0.0, |last| last.abandoned) + abandoned,
         };
-        let is_near = self.len >= 2 && t - self.moments[self.len - 2].t < APART_SECS;
-        if is_near {
+        let is_near = |pair: &[Moment]| pair[1].t - pair[0].t < APART_SECS;
+        if self.all().last_chunk::<2>().is_some_and(|pair| is_near(pair)) {
             self.len -= 1;
         } else if self.len == MOMENTS_MAX {
             self.moments.rotate_left(1);

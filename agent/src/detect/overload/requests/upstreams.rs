@@ -66,7 +66,8 @@ impl Upstreams {
             return;
         }
         let upstreams = self.cgroups.entry(fact.cgroup.clone()).or_default();
-        let known = upstreams.iter().position(|one| one.netns == fact.netns && one.addr == fact.addr);
+        let known =
+            upstreams.iter().position(|one| one.netns == fact.netns && one.addr == fact.addr);
         let place = known.unwrap_or_else(|| {
             if upstreams.len() >= UPSTREAMS_MAX {
                 let oldest = upstreams

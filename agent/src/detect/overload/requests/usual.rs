@@ -3,8 +3,8 @@
 //!
 //! It is learnt from samples that are not unusual, ten seconds late, so that an overload that grows
 //! slowly is not learnt as it comes; from unusual times that end of themselves, such as pauses; and
-//! from those that go on for a minute without being an overload, such as long polls that a new
-//! version of a page makes. Cold start: until some requests were answered everything is usual.
+//! from those that go on for half a minute without being an overload, such as long polls that a
+//! new version of a page makes. Cold start: until some requests were answered everything is usual.
 
 /// Time after which learnt ages and counts halve. Guesses: pauses come back within the hour; counts
 /// follow the load of the day.
@@ -72,8 +72,9 @@ pub(super) struct UsualRequests {
     is_warm: bool,
     /// Mean response time, by the number in flight and the responses per second.
     response_secs: TimedMean,
-    /// Mean number of requests per second.
+    /// Mean number of requests, and of responses that were seen, per second.
     per_sec: TimedMean,
+    answered_per_sec: TimedMean,
 }
 
 /// A mean over about a minute.
@@ -125,6 +126,11 @@ impl UsualRequests {
         self.per_sec.value
     }
 
+    /// Mean number of responses per second that were seen.
+    pub(super) fn answered_per_sec(&self) -> f64 {
+        self.answered_per_sec.value
+    }
+
     /// Takes a sample that is not unusual.
     pub(super) fn take(&mut self, t: f64, sample: UsualSample) {
         let UsualSample { extremes, secs, answered, per_sec } = sample;
@@ -133,6 +139,9 @@ impl UsualRequests {
             self.first_t.get_or_insert(t);
         }
         self.per_sec.add(secs, per_sec);
+        if secs > 0.0 {
+            self.answered_per_sec.add(secs, answered / secs);
+        }
         if extremes.count > 0.0 && per_sec > 0.0 {
             self.response_secs.add(secs, extremes.count / per_sec);
         }
@@ -173,10 +182,10 @@ mod tests {
     fn baseline_is_known_after_some_responses_and_fades() {
         let mut usual = UsualRequests::default();
         for second in 0..4 {
-            usual.take(f64::from(second), sample(9.0, 0.4, 45.0));
+            usual.take(f64::from(second), sample(9.0, 0.1, 45.0));
             assert!(!usual.is_warm());
         }
-        usual.take(4.0, sample(9.0, 0.1, 45.0));
+        usual.take(4.0, sample(9.0, 0.4, 45.0));
         assert!(usual.is_warm() && (usual.mean_secs() - 0.2).abs() < 1e-9);
         assert_eq!(usual.per_sec(), 45.0);
         assert_eq!(usual.at(4.0), extremes(9.0, 0.4));

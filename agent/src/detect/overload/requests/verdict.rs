@@ -43,22 +43,15 @@ pub(in crate::detect::overload) struct OverloadedRequests<'a> {
 
 impl OverloadedRequests<'_> {
     /// Claims the overload.
-    pub(in crate::detect::overload) fn verdict(
-        &self,
-        context: &Context<'_>,
-    ) -> Verdict {
+    pub(in crate::detect::overload) fn verdict(&self, context: &Context<'_>) -> Verdict {
         let (queue, listener) = (self.queue, self.listener);
         let trigger = queue.overload.unwrap_or(RequestTrigger::InFlight);
         let scarce = self.scarce(context.t, trigger);
-        let dependency =
-            self.dependency.clone().filter(|_| scarce == Some(Bottleneck::Dependency));
+        let dependency = self.dependency.clone().filter(|_| scarce == Some(Bottleneck::Dependency));
         let mut why = self.evidence(context, trigger, scarce);
         let confidence =
             context.sensor_health.weigh(Rule::Requests, context.t, CONFIDENCE, &mut why);
-        let requests = WaitingRequests {
-            dependency,
-            ..waiting(queue)
-        };
+        let requests = WaitingRequests { dependency, ..waiting(queue) };
         let claim = OverloadClaim {
             addr: queue.fact.addr.clone(),
             netns: queue.fact.netns,
@@ -85,7 +78,8 @@ impl OverloadedRequests<'_> {
 
     /// Returns the resource that the service is short of; `None` if there is no evidence.
     fn scarce(&self, t: f64, trigger: RequestTrigger) -> Option<Bottleneck> {
-        let is_silent = trigger == RequestTrigger::Stuck || self.queue.silence_secs(t) >= SILENT_SECS;
+        let is_silent =
+            trigger == RequestTrigger::Stuck || self.queue.silence_secs(t) >= SILENT_SECS;
         // If clients give up, what it answers is not seen.
         let gives_up = self.queue.history.ended_in_seconds().abandoned > 0.0;
         let is_stuck = is_silent && self.is_unread() && !gives_up;
@@ -110,7 +104,10 @@ impl OverloadedRequests<'_> {
         let name = name(fact, self.listener);
         let mut why = match trigger {
             RequestTrigger::Stuck => {
-                format!("{name} has answered no request for {}", Span(queue.silence_secs(context.t)))
+                format!(
+                    "{name} has answered no request for {}",
+                    Span(queue.silence_secs(context.t))
+                )
             }
             RequestTrigger::Unread => format!("{name} reads requests more slowly than they arrive"),
             RequestTrigger::InFlight => {
@@ -205,7 +202,9 @@ pub(in crate::detect::overload) fn answered_in_time(
     let listener = ListenerName { addr: &claim.addr, comm: &claim.comm, pid: claim.pid };
     let (well, lasted) = (Span(well_secs), Span(lasted_secs));
     let why = if queue.count() > 0.0 {
-        format!("{listener} has answered its requests in time for {well}, after {lasted} of overload")
+        format!(
+            "{listener} has answered its requests in time for {well}, after {lasted} of overload"
+        )
     } else {
         format!("no request waits at {listener} any more, after {lasted} of overload")
     };
