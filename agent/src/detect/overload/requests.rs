@@ -287,9 +287,13 @@ impl RequestQueue {
 
     /// Whether it is an overload at `t`, as far as the last sample tells.
     pub(super) fn is_overload(&self, t: f64) -> bool {
+        self.overload.is_some() && !self.is_stale(t)
+    }
+
+    /// Whether the last sample is so old that it tells nothing about `t`.
+    fn is_stale(&self, t: f64) -> bool {
         let last_secs = self.last_t.map_or(f64::INFINITY, |last_t| t - last_t);
-        let interval_secs = self.interval_secs.unwrap_or(0.0);
-        self.overload.is_some() && last_secs <= STALE_SECS.max(GAP_INTERVALS * interval_secs)
+        last_secs > STALE_SECS.max(GAP_INTERVALS * self.interval_secs.unwrap_or(0.0))
     }
 
     /// Whether requests wait that would not usually.

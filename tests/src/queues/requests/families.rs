@@ -263,9 +263,7 @@ fn stuck(draw: &mut Draw) -> Plan {
     let anew = draw.rng.chance(0.4);
     let mut plan = draw.plan(server, from + lasts + 45.0);
     plan.server.pauses = vec![(from, from + lasts)];
-    if plan.server.serving == Serving::Reads {
-        plan.scarce = Scarce::AcceptLoop;
-    }
+    plan.scarce = Scarce::AcceptLoop;
     plan.opens.push(poisson(Line::flat((capacity * load).max(2.0)), anew));
     plan
 }

@@ -366,3 +366,50 @@ fn requests_alone_raise_and_clear_without_a_listener() {
     states.retain(|(state, _)| *state != ClaimState::Updated);
     assert_eq!(states, [(ClaimState::Raised, 21.0), (ClaimState::Cleared, 44.0)]);
 }
+
+/// Feeds facts about requests that share a CPU: any of them may be the next that is answered.
+fn share_a_cpu(strain: Option<ServicePressureFact>) -> Vec<ClaimState> {
+    let mut scene = Scene::new(0, 1.0, true);
+    scene.strain = strain;
+    let mut answered = 0;
+    for second in 0..60_u32 {
+        let over = second.saturating_sub(30);
+        answered += if over > 0 { 100 } else { 70 };
+        scene.answered = answered;
+        // 70 a second come, then 140, of which 100 are answered; the first is among the last.
+        let since_t = scene.t + 1.0 - if over > 0 { f64::from(over) } else { 0.02 };
+        scene.silent = (2 + 40 * over, since_t);
+        scene.t += 1.0;
+        scene.sample();
+    }
+    scene.states().into_iter().map(|(state, _)| state).collect()
+}
+
+#[test]
+fn requests_that_share_a_cpu_wait_if_it_is_short() {
+    assert_eq!(share_a_cpu(pressure(99.0)), [ClaimState::Raised]);
+    assert_eq!(share_a_cpu(pressure(5.0)), [], "others overtake the oldest");
+}
+
+#[test]
+fn samples_that_stop_end_the_claim_and_say_so() {
+    let mut scene = Scene::new(1, 0.02, false);
+    scene.run(10.0, 5.0);
+    scene.connect(200);
+    scene.run(5.0, 5.0);
+    for step in 1..=300 {
+        let t = scene.t + f64::from(step) / 10.0;
+        let fact = Fact::Listener(ListenerFact {
+            netns: 1,
+            addr: Arc::from("0.0.0.0:8080"),
+            socket: 1,
+            backlog_max: 128,
+            oldest_wait_us: Some(0),
+            ..ListenerFact::default()
+        });
+        scene.verdicts.extend(scene.engine.apply(&Observation { t, fact }).verdicts);
+    }
+    let last = scene.verdicts.last().expect("there is one");
+    assert_eq!(last.state, ClaimState::Cleared);
+    assert!(last.why.starts_with("the requests of 0.0.0.0:8080"), "{}", last.why);
+}

@@ -201,7 +201,9 @@ pub(in crate::detect::overload) fn answered_in_time(
     let Claim::Overload(claim) = verdict.claim else { return None };
     let listener = ListenerName { addr: &claim.addr, comm: &claim.comm, pid: claim.pid };
     let (well, lasted) = (Span(well_secs), Span(lasted_secs));
-    let why = if queue.count() > 0.0 {
+    let why = if queue.is_stale(t) {
+        format!("the requests of {listener} are no longer sampled, after {lasted} of overload")
+    } else if queue.count() > 0.0 {
         format!(
             "{listener} has answered its requests in time for {well}, after {lasted} of overload"
         )
