@@ -129,7 +129,7 @@ impl OverloadClaim {
         !would_move && (is_broken || self.is_slower)
     }
 
-    /// Connections that wait for accept(), or requests that wait for a response, whichever are more.
+    /// Connections that wait for accept(), or requests that wait for a response, if those are more.
     fn waiting(&self) -> u32 {
         self.requests.as_ref().map_or(0, |requests| requests.in_flight).max(self.backlog)
     }

@@ -14,18 +14,20 @@
 //! - nothing is answered any more, and requests go on arriving;
 //! - clients give up before they are answered, which they did not before.
 //!
-//! Long polls, WebSockets and slow reports are old too, but younger requests overtake them, or their
-//! age is usual for the address. Cold start: nothing in flight is judged before some requests were
+//! Long polls, WebSockets and slow reports are old too, but younger requests overtake them, or
+//! their age is usual for the address. Cold start: nothing in flight is judged before some requests were
 //! answered, since only a baseline distinguishes a long poll from a request that waits. A gap
 //! between samples restarts the standing time. It clears when the oldest is young again, or
 //! nothing waits.
 
+mod condition;
 mod history;
 mod upstreams;
 mod usual;
 mod verdict;
 
 use self::{
+    condition::WaitingCondition,
     history::{Ended, RequestHistory},
     usual::{Extremes, UsualRequests, UsualSample},
 };
@@ -45,83 +47,25 @@ const CONNECTS_SECS: f64 = 2.0;
 /// Requests that must wait: fewer are a few slow ones.
 const WAITING_MIN: f64 = 4.0;
 
-/// Age of the oldest request from which a queue may be standing, and from which one that was an
-/// overload is not over. A user notices a quarter of a second; the rest is for scatter.
-const WAIT_MIN_SECS: f64 = 0.4;
+/// Age of the oldest request below which an overload is over: a wait that a user does not notice.
 const WAITS_STILL_SECS: f64 = 0.25;
 
-/// The same without a baseline: the issue's own measure of a slow service.
-const WAIT_COLD_SECS: f64 = 0.5;
-
-/// Factors, and what is added, by which age and number must exceed what is usual.
-const AGE_FACTOR: f64 = 1.25;
-const AGE_MORE_SECS: f64 = 0.15;
-const COUNT_FACTOR: f64 = 1.5;
-const COUNT_MORE: f64 = 2.0;
-
-/// Factor by which the mean response time, by Little's law, must exceed the usual one: with it more
-/// load that is answered as quickly as before is no queue.
-const RESPONSE_FACTOR: f64 = 1.3;
-
-/// Factors by which number and mean response time are so much above the usual that the age of the
-/// oldest need not be: where a few requests take ten times as long as the others it says little.
-const FAR_COUNT_FACTOR: f64 = 3.0;
-const FAR_RESPONSE_FACTOR: f64 = 3.0;
-
-/// Share of the arrivals since the oldest request that must still wait. In a first-in first-out
-/// queue it is all of them; if requests are served at random or all at once it is less.
-const STANDING_SHARE: f64 = 0.5;
-
-/// Share of the responses since then that may have overtaken the oldest, beside as many as are
-/// answered while a request is served as long as usual at most.
-const OVERTOOK_SHARE: f64 = 0.25;
-const OVERTOOK_MORE_SECS: f64 = 0.25;
+/// Share of the requests that clients abandon from which that is an overload. A guess.
+const ABANDONED_SHARE: f64 = 0.5;
 
 /// Difference between the arrivals of the oldest in two samples below which it is the same: two
 /// ticks of the slowest kernel clock.
 const SAME_OLDEST_SECS: f64 = 0.02;
 
-/// Time beyond the usual for which the same request may be the oldest while others are answered.
-const OLDEST_STAYS_SECS: f64 = 0.5;
-
-/// Multiple of the usual rate at which requests must have arrived since the oldest, and of the usual
-/// responses that there must be no more than, for requests that are no queue but others that began
-/// beside it: if more requests come to a server that has room, it answers more at first.
-const JOINED_FACTOR: f64 = 2.5;
-const JOINED_ANSWERED_FACTOR: f64 = 1.3;
-const JOINED_SECS: f64 = 3.0;
-
-/// Responses that would usually have come in a silence: chance has none of five in 0.7 %.
-const SILENT_ANSWERS_MIN: f64 = 5.0;
-
-/// The same while CPU is short, which explains that requests are served all at once.
-const SHARED_CPU_SHARE: f64 = 0.2;
-
-/// The same below which an overload is over: younger requests overtake the oldest.
+/// Share of the arrivals since the oldest request that still wait below which an overload is over:
+/// younger ones overtake it.
 const OVERTAKEN_SHARE: f64 = 0.25;
-
-/// Multiple of `sustain` for which nothing must have been answered, and of the longest usual
-/// silence.
-const SILENCE_FACTOR: f64 = 1.2;
-const SILENCE_USUAL_FACTOR: f64 = 3.0;
-
-/// Requests that must have arrived in that silence.
-const SILENT_ARRIVALS_MIN: f64 = 4.0;
-
-/// Share of the requests that clients abandon, and how many, from which that is an overload, and
-/// the share up to which it may have been usual. Guesses: users leave slow pages all the time.
-const ABANDONED_SHARE: f64 = 0.5;
-const ABANDONED_MIN: f64 = 5.0;
-const ABANDONED_USUAL_SHARE: f64 = 0.1;
 
 /// Factors by which a sample is unusual, so that it is not learnt at once.
 const UNUSUAL_FACTOR: f64 = 1.3;
 
 /// Time after which unusual samples that are no overload are usual.
 const ADOPTED_AFTER_SECS: f64 = 30.0;
-
-/// Multiple of `sustain` without a baseline, or if requests are served all at once.
-const UNSURE_FACTOR: f64 = 2.0;
 
 /// Samples that a standing time takes at least, so that one burst is none.
 const SAMPLES_MIN: u32 = 2;
@@ -195,16 +139,6 @@ struct Unusual {
 struct StandingRequests {
     since_t: f64,
     samples: u32,
-}
-
-/// A condition that holds now.
-#[derive(Debug, Clone, Copy)]
-struct Condition {
-    trigger: RequestTrigger,
-    /// Time for which it is proven to have held.
-    secs: f64,
-    /// Multiple of `sustain` for which it must hold.
-    factor: f64,
 }
 
 /// Result of one sample.
@@ -321,140 +255,12 @@ impl RequestQueue {
         t - self.answered_t
     }
 
-    /// Share of the arrivals since the oldest request that still wait: above 1 if fewer responses
-    /// were seen than there were. `None` if that is unknown.
-    fn standing_share(&self, count: f64, age_secs: f64) -> Option<f64> {
-        if !self.history.is_counted() {
-            return None;
-        }
-        let arrived = self.history.arrived(age_secs)?;
-        Some(if arrived > 0.0 { count / arrived } else { f64::INFINITY })
-    }
-
-    /// Whether younger requests overtake the oldest, more than a pool of workers explains: then it
-    /// is no part of a queue, but a long poll or a message that is never answered.
-    fn is_overtaken(&self, age_secs: f64, usual: Extremes) -> bool {
-        let per_sec = self.history.ended_lately().answered_per_sec();
-        let explained = per_sec * (usual.age_secs + OVERTOOK_MORE_SECS);
-        let answered = per_sec * age_secs;
-        // Since it became the oldest, all that were answered have overtaken it.
-        let stays_secs = self.oldest.arrived_t + age_secs - self.oldest.since_t;
-        let is_passed_by = stays_secs >= usual.age_secs + OLDEST_STAYS_SECS
-            && self.oldest.overtaken_by >= WAITING_MIN;
-        is_passed_by
-            || self
-                .history
-                .overtook(age_secs)
-                .is_some_and(|overtook| overtook > explained + OVERTOOK_SHARE * answered)
-    }
-
-    /// Whether the requests since the oldest came in beside others, which are answered as ever: long
-    /// polls or WebSockets of clients that all connect at once.
-    fn has_joined(&self, age_secs: f64) -> bool {
-        let usual_per_sec = self.in_flight.per_sec();
-        let Some(arrived) = self.history.arrived(age_secs) else { return false };
-        let lately = self.history.ended_in(age_secs.clamp(1.0, JOINED_SECS));
-        let expected = usual_per_sec * lately.secs;
-        arrived >= JOINED_FACTOR * usual_per_sec * age_secs + WAITING_MIN
-            && lately.answered <= JOINED_ANSWERED_FACTOR * expected + expected.sqrt()
-    }
-
-    /// Response time by Little's law, in seconds; `None` if no response was seen.
-    fn response_secs(&self) -> Option<f64> {
-        let per_sec = self.history.ended_lately().answered_per_sec();
-        (per_sec > 0.0 && self.count() > 0.0).then(|| self.count() / per_sec)
-    }
-
-    /// Returns the condition that this sample meets.
-    fn condition(&self, t: f64, config: &OverloadConfig) -> Option<Condition> {
-        self.stuck(t, config)
-            .or_else(|| self.waits_unread(t))
-            .or_else(|| self.waits_in_flight(t))
-            .or_else(|| self.is_abandoned(t))
-    }
-
-    fn stuck(&self, t: f64, config: &OverloadConfig) -> Option<Condition> {
-        let (usual, silence_secs) = (self.in_flight.at(t), self.silence_secs(t));
-        let wanted_secs = (SILENCE_FACTOR * config.sustain.as_secs_f64())
-            .max(SILENCE_USUAL_FACTOR * usual.silence_secs);
-        let arrived = self.count() - self.answered_count;
-        let holds = self.in_flight.is_warm()
-            && reached(silence_secs, wanted_secs)
-            && arrived >= SILENT_ARRIVALS_MIN
-            && silence_secs * self.in_flight.answered_per_sec() >= SILENT_ANSWERS_MIN
-            && self.age_secs() >= (AGE_FACTOR * usual.age_secs + AGE_MORE_SECS).max(WAIT_MIN_SECS)
-            && !self.has_joined(silence_secs);
-        holds.then_some(Condition {
-            trigger: RequestTrigger::Stuck,
-            secs: silence_secs,
-            factor: 1.0,
-        })
-    }
-
-    fn waits_unread(&self, t: f64) -> Option<Condition> {
-        let (usual, count, age_secs) =
-            (self.unread.at(t), f64::from(self.fact.unread), self.unread_secs());
-        let is_warm = self.unread.is_warm();
-        let wait_secs = if is_warm { WAIT_MIN_SECS } else { WAIT_COLD_SECS };
-        let wanted_secs = wait_secs.max(AGE_FACTOR * usual.age_secs + AGE_MORE_SECS);
-        let holds = age_secs >= wanted_secs
-            && count >= WAITING_MIN.max(COUNT_FACTOR * usual.count + COUNT_MORE)
-            && self.standing_share(count, age_secs).is_none_or(|share| share >= STANDING_SHARE)
-            && !self.history.drains(true);
-        holds.then_some(Condition {
-            trigger: RequestTrigger::Unread,
-            secs: age_secs - wanted_secs,
-            factor: if is_warm { 1.0 } else { UNSURE_FACTOR },
-        })
-    }
-
-    fn waits_in_flight(&self, t: f64) -> Option<Condition> {
-        let (usual, count, age_secs) = (self.in_flight.at(t), self.count(), self.age_secs());
-        let (mean_secs, response_secs) = (self.in_flight.mean_secs(), self.response_secs());
-        let is_far = count >= FAR_COUNT_FACTOR * usual.count + WAITING_MIN
-            && response_secs.is_some_and(|secs| secs >= FAR_RESPONSE_FACTOR * mean_secs);
-        let wanted_secs = if is_far {
-            WAIT_MIN_SECS
-        } else {
-            WAIT_MIN_SECS.max(AGE_FACTOR * usual.age_secs + AGE_MORE_SECS)
-        };
-        let share = self.standing_share(count, age_secs)?;
-        let is_shared_cpu = share < STANDING_SHARE;
-        let holds = self.in_flight.is_warm()
-            && age_secs >= wanted_secs
-            && count >= WAITING_MIN.max(COUNT_FACTOR * usual.count + COUNT_MORE)
-            && if is_shared_cpu {
-                share >= SHARED_CPU_SHARE && self.pressure.is_short_of_cpu()
-            } else {
-                !self.is_overtaken(age_secs, usual) && !self.has_joined(age_secs)
-            }
-            && response_secs.is_none_or(|secs| secs >= RESPONSE_FACTOR * mean_secs)
-            && !self.history.drains(false);
-        holds.then_some(Condition {
-            trigger: RequestTrigger::InFlight,
-            secs: age_secs - wanted_secs,
-            factor: if is_shared_cpu { UNSURE_FACTOR } else { 1.0 },
-        })
-    }
-
-    fn is_abandoned(&self, t: f64) -> Option<Condition> {
-        let (usual, ended) = (self.in_flight.at(t), self.history.ended_in_seconds());
-        let holds = self.in_flight.is_warm()
-            && self.history.is_counted()
-            && ended.abandoned >= ABANDONED_MIN
-            && ended.abandoned_share() >= ABANDONED_SHARE
-            && usual.abandoned_share <= ABANDONED_USUAL_SHARE
-            && self.count() >= WAITING_MIN
-            && self.age_secs() >= (AGE_FACTOR * usual.age_secs).max(WAIT_MIN_SECS);
-        holds.then_some(Condition { trigger: RequestTrigger::Abandoned, secs: 0.0, factor: 1.0 })
-    }
-
     /// Extends or ends the standing time, and the overload.
     fn stand(
         &mut self,
         t: f64,
         interval_secs: f64,
-        condition: Option<Condition>,
+        condition: Option<WaitingCondition>,
         config: &OverloadConfig,
     ) {
         if self.overload.is_some() && !self.waits_still(t) {

@@ -1,7 +1,7 @@
 //! The score: each rule over each run, what came of it, and how that stands against the targets.
 //!
-//! A claim is right if it is made in an overload or up to two seconds after it, tolerated in another
-//! noticeable wait, and false otherwise. Precision and recall count runs; everything else counts
+//! A claim is right if it is made in an overload or up to two seconds after it, tolerated in
+//! another noticeable wait, and false otherwise. Precision and recall count runs; everything else counts
 //! overloads. That a claim comes in time is asked where the agent looks at least once a second,
 //! since one that looks every two has seen the condition once by then, or not at all.
 

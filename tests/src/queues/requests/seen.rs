@@ -1,8 +1,8 @@
 //! What the agent sees of a simulated address: what its sensor of requests makes of the kernel's
 //! two clocks of each connection, sampled, in whole ticks.
 //!
-//! A request is in flight if bytes were received after the last were sent. Both within one tick tie:
-//! then it is only if they are unread, or if the sensor knows the order. Where ends are not
+//! A request is in flight if bytes were received after the last were sent. Both within one tick
+//! tie: then it is only if they are unread, or if the sensor knows the order. Where ends are not
 //! followed, a connection counts one response for each look in which it had sent more, and one that
 //! has gone was answered unless its client was seen to have left.
 
