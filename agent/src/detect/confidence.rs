@@ -29,6 +29,8 @@ pub(super) enum Rule {
     QueueDepth,
     /// An accept queue of a UNIX listener, of which only the depth is known on any kernel.
     UnixQueue,
+    /// Requests on established connections.
+    Requests,
 }
 
 /// Time for which a loss counts, in seconds. A guess: twice the shortest horizon on which a leak is
@@ -176,6 +178,7 @@ const fn loss_penalty(loss: Loss) -> LossPenalty {
                 Rule::QueueAge,
                 Rule::QueueDepth,
                 Rule::UnixQueue,
+                Rule::Requests,
             ] as &[Rule],
             MILD,
             "some samples were cut off",
@@ -288,13 +291,14 @@ impl SensorHealth {
 mod tests {
     use super::*;
 
-    const RULES: [Rule; 6] = [
+    const RULES: [Rule; 7] = [
         Rule::Leak,
         Rule::Handles,
         Rule::Outbound,
         Rule::QueueAge,
         Rule::QueueDepth,
         Rule::UnixQueue,
+        Rule::Requests,
     ];
 
     fn fact(degraded: &[&str], off: &[&str], lost: &[(&str, u64)]) -> SensorHealthFact {

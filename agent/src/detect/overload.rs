@@ -22,7 +22,8 @@
 //! short of, as far as that could be read. An oldest wait that is long proves how long its queue
 //! has been standing, so that a standing time may begin before the first sample. Cold start: none
 //! but the standing time itself. A gap between samples restarts it and the forecast. A sensor that
-//! stops looks like a listener that disappears. Empty queues are never claimed.
+//! stops looks like a listener that disappears. Empty queues are never claimed. Requests that wait
+//! on accepted connections are judged beside it, in [`requests`], and are the same claim.
 
 mod address;
 mod baseline;
@@ -32,36 +33,50 @@ mod counter;
 mod drops;
 mod queue;
 mod rates;
+mod requests;
 mod samples;
 mod standing_queue;
 mod trigger;
 mod verdict;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
-use self::address::ListenAddress;
+use self::{address::ListenAddress, requests::Upstreams};
 use super::detector::{Context, Detector, DetectorSize, Findings};
 use crate::{
     config::{DetectConfig, OverloadConfig},
-    sense::{Fact, ListenerFact},
+    sense::{Fact, ListenerFact, OutboundFact, RequestsFact},
 };
 
 /// Maximum number of listeners watched: twice as many as the sensor has room for, so that closed
 /// ones, which linger for a few scans, crowd out no new ones.
 const LISTENERS_MAX: usize = 16_384;
 
+/// Maximum number of addresses whose requests are watched: some KiB each.
+const REQUESTS_MAX: usize = 4_096;
+
 /// Finds listeners whose accept queue does not drain.
 pub(super) struct OverloadDetector {
     config: OverloadConfig,
     addresses: HashMap<(u32, Arc<str>), ListenAddress>,
     sockets: usize,
+    /// Addresses whose requests are watched.
+    requests: usize,
+    upstreams: Upstreams,
     untracked_total: u64,
 }
 
 impl OverloadDetector {
     /// Creates a detector that watches no listener yet.
     pub(super) fn new(config: &OverloadConfig) -> Self {
-        Self { config: config.clone(), addresses: HashMap::new(), sockets: 0, untracked_total: 0 }
+        Self {
+            config: config.clone(),
+            addresses: HashMap::new(),
+            sockets: 0,
+            requests: 0,
+            upstreams: Upstreams::default(),
+            untracked_total: 0,
+        }
     }
 
     fn listener(&mut self, context: &Context<'_>, fact: &ListenerFact, findings: &mut Findings) {
@@ -78,16 +93,64 @@ impl OverloadDetector {
         self.sockets += address.sockets() - before;
     }
 
+    fn requests(&mut self, context: &Context<'_>, fact: &RequestsFact, findings: &mut Findings) {
+        let key = (fact.netns, fact.addr.clone());
+        let is_known = self.addresses.get(&key).is_some_and(ListenAddress::has_requests);
+        if self.requests >= REQUESTS_MAX && !is_known {
+            self.untracked_total = self.untracked_total.saturating_add(1);
+            return;
+        }
+        self.requests += usize::from(!is_known);
+        let address = self.addresses.entry(key.clone()).or_default();
+        if address.observe_requests(context, fact, &self.config, findings) {
+            let dependency = self.dependency(context.t, &key);
+            if let Some(address) = self.addresses.get_mut(&key) {
+                address.report_requests(context, dependency, findings);
+            }
+        }
+    }
+
+    /// Returns the address that a service waits for, if there is evidence.
+    fn dependency(&self, t: f64, key: &(u32, Arc<str>)) -> Option<Arc<str>> {
+        let upstreams = self.upstreams.of(self.addresses.get(key)?.cgroup());
+        let others = || upstreams.iter().filter(|one| (one.netns, &one.addr) != (key.0, &key.1));
+        let waits = |one: &&requests::Upstream| {
+            let at = |addr: Arc<str>| {
+                let is_itself = addr == key.1;
+                self.addresses
+                    .get(&(one.netns, addr))
+                    .is_some_and(|address| !is_itself && address.is_waiting(t))
+            };
+            at(one.addr.clone()) || any_address(&one.addr).into_iter().flatten().any(at)
+        };
+        others()
+            .find(waits)
+            .or_else(|| others().find(|one| one.is_in_trouble(t)))
+            .map(|one| one.addr.clone())
+    }
+
+    fn outbound(&mut self, context: &Context<'_>, fact: &OutboundFact) {
+        self.upstreams.observe(context.t, fact);
+    }
+
     fn prune(&mut self, context: &Context<'_>, findings: &mut Findings) {
         let cleared_from = findings.verdicts.len();
         self.addresses.retain(|_, address| {
             findings.verdicts.extend(address.prune(context));
-            address.sockets() > 0
+            address.is_alive()
         });
         self.sockets = self.addresses.values().map(ListenAddress::sockets).sum();
+        self.requests = self.addresses.values().filter(|address| address.has_requests()).count();
         // A hash map has no order, but output has.
         findings.verdicts[cleared_from..].sort_by_key(|verdict| verdict.claim.id());
     }
+}
+
+/// Returns the addresses of listeners on every interface that a loopback address reaches.
+fn any_address(addr: &str) -> Option<[Arc<str>; 2]> {
+    let socket: SocketAddr = addr.parse().ok()?;
+    let on_any = |ip: &str| Arc::from(format!("{ip}:{}", socket.port()));
+    socket.ip().is_loopback().then(|| [on_any("0.0.0.0"), on_any("[::]")])
 }
 
 impl Detector for OverloadDetector {
@@ -95,6 +158,8 @@ impl Detector for OverloadDetector {
         match fact {
             Fact::Host(_) => self.prune(context, findings),
             Fact::Listener(fact) => self.listener(context, fact, findings),
+            Fact::Requests(fact) => self.requests(context, fact, findings),
+            Fact::Outbound(fact) => self.outbound(context, fact),
             _ => {}
         }
     }

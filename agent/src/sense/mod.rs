@@ -42,7 +42,7 @@ pub use host_memory::HostMemorySensor;
 pub use losses::LossCounters;
 pub use observation::{
     Fact, FactKind, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId,
-    ProcessResourcesFact, SensorHealthFact, ServicePressureFact,
+    ProcessResourcesFact, RequestsFact, SensorHealthFact, ServicePressureFact,
 };
 pub use outbound::OutboundSensor;
 pub use own::OwnSockets;

@@ -6,7 +6,7 @@
 
 use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt as _, sync::Arc};
 
-use super::{Fact, ListenerFact, OutboundFact};
+use super::{Fact, ListenerFact, OutboundFact, RequestsFact};
 
 /// Sockets of the agent itself.
 #[derive(Debug)]
@@ -32,6 +32,7 @@ impl OwnSockets {
         match fact {
             Fact::Listener(listener) => self.owns_listener(listener),
             Fact::Outbound(outbound) => self.owns_outbound(outbound),
+            Fact::Requests(requests) => self.owns_requests(requests),
             _ => false,
         }
     }
@@ -43,6 +44,11 @@ impl OwnSockets {
             .iter_mut()
             .find(|(addr, _)| fact.netns == self.netns && *addr == fact.addr);
         own.map(|(_, backlog)| *backlog = fact.backlog).is_some()
+    }
+
+    /// Returns whether requests are to the agent itself, such as scrapes of its metrics.
+    fn owns_requests(&self, fact: &RequestsFact) -> bool {
+        fact.netns == self.netns && self.listeners.iter().any(|(addr, _)| *addr == fact.addr)
     }
 
     /// Returns whether connects are the agent's own, such as those of notifications.

@@ -12,6 +12,7 @@ mod looks;
 mod manifest;
 mod plan;
 mod ramp;
+pub mod requests;
 mod rules;
 mod run;
 mod score;

@@ -45,6 +45,8 @@ pub enum Scarce {
     Backlog,
     /// Free workers.
     Workers,
+    /// Answers of another service.
+    Dependency,
 }
 
 /// Independent clients.

@@ -103,13 +103,14 @@ impl Rule for Detector {
     }
 }
 
-fn scarce(said: detect::Bottleneck) -> Scarce {
+pub(super) fn scarce(said: detect::Bottleneck) -> Scarce {
     match said {
         detect::Bottleneck::Cpu => Scarce::Cpu,
         detect::Bottleneck::Memory => Scarce::Memory,
         detect::Bottleneck::AcceptLoop => Scarce::AcceptLoop,
         detect::Bottleneck::Backlog => Scarce::Backlog,
         detect::Bottleneck::Workers => Scarce::Workers,
+        detect::Bottleneck::Dependency => Scarce::Dependency,
     }
 }
 

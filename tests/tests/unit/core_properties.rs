@@ -15,7 +15,7 @@ use spillway_agent::{
     engine::{Engine, HostInfo, Output},
     sense::{
         Fact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId,
-        ProcessResourcesFact, SensorHealthFact,
+        ProcessResourcesFact, RequestsFact, SensorHealthFact,
     },
     trace::{TraceReader, TraceWriter},
 };
@@ -183,6 +183,7 @@ fn fact() -> impl Strategy<Value = Fact> {
         1 => blindness().prop_map(|blindness| Fact::Sensing(sensing(blindness))),
         1 => handles_fact().prop_map(Fact::Handles),
         1 => outbound_fact().prop_map(Fact::Outbound),
+        6 => requests_fact().prop_map(Fact::Requests),
         1 => id().prop_map(Fact::Exec),
         1 => id().prop_map(Fact::Exit),
     ]
@@ -216,6 +217,28 @@ fn outbound_fact() -> impl Strategy<Value = OutboundFact> {
             abandoned_total: totals.3,
             no_local_port_total: totals.4,
             pending,
+        },
+    )
+}
+
+/// Requests of the same listeners, with arbitrary counts, ages and totals.
+fn requests_fact() -> impl Strategy<Value = RequestsFact> {
+    let counts =
+        (0..3_u32, prop_oneof![0..200_u32, any::<u32>()], prop_oneof![0..200_u32, any::<u32>()]);
+    let age = || option::of(prop_oneof![0..9_000_000_u64, any::<u64>()]);
+    let total = || option::of(prop_oneof![0..20_000_u64, any::<u64>()]);
+    (counts, [age(), age(), age()], [total(), total()]).prop_map(
+        |((netns, unread, in_flight), ages, totals)| RequestsFact {
+            netns,
+            addr: Arc::from("[::]:80"),
+            connections: None,
+            unread,
+            in_flight,
+            oldest_unread_us: ages[0],
+            oldest_in_flight_us: ages[1],
+            youngest_in_flight_us: ages[2],
+            answered_total: totals[0],
+            abandoned_total: totals[1],
         },
     )
 }
@@ -256,6 +279,16 @@ fn eventful() -> impl Strategy<Value = Vec<Observation>> {
                     backlog_max: 128,
                     oldest_wait_us,
                     ..ListenerFact::default()
+                }));
+                let waits = if stuck { 4 * second as u32 } else { 0 };
+                facts.push(Fact::Requests(RequestsFact {
+                    addr: Arc::from("[::]:80"),
+                    unread: waits,
+                    in_flight: waits,
+                    oldest_unread_us: oldest_wait_us,
+                    oldest_in_flight_us: oldest_wait_us,
+                    answered_total: Some(20 * second as u64),
+                    ..RequestsFact::default()
                 }));
                 observations.extend(facts.into_iter().map(|fact| Observation { t, fact }));
                 t += 1.0;

@@ -14,6 +14,7 @@ mod offsets;
 mod page;
 mod page_flood;
 mod replay;
+mod replay_requests;
 mod serve;
 mod source;
 mod spool;

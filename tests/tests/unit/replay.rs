@@ -20,10 +20,12 @@ use spillway_agent::{
     trace::TraceWriter,
 };
 
+use crate::replay_requests;
+
 const MIB: f64 = 1_048_576.0;
 const API: ProcessId = ProcessId { pid: 812, start_ticks: 4711 };
 
-fn path(name: &str) -> PathBuf {
+pub(crate) fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("traces").join(format!("{name}.jsonl"))
 }
 
@@ -189,7 +191,7 @@ fn generated() -> Vec<(&'static str, f64, Vec<Observation>)> {
         pause @ 5..=6 => (pause * 10, f64::from(pause - 4) / 10.0, 5),
         _ => (2, 0.000_3, u64::from(step)),
     };
-    vec![
+    let mut all = vec![
         ("leak-linear", 5.0, one_process(5, 420, |t| 100.0 + t)),
         (
             "cache-fill-then-flat",
@@ -205,7 +207,9 @@ fn generated() -> Vec<(&'static str, f64, Vec<Observation>)> {
         ("half-blind", 1.0, half_blind()),
         ("fd-leak", 10.0, fd_leak()),
         ("dependency-down", 1.0, dependency_down()),
-    ]
+    ];
+    all.extend(replay_requests::generated());
+    all
 }
 
 fn serialise(interval_secs: f64, observations: &[Observation]) -> Vec<u8> {

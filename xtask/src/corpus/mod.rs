@@ -12,7 +12,8 @@ use std::process::ExitCode;
 
 pub use forward::meets_targets;
 
-/// Record, list, write or score the corpora of leaks and healthy processes, and of accept queues.
+/// Record, list, write or score the corpora of leaks and healthy processes, and of accept and
+/// request queues.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask corpus record ujson                       run a real program, both versions, and \
@@ -26,6 +27,7 @@ pub use forward::meets_targets;
     cargo xtask corpus score --check --part held-out      fails if a target is missed\n  \
     cargo xtask corpus week                               the pages in a week of a healthy host\n  \
     cargo xtask corpus queues score                       the same for accept queues\n  \
+    cargo xtask corpus requests score                     the same for request queues\n  \
     cargo xtask corpus queues record nginx-ramp           load a real server and record its \
     queue\n\n\
     Exit codes: 0 done, 1 failed or a target was missed, 2 wrong usage.")]
@@ -39,7 +41,7 @@ enum Command {
     /// Run real programs under load and record them with the agent's own sensors
     Record(record::Args),
     /// list, write DIR, write-manifest or score, with their options; add queues first (also before
-    /// record) for accept queues
+    /// record) for accept queues, requests first for request queues
     #[command(external_subcommand)]
     Others(Vec<String>),
 }

@@ -5,6 +5,8 @@
 //! once, and cleared once no socket was overloaded for `clear_after`, or all are gone. The detector
 //! bounds the number of sockets.
 
+use std::sync::Arc;
+
 use foldhash::HashMap;
 
 use super::{
@@ -12,6 +14,7 @@ use super::{
     counter::Counter,
     queue::{AcceptQueue, QueueUpdate},
     rates::Rates,
+    requests::{OverloadedRequests, RequestQueue, answered_in_time},
     trigger::Trigger,
     verdict::{self, OverloadedQueue},
 };
@@ -21,7 +24,7 @@ use crate::{
         detector::{Context, Findings, is_gone},
         verdict::{Claim, Verdict},
     },
-    sense::ListenerFact,
+    sense::{ListenerFact, RequestsFact},
 };
 
 /// Time between two forecasts of an open claim: the policy needs no finer ones.
@@ -35,6 +38,9 @@ pub(super) struct ListenAddress {
     rates: Rates,
     instant: Option<Instant>,
     raised: Option<Raised>,
+    /// Requests on its connections, once they were sampled, and the latest sample of a socket.
+    requests: Option<Box<RequestQueue>>,
+    listener: Option<Box<ListenerFact>>,
 }
 
 /// Sum of the samples of one instant so far.
@@ -56,6 +62,14 @@ struct Raised {
     forecast_t: f64,
     /// Verdict that raised it.
     verdict: Verdict,
+    /// Whether requests on its connections were waiting.
+    is_about_requests: bool,
+}
+
+impl Raised {
+    fn new(t: f64, verdict: Verdict, is_about_requests: bool) -> Self {
+        Self { since_t: t, bad_t: t, forecast_t: t, verdict, is_about_requests }
+    }
 }
 
 impl ListenAddress {
@@ -87,24 +101,28 @@ impl ListenAddress {
         let key = key(fact);
         let update = self.sockets.entry(key).or_default().observe(t, context.scan, fact, config);
         self.add(&update);
+        let has_waiting_requests = self.join(t, fact);
         let Some(raised) = &mut self.raised else {
             if let Some(trigger) = update.trigger {
                 let verdict = self.subject(fact, key, trigger).verdict(context, config);
-                self.raised =
-                    Some(Raised { since_t: t, bad_t: t, forecast_t: t, verdict: verdict.clone() });
+                self.raised = Some(Raised::new(t, verdict.clone(), false));
                 findings.verdicts.push(verdict);
             }
             return;
         };
-        if update.is_overload || update.gap {
+        if update.is_overload || update.gap || has_waiting_requests {
             raised.bad_t = t;
         }
         if t - raised.bad_t >= config.clear_after.as_secs_f64() {
+            if raised.is_about_requests {
+                return findings.verdicts.extend(self.clear_requests(t));
+            }
             let why = verdict::recovered(fact, t - raised.bad_t, t - raised.since_t);
             let (backlog, oldest_wait_us) = (fact.backlog, fact.oldest_wait_us);
             findings.verdicts.extend(self.clear(t, backlog, oldest_wait_us, why));
-        } else if let Some(trigger) =
-            update.trigger.filter(|_| t - raised.forecast_t >= FORECAST_EVERY_SECS)
+        } else if let Some(trigger) = update
+            .trigger
+            .filter(|_| !has_waiting_requests && t - raised.forecast_t >= FORECAST_EVERY_SECS)
         {
             raised.forecast_t = t;
             let forecast = self.subject(fact, key, trigger).verdict(context, config);
@@ -112,10 +130,101 @@ impl ListenAddress {
         }
     }
 
-    /// Forgets sockets that are gone. With the last of them its claim is cleared.
+    /// Whether its requests were sampled.
+    pub(super) fn has_requests(&self) -> bool {
+        self.requests.is_some()
+    }
+
+    /// Whether anything is known about it.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.sockets.is_empty() || self.requests.is_some()
+    }
+
+    /// Cgroup of the process that listens; empty if unknown.
+    pub(super) fn cgroup(&self) -> &str {
+        self.listener.as_ref().map_or("", |listener| &listener.cgroup)
+    }
+
+    /// Whether connections or requests wait there unusually.
+    pub(super) fn is_waiting(&self, t: f64) -> bool {
+        self.raised.is_some() || self.requests.as_ref().is_some_and(|queue| queue.is_waiting(t))
+    }
+
+    /// Takes a sample of the requests on its connections. Clears a claim that is over; returns
+    /// whether there is an overload to report.
+    pub(super) fn observe_requests(
+        &mut self,
+        context: &Context<'_>,
+        fact: &RequestsFact,
+        config: &OverloadConfig,
+        findings: &mut Findings,
+    ) -> bool {
+        let t = context.t;
+        let queue = self.requests.get_or_insert_default();
+        let update = queue.observe(t, context.scan, fact, config);
+        let Some(raised) = &mut self.raised else { return update.is_overload };
+        if update.is_overload || update.gap {
+            raised.bad_t = t;
+        }
+        if raised.is_about_requests && t - raised.bad_t >= config.clear_after.as_secs_f64() {
+            findings.verdicts.extend(self.clear_requests(t));
+            return false;
+        }
+        update.is_overload
+            && (!raised.is_about_requests || t - raised.forecast_t >= FORECAST_EVERY_SECS)
+    }
+
+    /// Raises the claim of its overloaded requests, or appends a fresh forecast of an open one.
+    pub(super) fn report_requests(
+        &mut self,
+        context: &Context<'_>,
+        dependency: Option<Arc<str>>,
+        findings: &mut Findings,
+    ) {
+        let Some(queue) = self.requests.as_deref() else { return };
+        let (listener, rates) = (self.listener.as_deref(), &self.rates);
+        let verdict = OverloadedRequests { queue, listener, rates, dependency }.verdict(context);
+        match &mut self.raised {
+            Some(raised) => {
+                (raised.forecast_t, raised.is_about_requests) = (context.t, true);
+                findings.forecasts.push(verdict);
+            }
+            None => {
+                self.raised = Some(Raised::new(context.t, verdict.clone(), true));
+                findings.verdicts.push(verdict);
+            }
+        }
+    }
+
+    fn clear_requests(&mut self, t: f64) -> Option<Verdict> {
+        let queue = self.requests.as_deref()?;
+        let raised = self.raised.take()?;
+        answered_in_time(t, raised.verdict, queue, (t - raised.bad_t, t - raised.since_t))
+    }
+
+    /// Joins a sample of a socket with the requests on its connections, if they are sampled.
+    /// Returns whether they are overloaded.
+    fn join(&mut self, t: f64, fact: &ListenerFact) -> bool {
+        let Some(queue) = &mut self.requests else { return false };
+        queue.join(t, fact);
+        match &mut self.listener {
+            Some(listener) => (**listener).clone_from(fact),
+            None => self.listener = Some(Box::new(fact.clone())),
+        }
+        queue.is_overload(t)
+    }
+
+    /// Forgets sockets and requests that are gone. With the last of them its claim is cleared.
     pub(super) fn prune(&mut self, context: &Context<'_>) -> Option<Verdict> {
         self.sockets.retain(|_, queue| !is_gone(context, queue.seen_scan()));
-        if !self.sockets.is_empty() {
+        if self.requests.as_ref().is_some_and(|queue| is_gone(context, queue.seen_scan())) {
+            self.requests = None;
+            if let Some(raised) = &mut self.raised {
+                raised.is_about_requests = false;
+            }
+        }
+        let is_about_requests = self.raised.as_ref().is_some_and(|raised| raised.is_about_requests);
+        if !self.sockets.is_empty() || is_about_requests {
             return None;
         }
         let why = verdict::disappeared(&self.raised.as_ref()?.verdict);

@@ -84,8 +84,17 @@ impl MeanPressure {
         if waits || at_least(self.thread, BUSY_THREAD_PERCENT) {
             return Some(Bottleneck::Cpu);
         }
-        let is_known = self.cpu.percent().is_some() || self.thread.percent().is_some();
-        is_known.then_some(Bottleneck::Workers)
+        self.is_known().then_some(Bottleneck::Workers)
+    }
+
+    /// Whether anything is known about CPU.
+    pub(super) fn is_known(&self) -> bool {
+        self.cpu.percent().is_some() || self.thread.percent().is_some()
+    }
+
+    /// Whether CPU is the bottleneck of a standing queue.
+    pub(super) fn is_short_of_cpu(&self) -> bool {
+        self.scarce(Trigger::Standing, false) == Some(Bottleneck::Cpu)
     }
 
     /// Evidence for the bottleneck, in words.
@@ -116,6 +125,7 @@ impl MeanPressure {
             Bottleneck::Workers => "neither CPU nor memory is short: its workers wait for \
                                     something else, or there are too few"
                 .to_owned(),
+            Bottleneck::Dependency => "it waits for another service".to_owned(),
             Bottleneck::Backlog => {
                 "its backlog is too small for its bursts, although each wait is short".to_owned()
             }

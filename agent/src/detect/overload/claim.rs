@@ -73,6 +73,31 @@ pub struct OverloadClaim {
     /// Whether fewer are accepted than before although no more arrive.
     #[serde(skip)]
     pub is_slower: bool,
+    /// Requests that wait on established connections; `None` if the claim is about the accept
+    /// queue alone.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<WaitingRequests>,
+}
+
+/// Requests that wait on established connections.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct WaitingRequests {
+    /// Connections whose request has not been read in full.
+    pub unread: u32,
+    /// Connections with a request that has no response yet, unread ones included.
+    pub in_flight: u32,
+    /// Age of the oldest of them; `None` if it is unknown.
+    pub oldest_request_us: Option<u64>,
+    /// Responses per second; `None` if they are not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answered_per_sec: Option<f64>,
+    /// Share of the requests that ended in the last seconds because their clients gave up; `None`
+    /// if none ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub abandoned_share: Option<f64>,
+    /// Address that the service waits for, if it is short of a dependency.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dependency: Option<Arc<str>>,
 }
 
 /// Resource that an overloaded service is short of. The fix differs.
@@ -90,6 +115,8 @@ pub enum Bottleneck {
     Backlog,
     /// Workers: all of them wait for something else, or there are too few.
     Workers,
+    /// Another service, for which its requests wait.
+    Dependency,
 }
 
 impl OverloadClaim {
@@ -102,9 +129,28 @@ impl OverloadClaim {
         !would_move && (is_broken || self.is_slower)
     }
 
+    /// Connections that wait for accept(), or requests that wait for a response, if those are more.
+    fn waiting(&self) -> u32 {
+        self.requests.as_ref().map_or(0, |requests| requests.in_flight).max(self.backlog)
+    }
+
+    /// Longest wait, in seconds; `None` if it is unknown.
+    fn known_wait_secs(&self) -> Option<f64> {
+        let request_us = self.requests.as_ref().and_then(|requests| requests.oldest_request_us);
+        self.oldest_wait_us.max(request_us).map(|us| us as f64 / 1e6)
+    }
+
+    /// What waits, as a person calls it.
+    fn things(&self) -> &'static str {
+        if self.requests.is_some() { "requests" } else { "connections" }
+    }
+
     /// Share of the connections that arrived in the last `wait_secs` and still wait; `None` if
     /// arrivals are not counted.
     fn waiting_share(&self, wait_secs: f64) -> Option<f64> {
+        if self.requests.is_some() {
+            return None;
+        }
         let arrived = self.arrivals_per_sec? * wait_secs;
         (arrived > 0.0).then(|| (f64::from(self.backlog) / arrived).min(1.0))
     }
@@ -153,17 +199,17 @@ impl ClaimDetails for OverloadClaim {
             let reason = format!("connections are dropped now and then; {}", importance.reason);
             return (Severity::Warning, reason);
         }
-        let known_wait_secs = self.oldest_wait_us.map(|us| us as f64 / 1e6);
+        let known_wait_secs = self.known_wait_secs();
         let is_full = self.backlog > self.backlog_max;
+        let (waiting, things) = (self.waiting(), self.things());
         let is_stuck = self.scarce == Some(Bottleneck::AcceptLoop);
         let share = self.waiting_share(known_wait_secs.unwrap_or(0.0));
         let is_soon = exhaustion_secs.is_some_and(|secs| secs <= OVERFLOW_SOON_SECS);
         // An unknown wait is taken to be as long as the claim has been open.
         let wait_secs = known_wait_secs.unwrap_or(lasted_secs);
-        let waits =
-            format!("{} connections are waiting, for at most {}", self.backlog, Span(wait_secs));
+        let waits = format!("{waiting} {things} are waiting, for at most {}", Span(wait_secs));
         let lasted = Span(lasted_secs);
-        if self.backlog < WAITING_MIN && !is_full {
+        if waiting < WAITING_MIN && !is_full {
             return (Severity::Info, format!("only {waits}"));
         }
         if lasted_secs < WARNING_AFTER_SECS {
@@ -212,13 +258,13 @@ impl ClaimDetails for OverloadClaim {
 
     fn headline(&self, host: &str, exhaustion_secs: Option<f64>) -> String {
         let owner = if self.comm.is_empty() { String::new() } else { format!(" ({})", self.comm) };
-        let (backlog, most) = (Count(self.backlog.into()), Count(self.backlog_max.into()));
         let scarce = match self.scarce {
             Some(Bottleneck::Cpu) => ", short of CPU",
             Some(Bottleneck::Memory) => ", short of memory",
             Some(Bottleneck::AcceptLoop) => ", accept loop stuck",
             Some(Bottleneck::Backlog) => ", backlog too small",
             Some(Bottleneck::Workers) => ", short of workers",
+            Some(Bottleneck::Dependency) => ", waiting for another service",
             None => "",
         };
         let sign = match self.sign {
@@ -232,20 +278,31 @@ impl ClaimDetails for OverloadClaim {
             }
             None => String::new(),
         };
+        let waiting = match &self.requests {
+            Some(requests) => format!("{} requests", Count(requests.in_flight.into())),
+            None => {
+                let (backlog, most) = (self.backlog.into(), self.backlog_max.into());
+                format!("{} of {} connections", Count(backlog), Count(most))
+            }
+        };
         format!(
-            "{}{owner} on {host} is overloaded: {backlog} of {most} connections are waiting\
-             {scarce}{sign}{consequence}",
+            "{}{owner} on {host} is overloaded: {waiting} are waiting{scarce}{sign}{consequence}",
             self.addr
         )
     }
 
     fn advice(&self, _exhaustion_secs: Option<f64>) -> String {
+        let requests = self.requests.as_ref();
+        if let Some(peer) = requests.and_then(|requests| requests.dependency.as_ref()) {
+            return format!("check {peer}, for which it waits");
+        }
         match self.scarce {
             Some(Bottleneck::Cpu) => "add CPU, or send less load here",
             Some(Bottleneck::Memory) => "free memory, or send less load here",
             Some(Bottleneck::AcceptLoop) => "find out what blocks the process, or restart it",
             Some(Bottleneck::Backlog) => "raise the backlog of listen(), or send less load here",
             Some(Bottleneck::Workers) => "add workers, or send less load here",
+            Some(Bottleneck::Dependency) => "check the services that it depends on",
             None => "check the process, or send less load here",
         }
         .to_owned()

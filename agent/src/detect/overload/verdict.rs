@@ -95,6 +95,7 @@ impl OverloadedQueue<'_> {
             accepts_per_sec: self.rates.accepts_per_sec().map(|rate| rounded(rate, 1)),
             oldest_wait_us: fact.oldest_wait_us,
             is_slower: self.rates.is_slower(),
+            requests: None,
         };
         Verdict {
             exhaustion_secs: exhaustion_secs.map(|secs| rounded(secs, 1)),
@@ -217,14 +218,14 @@ pub(super) fn disappeared(verdict: &Verdict) -> String {
 }
 
 /// A listener as a person knows it.
-struct ListenerName<'a> {
-    addr: &'a str,
-    comm: &'a str,
-    pid: Option<u32>,
+pub(super) struct ListenerName<'a> {
+    pub(super) addr: &'a str,
+    pub(super) comm: &'a str,
+    pub(super) pid: Option<u32>,
 }
 
 impl<'a> ListenerName<'a> {
-    fn of(fact: &'a ListenerFact) -> Self {
+    pub(super) fn of(fact: &'a ListenerFact) -> Self {
         Self { addr: &fact.addr, comm: &fact.comm, pid: fact.pid }
     }
 }

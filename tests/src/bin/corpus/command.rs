@@ -30,6 +30,10 @@ pub(crate) trait Corpus {
 
     /// Returns all families: name, part, number of runs and description.
     fn families() -> Vec<(&'static str, Part, u64, &'static str)>;
+    /// Returns the seed of the first run of a family in a part.
+    fn first_seed(_part: Part) -> u64 {
+        0
+    }
     /// Loads all runs of the manifest at this path.
     fn load(manifest: &Path) -> anyhow::Result<Vec<Self::Entry>>;
     /// Generates a run of a family.
@@ -171,7 +175,9 @@ fn write_manifest<C: Corpus>() -> anyhow::Result<ExitCode> {
     let path = manifest::<C>();
     let runs: Vec<_> = C::families()
         .iter()
-        .flat_map(|(name, _, runs, _)| (0..*runs).map(|seed| (*name, seed)))
+        .flat_map(|(name, part, runs, _)| {
+            (0..*runs).map(|seed| (*name, C::first_seed(*part) + seed))
+        })
         .collect();
     let entries: Vec<_> =
         each(&runs, |(family, seed)| C::make(family, *seed)).into_iter().flatten().collect();

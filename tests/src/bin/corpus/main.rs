@@ -6,6 +6,7 @@ mod command;
 mod each;
 mod leaks;
 mod queues;
+mod requests;
 mod week;
 
 use std::process::ExitCode;
@@ -13,9 +14,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use spillway_tests::corpus::Part;
 
-use self::{command::Command, leaks::Leaks, queues::Queues};
+use self::{command::Command, leaks::Leaks, queues::Queues, requests::Requests};
 
-/// The published corpora: of leaks and of healthy processes, and of accept queues.
+/// The published corpora: of leaks and of healthy processes, and of accept and request
+/// queues.
 #[derive(Debug, Parser)]
 struct Cli {
     #[command(subcommand)]
@@ -28,6 +30,11 @@ enum Which {
     Leaks(Command),
     /// The same commands for the corpus of accept queues
     Queues {
+        #[command(subcommand)]
+        command: Command,
+    },
+    /// The same for the corpus of request queues
+    Requests {
         #[command(subcommand)]
         command: Command,
     },
@@ -46,6 +53,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Which::Leaks(command) => command.run::<Leaks>(),
         Which::Queues { command } => command.run::<Queues>(),
+        Which::Requests { command } => command.run::<Requests>(),
         Which::Week { part, check } => week::week(part, check),
     };
     outcome.unwrap_or_else(|error| {

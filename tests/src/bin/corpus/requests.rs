@@ -1,0 +1,69 @@
+//! The corpus of request queues.
+
+use std::path::Path;
+
+use spillway_agent::engine::HostInfo;
+use spillway_tests::{
+    corpus::Part,
+    queues::requests::{
+        Entry, FAMILIES, HELD_OUT_FROM, Report, Scored, Stream, entry, load, score_run,
+    },
+};
+
+use crate::command::{About, Corpus, Observations};
+
+/// The corpus of request queues.
+pub(crate) struct Requests;
+
+impl Corpus for Requests {
+    type Entry = Entry;
+    type Scored = Scored;
+    type Report = Report;
+
+    const DIR: &str = "requests";
+
+    fn families() -> Vec<(&'static str, Part, u64, &'static str)> {
+        let of = |part: Part| {
+            FAMILIES.iter().map(move |family| (family.name, part, family.runs, family.why))
+        };
+        of(Part::Tuning).chain(of(Part::HeldOut)).collect()
+    }
+
+    fn first_seed(part: Part) -> u64 {
+        if part == Part::HeldOut { HELD_OUT_FROM } else { 0 }
+    }
+
+    fn load(manifest: &Path) -> anyhow::Result<Vec<Entry>> {
+        load(manifest)
+    }
+
+    fn make(family: &str, seed: u64) -> Option<Entry> {
+        FAMILIES.iter().find(|one| one.name == family).map(|family| entry(family, seed))
+    }
+
+    fn about(entry: &Entry) -> About<'_> {
+        let Entry { run, family, part, interval_secs, .. } = entry;
+        About { run, family, part: *part, recorded: None, interval_secs: *interval_secs }
+    }
+
+    fn observations(entry: &Entry, _dir: &Path) -> anyhow::Result<(HostInfo, Observations)> {
+        let stream = Stream::open(entry)?;
+        Ok((stream.host(), Box::new(stream.map(Ok))))
+    }
+
+    fn score(entry: &Entry, _dir: &Path) -> anyhow::Result<Scored> {
+        score_run(entry)
+    }
+
+    fn report(part: Part, scored: &[Scored]) -> Option<Report> {
+        Some(Report::new(part, scored)).filter(|report| report.runs > 0)
+    }
+
+    fn shown(report: &Report) -> String {
+        report.render()
+    }
+
+    fn met(report: &Report) -> bool {
+        report.met()
+    }
+}

@@ -1,0 +1,82 @@
+//! From a family and a seed to a run: its observations for the detector, and, once they are all
+//! told, its truth.
+
+use anyhow::Context as _;
+use spillway_agent::{engine::HostInfo, sense::Observation};
+
+use super::{
+    families::{Draw, FAMILIES, Family, HELD_OUT_FROM},
+    manifest::Entry,
+    seen::Seen,
+    sim::Sim,
+    truth::Overload,
+};
+use crate::corpus::{Part, rng::Rng};
+
+const HOST: HostInfo = HostInfo { mem_total_bytes: 16 << 30, cpus: 4 };
+
+/// What is seen of a run, in order of time.
+pub struct Stream(Seen);
+
+fn part(seed: u64) -> Part {
+    if seed >= HELD_OUT_FROM { Part::HeldOut } else { Part::Tuning }
+}
+
+/// The run of a family and a seed; always the same.
+fn simulate(family: &Family, seed: u64) -> Seen {
+    let mut draw = Draw { rng: Rng::new(family.name, seed), part: part(seed) };
+    let plan = (family.plan)(&mut draw);
+    let rng = Rng::new(family.name, draw.rng.bits());
+    Seen::new(Sim::new(plan, rng), HOST, draw.rng)
+}
+
+/// The line of the manifest that belongs to a family and a seed: simulates all of it.
+pub fn entry(family: &Family, seed: u64) -> Entry {
+    let mut seen = simulate(family, seed);
+    seen.by_ref().for_each(drop);
+    Entry {
+        run: format!("{}/{seed}", family.name),
+        family: family.name.to_owned(),
+        part: part(seed),
+        seed,
+        addr: seen.addr().to_owned(),
+        overloads: seen.sim.truth.overloads.clone(),
+        tolerated: seen.sim.truth.tolerated.clone(),
+        secs: seen.sim.plan.secs,
+        interval_secs: seen.sim.plan.look.interval_secs,
+    }
+}
+
+impl Stream {
+    /// The observations of a run in the manifest.
+    ///
+    /// # Errors
+    ///
+    /// If its family is not known.
+    pub fn open(entry: &Entry) -> anyhow::Result<Self> {
+        let family =
+            FAMILIES.iter().find(|family| family.name == entry.family).with_context(|| {
+                let hint = "`cargo xtask corpus requests list` names them";
+                format!("{}: no family {:?}\n  hint: {hint}", entry.run, entry.family)
+            })?;
+        Ok(Self(simulate(family, entry.seed)))
+    }
+
+    /// Its host.
+    pub fn host(&self) -> HostInfo {
+        self.0.host()
+    }
+
+    /// What the simulation says that the run was, once it has ended.
+    pub fn truth(&self) -> Option<&[Overload]> {
+        self.0.has_ended().then_some(&self.0.sim.truth.overloads)
+    }
+}
+
+impl Iterator for Stream {
+    type Item = Observation;
+
+    fn next(&mut self) -> Option<Observation> {
+        self.0.next()
+    }
+}
