@@ -15,10 +15,10 @@
 //! - clients give up before they are answered, which they did not before.
 //!
 //! Long polls, WebSockets and slow reports are old too, but younger requests overtake them, or
-//! their age is usual for the address. Cold start: nothing in flight is judged before some requests were
-//! answered, since only a baseline distinguishes a long poll from a request that waits. A gap
-//! between samples restarts the standing time. It clears when the oldest is young again, or
-//! nothing waits.
+//! their age is usual for the address. Cold start: nothing in flight is judged before some requests
+//! were answered, since only a baseline distinguishes a long poll from a request that waits. A gap
+//! between samples restarts the standing time. It clears when the oldest is young again, or nothing
+//! waits.
 
 mod condition;
 mod history;

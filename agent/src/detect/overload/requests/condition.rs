@@ -32,8 +32,8 @@ const STANDING_SHARE: f64 = 0.5;
 /// The same while CPU is short, which explains that requests are served all at once.
 const SHARED_CPU_SHARE: f64 = 0.2;
 
-/// Share of the responses since the oldest arrived that may have overtaken the oldest, beside as many as are
-/// answered while a request is served as long as usual at most.
+/// Share of the responses since the oldest arrived that may have overtaken it, beside as many as
+/// are answered while a request is served as long as usual at most.
 const OVERTOOK_SHARE: f64 = 0.25;
 const OVERTOOK_MORE_SECS: f64 = 0.25;
 
