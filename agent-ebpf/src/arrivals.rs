@@ -159,6 +159,18 @@ fn counted_for(child: *const c_void, port: u16) -> Option<*mut Arrivals> {
     ARRIVALS.get_ptr_mut(address)
 }
 
+/// Returns the address of the listener that a connection came to; `None` if none is known there.
+#[inline(always)]
+pub(crate) fn listener_of<R: Reading>(connection: *const c_void) -> Option<Address> {
+    let port = R::read(connection, offset!(inet_sport))?;
+    let mut address = address::<R>(connection, u16::from_be(port))?;
+    if ARRIVALS.get_ptr(address).is_none() {
+        address.addr = [0; 4];
+        ARRIVALS.get_ptr(address)?;
+    }
+    Some(address)
+}
+
 /// Returns the counts of an address.
 #[inline(always)]
 pub(crate) fn at(address: &Address) -> Arrivals {

@@ -29,6 +29,8 @@ pub(super) enum Rule {
     QueueDepth,
     /// An accept queue of a UNIX listener, of which only the depth is known on any kernel.
     UnixQueue,
+    /// Requests on the connections of a listener.
+    Requests,
 }
 
 /// Time for which a loss counts, in seconds. A guess: twice the shortest horizon on which a leak is
@@ -77,6 +79,7 @@ const TCP_QUEUE: &[Rule] = &[Rule::QueueAge, Rule::QueueDepth];
 const UNIX_QUEUE: &[Rule] = &[Rule::UnixQueue];
 const ANY_QUEUE: &[Rule] = &[Rule::QueueAge, Rule::QueueDepth, Rule::UnixQueue];
 const OUTBOUND: &[Rule] = &[Rule::Outbound];
+const REQUESTS: &[Rule] = &[Rule::Requests];
 
 /// Penalties of a probe.
 const fn probe_penalties(probe: Probe) -> ProbePenalties {
@@ -123,6 +126,11 @@ const fn probe_penalties(probe: Probe) -> ProbePenalties {
             Penalty(MILD, "outbound connects were followed in a coarser way"),
             Penalty(SEVERE, "outbound connects were not followed"),
         ),
+        Probe::Requests => (
+            REQUESTS,
+            Penalty(MILD, "requests on connections were read in a coarser way"),
+            Penalty(SEVERE, "requests on connections were not read"),
+        ),
     };
     ProbePenalties { rules, degraded, off }
 }
@@ -168,6 +176,9 @@ const fn loss_penalty(loss: Loss) -> LossPenalty {
         Loss::ListenerScanFailed => (TCP_QUEUE, MARKED, "some scans of accept queues failed"),
         Loss::UnixScanFailed => (UNIX_QUEUE, MARKED, "some scans of UNIX accept queues failed"),
         Loss::OutboundReadFailed => (OUTBOUND, MILD, "some reads of outbound connects failed"),
+        Loss::RequestReadFailed => {
+            (REQUESTS, MARKED, "some reads of requests on connections failed")
+        }
         Loss::ShortRead => (
             &[
                 Rule::Leak,
@@ -176,6 +187,7 @@ const fn loss_penalty(loss: Loss) -> LossPenalty {
                 Rule::QueueAge,
                 Rule::QueueDepth,
                 Rule::UnixQueue,
+                Rule::Requests,
             ] as &[Rule],
             MILD,
             "some samples were cut off",
@@ -186,6 +198,9 @@ const fn loss_penalty(loss: Loss) -> LossPenalty {
         }
         Loss::OutboundLeftOut => {
             (OUTBOUND, SLIGHT, "some destinations without failures were left out")
+        }
+        Loss::RequestsLeftOut => {
+            (REQUESTS, SLIGHT, "responses on some of very many connections were not counted")
         }
         Loss::SockDiagFailed => (TCP_QUEUE, MILD, "some sock_diag requests for listeners failed"),
         Loss::UnixDiagFailed => {
@@ -288,13 +303,14 @@ impl SensorHealth {
 mod tests {
     use super::*;
 
-    const RULES: [Rule; 6] = [
+    const RULES: [Rule; 7] = [
         Rule::Leak,
         Rule::Handles,
         Rule::Outbound,
         Rule::QueueAge,
         Rule::QueueDepth,
         Rule::UnixQueue,
+        Rule::Requests,
     ];
 
     fn fact(degraded: &[&str], off: &[&str], lost: &[(&str, u64)]) -> SensorHealthFact {

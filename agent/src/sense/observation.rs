@@ -43,6 +43,8 @@ pub enum Fact {
     Listener(ListenerFact),
     /// Results of one workload's connects to one address.
     Outbound(OutboundFact),
+    /// Requests on the connections of one listening address.
+    Requests(RequestsFact),
     /// A process replaced its program image: its growth from here on is that of a new program.
     Exec(ProcessId),
     /// A process has ended.
@@ -285,6 +287,41 @@ pub struct OutboundFact {
     pub no_local_port_total: Option<u64>,
     /// Pending connects, neither established nor failed.
     pub pending: u32,
+}
+
+/// Requests on the established connections of one listening address, over all its sockets. A
+/// request is unread while its bytes wait in a socket, and in flight from their arrival until the
+/// response begins. Of a connection with several requests at once (HTTP/2, pipelining) only the
+/// newest is seen: the counts are lower bounds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestsFact {
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Address and port of the listener, as in [`ListenerFact::addr`].
+    #[serde(deserialize_with = "printable::deserialize")]
+    pub addr: Arc<str>,
+    /// Established connections; `None` if unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
+    /// Connections whose request has not been read in full.
+    pub unread: u32,
+    /// Connections with a request that has no response yet, unread ones included.
+    pub in_flight: u32,
+    /// Age of the oldest unread request; `None` if there is none or it is unknown.
+    #[serde(default)]
+    pub oldest_unread_us: Option<u64>,
+    /// Age of the oldest request in flight; `None` if there is none or it is unknown.
+    #[serde(default)]
+    pub oldest_in_flight_us: Option<u64>,
+    /// Age of the youngest request in flight; `None` if there is none or it is unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub youngest_in_flight_us: Option<u64>,
+    /// Responses seen since the address was first seen: a lower bound, from samples.
+    #[serde(default)]
+    pub answered_total: Option<u64>,
+    /// Requests whose client closed the connection before the response began.
+    #[serde(default)]
+    pub abandoned_total: Option<u64>,
 }
 
 fn is_empty(text: &Arc<str>) -> bool {

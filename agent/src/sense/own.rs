@@ -32,6 +32,7 @@ impl OwnSockets {
         match fact {
             Fact::Listener(listener) => self.owns_listener(listener),
             Fact::Outbound(outbound) => self.owns_outbound(outbound),
+            Fact::Requests(requests) => self.listens_at(requests.netns, &requests.addr),
             _ => false,
         }
     }
@@ -43,6 +44,11 @@ impl OwnSockets {
             .iter_mut()
             .find(|(addr, _)| fact.netns == self.netns && *addr == fact.addr);
         own.map(|(_, backlog)| *backlog = fact.backlog).is_some()
+    }
+
+    /// Returns whether the agent listens at this address.
+    fn listens_at(&self, netns: u32, at: &str) -> bool {
+        netns == self.netns && self.listeners.iter().any(|(addr, _)| **addr == *at)
     }
 
     /// Returns whether connects are the agent's own, such as those of notifications.
@@ -60,6 +66,7 @@ impl OwnSockets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sense::RequestsFact;
 
     #[test]
     fn listener_is_recognised_by_namespace_and_address() {
@@ -85,6 +92,19 @@ mod tests {
             own.backlogs().collect::<Vec<_>>(),
             [("127.0.0.1:9646", 7), ("[fe80::1]:9647", 7)]
         );
+    }
+
+    #[test]
+    fn requests_to_the_agent_are_recognised_by_address() {
+        let mut own = OwnSockets::new(&["127.0.0.1:9646".parse().unwrap()]);
+        let netns = own.netns;
+        let mut owns = |netns, addr: &str| {
+            let fact = RequestsFact { netns, addr: Arc::from(addr), ..RequestsFact::default() };
+            own.owns(&Fact::Requests(fact))
+        };
+        assert!(owns(netns, "127.0.0.1:9646"));
+        assert!(!owns(netns, "127.0.0.1:9647"));
+        assert!(!owns(netns.wrapping_add(1), "127.0.0.1:9646"), "another container's");
     }
 
     #[test]

@@ -279,6 +279,9 @@ fn check(observation: &Observation) -> Result<(), &'static str> {
             require(outbound.comm.len() <= COMM_BYTES_MAX, "comm is too long")?;
             require(outbound.cgroup.len() <= CGROUP_BYTES_MAX, "cgroup is too long")
         }
+        Fact::Requests(requests) => {
+            require(requests.addr.len() <= ADDR_BYTES_MAX, "addr is too long")
+        }
         // Other kinds have no impossible values: unknown names are ignored, and the length of a
         // line is bounded.
         _ => Ok(()),
@@ -318,10 +321,17 @@ mod tests {
             r#"{"t":5.0,"kind":"handles","pid":812,"start_ticks":4711,"fds":120,"fds_max":1024,"threads":9,"close_wait":null}"#,
             "\n",
             r#"{"t":6.0,"kind":"outbound","netns":4026531840,"addr":"10.0.0.7:5432","cgroup":"/system.slice/api.service","pid":812,"comm":"api","established_total":90,"refused_total":3,"timed_out_total":2,"abandoned_total":1,"pending":4}"#,
+            "\n",
+            r#"{"t":7.0,"kind":"requests","netns":4026531840,"addr":"0.0.0.0:8080","unread":3,"in_flight":12,"oldest_unread_us":4000,"oldest_in_flight_us":90000,"answered_total":88120,"abandoned_total":2}"#,
         );
-        let read = read(body);
-        assert_eq!(read.len(), 7);
+        let mut read = read(body);
+        assert_eq!(read.len(), 8);
         assert!(read.iter().all(Result::is_ok), "{read:?}");
+        let Some(Ok(Observation { fact: Fact::Requests(requests), .. })) = read.pop() else {
+            panic!("{read:?}")
+        };
+        assert_eq!((requests.unread, requests.in_flight, requests.connections), (3, 12, None));
+        assert_eq!(requests.oldest_in_flight_us, Some(90_000));
         let Some(Ok(Observation { fact: Fact::Outbound(outbound), .. })) = read.last() else {
             panic!("{read:?}")
         };
