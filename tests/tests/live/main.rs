@@ -7,3 +7,4 @@ mod floods;
 mod listeners;
 mod overload;
 mod processes;
+mod requests;
