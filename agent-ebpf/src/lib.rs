@@ -294,10 +294,10 @@ pub struct RequestSample {
     /// Bytes that the process has not read, and the peer's FIN (`rcv_nxt - copied_seq`).
     pub unread: u32,
     /// Bytes that the process has written and the peer has not acknowledged (`write_seq -
-    /// snd_una`).
+    /// snd_una`); 0 unless both times are the same.
     pub unacked: u32,
     /// Bytes that came with or after the segment that the peer's window was last taken from
-    /// (`rcv_nxt - snd_wl1`).
+    /// (`rcv_nxt - snd_wl1`); 0 unless both times are the same.
     pub newest: u32,
     /// Bytes that came since the connection was made, modulo 2³² (`bytes_received`).
     pub received_bytes: u32,

@@ -77,22 +77,30 @@ fn sample<R: Reading>(sock: *const c_void) -> Option<RequestSample> {
         return None;
     }
     let listener = arrivals::listener_of::<R>(sock)?;
-    let received_end: u32 = R::read(sock, offset!(tcp_rcv_nxt))?;
+    // A count that rises is read after the one that it is compared with.
     let copied: u32 = R::read(sock, offset!(tcp_copied_seq))?;
-    let window_from: u32 = R::read(sock, offset!(tcp_snd_wl1))?;
-    let acked: u32 = R::read(sock, offset!(tcp_snd_una))?;
-    let written: u32 = R::read(sock, offset!(tcp_write_seq))?;
+    let received_end: u32 = R::read(sock, offset!(tcp_rcv_nxt))?;
+    let received: u32 = R::read(sock, offset!(icsk_received))?;
+    let sent: u32 = R::read(sock, offset!(tcp_sent))?;
+    let (mut unacked, mut newest) = (0, 0);
+    // Only a tie needs them, and each may be in another line of the cache.
+    if received == sent {
+        let acked: u32 = R::read(sock, offset!(tcp_snd_una))?;
+        let written: u32 = R::read(sock, offset!(tcp_write_seq))?;
+        let window_from: u32 = R::read(sock, offset!(tcp_snd_wl1))?;
+        (unacked, newest) = (written.wrapping_sub(acked), received_end.wrapping_sub(window_from));
+    }
     Some(RequestSample {
         sock: sock as u64,
         addr: listener.addr,
         netns: R::read(R::pointer(sock, offset!(sock_net))?, offset!(net_inum))?,
-        received: R::read(sock, offset!(icsk_received))?,
-        sent: R::read(sock, offset!(tcp_sent))?,
+        received,
+        sent,
         // SAFETY: a plain helper without arguments.
         now: unsafe { bpf_jiffies64() } as u32,
         unread: received_end.wrapping_sub(copied),
-        unacked: written.wrapping_sub(acked),
-        newest: received_end.wrapping_sub(window_from),
+        unacked,
+        newest,
         received_bytes: R::read::<u64>(sock, offset!(tcp_bytes_received))? as u32,
         family: listener.family,
         port: listener.port,

@@ -14,6 +14,9 @@ use std::{
 
 use crate::now;
 
+/// A pause sees within so long that the test has ended.
+const STEP: Duration = Duration::from_millis(500);
+
 /// What the client and the server of one connection do, over and over. Times scatter evenly between
 /// half and one and a half of these.
 #[derive(Debug, Clone, Copy)]
@@ -165,11 +168,17 @@ impl State {
     }
 
     fn pause(&self, time: Duration) -> io::Result<()> {
-        if !time.is_zero() {
-            thread::sleep(time);
+        let start = now();
+        loop {
+            if self.ended.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            let left = time.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return Ok(());
+            }
+            thread::sleep(left.min(STEP));
         }
-        let ended = self.ended.load(Ordering::Relaxed);
-        if ended { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
 }
 

@@ -2,17 +2,15 @@
 //! costs to look at many. Every source is held against the truth on every kernel, see
 //! `src/kernel/requests.rs`.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    thread::sleep,
-    time::Duration,
-};
+use std::{net::SocketAddr, process::Command, thread::sleep, time::Duration};
 
 use spillway_agent::{
     bpf::Probe,
     sense::{RequestSensor, RequestsFact, Sensors},
 };
-use spillway_tests::{Habit, KnownRequests, is_root, now, own_network, requests, sensors_with};
+use spillway_tests::{
+    Habit, KnownRequests, Workload, built, is_root, now, own_network, requests, sensors_with,
+};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
@@ -104,62 +102,43 @@ fn requests_that_follow_a_response_at_once_are_seen() {
     }
 }
 
-/// Connections of one listener, both ends of them in this process.
-fn open(listener: &TcpListener, count: usize) -> Vec<(TcpStream, TcpStream)> {
-    let port = listener.local_addr().expect("it is bound").port();
-    (0..count)
-        .map(|nth| {
-            // 20,000 local ports for each address.
-            let to = Ipv4Addr::new(127, 0, 0, 1 + (nth / 20_000) as u8);
-            let client = TcpStream::connect((to, port)).expect("it listens");
-            (client, listener.accept().expect("one waits").0)
-        })
-        .collect()
-}
-
-/// Processor time of this thread, in seconds.
-fn thread_secs() -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the kernel writes one timespec through the pointer, which lives until it returns.
-    let read = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    assert_eq!(read, 0, "every thread has it");
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
-}
-
-/// Looks at 10 Hz for some seconds; returns the share of a core that they took, and of passes how
-/// many and the mean processor time, in ms.
-fn cost(sensors: &mut Sensors, connections: usize) -> (f64, u64, f64) {
-    let passes = |sensors: &Sensors| sensors.get::<RequestSensor>().expect("it started").passes();
+/// Looks at 10 Hz for some seconds; returns the share of a core that passes took.
+fn cost(sensors: &mut Sensors, connections: usize) -> f64 {
+    const SECS: f64 = 60.0;
+    let cost = |sensors: &Sensors| sensors.get::<RequestSensor>().expect("it started").cost();
     let mut observations = Vec::new();
-    let mut t = 0.0;
-    // Listeners are looked at too: what that takes is subtracted.
-    let mut of_listeners = f64::INFINITY;
-    for _ in 0..20 {
-        let before = (thread_secs(), passes(sensors));
-        sensors.scan_listeners(t, &mut observations);
-        if passes(sensors) == before.1 {
-            of_listeners = of_listeners.min(thread_secs() - before.0);
+    let look = |sensors: &mut Sensors, t, out: &mut Vec<_>| {
+        sensors.scan_listeners(t, out);
+        out.clear();
+    };
+    // The first pass finds the connections; the time is from one pass to another.
+    look(sensors, 0.0, &mut observations);
+    let before = cost(sensors);
+    let (mut t, mut last, mut last_t) = (1_000.0, before, 0.0);
+    let start = t;
+    while t < start + SECS || last.passes < before.passes + 2 {
+        look(sensors, t, &mut observations);
+        let now = cost(sensors);
+        if now.passes > last.passes {
+            (last_t, last) = (t, now);
+            if t >= start + SECS {
+                break;
+            }
         }
-        observations.clear();
-    }
-    assert!(of_listeners.is_finite(), "a pass was made at every look");
-    t += 100.0;
-    const SECS: f64 = 30.0;
-    let (start_passes, mut took) = (passes(sensors), 0.0);
-    for _ in 0..(SECS * 10.0) as u32 {
-        let before = thread_secs();
-        sensors.scan_listeners(t, &mut observations);
-        took += (thread_secs() - before - of_listeners).max(0.0);
-        observations.clear();
         t += 0.1;
     }
-    let made = passes(sensors) - start_passes;
-    let (share, each) = (took / SECS, took / made as f64 * 1e3);
+    let now = cost(sensors);
+    let passes = now.passes - before.passes;
+    // The last one rests from here on.
+    let resting = (now.secs - before.secs) / passes as f64;
+    let share = (now.secs - before.secs - resting) / (last_t - start);
     println!(
-        "{connections} connections: {made} passes in {SECS} s, {each:.2} ms each, {:.2} % of a core",
+        "{connections} connections: {passes} passes in {:.1} s, {:.2} ms each, {:.2} % of a core",
+        last_t - start,
+        resting * 1e3,
         share * 100.0
     );
-    (share, made, each)
+    share
 }
 
 #[test]
@@ -176,20 +155,22 @@ fn hundred_thousand_connections_cost_one_percent_of_a_core() {
 }
 
 fn hold_cost(test: &str, connections: usize, most: f64) {
+    /// Both ends of each are in one process, which may hold 20,000 files on a usual host.
+    const EACH: usize = 5_000;
     if !is_root(test) {
         return;
     }
-    let files = (connections * 2 + 1_000) as u64;
-    let limit = libc::rlimit { rlim_cur: files, rlim_max: files };
-    // SAFETY: setrlimit reads one rlimit through the pointer, which lives until the call returns.
-    let raised = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
-    assert_eq!(raised, 0, "root may raise it");
     let Some(mut sensors) = sensors_with(Probe::Requests, test) else { return };
     own_network().expect("root can make a network namespace");
-    let listener = TcpListener::bind("0.0.0.0:0").expect("a free port");
-    let open = open(&listener, connections);
-    let (share, made, _) = cost(&mut sensors, connections);
-    // The last pass of the time rests beyond its end.
-    assert!(share <= most * (1.0 + 1.0 / made as f64), "{share} of a core");
+    let open: Vec<_> = (0..connections / EACH)
+        .map(|_| {
+            let mut command = Command::new(built("workload"));
+            Workload::start(command.args(["connections", &format!("--count={EACH}")]))
+        })
+        .collect();
+    let share = cost(&mut sensors, connections);
+    assert!(share <= most * 1.1, "{share} of a core");
+    let seen: u32 = requests(&mut sensors, 1e9).iter().filter_map(|fact| fact.connections).sum();
+    assert_eq!(seen as usize, connections);
     drop(open);
 }

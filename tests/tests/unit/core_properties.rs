@@ -13,7 +13,7 @@ use spillway_agent::{
     detect::{ClaimState, Verdict},
     engine::{Engine, HostInfo, Output},
     sense::{
-        Fact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId,
+        Fact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId, RequestsFact,
         ProcessResourcesFact, SensorHealthFact,
     },
     trace::{TraceReader, TraceWriter},
@@ -183,6 +183,7 @@ fn fact() -> impl Strategy<Value = Fact> {
         1 => blindness().prop_map(|blindness| Fact::Sensing(sensing(blindness))),
         1 => handles_fact().prop_map(Fact::Handles),
         1 => outbound_fact().prop_map(Fact::Outbound),
+        2 => requests_fact().prop_map(Fact::Requests),
         1 => id().prop_map(Fact::Exec),
         1 => id().prop_map(Fact::Exit),
     ]
@@ -216,6 +217,26 @@ fn outbound_fact() -> impl Strategy<Value = OutboundFact> {
             abandoned_total: totals.3,
             no_local_port_total: totals.4,
             pending,
+        },
+    )
+}
+
+/// Requests at a few addresses, whose counts and totals do as they please.
+fn requests_fact() -> impl Strategy<Value = RequestsFact> {
+    let ages = (option::of(size()), option::of(size()), option::of(size()));
+    let counts = (option::of(any::<u32>()), any::<u32>(), any::<u32>());
+    (0..3_u32, 0..3_u16, counts, ages, option::of(size()), option::of(size())).prop_map(
+        |(netns, port, counts, ages, answered_total, abandoned_total)| RequestsFact {
+            netns,
+            addr: Arc::from(format!("10.0.0.1:{port}")),
+            connections: counts.0,
+            unread: counts.1,
+            in_flight: counts.2,
+            oldest_unread_us: ages.0,
+            oldest_in_flight_us: ages.1,
+            youngest_in_flight_us: ages.2,
+            answered_total,
+            abandoned_total,
         },
     )
 }

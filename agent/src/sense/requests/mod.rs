@@ -71,7 +71,16 @@ pub struct RequestSensor {
     table: RequestTable,
     pace: Pace,
     tick_ns: u64,
-    passes: u64,
+    cost: PassCost,
+}
+
+/// Passes so far, and the processor time that they took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PassCost {
+    /// Number of passes.
+    pub passes: u64,
+    /// Processor time of all.
+    pub secs: f64,
 }
 
 enum RequestSource {
@@ -132,12 +141,12 @@ impl RequestSensor {
             })),
         };
         let (table, pace) = (RequestTable::default(), Pace::default());
-        Self { source, table, pace, tick_ns: tick_ns(), passes: 0 }
+        Self { source, table, pace, tick_ns: tick_ns(), cost: PassCost::default() }
     }
 
-    /// Number of passes so far.
-    pub fn passes(&self) -> u64 {
-        self.passes
+    /// Passes so far, and what they cost.
+    pub fn cost(&self) -> PassCost {
+        self.cost
     }
 
     /// Makes a pass if one is due, and passes on a fact for each address.
@@ -151,7 +160,6 @@ impl RequestSensor {
             return Ok(());
         }
         let before = thread_secs();
-        self.passes += 1;
         let Self { source, table, tick_ns, .. } = self;
         table.begin(now);
         let read = match source {
@@ -167,7 +175,10 @@ impl RequestSensor {
         if left_out > 0 {
             losses.count(Loss::RequestsLeftOut);
         }
-        self.pace.rest(now, thread_secs() - before, connections);
+        let took_secs = thread_secs() - before;
+        self.cost.passes += 1;
+        self.cost.secs += took_secs;
+        self.pace.rest(now, took_secs, connections);
         read
     }
 }

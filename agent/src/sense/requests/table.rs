@@ -12,7 +12,7 @@
 //! hold one connection, and the totals miss some. Addresses are bounded by [`ADDRESSES_MAX`] and by
 //! time, [`FORGET_SECS`]; a forgotten one begins at 0 again.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::hash_map::Entry, net::SocketAddr, sync::Arc};
 
 use foldhash::HashMap;
 use spillway_ebpf::LISTENERS_MAX;
@@ -37,7 +37,11 @@ pub(super) type ListenerKey = (u32, SocketAddr);
 /// Requests at every listening address.
 #[derive(Debug, Default)]
 pub(super) struct RequestTable {
-    addresses: HashMap<ListenerKey, Address>,
+    addresses: Vec<Address>,
+    /// Places in `addresses`.
+    places: HashMap<ListenerKey, usize>,
+    /// Listener and place of the last connection: the next one is often its neighbour.
+    latest: Option<(ListenerKey, usize)>,
     connections: HashMap<u64, Known>,
     /// Number of the current pass, from 1.
     pass: u32,
@@ -59,6 +63,7 @@ struct Known {
 
 #[derive(Debug)]
 struct Address {
+    listener: ListenerKey,
     text: Arc<str>,
     now: Counts,
     /// Set if the last pass saw a connection.
@@ -93,14 +98,15 @@ impl RequestTable {
     /// Adds a connection that came to a listener. One that is added again in the same pass, because
     /// another process holds it too, is ignored.
     pub(super) fn add(&mut self, listener: ListenerKey, connection: &Connection) {
-        let Self { addresses, connections, pass, since_us, began, left_out } = self;
-        let is_full = addresses.len() >= ADDRESSES_MAX;
-        let address = match addresses.get_mut(&listener) {
-            Some(address) => address,
-            None if is_full => return *left_out += 1,
-            None => addresses.entry(listener).or_insert_with(|| Address::new(&listener)),
+        let Some(place) = self.place(listener) else { return self.left_out += 1 };
+        let Self { addresses, connections, pass, since_us, began, left_out, .. } = self;
+        let Some(address) = addresses.get_mut(place) else { return };
+        let is_full = connections.len() >= CONNECTIONS_MAX;
+        let entry = connections.entry(connection.socket);
+        let before = match &entry {
+            Entry::Occupied(known) => Some(*known.get()),
+            Entry::Vacant(_) => None,
         };
-        let before = connections.get(&connection.socket).copied();
         if before.is_some_and(|before| before.pass == *pass) {
             return;
         }
@@ -114,9 +120,6 @@ impl RequestTable {
             let was_left = before.is_some_and(|before| before.is_left);
             address.abandoned += u64::from(is_in_flight && connection.is_left && !was_left);
         }
-        if before.is_none() && connections.len() >= CONNECTIONS_MAX {
-            return *left_out += 1;
-        }
         let known = Known {
             pass: *pass,
             received_bytes: connection.received_bytes,
@@ -124,29 +127,57 @@ impl RequestTable {
             is_in_flight,
             is_left: connection.is_left,
         };
-        connections.insert(connection.socket, known);
+        match entry {
+            Entry::Occupied(mut entry) => drop(entry.insert(known)),
+            Entry::Vacant(_) if is_full => *left_out += 1,
+            Entry::Vacant(entry) => drop(entry.insert(known)),
+        }
+    }
+
+    /// Returns the place of an address, new or not; `None` if there are too many.
+    fn place(&mut self, listener: ListenerKey) -> Option<usize> {
+        if let Some((latest, place)) = self.latest
+            && latest == listener
+        {
+            return Some(place);
+        }
+        let place = match self.places.get(&listener) {
+            Some(place) => *place,
+            None if self.addresses.len() >= ADDRESSES_MAX => return None,
+            None => {
+                self.addresses.push(Address::new(listener));
+                self.places.insert(listener, self.addresses.len() - 1);
+                self.addresses.len() - 1
+            }
+        };
+        self.latest = Some((listener, place));
+        Some(place)
     }
 
     /// Ends a pass: forgets connections that are gone, and passes on a fact for each address that
     /// has connections or had some at the last pass. Returns the number of connections, and how
     /// many of them were not followed.
     pub(super) fn end(&mut self, mut each: impl FnMut(RequestsFact)) -> (usize, u64) {
-        let Self { addresses, connections, pass, began, left_out, .. } = self;
+        let Self { addresses, places, latest, connections, pass, began, left_out, .. } = self;
         connections.retain(|_, known| known.pass == *pass);
         if connections.capacity() > 8 * connections.len() {
             connections.shrink_to(2 * connections.len());
         }
         let now = began.unwrap_or(0.0);
-        let mut seen = 0;
-        addresses.retain(|(netns, _), address| {
+        let (mut seen, before) = (0, addresses.len());
+        addresses.retain_mut(|address| {
             let counts = std::mem::take(&mut address.now);
             seen += counts.connections as usize;
             let was_seen = std::mem::replace(&mut address.was_seen, counts.is_seen);
             if counts.is_seen || was_seen {
-                each(address.fact(*netns, &counts));
+                each(address.fact(&counts));
             }
             now - address.active_t < FORGET_SECS
         });
+        if addresses.len() < before {
+            *latest = None;
+            *places = addresses.iter().map(|one| one.listener).zip(0..).collect();
+        }
         (seen, *left_out)
     }
 }
@@ -178,9 +209,10 @@ fn is_answered(
 }
 
 impl Address {
-    fn new((_, socket): &ListenerKey) -> Self {
+    fn new(listener: ListenerKey) -> Self {
         Self {
-            text: Arc::from(socket.to_string()),
+            listener,
+            text: Arc::from(listener.1.to_string()),
             now: Counts::default(),
             was_seen: false,
             answered: 0,
@@ -189,9 +221,9 @@ impl Address {
         }
     }
 
-    fn fact(&self, netns: u32, counts: &Counts) -> RequestsFact {
+    fn fact(&self, counts: &Counts) -> RequestsFact {
         RequestsFact {
-            netns,
+            netns: self.listener.0,
             addr: self.text.clone(),
             connections: Some(counts.connections),
             unread: counts.unread,
