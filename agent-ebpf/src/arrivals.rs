@@ -15,7 +15,7 @@
 //!   by two CPUs at once is counted twice: one in a thousand on an emulated 5.10 with four clients
 //!   on eight CPUs.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
@@ -96,9 +96,8 @@ fn address<R: Reading>(sock: *const c_void, port: u16) -> Option<Address> {
 pub(crate) fn opened(sock: *const c_void) {
     let Some(address) = address_of_listener(sock) else { return };
     if let Some(ports) = PORTS.get_ptr_mut(0) {
-        // SAFETY: the entry is there as long as the map; a byte is written whole, and an index of
-        // 16 bits is within it.
-        unsafe { (*ports)[usize::from(address.port)] = 1 };
+        // SAFETY: the entry is there as long as the map, and a byte is written whole.
+        unsafe { (*ports)[index(&address.port)] = 1 };
     }
     // If another listener shares the address, the insert fails and the entry exists anyway.
     let _ = ARRIVALS.insert(address, NONE, u64::from(BPF_NOEXIST));
@@ -173,12 +172,20 @@ fn counted_for(child: *const c_void, port: u16) -> Option<*mut Arrivals> {
     ARRIVALS.get_ptr_mut(address)
 }
 
+/// Returns a port as an index. The read from memory shows its range to verifiers that lose it when
+/// bytes are swapped.
+#[inline(always)]
+fn index(port: &u16) -> usize {
+    // SAFETY: a reference is valid to read.
+    usize::from(unsafe { ptr::read_volatile(port) })
+}
+
 /// Returns the address of the listener that a connection came to; `None` if none is known there.
 #[inline(always)]
 pub(crate) fn listener_of<R: Reading>(connection: *const c_void) -> Option<Address> {
     let port = u16::from_be(R::read(connection, offset!(inet_sport))?);
     // SAFETY: as in `opened`.
-    if unsafe { (*PORTS.get_ptr(0)?)[usize::from(port)] } == 0 {
+    if unsafe { (*PORTS.get_ptr(0)?)[index(&port)] } == 0 {
         return None;
     }
     let mut address = address::<R>(connection, port)?;

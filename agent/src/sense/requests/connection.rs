@@ -31,8 +31,10 @@ pub(super) struct Connection {
     pub(super) received_us: u64,
     /// Time since data was last sent.
     pub(super) sent_us: u64,
-    /// Bytes that came so far, modulo 2³²; `None` if unknown.
-    pub(super) received_bytes: Option<u32>,
+    /// Bytes that came so far, modulo 2³².
+    pub(super) received_bytes: u32,
+    /// Tick in which data was last sent, modulo 2³²; 0 if unknown.
+    pub(super) sent_tick: u32,
 }
 
 /// Age from which a time counts as one in the future, which is now: half of all ticks.
@@ -59,7 +61,8 @@ impl Connection {
             is_in_flight: is_unread || received < sent || (received == sent && is_newest),
             received_us: us(received),
             sent_us: us(sent),
-            received_bytes: Some(sample.received_bytes),
+            received_bytes: sample.received_bytes,
+            sent_tick: sample.sent,
         }
     }
 
@@ -88,7 +91,8 @@ impl Connection {
             is_in_flight: is_unread || received < sent,
             received_us: u64::from(received) * 1_000,
             sent_us: u64::from(sent) * 1_000,
-            received_bytes: u32_at(BYTES_RECEIVED),
+            received_bytes: u32_at(BYTES_RECEIVED)?,
+            sent_tick: 0,
         })
     }
 }

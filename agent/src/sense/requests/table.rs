@@ -31,6 +31,9 @@ const ADDRESSES_MAX: usize = LISTENERS_MAX as usize;
 /// clients that belong together.
 const FORGET_SECS: f64 = 600.0;
 
+/// Age from which data came in a tick that is over: two ticks of the longest, 10 ms.
+const SETTLED_US: u64 = 20_000;
+
 /// Network namespace and address of a listener.
 pub(super) type ListenerKey = (u32, SocketAddr);
 
@@ -45,9 +48,10 @@ pub(super) struct RequestTable {
     connections: HashMap<u64, Known>,
     /// Number of the current pass, from 1.
     pass: u32,
-    /// Time between the start of this pass and that of the last; `None` in the first.
-    since_us: Option<u64>,
-    began: Option<f64>,
+    /// Start of the current pass.
+    now: f64,
+    /// Set after the first pass.
+    is_warm: bool,
     left_out: u64,
 }
 
@@ -55,9 +59,12 @@ pub(super) struct RequestTable {
 #[derive(Debug, Clone, Copy)]
 struct Known {
     pass: u32,
-    received_bytes: Option<u32>,
+    received_bytes: u32,
+    sent_tick: u32,
     peer_port: u16,
     is_in_flight: bool,
+    /// Set if the tick in which data last came was over.
+    is_settled: bool,
     is_left: bool,
 }
 
@@ -89,8 +96,7 @@ struct Counts {
 impl RequestTable {
     /// Begins a pass at `now`, in seconds on any monotonic clock.
     pub(super) fn begin(&mut self, now: f64) {
-        self.since_us = self.began.map(|then| ((now - then).max(0.0) * 1e6) as u64);
-        self.began = Some(now);
+        self.now = now;
         self.pass = self.pass.wrapping_add(1);
         self.left_out = 0;
     }
@@ -99,7 +105,7 @@ impl RequestTable {
     /// another process holds it too, is ignored.
     pub(super) fn add(&mut self, listener: ListenerKey, connection: &Connection) {
         let Some(place) = self.place(listener) else { return self.left_out += 1 };
-        let Self { addresses, connections, pass, since_us, began, left_out, .. } = self;
+        let Self { addresses, connections, pass, now, is_warm, left_out, .. } = self;
         let Some(address) = addresses.get_mut(place) else { return };
         let is_full = connections.len() >= CONNECTIONS_MAX;
         let entry = connections.entry(connection.socket);
@@ -112,19 +118,21 @@ impl RequestTable {
         }
         let before = before.filter(|before| before.peer_port == connection.peer_port);
         let is_in_flight = connection.is_in_flight
-            || before.is_some_and(|before| still_waits(&before, connection, *since_us));
-        address.active_t = began.unwrap_or(0.0);
+            || before.is_some_and(|before| still_waits(&before, connection));
+        address.active_t = *now;
         address.now.add(connection, is_in_flight);
-        if since_us.is_some() {
-            address.answered += u64::from(is_answered(before, connection, is_in_flight, *since_us));
+        if *is_warm {
+            address.answered += u64::from(is_answered(before, connection, is_in_flight));
             let was_left = before.is_some_and(|before| before.is_left);
             address.abandoned += u64::from(is_in_flight && connection.is_left && !was_left);
         }
         let known = Known {
             pass: *pass,
             received_bytes: connection.received_bytes,
+            sent_tick: connection.sent_tick,
             peer_port: connection.peer_port,
             is_in_flight,
+            is_settled: connection.received_us >= SETTLED_US,
             is_left: connection.is_left,
         };
         match entry {
@@ -158,12 +166,12 @@ impl RequestTable {
     /// has connections or had some at the last pass. Returns the number of connections, and how
     /// many of them were not followed.
     pub(super) fn end(&mut self, mut each: impl FnMut(RequestsFact)) -> (usize, u64) {
-        let Self { addresses, places, latest, connections, pass, began, left_out, .. } = self;
+        let Self { addresses, places, latest, connections, pass, now, is_warm, left_out } = self;
+        *is_warm = true;
         connections.retain(|_, known| known.pass == *pass);
         if connections.capacity() > 8 * connections.len() {
             connections.shrink_to(2 * connections.len());
         }
-        let now = began.unwrap_or(0.0);
         let (mut seen, before) = (0, addresses.len());
         addresses.retain_mut(|address| {
             let counts = std::mem::take(&mut address.now);
@@ -172,7 +180,7 @@ impl RequestTable {
             if counts.is_seen || was_seen {
                 each(address.fact(&counts));
             }
-            now - address.active_t < FORGET_SECS
+            *now - address.active_t < FORGET_SECS
         });
         if addresses.len() < before {
             *latest = None;
@@ -183,28 +191,24 @@ impl RequestTable {
 }
 
 /// Returns whether a request that was in flight at the last pass is so still although the times tie:
-/// nothing has come or been sent since.
-fn still_waits(before: &Known, connection: &Connection, since_us: Option<u64>) -> bool {
+/// nothing has come since, and a response would be of a later tick.
+fn still_waits(before: &Known, connection: &Connection) -> bool {
     before.is_in_flight
-        && before.received_bytes.is_some()
+        && before.is_settled
         && before.received_bytes == connection.received_bytes
-        && since_us.is_some_and(|since_us| connection.sent_us > since_us)
         && connection.received_us == connection.sent_us
 }
 
 /// Returns whether a response has begun since the last pass.
-fn is_answered(
-    before: Option<Known>,
-    connection: &Connection,
-    is_in_flight: bool,
-    since_us: Option<u64>,
-) -> bool {
-    let has_sent = since_us.is_some_and(|since_us| connection.sent_us < since_us);
+fn is_answered(before: Option<Known>, connection: &Connection, is_in_flight: bool) -> bool {
     match before {
-        Some(before) if before.is_in_flight => !is_in_flight || has_sent,
+        // Something was sent, and another request may wait already.
+        Some(before) if before.is_in_flight => {
+            !is_in_flight || before.sent_tick != connection.sent_tick
+        }
         // Data that came since then was answered. If nothing came, more of the old response went.
         Some(before) => !is_in_flight && before.received_bytes != connection.received_bytes,
-        None => !is_in_flight && connection.received_bytes.is_some_and(|bytes| bytes > 0),
+        None => !is_in_flight && connection.received_bytes > 0,
     }
 }
 
@@ -274,13 +278,14 @@ mod tests {
             is_in_flight: true,
             received_us: us,
             sent_us: us + 500_000,
-            received_bytes: Some(100),
+            received_bytes: 100,
+            sent_tick: 1,
         }
     }
 
     fn answered(socket: u64, us: u64) -> Connection {
         let waits = waiting(socket, us + 1_000);
-        Connection { is_in_flight: false, sent_us: us, ..waits }
+        Connection { is_in_flight: false, sent_us: us, sent_tick: 2, ..waits }
     }
 
     /// Passes a second apart.
@@ -341,10 +346,7 @@ mod tests {
     #[test]
     fn response_is_counted_once() {
         let mut passes = Passes::default();
-        let next = |received_bytes, one: Connection| Connection {
-            received_bytes: Some(received_bytes),
-            ..one
-        };
+        let next = |received_bytes, one: Connection| Connection { received_bytes, ..one };
         // What was answered before the first pass is not counted.
         assert_eq!(passes.totals(&[waiting(1, 10_000), answered(2, 10_000)]), (0, 0));
         assert_eq!(passes.totals(&[answered(1, 20_000), answered(2, 1_010_000)]), (1, 0));
@@ -353,10 +355,10 @@ mod tests {
         assert_eq!(passes.totals(&[next(200, answered(1, 9_000)), answered(2, 3_000)]), (2, 0));
         // The next request waits; then its response has begun and another waits.
         assert_eq!(passes.totals(&[next(300, waiting(1, 600_000))]), (2, 0));
-        let another = Connection { sent_us: 400_000, ..next(400, waiting(1, 300_000)) };
+        let another = Connection { sent_tick: 3, ..next(400, waiting(1, 300_000)) };
         assert_eq!(passes.totals(&[another]), (3, 0));
         // An upload that goes on is not answered.
-        let upload = Connection { sent_us: 1_400_000, ..next(900, waiting(1, 1_000)) };
+        let upload = Connection { sent_tick: 3, ..next(900, waiting(1, 1_000)) };
         assert_eq!(passes.totals(&[upload]), (3, 0));
         // A connection that is new, and has been answered.
         assert_eq!(passes.totals(&[answered(9, 4_000)]), (4, 0));
@@ -383,13 +385,17 @@ mod tests {
     fn request_seen_before_still_waits_although_times_tie() {
         let mut passes = Passes::default();
         let tie = |us| Connection { sent_us: us, ..waiting(1, us) };
-        assert_eq!(passes.make(&[tie(10_000)]).in_flight, 1);
         let hidden = |us| Connection { is_in_flight: false, ..tie(us) };
-        let fact = passes.make(&[hidden(1_010_000)]);
+        assert_eq!(passes.make(&[tie(30_000)]).in_flight, 1);
+        let fact = passes.make(&[hidden(1_030_000)]);
         assert_eq!((fact.in_flight, fact.answered_total), (1, Some(0)));
         // Something was sent: the response.
-        let fact = passes.make(&[Connection { sent_us: 5_000, ..hidden(2_010_000) }]);
+        let fact = passes.make(&[Connection { sent_us: 5_000, ..hidden(2_030_000) }]);
         assert_eq!((fact.in_flight, fact.answered_total), (0, Some(1)));
+        // The response may be of the tick in which the request was seen.
+        assert_eq!(passes.make(&[tie(3_000)]).in_flight, 1);
+        let fact = passes.make(&[hidden(1_003_000)]);
+        assert_eq!((fact.in_flight, fact.answered_total), (0, Some(2)));
     }
 
     #[test]
