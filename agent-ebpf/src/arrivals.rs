@@ -15,10 +15,13 @@
 //!   by two CPUs at once is counted twice: one in a thousand on an emulated 5.10 with four clients
 //!   on eight CPUs.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
-    bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns, macros::map, maps::HashMap,
+    bindings::BPF_NOEXIST,
+    helpers::generated::bpf_ktime_get_ns,
+    macros::map,
+    maps::{Array, HashMap},
 };
 use spillway_ebpf::{ABSENT, LISTENERS_MAX, Loss};
 
@@ -31,6 +34,12 @@ use crate::{
 /// Counts by address, while it has a listener. The capacity is that of the map of listeners.
 #[map]
 static ARRIVALS: HashMap<Address, Arrivals> = HashMap::with_max_entries(LISTENERS_MAX, 0);
+
+/// Ports at which something listens or has listened, in any namespace: a byte each. Most sockets
+/// that are no listener's are known by it, without a lookup of their address.
+#[map]
+static PORTS: Array<[u8; PORTS_MAX]> = Array::with_max_entries(1, 0);
+const PORTS_MAX: usize = 1 << 16;
 
 /// Address of a listener. The network namespace is identified by its kernel address, which takes
 /// one read less than its number.
@@ -86,6 +95,10 @@ fn address<R: Reading>(sock: *const c_void, port: u16) -> Option<Address> {
 #[inline(always)]
 pub(crate) fn opened(sock: *const c_void) {
     let Some(address) = address_of_listener(sock) else { return };
+    if let Some(ports) = PORTS.get_ptr_mut(0) {
+        // SAFETY: the entry is there as long as the map, and a byte is written whole.
+        unsafe { (*ports)[index(&address.port)] = 1 };
+    }
     // If another listener shares the address, the insert fails and the entry exists anyway.
     let _ = ARRIVALS.insert(address, NONE, u64::from(BPF_NOEXIST));
     let Some(arrivals) = ARRIVALS.get_ptr_mut(address) else { return count(Loss::ArrivalMapFull) };
@@ -157,6 +170,30 @@ fn counted_for(child: *const c_void, port: u16) -> Option<*mut Arrivals> {
     }
     address.addr = [0; 4];
     ARRIVALS.get_ptr_mut(address)
+}
+
+/// Returns a port as an index. The read from memory shows its range to verifiers that lose it when
+/// bytes are swapped.
+#[inline(always)]
+fn index(port: &u16) -> usize {
+    // SAFETY: a reference is valid to read.
+    usize::from(unsafe { ptr::read_volatile(port) })
+}
+
+/// Returns the address of the listener that a connection came to; `None` if none is known there.
+#[inline(always)]
+pub(crate) fn listener_of<R: Reading>(connection: *const c_void) -> Option<Address> {
+    let port = u16::from_be(R::read(connection, offset!(inet_sport))?);
+    // SAFETY: as in `opened`.
+    if unsafe { (*PORTS.get_ptr(0)?)[index(&port)] } == 0 {
+        return None;
+    }
+    let mut address = address::<R>(connection, port)?;
+    if ARRIVALS.get_ptr(address).is_none() {
+        address.addr = [0; 4];
+        ARRIVALS.get_ptr(address)?;
+    }
+    Some(address)
 }
 
 /// Returns the counts of an address.

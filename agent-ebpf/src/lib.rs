@@ -274,6 +274,43 @@ pub struct SocketSample {
     pub reserved: [u16; 3],
 }
 
+/// A connection of a known listener that a process holds, from `iter/task_file`. Times are the low
+/// half of the kernel's tick count (jiffies), as it keeps them in a socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestSample {
+    /// Address of the socket in the kernel.
+    pub sock: u64,
+    /// Address of the listener, each word in network byte order; IPv4 in the first.
+    pub addr: [u32; 4],
+    /// Inode of the network namespace.
+    pub netns: u32,
+    /// Time at which data last came.
+    pub received: u32,
+    /// Time at which data was last sent.
+    pub sent: u32,
+    /// Time of this sample, taken after the others.
+    pub now: u32,
+    /// Bytes that the process has not read, and the peer's FIN (`rcv_nxt - copied_seq`).
+    pub unread: u32,
+    /// Bytes that the process has written and the peer has not acknowledged (`write_seq -
+    /// snd_una`); 0 unless both times are the same.
+    pub unacked: u32,
+    /// Bytes that came with or after the segment that the peer's window was last taken from
+    /// (`rcv_nxt - snd_wl1`); 0 unless both times are the same.
+    pub newest: u32,
+    /// Bytes that came since the connection was made, modulo 2³² (`bytes_received`).
+    pub received_bytes: u32,
+    /// `AF_INET` or `AF_INET6`.
+    pub family: u16,
+    /// Port of the listener, host byte order.
+    pub port: u16,
+    /// Port of the peer, network byte order.
+    pub peer_port: u16,
+    /// [`TCP_ESTABLISHED`], [`TCP_CLOSE_WAIT`] or [`TCP_CLOSE`].
+    pub state: u16,
+}
+
 /// Maximum number of processes whose programs one pass lists. A guess: more than most cgroups have;
 /// the rest takes another pass.
 pub const PROGRAMS_MAX: u32 = 1_024;
@@ -417,6 +454,10 @@ pub const WATCHES_CONNECTS: u32 = 2;
 pub const TCP_LISTEN: u16 = 10;
 /// `TCP_ESTABLISHED` of the same.
 pub const TCP_ESTABLISHED: u16 = 1;
+/// `TCP_CLOSE` of the same: the connection was reset or timed out, and a process still holds it.
+pub const TCP_CLOSE: u16 = 7;
+/// `TCP_CLOSE_WAIT` of the same: the peer has closed its side.
+pub const TCP_CLOSE_WAIT: u16 = 8;
 
 /// A probe: the BPF programs and maps, or the files read in their place, that answer one question.
 /// Each belongs to one sensor. The order here is the order in `spillway doctor`.
@@ -451,6 +492,8 @@ pub enum Probe {
     AcceptSojourn,
     /// Results of outbound connects.
     OutboundConnects,
+    /// Requests on the connections of TCP listeners.
+    Requests,
 }
 
 /// A kind of loss between the kernel and an observation. BPF programs count the first
@@ -503,6 +546,8 @@ pub enum Loss {
     UnixScanFailed,
     /// The results of outbound connects could not be read.
     OutboundReadFailed,
+    /// A pass over the connections of listeners failed.
+    RequestReadFailed,
     /// A pass or a ring buffer ended within a sample.
     ShortRead,
     /// A process event had an unknown kind.
@@ -511,6 +556,9 @@ pub enum Loss {
     ListenersLeftOut,
     /// A destination was left out because too many had news at once; it is reported later.
     OutboundLeftOut,
+    /// A pass met more connections or addresses than are followed: the counts of responses and of
+    /// abandoned requests are too low.
+    RequestsLeftOut,
     /// A `sock_diag` request for TCP sockets failed.
     SockDiagFailed,
     /// A `sock_diag` request for UNIX sockets failed.
@@ -630,6 +678,16 @@ pub struct Offsets {
     pub request_sk: u32,
     /// From `tcp_sock` to the time at which the connection was established: `rcvq_space.time`.
     pub tcp_established: u32,
+    /// From `inet_connection_sock` to the time at which data last came.
+    pub icsk_received: u32,
+    /// From `tcp_sock` to the time at which data was last sent: `lsndtime`.
+    pub tcp_sent: u32,
+    pub tcp_rcv_nxt: u32,
+    pub tcp_copied_seq: u32,
+    pub tcp_snd_una: u32,
+    pub tcp_write_seq: u32,
+    pub tcp_snd_wl1: u32,
+    pub tcp_bytes_received: u32,
     /// From `task_struct` to the depth of sections that must not wait for a page; [`ABSENT`] if it
     /// is not kept.
     pub task_pagefault_disabled: u32,
@@ -688,11 +746,12 @@ plain! {
     CpuSlotSample = 2 * 8,
     SocketOwnerSample = 8 + 2 * 4,
     SocketSample = 2 * 8 + 4 * 4 + 7 * 4 + 6 * 2,
+    RequestSample = 8 + 4 * 4 + 8 * 4 + 4 * 2,
     ProgramNameSample = 3 * 4 + PROGRAM_NAME_LEN,
     UnixFoundSample = 2 * 8 + 7 * 4 + UNIX_NAME_LEN,
     UnixSample = 3 * 8 + 4 * 4,
     OutboundKey = 4 * 4 + 2 * 4 + 2 * 2,
     OutboundCount = 6 * 8,
     OutboundConnect = 2 * 8 + size_of::<OutboundKey>() + 4,
-    Offsets = 70 * 4,
+    Offsets = 78 * 4,
 }

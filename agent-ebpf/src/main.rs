@@ -17,6 +17,7 @@ mod process_events;
 mod process_memory;
 mod process_resources;
 mod program_list;
+mod requests;
 mod shares;
 mod sock;
 mod sock_state;

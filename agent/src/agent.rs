@@ -569,7 +569,8 @@ mod tests {
                 "BPF is not used: not root; process_memory from /proc/PID/{stat,status}, ",
                 "process_life from comparing scans, process_handles from \
                  /proc/PID/{fd,limits,stat}, ",
-                "accept_queue from sock_diag, unix_queue from sock_diag instead"
+                "accept_queue from sock_diag, unix_queue from sock_diag, requests from sock_diag \
+                 instead"
             )]
         );
     }

@@ -9,6 +9,7 @@ mod crash_schedule;
 pub mod drain_live;
 mod held;
 pub mod http_server;
+mod known_requests;
 pub mod limit_live;
 pub mod manifests;
 mod netns;
@@ -39,12 +40,13 @@ use std::{
 use serde_json::Value;
 use spillway_agent::{
     bpf::Probe,
-    sense::{Fact, ListenerFact, OutboundFact, ProcessFact, Sensors},
+    sense::{Fact, ListenerFact, OutboundFact, ProcessFact, RequestsFact, Sensors},
 };
 
 pub use broken::break_program;
 pub use crash_schedule::{Kills, in_lanes};
 pub use held::Held;
+pub use known_requests::{Habit, KnownRequests, Truth};
 pub use netns::{loopback_up, own_network, own_resolver};
 pub use own_cgroup::{OwnCgroup, apart};
 pub use program_costs::{ProgramCost, program_costs};
@@ -242,6 +244,15 @@ pub fn outbound(sensors: &mut Sensors, t: f64) -> Vec<OutboundFact> {
     sensors.scan_processes(t, &mut seen);
     seen.into_iter()
         .filter_map(|one| if let Fact::Outbound(fact) = one.fact { Some(fact) } else { None })
+        .collect()
+}
+
+/// Facts about requests on connections in one sample, `t` seconds into the test.
+pub fn requests(sensors: &mut Sensors, t: f64) -> Vec<RequestsFact> {
+    let mut seen = Vec::new();
+    sensors.scan_listeners(t, &mut seen);
+    seen.into_iter()
+        .filter_map(|one| if let Fact::Requests(fact) = one.fact { Some(fact) } else { None })
         .collect()
 }
 

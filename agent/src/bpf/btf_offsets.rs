@@ -119,6 +119,22 @@ pub mod members {
         member("request_sock", "sk", Pointer, |o| &mut o.request_sk);
     pub const TCP_ESTABLISHED: KernelOffset =
         member("tcp_sock", "rcvq_space.time", Bytes(8), |o| &mut o.tcp_established);
+    pub const ICSK_RECEIVED: KernelOffset =
+        member("inet_connection_sock", "icsk_ack.lrcvtime", Bytes(4), |o| &mut o.icsk_received);
+    pub const TCP_SENT: KernelOffset =
+        member("tcp_sock", "lsndtime", Bytes(4), |o| &mut o.tcp_sent);
+    pub const TCP_RCV_NXT: KernelOffset =
+        member("tcp_sock", "rcv_nxt", Bytes(4), |o| &mut o.tcp_rcv_nxt);
+    pub const TCP_COPIED_SEQ: KernelOffset =
+        member("tcp_sock", "copied_seq", Bytes(4), |o| &mut o.tcp_copied_seq);
+    pub const TCP_SND_UNA: KernelOffset =
+        member("tcp_sock", "snd_una", Bytes(4), |o| &mut o.tcp_snd_una);
+    pub const TCP_WRITE_SEQ: KernelOffset =
+        member("tcp_sock", "write_seq", Bytes(4), |o| &mut o.tcp_write_seq);
+    pub const TCP_SND_WL1: KernelOffset =
+        member("tcp_sock", "snd_wl1", Bytes(4), |o| &mut o.tcp_snd_wl1);
+    pub const TCP_BYTES_RECEIVED: KernelOffset =
+        member("tcp_sock", "bytes_received", Bytes(8), |o| &mut o.tcp_bytes_received);
 
     pub const TASK_PAGEFAULT_DISABLED: KernelOffset =
         member("task_struct", "pagefault_disabled", Bytes(4), |o| &mut o.task_pagefault_disabled);

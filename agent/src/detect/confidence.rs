@@ -79,6 +79,7 @@ const TCP_QUEUE: &[Rule] = &[Rule::QueueAge, Rule::QueueDepth];
 const UNIX_QUEUE: &[Rule] = &[Rule::UnixQueue];
 const ANY_QUEUE: &[Rule] = &[Rule::QueueAge, Rule::QueueDepth, Rule::UnixQueue];
 const OUTBOUND: &[Rule] = &[Rule::Outbound];
+const REQUESTS: &[Rule] = &[Rule::Requests];
 
 /// Penalties of a probe.
 const fn probe_penalties(probe: Probe) -> ProbePenalties {
@@ -125,6 +126,11 @@ const fn probe_penalties(probe: Probe) -> ProbePenalties {
             Penalty(MILD, "outbound connects were followed in a coarser way"),
             Penalty(SEVERE, "outbound connects were not followed"),
         ),
+        Probe::Requests => (
+            REQUESTS,
+            Penalty(MILD, "requests on connections were read in a coarser way"),
+            Penalty(SEVERE, "requests on connections were not read"),
+        ),
     };
     ProbePenalties { rules, degraded, off }
 }
@@ -170,6 +176,9 @@ const fn loss_penalty(loss: Loss) -> LossPenalty {
         Loss::ListenerScanFailed => (TCP_QUEUE, MARKED, "some scans of accept queues failed"),
         Loss::UnixScanFailed => (UNIX_QUEUE, MARKED, "some scans of UNIX accept queues failed"),
         Loss::OutboundReadFailed => (OUTBOUND, MILD, "some reads of outbound connects failed"),
+        Loss::RequestReadFailed => {
+            (REQUESTS, MARKED, "some reads of requests on connections failed")
+        }
         Loss::ShortRead => (
             &[
                 Rule::Leak,
@@ -189,6 +198,9 @@ const fn loss_penalty(loss: Loss) -> LossPenalty {
         }
         Loss::OutboundLeftOut => {
             (OUTBOUND, SLIGHT, "some destinations without failures were left out")
+        }
+        Loss::RequestsLeftOut => {
+            (REQUESTS, SLIGHT, "responses on some of very many connections were not counted")
         }
         Loss::SockDiagFailed => (TCP_QUEUE, MILD, "some sock_diag requests for listeners failed"),
         Loss::UnixDiagFailed => {

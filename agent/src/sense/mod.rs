@@ -24,6 +24,7 @@ mod process_events;
 mod process_memory;
 mod process_resources;
 mod program_list;
+mod requests;
 mod sensor;
 mod sensor_health;
 mod sensors;
@@ -51,6 +52,7 @@ pub use process_events::{ProcessEventSensor, ProcessEventTotals};
 pub use process_memory::ProcessMemorySensor;
 pub use process_resources::ProcessResourceSensor;
 pub use program_list::ProgramList;
+pub use requests::{PassCost, RequestSensor};
 use sensor::boxed;
 pub use sensor::{Observations, Schedule, Sensor, SensorEntry};
 pub use sensor_health::SensorHealthSensor;
@@ -92,6 +94,10 @@ pub const SENSORS: &[SensorEntry] = &[
         probes: &[&OutboundSensor::PROBE],
         start: |bpf, hierarchy| boxed(OutboundSensor::start(bpf, hierarchy)),
     },
+    SensorEntry {
+        probes: &[&RequestSensor::PROBE],
+        start: |bpf, hierarchy| boxed(Some(RequestSensor::start(bpf, hierarchy))),
+    },
 ];
 
 #[cfg(any(test, fuzzing))]
@@ -104,13 +110,13 @@ mod fuzzed {
 
     use spillway_ebpf::{
         HandleSample, LifeSample, ListenerSample, OutboundConnect, OutboundCount,
-        ProgramNameSample, SocketOwnerSample, SocketSample, TaskSample, UnixFoundSample,
-        UnixSample,
+        ProgramNameSample, RequestSample, SocketOwnerSample, SocketSample, TaskSample,
+        UnixFoundSample, UnixSample,
     };
 
     use super::{
-        addr, cgroups, printable::printable, process_resources, program_list, service_pressure,
-        sock_diag,
+        addr, cgroups, printable::printable, process_resources, program_list, requests,
+        service_pressure, sock_diag,
     };
     use crate::bpf::{Plain, decode};
 
@@ -142,7 +148,8 @@ mod fuzzed {
         let sockets = all::<SocketSample>(bytes).map(|sample| {
             Arc::from(addr::inet_addr(sample.family, sample.addr, sample.port).to_string())
         });
-        comms.chain(paths).chain(addrs).chain(sockets).collect()
+        let requests = requests::addresses(all::<RequestSample>(bytes));
+        comms.chain(paths).chain(addrs).chain(sockets).chain(requests).collect()
     }
 
     /// Returns the addresses in a response of `sock_diag`.

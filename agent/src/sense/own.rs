@@ -6,7 +6,7 @@
 
 use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt as _, sync::Arc};
 
-use super::{Fact, ListenerFact, OutboundFact, RequestsFact};
+use super::{Fact, ListenerFact, OutboundFact};
 
 /// Sockets of the agent itself.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl OwnSockets {
         match fact {
             Fact::Listener(listener) => self.owns_listener(listener),
             Fact::Outbound(outbound) => self.owns_outbound(outbound),
-            Fact::Requests(requests) => self.owns_requests(requests),
+            Fact::Requests(requests) => self.listens_at(requests.netns, &requests.addr),
             _ => false,
         }
     }
@@ -46,9 +46,9 @@ impl OwnSockets {
         own.map(|(_, backlog)| *backlog = fact.backlog).is_some()
     }
 
-    /// Returns whether requests are to the agent itself, such as scrapes of its metrics.
-    fn owns_requests(&self, fact: &RequestsFact) -> bool {
-        fact.netns == self.netns && self.listeners.iter().any(|(addr, _)| *addr == fact.addr)
+    /// Returns whether the agent listens at this address.
+    fn listens_at(&self, netns: u32, at: &str) -> bool {
+        netns == self.netns && self.listeners.iter().any(|(addr, _)| **addr == *at)
     }
 
     /// Returns whether connects are the agent's own, such as those of notifications.
@@ -66,6 +66,7 @@ impl OwnSockets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sense::RequestsFact;
 
     #[test]
     fn listener_is_recognised_by_namespace_and_address() {
@@ -91,6 +92,19 @@ mod tests {
             own.backlogs().collect::<Vec<_>>(),
             [("127.0.0.1:9646", 7), ("[fe80::1]:9647", 7)]
         );
+    }
+
+    #[test]
+    fn requests_to_the_agent_are_recognised_by_address() {
+        let mut own = OwnSockets::new(&["127.0.0.1:9646".parse().unwrap()]);
+        let netns = own.netns;
+        let mut owns = |netns, addr: &str| {
+            let fact = RequestsFact { netns, addr: Arc::from(addr), ..RequestsFact::default() };
+            own.owns(&Fact::Requests(fact))
+        };
+        assert!(owns(netns, "127.0.0.1:9646"));
+        assert!(!owns(netns, "127.0.0.1:9647"));
+        assert!(!owns(netns.wrapping_add(1), "127.0.0.1:9646"), "another container's");
     }
 
     #[test]

@@ -327,6 +327,11 @@ mod tests {
         let read = read(body);
         assert_eq!(read.len(), 8);
         assert!(read.iter().all(Result::is_ok), "{read:?}");
+        let Ok(Observation { fact: Fact::Requests(requests), .. }) = &read[7] else {
+            panic!("{read:?}")
+        };
+        assert_eq!((requests.unread, requests.in_flight, requests.connections), (3, 12, None));
+        assert_eq!(requests.oldest_in_flight_us, Some(90_000));
         let Ok(Observation { fact: Fact::Outbound(outbound), .. }) = &read[6] else {
             panic!("{read:?}")
         };

@@ -41,6 +41,8 @@ mod outbound;
 mod pressure;
 #[path = "../kernel/reconcile.rs"]
 mod reconcile;
+#[path = "../kernel/requests.rs"]
+mod requests;
 #[path = "../kernel/rungs.rs"]
 mod rungs;
 #[path = "../kernel/runner.rs"]

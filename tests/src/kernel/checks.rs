@@ -7,7 +7,7 @@ use spillway_agent::bpf::Probe;
 use crate::{
     agent, arrivals, containment, faults,
     guest::{self, is_asked_for, is_thorough},
-    handles, life, limits, listeners, memory, neighbour, outbound, pressure, reconcile,
+    handles, life, limits, listeners, memory, neighbour, outbound, pressure, reconcile, requests,
     rungs::{self, Prepared, Rung, rungs},
     silent, sojourns, stress, survival, swapped, uninstall, units, unix,
 };
@@ -118,7 +118,7 @@ enum On {
 
 type Row = (About, On, &'static str, Run);
 
-const ROWS: [Row; 67] = [
+const ROWS: [Row; 70] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "mapped", memory::mapped),
     (About::Probe(Probe::ProcessMemory), On::Every, "identity", memory::identity),
@@ -172,6 +172,9 @@ const ROWS: [Row; 67] = [
         outbound::unreachable_host,
     ),
     (About::Probe(Probe::OutboundConnects), On::EveryFresh, "full map", outbound::full_map),
+    (About::Probe(Probe::Requests), On::Every, "in flight", requests::in_flight),
+    (About::Probe(Probe::Requests), On::Every, "back to back", requests::back_to_back),
+    (About::Probe(Probe::Requests), On::Every, "abandoned", requests::abandoned),
     (About::Pressure, On::Every, "readable", pressure::readable),
     (About::Pressure, On::Every, "throttled cgroup", pressure::throttled_cgroup),
     (About::Limit, On::Every, "held", containment::held),

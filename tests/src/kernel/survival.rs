@@ -41,7 +41,7 @@ pub fn low_memlock(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let bound = kernel_version()? < (5, 11);
     let degraded = if bound {
         "process_memory fault_samples process_life process_handles accept_queue unix_queue \
-         accept_sojourn outbound_connects"
+         accept_sojourn outbound_connects requests"
     } else {
         ""
     };
@@ -63,7 +63,8 @@ pub fn lockdown(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     // No helper may read kernel memory. Loads of which the verifier knows the type still work, as
     // does everything that needs neither.
     survive(
-        "process_memory process_handles accept_queue unix_queue accept_sojourn outbound_connects",
+        "process_memory process_handles accept_queue unix_queue accept_sojourn outbound_connects \
+         requests",
         Some("lockdown"),
         |_| (),
     )

@@ -8,3 +8,4 @@ mod listeners;
 mod overload;
 mod processes;
 mod real_servers;
+mod requests;

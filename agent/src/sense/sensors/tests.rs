@@ -32,6 +32,7 @@ fn names_of_probes_are_unchanged() {
             "unix_queue",
             "accept_sojourn",
             "outbound_connects",
+            "requests",
         ]
     );
 }
@@ -51,6 +52,7 @@ fn without_bpf_each_probe_has_its_other_source_or_none() {
             "sock_diag",
             "nothing",
             "nothing",
+            "sock_diag",
         ]
     );
     assert!(sensors.reports().iter().all(|status| status.reason() == Some("bpf() is denied")));

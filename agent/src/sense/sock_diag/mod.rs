@@ -14,6 +14,7 @@ mod proc_walk;
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::MetadataExt as _,
     sync::Arc,
 };
@@ -27,7 +28,7 @@ use spillway_ebpf::SocketSample;
 
 use self::{
     listener::{ListenerAddr, fact},
-    netlink::{dump, open, tcp_listeners, tcp_sockets, unix_listeners},
+    netlink::{dump, open, tcp_connections, tcp_listeners, tcp_sockets, unix_listeners},
     proc_walk::ProcWalk,
 };
 use super::{
@@ -234,6 +235,50 @@ impl SockDiag {
             }
         }
         Ok(connections)
+    }
+
+    /// Passes on every connection that came to a listener, with its listener; those that wait for
+    /// accept() too. `listeners` is empty before, and `refresh` as in [`SockDiag::scan`].
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if any namespace cannot be read.
+    pub(super) fn each_connection(
+        &mut self,
+        refresh: bool,
+        cgroups: &CgroupPaths,
+        losses: &mut LossCounters,
+        listeners: &mut HashSet<(u32, SocketAddr)>,
+        mut each: impl FnMut((u32, SocketAddr), &InetResponse),
+    ) -> io::Result<()> {
+        if refresh {
+            self.refresh(cgroups, losses);
+        }
+        for (&netns, NetNamespace { socket, .. }) in &self.namespaces {
+            let netns = netns as u32;
+            for family in [AF_INET, AF_INET6] {
+                dump(socket, tcp_listeners(family), |response| {
+                    let ListenerAddr::Tcp(InetResponse { header, .. }) = response else { return };
+                    let id = &header.socket_id;
+                    listeners.insert((netns, SocketAddr::new(id.source_address, id.source_port)));
+                })?;
+            }
+            for family in [AF_INET, AF_INET6] {
+                dump(socket, tcp_connections(family), |response| {
+                    let ListenerAddr::Tcp(response) = response else { return };
+                    let id = &response.header.socket_id;
+                    let own = (netns, SocketAddr::new(id.source_address, id.source_port));
+                    let any = match id.source_address {
+                        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+                    };
+                    let any = (netns, SocketAddr::new(any, id.source_port));
+                    let of = [own, any].into_iter().find(|address| listeners.contains(address));
+                    of.into_iter().for_each(|listener| each(listener, response));
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// Counts the established connections of other namespaces from the list, and learns the owners

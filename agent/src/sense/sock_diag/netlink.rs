@@ -54,10 +54,20 @@ pub(super) fn tcp_listeners(family: u8) -> SockDiagMessage {
 }
 
 pub(super) fn tcp_sockets(family: u8, states: StateFlags) -> SockDiagMessage {
+    tcp_request(family, states, ExtensionFlags::SKMEMINFO)
+}
+
+/// Requests connections with their times. A connection that was reset is in no table.
+pub(super) fn tcp_connections(family: u8) -> SockDiagMessage {
+    let states = StateFlags::ESTABLISHED | StateFlags::CLOSE_WAIT;
+    tcp_request(family, states, ExtensionFlags::INFO)
+}
+
+fn tcp_request(family: u8, states: StateFlags, extensions: ExtensionFlags) -> SockDiagMessage {
     SockDiagMessage::InetRequest(InetRequest {
         family,
         protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::SKMEMINFO,
+        extensions,
         states,
         socket_id: SocketId::new_v4(),
     })

@@ -1,0 +1,250 @@
+//! Requests on the connections of every TCP listener: how many wait and for how long, on
+//! connections that stay open.
+//!
+//! The accept queue says nothing of these. The kernel keeps for each socket when data last came and
+//! was last sent, and how much is unread; `connection` makes a request in flight out of that, and
+//! `table` the counts of each address. With BPF a pass over open files samples the connections of
+//! known listeners, in every network namespace; without it `sock_diag` has the same times, rounded,
+//! and those that wait for accept() too. Passes are paced by what they cost, see `pace`.
+//!
+//! The length of a tick is the resolution of the kernel's coarse clock, which it defines as one
+//! tick: neither a configuration file nor a calibration is needed.
+
+mod connection;
+mod pace;
+mod table;
+
+use std::{collections::HashSet, io, net::SocketAddr};
+
+use nix::time::{ClockId, clock_getres, clock_gettime};
+use spillway_ebpf::RequestSample;
+
+use super::{
+    CgroupPaths, Fact, Hierarchy, Loss, LossCounters, RequestsFact,
+    addr::inet_addr,
+    sensor::{Observations, Schedule, Sensor},
+    sock_diag::{Kinds, SockDiag},
+};
+use crate::bpf::{
+    Fallback, FallbackChain, Hook, IterHandle, Loader, Need, Probe, btf_offsets::members,
+    kernel_offset::KernelOffset, pass,
+};
+use connection::Connection;
+use pace::Pace;
+use table::RequestTable;
+
+/// Time for which network namespaces are cached by `sock_diag`. A guess: finding new ones takes a
+/// walk over every process.
+const NETNS_REFRESH_SECS: f64 = 60.0;
+
+/// A tick of 4 ms, the default of most distributions, in case the clock does not say.
+const TICK_NS_DEFAULT: u64 = 4_000_000;
+
+const READS: &[KernelOffset] = &[
+    members::SOCKET_SK,
+    members::SOCK_FAMILY,
+    members::SOCK_STATE,
+    members::INET_SPORT,
+    members::SOCK_RCV_SADDR,
+    members::SOCK_V6_RCV_SADDR,
+    members::SOCK_DPORT,
+    members::SOCK_NET,
+    members::NET_INUM,
+    members::ICSK_RECEIVED,
+    members::TCP_SENT,
+    members::TCP_RCV_NXT,
+    members::TCP_COPIED_SEQ,
+    members::TCP_SND_UNA,
+    members::TCP_WRITE_SEQ,
+    members::TCP_SND_WL1,
+    members::TCP_BYTES_RECEIVED,
+    // Of the program that reads by helper alone.
+    members::FILE_INODE,
+    members::FILE_PRIVATE_DATA,
+    members::INODE_MODE,
+    members::SOCK_PROTOCOL,
+];
+
+/// Reads the requests on the connections of every listener.
+pub struct RequestSensor {
+    source: RequestSource,
+    table: RequestTable,
+    pace: Pace,
+    tick_ns: u64,
+    cost: PassCost,
+}
+
+/// Passes so far, and the processor time that they took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PassCost {
+    /// Number of passes.
+    pub passes: u64,
+    /// Processor time of all.
+    pub secs: f64,
+}
+
+enum RequestSource {
+    Bpf(IterHandle, Vec<u8>),
+    SockDiag(Box<DiagSource>),
+}
+
+struct DiagSource {
+    sockets: SockDiag,
+    cgroups: CgroupPaths,
+    refreshed: Option<f64>,
+    listeners: HashSet<(u32, SocketAddr)>,
+}
+
+impl RequestSensor {
+    /// `iter/task_file`, reading sockets by plain loads.
+    pub const ITER: Hook = Hook::new("request_iter");
+    /// `iter/task_file`, reading sockets by helper.
+    pub const ITER_HELPER: Hook = Hook::new("request_iter_helper");
+
+    /// Sources of requests. Only connections of listeners that BPF knows are sampled.
+    pub const PROBE: FallbackChain = FallbackChain {
+        probe: Probe::Requests,
+        fallbacks: &[
+            Fallback::bpf(
+                Self::ITER,
+                "iter/task_file, bpf_sock_from_file",
+                &[Need::Iterator("task_file"), Need::Probe(Probe::AcceptQueue)],
+            )
+            .reading(READS),
+            Fallback::bpf(
+                Self::ITER_HELPER,
+                "iter/task_file, bpf_probe_read_kernel",
+                &[Need::Iterator("task_file"), Need::Probe(Probe::AcceptQueue)],
+            )
+            .reading(READS),
+            Fallback::without_bpf(Hook::new("request_diag"), "sock_diag").lacking(
+                "a request that comes within a tick of the response before it is seen only while \
+                 it is unread, and, without CAP_SYS_ADMIN, none in other network namespaces",
+            ),
+        ],
+    };
+
+    /// Attaches the iterator, or uses `sock_diag`.
+    pub fn start(bpf: &mut Loader, hierarchy: &Hierarchy) -> Self {
+        let iter = bpf.attach(&Self::PROBE, |context, hook| {
+            let program =
+                if hook == Self::ITER { "list_requests" } else { "list_requests_by_helper" };
+            context.iter(program, "task_file")
+        });
+        let source = match iter {
+            Some(iter) => RequestSource::Bpf(iter, Vec::new()),
+            None => RequestSource::SockDiag(Box::new(DiagSource {
+                sockets: SockDiag::of(Kinds::Tcp, None),
+                cgroups: CgroupPaths::new(hierarchy.clone()),
+                refreshed: None,
+                listeners: HashSet::new(),
+            })),
+        };
+        let (table, pace) = (RequestTable::default(), Pace::default());
+        Self { source, table, pace, tick_ns: tick_ns(), cost: PassCost::default() }
+    }
+
+    /// Passes so far, and what they cost.
+    pub fn cost(&self) -> PassCost {
+        self.cost
+    }
+
+    /// Makes a pass if one is due, and passes on a fact for each address.
+    fn scan(
+        &mut self,
+        now: f64,
+        losses: &mut LossCounters,
+        each: impl FnMut(RequestsFact),
+    ) -> io::Result<()> {
+        if !self.pace.is_due(now) {
+            return Ok(());
+        }
+        let before = thread_secs();
+        let Self { source, table, tick_ns, .. } = self;
+        table.begin(now);
+        let read = match source {
+            RequestSource::Bpf(iter, buffer) => pass(iter, buffer, |sample: RequestSample| {
+                let address = inet_addr(sample.family, sample.addr, sample.port);
+                let connection = Connection::from_sample(&sample, *tick_ns);
+                table.add((sample.netns, address), &connection);
+            })
+            .map(|rest| losses.count_short_read(rest)),
+            RequestSource::SockDiag(source) => source.read(now, losses, table),
+        };
+        let (connections, left_out) = table.end(each);
+        if left_out > 0 {
+            losses.count(Loss::RequestsLeftOut);
+        }
+        let took_secs = thread_secs() - before;
+        self.cost.passes += 1;
+        self.cost.secs += took_secs;
+        self.pace.rest(now, took_secs, connections);
+        read
+    }
+}
+
+impl Sensor for RequestSensor {
+    fn schedule(&self) -> Schedule {
+        Schedule::Listeners
+    }
+
+    fn failure(&self) -> Loss {
+        Loss::RequestReadFailed
+    }
+
+    fn read(&mut self, now: f64, out: &mut Observations<'_>) -> io::Result<()> {
+        let (losses, mut push) = out.split();
+        self.scan(now, losses, |fact| push(Fact::Requests(fact)))
+    }
+}
+
+impl DiagSource {
+    fn read(
+        &mut self,
+        now: f64,
+        losses: &mut LossCounters,
+        table: &mut RequestTable,
+    ) -> io::Result<()> {
+        let Self { sockets, cgroups, refreshed, listeners } = self;
+        let refresh = refreshed.is_none_or(|then| now - then >= NETNS_REFRESH_SECS);
+        if refresh {
+            *refreshed = Some(now);
+        }
+        listeners.clear();
+        sockets.each_connection(refresh, cgroups, losses, listeners, |listener, response| {
+            if let Some(connection) = Connection::from_response(response) {
+                table.add(listener, &connection);
+            }
+        })
+    }
+}
+
+/// Returns the length of a tick.
+fn tick_ns() -> u64 {
+    clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
+        .ok()
+        .and_then(|tick| u64::try_from(tick.tv_nsec()).ok())
+        .filter(|&ns| ns > 0)
+        .unwrap_or(TICK_NS_DEFAULT)
+}
+
+/// Returns the processor time of this thread so far. Time in which a busy host ran something else
+/// is no cost, and must not blind the agent.
+fn thread_secs() -> f64 {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .map_or(0.0, |time| time.tv_sec() as f64 + time.tv_nsec() as f64 / 1e9)
+}
+
+/// Returns the addresses in samples, for the fuzz target.
+#[cfg(any(test, fuzzing))]
+pub(super) fn addresses(samples: impl Iterator<Item = RequestSample>) -> Vec<std::sync::Arc<str>> {
+    let mut table = RequestTable::default();
+    table.begin(0.0);
+    for sample in samples {
+        let address = inet_addr(sample.family, sample.addr, sample.port);
+        table.add((sample.netns, address), &Connection::from_sample(&sample, TICK_NS_DEFAULT));
+    }
+    let mut addresses = Vec::new();
+    table.end(|fact| addresses.push(fact.addr));
+    addresses
+}

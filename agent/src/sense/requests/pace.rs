@@ -1,0 +1,58 @@
+//! Pace of passes over every connection: each rests for long enough that passes together stay under
+//! a share of one core.
+
+/// Share of one core for hosts with up to [`FEW`] connections.
+const SHARE_OF_FEW: f64 = 0.005;
+
+/// Share of one core from [`MANY`] connections on; in between it grows with their number.
+const SHARE_OF_MANY: f64 = 0.01;
+
+const FEW: f64 = 10_000.0;
+const MANY: f64 = 100_000.0;
+
+/// Time of the next pass.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    due: f64,
+}
+
+impl Pace {
+    /// Returns whether a pass is due at `now`, in seconds on any monotonic clock.
+    pub(super) fn is_due(&self, now: f64) -> bool {
+        now >= self.due
+    }
+
+    /// Ends a pass that began at `now` and took so much processor time.
+    pub(super) fn rest(&mut self, now: f64, took_secs: f64, connections: usize) {
+        self.due = now + took_secs / share(connections);
+    }
+}
+
+fn share(connections: usize) -> f64 {
+    let many = ((connections as f64 - FEW) / (MANY - FEW)).clamp(0.0, 1.0);
+    SHARE_OF_FEW + many * (SHARE_OF_MANY - SHARE_OF_FEW)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn share_grows_with_the_number_of_connections() {
+        let shares = [0, 10_000, 55_000, 100_000, 1_000_000].map(share);
+        let expected = [0.005, 0.005, 0.0075, 0.01, 0.01];
+        for (share, expected) in shares.into_iter().zip(expected) {
+            assert!((share - expected).abs() < 1e-9, "{share}, not {expected}");
+        }
+    }
+
+    #[test]
+    fn pass_rests_in_proportion_to_its_cost() {
+        let mut pace = Pace::default();
+        assert!(pace.is_due(0.0));
+        pace.rest(5.0, 0.003, 9_000);
+        assert!(!pace.is_due(5.59) && pace.is_due(5.61));
+        pace.rest(5.61, 0.0001, 10);
+        assert!(pace.is_due(5.71), "a cheap pass is made at every tick");
+    }
+}

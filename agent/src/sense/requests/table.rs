@@ -1,0 +1,417 @@
+//! Requests by listening address: the state of the sensor between two passes.
+//!
+//! Counts of a pass are exact, but a request that came and was answered between two passes leaves
+//! one trace however many there were: `answered_total` is a lower bound, by at most one response a
+//! connection a pass. Abandoned requests are those whose client had closed or reset the connection
+//! when it was seen, with a request in flight; one that the process closed in between is in neither
+//! total, since it may have been answered or not. A client that closes only its sending side and
+//! waits for the response counts as gone, because the kernel shows no difference.
+//!
+//! Cold start: the first pass counts nothing as answered or abandoned. Connections are bounded by
+//! [`CONNECTIONS_MAX`]; beyond that the state of a pass is still exact, unless several processes
+//! hold one connection, and the totals miss some. Addresses are bounded by [`ADDRESSES_MAX`] and by
+//! time, [`FORGET_SECS`]; a forgotten one begins at 0 again.
+
+use std::{collections::hash_map::Entry, net::SocketAddr, sync::Arc};
+
+use foldhash::HashMap;
+use spillway_ebpf::LISTENERS_MAX;
+
+use super::connection::Connection;
+use crate::sense::RequestsFact;
+
+/// Maximum number of connections that are followed from pass to pass: a third more than the most
+/// that passes are paced for. They take 6 MiB.
+pub(super) const CONNECTIONS_MAX: usize = 1 << 17;
+
+/// Maximum number of addresses: the known listeners.
+const ADDRESSES_MAX: usize = LISTENERS_MAX as usize;
+
+/// Time for which an address is kept without a connection. A guess: longer than a pause between
+/// clients that belong together.
+const FORGET_SECS: f64 = 600.0;
+
+/// Age from which data came in a tick that is over: two ticks of the longest, 10 ms.
+const SETTLED_US: u64 = 20_000;
+
+/// Network namespace and address of a listener.
+pub(super) type ListenerKey = (u32, SocketAddr);
+
+/// Requests at every listening address.
+#[derive(Debug, Default)]
+pub(super) struct RequestTable {
+    addresses: Vec<Address>,
+    /// Places in `addresses`.
+    places: HashMap<ListenerKey, usize>,
+    /// Listener and place of the last connection: the next one is often its neighbour.
+    latest: Option<(ListenerKey, usize)>,
+    connections: HashMap<u64, Known>,
+    /// Number of the current pass, from 1.
+    pass: u32,
+    /// Start of the current pass.
+    now: f64,
+    /// Set after the first pass.
+    is_warm: bool,
+    left_out: u64,
+}
+
+/// A connection when it was last seen.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    pass: u32,
+    received_bytes: u32,
+    sent_tick: u32,
+    peer_port: u16,
+    is_in_flight: bool,
+    /// Set if the tick in which data last came was over.
+    is_settled: bool,
+    is_left: bool,
+}
+
+#[derive(Debug)]
+struct Address {
+    listener: ListenerKey,
+    text: Arc<str>,
+    now: Counts,
+    /// Set if the last pass saw a connection.
+    was_seen: bool,
+    answered: u64,
+    abandoned: u64,
+    /// Time at which a connection was last seen.
+    active_t: f64,
+}
+
+/// Counts of one pass.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    is_seen: bool,
+    connections: u32,
+    unread: u32,
+    in_flight: u32,
+    oldest_unread_us: Option<u64>,
+    oldest_us: Option<u64>,
+    youngest_us: Option<u64>,
+}
+
+impl RequestTable {
+    /// Begins a pass at `now`, in seconds on any monotonic clock.
+    pub(super) fn begin(&mut self, now: f64) {
+        self.now = now;
+        self.pass = self.pass.wrapping_add(1);
+        self.left_out = 0;
+    }
+
+    /// Adds a connection that came to a listener. One that is added again in the same pass, because
+    /// another process holds it too, is ignored.
+    pub(super) fn add(&mut self, listener: ListenerKey, connection: &Connection) {
+        let Some(place) = self.place(listener) else { return self.left_out += 1 };
+        let Self { addresses, connections, pass, now, is_warm, left_out, .. } = self;
+        let Some(address) = addresses.get_mut(place) else { return };
+        let is_full = connections.len() >= CONNECTIONS_MAX;
+        let entry = connections.entry(connection.socket);
+        let before = match &entry {
+            Entry::Occupied(known) => Some(*known.get()),
+            Entry::Vacant(_) => None,
+        };
+        if before.is_some_and(|before| before.pass == *pass) {
+            return;
+        }
+        let before = before.filter(|before| before.peer_port == connection.peer_port);
+        let is_in_flight = connection.is_in_flight
+            || before.is_some_and(|before| still_waits(&before, connection));
+        address.active_t = *now;
+        address.now.add(connection, is_in_flight);
+        if *is_warm {
+            address.answered += u64::from(is_answered(before, connection, is_in_flight));
+            let was_left = before.is_some_and(|before| before.is_left);
+            address.abandoned += u64::from(is_in_flight && connection.is_left && !was_left);
+        }
+        let known = Known {
+            pass: *pass,
+            received_bytes: connection.received_bytes,
+            sent_tick: connection.sent_tick,
+            peer_port: connection.peer_port,
+            is_in_flight,
+            is_settled: connection.received_us >= SETTLED_US,
+            is_left: connection.is_left,
+        };
+        match entry {
+            Entry::Occupied(mut entry) => drop(entry.insert(known)),
+            Entry::Vacant(_) if is_full => *left_out += 1,
+            Entry::Vacant(entry) => drop(entry.insert(known)),
+        }
+    }
+
+    /// Returns the place of an address, new or not; `None` if there are too many.
+    fn place(&mut self, listener: ListenerKey) -> Option<usize> {
+        if let Some((latest, place)) = self.latest
+            && latest == listener
+        {
+            return Some(place);
+        }
+        let place = match self.places.get(&listener) {
+            Some(place) => *place,
+            None if self.addresses.len() >= ADDRESSES_MAX => return None,
+            None => {
+                self.addresses.push(Address::new(listener));
+                self.places.insert(listener, self.addresses.len() - 1);
+                self.addresses.len() - 1
+            }
+        };
+        self.latest = Some((listener, place));
+        Some(place)
+    }
+
+    /// Ends a pass: forgets connections that are gone, and passes on a fact for each address that
+    /// has connections or had some at the last pass. Returns the number of connections, and how
+    /// many of them were not followed.
+    pub(super) fn end(&mut self, mut each: impl FnMut(RequestsFact)) -> (usize, u64) {
+        let Self { addresses, places, latest, connections, pass, now, is_warm, left_out } = self;
+        *is_warm = true;
+        connections.retain(|_, known| known.pass == *pass);
+        if connections.capacity() > 8 * connections.len() {
+            connections.shrink_to(2 * connections.len());
+        }
+        let (mut seen, before) = (0, addresses.len());
+        addresses.retain_mut(|address| {
+            let counts = std::mem::take(&mut address.now);
+            seen += counts.connections as usize;
+            let was_seen = std::mem::replace(&mut address.was_seen, counts.is_seen);
+            if counts.is_seen || was_seen {
+                each(address.fact(&counts));
+            }
+            *now - address.active_t < FORGET_SECS
+        });
+        if addresses.len() < before {
+            *latest = None;
+            *places = addresses.iter().map(|one| one.listener).zip(0..).collect();
+        }
+        (seen, *left_out)
+    }
+}
+
+/// Returns whether a request that was in flight at the last pass is so still although the times tie:
+/// nothing has come since, and a response would be of a later tick.
+fn still_waits(before: &Known, connection: &Connection) -> bool {
+    before.is_in_flight
+        && before.is_settled
+        && before.received_bytes == connection.received_bytes
+        && connection.received_us == connection.sent_us
+}
+
+/// Returns whether a response has begun since the last pass.
+fn is_answered(before: Option<Known>, connection: &Connection, is_in_flight: bool) -> bool {
+    match before {
+        // Something was sent, and another request may wait already.
+        Some(before) if before.is_in_flight => {
+            !is_in_flight || before.sent_tick != connection.sent_tick
+        }
+        // Data that came since then was answered. If nothing came, more of the old response went.
+        Some(before) => !is_in_flight && before.received_bytes != connection.received_bytes,
+        None => !is_in_flight && connection.received_bytes > 0,
+    }
+}
+
+impl Address {
+    fn new(listener: ListenerKey) -> Self {
+        Self {
+            listener,
+            text: Arc::from(listener.1.to_string()),
+            now: Counts::default(),
+            was_seen: false,
+            answered: 0,
+            abandoned: 0,
+            active_t: 0.0,
+        }
+    }
+
+    fn fact(&self, counts: &Counts) -> RequestsFact {
+        RequestsFact {
+            netns: self.listener.0,
+            addr: self.text.clone(),
+            connections: Some(counts.connections),
+            unread: counts.unread,
+            in_flight: counts.in_flight,
+            oldest_unread_us: counts.oldest_unread_us,
+            oldest_in_flight_us: counts.oldest_us,
+            youngest_in_flight_us: counts.youngest_us,
+            answered_total: Some(self.answered),
+            abandoned_total: Some(self.abandoned),
+        }
+    }
+}
+
+impl Counts {
+    fn add(&mut self, connection: &Connection, is_in_flight: bool) {
+        self.is_seen = true;
+        // Nobody waits for a response on the others.
+        if connection.is_left {
+            return;
+        }
+        let age_us = connection.received_us;
+        self.connections += 1;
+        if connection.is_unread {
+            self.unread += 1;
+            self.oldest_unread_us = self.oldest_unread_us.max(Some(age_us));
+        }
+        if is_in_flight {
+            self.in_flight += 1;
+            self.oldest_us = self.oldest_us.max(Some(age_us));
+            self.youngest_us = Some(self.youngest_us.map_or(age_us, |least| least.min(age_us)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LISTENER: ListenerKey =
+        (7, SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 80));
+
+    /// A connection on which a request has waited for so long, or was answered so long ago.
+    fn waiting(socket: u64, us: u64) -> Connection {
+        Connection {
+            socket,
+            peer_port: socket as u16,
+            is_left: false,
+            is_unread: false,
+            is_in_flight: true,
+            received_us: us,
+            sent_us: us + 500_000,
+            received_bytes: 100,
+            sent_tick: 1,
+        }
+    }
+
+    fn answered(socket: u64, us: u64) -> Connection {
+        let waits = waiting(socket, us + 1_000);
+        Connection { is_in_flight: false, sent_us: us, sent_tick: 2, ..waits }
+    }
+
+    /// Passes a second apart.
+    #[derive(Default)]
+    struct Passes {
+        table: RequestTable,
+        t: f64,
+    }
+
+    impl Passes {
+        fn make(&mut self, connections: &[Connection]) -> RequestsFact {
+            self.t += 1.0;
+            self.table.begin(self.t);
+            connections.iter().for_each(|one| self.table.add(LISTENER, one));
+            let mut facts = Vec::new();
+            self.table.end(|fact| facts.push(fact));
+            assert_eq!(facts.len(), 1, "{facts:?}");
+            facts.pop().unwrap()
+        }
+
+        fn totals(&mut self, connections: &[Connection]) -> (u64, u64) {
+            let fact = self.make(connections);
+            (fact.answered_total.unwrap(), fact.abandoned_total.unwrap())
+        }
+    }
+
+    #[test]
+    fn counts_and_ages_are_those_of_the_pass() {
+        let unread = Connection { is_unread: true, ..waiting(3, 20_000) };
+        let fact = Passes::default().make(&[
+            waiting(1, 90_000),
+            waiting(2, 5_000),
+            unread,
+            unread,
+            answered(4, 70_000),
+        ]);
+        assert_eq!((fact.netns, &*fact.addr), (7, "127.0.0.1:80"));
+        assert_eq!((fact.connections, fact.in_flight, fact.unread), (Some(4), 3, 1));
+        assert_eq!(fact.oldest_in_flight_us, Some(90_000));
+        assert_eq!(fact.youngest_in_flight_us, Some(5_000));
+        assert_eq!(fact.oldest_unread_us, Some(20_000));
+        assert_eq!((fact.answered_total, fact.abandoned_total), (Some(0), Some(0)));
+    }
+
+    #[test]
+    fn address_without_connections_has_one_last_fact() {
+        let mut passes = Passes::default();
+        passes.make(&[waiting(1, 10)]);
+        let fact = passes.make(&[]);
+        assert_eq!(
+            (fact.connections, fact.in_flight, fact.oldest_in_flight_us),
+            (Some(0), 0, None)
+        );
+        passes.table.begin(3.0);
+        passes.table.end(|fact| panic!("{fact:?}"));
+        passes.table.begin(3.0 + FORGET_SECS);
+        passes.table.end(|fact| panic!("{fact:?}"));
+        assert!(passes.table.addresses.is_empty());
+    }
+
+    #[test]
+    fn response_is_counted_once() {
+        let mut passes = Passes::default();
+        let next = |received_bytes, one: Connection| Connection { received_bytes, ..one };
+        // What was answered before the first pass is not counted.
+        assert_eq!(passes.totals(&[waiting(1, 10_000), answered(2, 10_000)]), (0, 0));
+        assert_eq!(passes.totals(&[answered(1, 20_000), answered(2, 1_010_000)]), (1, 0));
+        assert_eq!(passes.totals(&[answered(1, 1_020_000), answered(2, 2_010_000)]), (1, 0));
+        // One was asked and answered in between, the other sends more of its old response.
+        assert_eq!(passes.totals(&[next(200, answered(1, 9_000)), answered(2, 3_000)]), (2, 0));
+        // The next request waits; then its response has begun and another waits.
+        assert_eq!(passes.totals(&[next(300, waiting(1, 600_000))]), (2, 0));
+        let another = Connection { sent_tick: 3, ..next(400, waiting(1, 300_000)) };
+        assert_eq!(passes.totals(&[another]), (3, 0));
+        // An upload that goes on is not answered.
+        let upload = Connection { sent_tick: 3, ..next(900, waiting(1, 1_000)) };
+        assert_eq!(passes.totals(&[upload]), (3, 0));
+        // A connection that is new, and has been answered.
+        assert_eq!(passes.totals(&[answered(9, 4_000)]), (4, 0));
+    }
+
+    #[test]
+    fn abandoned_request_is_counted_once_and_not_in_flight() {
+        let mut passes = Passes::default();
+        let left = |one: Connection| Connection { is_left: true, ..one };
+        assert_eq!(passes.totals(&[waiting(1, 10_000), left(waiting(2, 10_000))]), (0, 0));
+        let fact = passes.make(&[left(waiting(1, 1_010_000)), left(waiting(2, 1_010_000))]);
+        assert_eq!((fact.abandoned_total, fact.in_flight), (Some(1), 0));
+        assert_eq!(fact.connections, Some(0));
+        let both = [left(waiting(1, 2_010_000)), left(waiting(2, 2_010_000))];
+        assert_eq!(passes.totals(&both), (0, 1));
+        // A client that closes after its response has abandoned nothing.
+        assert_eq!(passes.totals(&[left(answered(3, 10_000))]), (1, 1));
+        // Another connection in the same memory.
+        let another = Connection { peer_port: 9, ..left(waiting(1, 10_000)) };
+        assert_eq!(passes.totals(&[another]), (1, 2));
+    }
+
+    #[test]
+    fn request_seen_before_still_waits_although_times_tie() {
+        let mut passes = Passes::default();
+        let tie = |us| Connection { sent_us: us, ..waiting(1, us) };
+        let hidden = |us| Connection { is_in_flight: false, ..tie(us) };
+        assert_eq!(passes.make(&[tie(30_000)]).in_flight, 1);
+        let fact = passes.make(&[hidden(1_030_000)]);
+        assert_eq!((fact.in_flight, fact.answered_total), (1, Some(0)));
+        // Something was sent: the response.
+        let fact = passes.make(&[Connection { sent_us: 5_000, ..hidden(2_030_000) }]);
+        assert_eq!((fact.in_flight, fact.answered_total), (0, Some(1)));
+        // The response may be of the tick in which the request was seen.
+        assert_eq!(passes.make(&[tie(3_000)]).in_flight, 1);
+        let fact = passes.make(&[hidden(1_003_000)]);
+        assert_eq!((fact.in_flight, fact.answered_total), (0, Some(2)));
+    }
+
+    #[test]
+    fn connections_beyond_the_limit_are_counted_but_not_followed() {
+        let mut table = RequestTable::default();
+        for pass in 1..=2 {
+            table.begin(f64::from(pass));
+            (0..CONNECTIONS_MAX as u64 + 5).for_each(|n| table.add(LISTENER, &waiting(n, 1)));
+            let mut in_flight = 0;
+            let ended = table.end(|fact| in_flight = fact.in_flight as usize);
+            assert_eq!(ended, (CONNECTIONS_MAX + 5, 5));
+            assert_eq!(in_flight, CONNECTIONS_MAX + 5);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Requests on living connections, against requests that wait for known times: how many are in
+//! flight, how many unread, and how old they are.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    thread::sleep,
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use spillway_agent::{
+    bpf::Probe,
+    sense::{RequestsFact, Sensors},
+};
+use spillway_tests::{Habit, KnownRequests, Truth, requests};
+
+use crate::{
+    checks::Seen,
+    rungs::{Prepared, Rung, is_bpf},
+    runner::now,
+};
+
+/// Looks at connections that go on, 100 ms apart.
+const LOOKS: u32 = 40;
+
+/// How far means may be off: in flight, and the age of the oldest.
+const IN_FLIGHT_OFF: f64 = 0.05;
+const OLDEST_OFF: f64 = 0.10;
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+
+/// What is seen at an address; each look comes long after the last, so that no pass is put off.
+fn look(sensors: &mut Sensors, t: &mut f64, addr: SocketAddr) -> anyhow::Result<RequestsFact> {
+    *t += 1_000.0;
+    let addr = addr.to_string();
+    let mut facts = requests(sensors, *t);
+    facts.retain(|fact| *fact.addr == *addr);
+    ensure!(facts.len() == 1, "{} facts are about {addr}, not one", facts.len());
+    facts.pop().context("there is one")
+}
+
+fn later() -> f64 {
+    // On the clock of these sensors, whose earlier checks may have come far.
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static CHECKS: AtomicU64 = AtomicU64::new(1);
+    1e6 * CHECKS.fetch_add(1, Ordering::Relaxed) as f64
+}
+
+/// Requests of many clients that think, some of which the server reads at once.
+pub fn in_flight(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::Requests, rung)?;
+    let habit = |think, service, unread| Habit { think: MS(think), service: MS(service), unread };
+    let habits: Vec<_> = [habit(200, 400, false), habit(200, 400, true), habit(30_000, 10, false)]
+        .into_iter()
+        .flat_map(|habit| [habit; 10])
+        .collect();
+    held_to_truth(sensors, "0.0.0.0:0", "127.0.0.1", &habits, true)
+}
+
+/// Clients that ask again as soon as they are answered, over IPv4 at an IPv6 socket: the request
+/// comes within the tick of the response before it.
+pub fn back_to_back(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::Requests, rung)?;
+    let habits = [Habit { think: Duration::ZERO, service: MS(150), unread: false }; 20];
+    // `sock_diag` does not show the order within a tick.
+    held_to_truth(sensors, "[::]:0", "127.0.0.1", &habits, is_bpf(rung))
+}
+
+fn held_to_truth(
+    sensors: &mut Sensors,
+    at: &str,
+    reached_by: &str,
+    habits: &[Habit],
+    counts_all: bool,
+) -> anyhow::Result<Seen> {
+    let known = KnownRequests::start(at, reached_by, habits)?;
+    let mut t = later();
+    sleep(MS(500));
+    look(sensors, &mut t, known.addr())?;
+    let (mut seen, mut truth) = ([0.0; 4], [0.0; 4]);
+    let answered = known.answered();
+    let mut last = RequestsFact::default();
+    for _ in 0..LOOKS {
+        sleep(MS(100));
+        let before = known.truth();
+        last = look(sensors, &mut t, known.addr())?;
+        let after = known.truth();
+        let ms = |us: Option<u64>| us.unwrap_or(0) as f64 / 1e3;
+        let of_fact = [
+            f64::from(last.in_flight),
+            f64::from(last.unread),
+            ms(last.oldest_in_flight_us),
+            ms(last.oldest_unread_us),
+        ];
+        for (sum, one) in seen.iter_mut().zip(of_fact) {
+            *sum += one / f64::from(LOOKS);
+        }
+        for one in [before, after] {
+            let Truth { in_flight, unread, oldest, oldest_unread } = one;
+            let of_truth = [
+                f64::from(in_flight),
+                f64::from(unread),
+                oldest.as_secs_f64() * 1e3,
+                oldest_unread.as_secs_f64() * 1e3,
+            ];
+            for (sum, one) in truth.iter_mut().zip(of_truth) {
+                *sum += one / f64::from(2 * LOOKS);
+            }
+        }
+    }
+    let answered = known.answered() - answered;
+    let detail = format!(
+        "in flight {:.1} (true {:.1}), unread {:.1} ({:.1}), oldest {:.0} ms ({:.0}), oldest \
+         unread {:.0} ms ({:.0}), {} answered were seen of {answered}",
+        seen[0],
+        truth[0],
+        seen[1],
+        truth[1],
+        seen[2],
+        truth[2],
+        seen[3],
+        truth[3],
+        last.answered_total.unwrap_or(0)
+    );
+    ensure!(last.connections == Some(habits.len() as u32), "{last:?}: {} are true", habits.len());
+    let off = |n: usize| (seen[n] - truth[n]).abs() / truth[n].max(1.0);
+    if counts_all {
+        ensure!(off(0) <= IN_FLIGHT_OFF && off(1) <= IN_FLIGHT_OFF, "counts are off: {detail}");
+        ensure!(off(2) <= OLDEST_OFF && off(3) <= OLDEST_OFF, "ages are off: {detail}");
+        let is_bound = last.answered_total.is_some_and(|seen| seen <= answered + 1);
+        ensure!(is_bound, "more were seen to be answered: {detail}");
+    } else {
+        ensure!(seen[0] <= truth[0] * (1.0 + IN_FLIGHT_OFF), "more than is true: {detail}");
+    }
+    Ok(Seen { events: u64::from(LOOKS) * habits.len() as u64, detail })
+}
+
+/// Clients that close before they are answered, reset, or close only after it: the first two are
+/// abandoned, each once.
+pub fn abandoned(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::Requests, rung)?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let addr = listener.local_addr()?;
+    let pair = || -> anyhow::Result<(TcpStream, TcpStream)> {
+        let mut client = TcpStream::connect(addr)?;
+        let (server, _) = listener.accept()?;
+        client.write_all(b"question")?;
+        Ok((client, server))
+    };
+    let mut t = later();
+    let (held, _held) = pair()?;
+    let mut unread = (0..5).map(|_| pair()).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut read = (0..3).map(|_| pair()).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut answered = (0..4).map(|_| pair()).collect::<anyhow::Result<Vec<_>>>()?;
+    // Away from the tick in which they connected.
+    sleep(MS(50));
+    for (client, server) in read.iter_mut().chain(&mut answered) {
+        server.read_exact(&mut [0; 8])?;
+        client.write_all(b"and more")?;
+        server.read_exact(&mut [0; 8])?;
+    }
+    for (client, server) in &mut answered {
+        sleep(MS(20));
+        server.write_all(b"response")?;
+        client.read_exact(&mut [0; 8])?;
+    }
+    let fact = look(sensors, &mut t, addr)?;
+    let seen = (fact.connections, fact.in_flight, fact.unread);
+    ensure!(seen == (Some(13), 9, 6), "{seen:?} were seen, 13 connections, 9, 6 are true");
+    ensure!(fact.abandoned_total == Some(0), "{fact:?}: nobody has left");
+    let start = now();
+    let servers: Vec<_> = unread
+        .drain(..)
+        .chain(read.drain(..))
+        .chain(answered.drain(..))
+        .map(|(client, server)| {
+            drop(client);
+            server
+        })
+        .collect();
+    let mut fact = look(sensors, &mut t, addr)?;
+    while fact.abandoned_total != Some(8) && start.elapsed() < Duration::from_secs(5) {
+        sleep(MS(10));
+        fact = look(sensors, &mut t, addr)?;
+    }
+    ensure!(fact.abandoned_total == Some(8), "{fact:?}: 8 were abandoned");
+    ensure!((fact.connections, fact.in_flight) == (Some(1), 1), "{fact:?}: one waits still");
+    // Closed unread by its server, a connection is reset, which is the server's own affair.
+    drop(servers);
+    drop(held);
+    let end = now();
+    while fact.abandoned_total != Some(9) && end.elapsed() < Duration::from_secs(5) {
+        sleep(MS(10));
+        fact = look(sensors, &mut t, addr)?;
+    }
+    ensure!(fact.abandoned_total == Some(9), "{fact:?}: 9 were abandoned");
+    Ok(Seen { events: 13, detail: "5 unread, 3 read, 4 answered before they left".to_owned() })
+}
