@@ -17,30 +17,31 @@ use spillway_tests::{
     wait_for,
 };
 
-/// Agent that watches one server.
-struct Watched {
-    servers: Servers,
-    scratch: Scratch,
-    running: Running,
+/// Finds the servers; `None`, reported as a skip, if the test cannot run.
+fn servers(test: &str) -> Option<Servers> {
+    if !is_root(test) {
+        return None;
+    }
+    Servers::find().inspect_err(|reason| skip(test, reason)).ok()
 }
 
-impl Watched {
-    /// Starts the agent; `None`, reported as a skip, if the test cannot run.
-    fn start(test: &str, name: &str) -> Option<Self> {
-        if !is_root(test) {
-            return None;
-        }
-        let servers = Servers::find().inspect_err(|reason| skip(test, reason)).ok()?;
-        let scratch = Scratch::make(name);
+/// Agent whose verdicts are read.
+struct Watching(Running);
+
+impl Watching {
+    fn start(scratch: &Scratch) -> Self {
         let mut command = run_with(&scratch.file("spillway.toml", ANY_PORT));
         command.arg("--json");
-        let running = Running::start(command);
-        Some(Self { servers, scratch, running })
+        Self(Running::start(command))
+    }
+
+    fn stop(self) {
+        assert_eq!(self.0.stop().0, Some(0));
     }
 
     /// Overload verdicts about a listener, in order.
     fn verdicts(&self, addr: &str) -> Vec<Value> {
-        let printed = self.running.printed();
+        let printed = self.0.printed();
         let lines = printed.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         lines.filter(|line| line["verdict"] == "overload" && line["addr"] == *addr).collect()
     }
@@ -50,9 +51,8 @@ impl Watched {
         let last = || self.verdicts(addr).pop().filter(|verdict| verdict["state"] == *state);
         let verdict = wait_for(within, last);
         verdict.unwrap_or_else(|| {
-            panic!("not {state} within {within:?}: {:?}: {}", self.verdicts(addr), {
-                self.running.log()
-            })
+            let verdicts = self.verdicts(addr);
+            panic!("not {state} within {within:?}: {verdicts:?}: {}", self.0.log())
         })
     }
 }
@@ -70,9 +70,12 @@ const CLAIMED_WITHIN: Duration = Duration::from_secs(4);
 #[test]
 fn gunicorn_with_all_workers_stuck_is_claimed_in_time() {
     let test = "gunicorn_with_all_workers_stuck_is_claimed_in_time";
-    let Some(watched) = Watched::start(test, "gunicorn") else { return };
-    let (dir, socket) = (watched.scratch.0.join("app"), watched.scratch.0.join("app.sock"));
-    let _server = watched.servers.gunicorn(&dir, &socket, WORKERS);
+    let Some(servers) = servers(test) else { return };
+    let scratch = Scratch::make("gunicorn");
+    let (dir, socket) = (scratch.0.join("app"), scratch.0.join("app.sock"));
+    // Before the agent, which looks for new UNIX listeners every ten seconds.
+    let _server = servers.gunicorn(&dir, &socket, WORKERS);
+    let watching = Watching::start(&scratch);
     let addr = format!("unix:{}", socket.display());
     // While it is healthy, every request is answered.
     let started = now();
@@ -80,7 +83,7 @@ fn gunicorn_with_all_workers_stuck_is_claimed_in_time() {
         assert_answered(request(&socket));
         sleep(EACH);
     }
-    assert_eq!(watched.verdicts(&addr), [] as [Value; 0], "{addr} answers");
+    assert_eq!(watching.verdicts(&addr), [] as [Value; 0], "{addr} answers");
 
     fs::write(dir.join("stuck"), "").expect("the directory is the test's");
     // The workers take the first requests; the next one waits.
@@ -90,17 +93,17 @@ fn gunicorn_with_all_workers_stuck_is_claimed_in_time() {
     let claim = wait_for(2 * CLAIMED_WITHIN, || {
         clients.push(request(&socket));
         sleep(EACH);
-        watched.verdicts(&addr).pop()
+        watching.verdicts(&addr).pop()
     });
     let after = waits_since.elapsed();
-    let claim = claim.unwrap_or_else(|| panic!("no claim about {addr}: {}", watched.running.log()));
+    let claim = claim.unwrap_or_else(|| panic!("no claim about {addr}: {}", watching.0.log()));
     println!("claimed after {:.1} s: {}", after.as_secs_f64(), claim["why"]);
     assert_eq!(claim["scarce"], "accept_loop");
     assert!(after <= CLAIMED_WITHIN, "{after:?} after the first request that waits");
 
     fs::remove_file(dir.join("stuck")).expect("it was made above");
     clients.into_iter().for_each(assert_answered);
-    assert_eq!(watched.running.stop().0, Some(0));
+    watching.stop();
 }
 
 fn request(socket: &Path) -> UnixStream {
@@ -129,29 +132,31 @@ const REQUESTS_CLAIMED_WITHIN: Duration = Duration::from_secs(5);
 #[test]
 fn uvicorn_at_capacity_on_open_connections_is_claimed() {
     let test = "uvicorn_at_capacity_on_open_connections_is_claimed";
-    let Some(watched) = Watched::start(test, "uvicorn") else { return };
+    let Some(servers) = servers(test) else { return };
+    let scratch = Scratch::make("uvicorn");
+    let watching = Watching::start(&scratch);
     own_network().expect("root can create a network namespace");
     let addr = SocketAddr::from(([127, 0, 0, 1], 8_000));
-    let _server = watched.servers.uvicorn(&watched.scratch.0.join("app"), addr, TAKES);
+    let _server = servers.uvicorn(&scratch.0.join("app"), addr, TAKES);
     let (name, load) = (addr.to_string(), |connections| {
-        Program::start(&mut watched.servers.keep_alive_wrk(addr, connections, LOAD_SECS))
+        Program::start(&mut servers.keep_alive_wrk(addr, connections, LOAD_SECS))
     });
     // One client that waits for each response is no overload.
     let mut calm = load(1);
     wait_for(2 * LOAD_TIME, || (!calm.is_running()).then_some(()));
-    assert_eq!(watched.verdicts(&name), [] as [Value; 0], "{name} answers at once");
+    assert_eq!(watching.verdicts(&name), [] as [Value; 0], "{name} answers at once");
 
     let began = now();
     let mut busy = load(CONNECTIONS);
-    let claim = watched.wait_until(&name, "raised", REQUESTS_CLAIMED_WITHIN);
+    let claim = watching.wait_until(&name, "raised", REQUESTS_CLAIMED_WITHIN);
     println!("claimed after {:.1} s: {}", began.elapsed().as_secs_f64(), claim["why"]);
     let ended = || (!busy.is_running()).then_some(());
     wait_for(2 * LOAD_TIME, ended).expect("wrk ends by itself");
-    let verdicts = watched.verdicts(&name);
+    let verdicts = watching.verdicts(&name);
     assert!(verdicts.iter().all(|verdict| verdict["state"] != "cleared"), "{verdicts:?}");
-    let cleared = watched.wait_until(&name, "cleared", CLEARED_WITHIN);
+    let cleared = watching.wait_until(&name, "cleared", CLEARED_WITHIN);
     println!("{}", cleared["why"]);
-    assert_eq!(watched.running.stop().0, Some(0));
+    watching.stop();
 }
 
 const LOAD_TIME: Duration = Duration::from_secs(LOAD_SECS as u64);

@@ -226,7 +226,11 @@ impl ClaimDetails for OverloadClaim {
             .unwrap_or_default();
         let reason =
             format!("{waits}{of_traffic}; it has lasted for {lasted}; {}", importance.reason);
-        let is_critical = is_harmful
+        // Requests alone have been judged right in simulations, and on few real servers.
+        let is_about_connections =
+            self.requests.is_none() || self.backlog >= WAITING_MIN || is_full;
+        let is_critical = is_about_connections
+            && is_harmful
             && lasted_secs >= after_secs
             && share.is_none_or(|share| share >= CRITICAL_SHARE);
         (if is_critical { Severity::Critical } else { Severity::Warning }, reason)

@@ -28,6 +28,9 @@ const ABANDONED_SHARE_MIN: f64 = 0.1;
 /// Share of the waiting requests that are unread from which the server does not read.
 const UNREAD_SHARE: f64 = 0.5;
 
+/// Shortest usual age that the sentence mentions.
+const AGE_SECS_MIN: f64 = 0.05;
+
 /// Time without a response after which it does not read at all.
 const SILENT_SECS: f64 = 0.7;
 
@@ -135,12 +138,10 @@ impl OverloadedRequests<'_> {
         }
         let usual = queue.in_flight.at(context.t);
         if queue.in_flight.is_warm() && usual.count > 0.0 {
-            let _ = write!(
-                why,
-                ", and at most {:.0} waited before, for at most {}",
-                usual.count,
-                Span(usual.age_secs)
-            );
+            let _ = write!(why, ", and at most {:.0} waited before", usual.count);
+            if usual.age_secs >= AGE_SECS_MIN {
+                let _ = write!(why, ", for at most {}", Span(usual.age_secs));
+            }
         }
         let share = queue.history.ended_in_seconds().abandoned_share();
         if share >= ABANDONED_SHARE_MIN {
