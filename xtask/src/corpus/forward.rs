@@ -1,5 +1,5 @@
-//! `cargo xtask corpus list`, `write`, `write-manifest`, `score`, `queues` and `requests`: passed on
-//! to the `corpus` binary of the tests package.
+//! `cargo xtask corpus list`, `write`, `write-manifest`, `score`, `queues` and `requests`: passed
+//! on to the `corpus` binary of the tests package.
 //!
 //! The binary is built with optimisation, because one score evaluates some hundred million facts.
 //! It needs neither root nor the BPF programs. `cargo xtask test` runs `score --check` on all
