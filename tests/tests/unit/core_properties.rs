@@ -13,8 +13,8 @@ use spillway_agent::{
     detect::{ClaimState, Verdict},
     engine::{Engine, HostInfo, Output},
     sense::{
-        Fact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId, RequestsFact,
-        ProcessResourcesFact, SensorHealthFact,
+        Fact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId,
+        ProcessResourcesFact, RequestsFact, SensorHealthFact,
     },
     trace::{TraceReader, TraceWriter},
 };

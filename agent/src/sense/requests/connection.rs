@@ -123,9 +123,8 @@ mod tests {
 
     #[test]
     fn times_are_compared_across_the_wrap_of_ticks() {
-        let across = |received, sent| {
-            connection(&RequestSample { now: 5, ..sample(received, sent) })
-        };
+        let across =
+            |received, sent| connection(&RequestSample { now: 5, ..sample(received, sent) });
         let waits = across(2, u32::MAX - 2);
         assert!(waits.is_in_flight);
         assert_eq!((waits.received_us, waits.sent_us), (12_000, 32_000));
@@ -150,12 +149,15 @@ mod tests {
         // The response is on its way.
         assert!(!connection(&RequestSample { newest: 80, unacked: 200, ..tie }).is_in_flight);
         // A segment came before the one that is missing.
-        assert!(connection(&RequestSample { newest: 1_460_u32.wrapping_neg(), ..tie }).is_in_flight);
+        assert!(
+            connection(&RequestSample { newest: 1_460_u32.wrapping_neg(), ..tie }).is_in_flight
+        );
     }
 
     #[test]
     fn fin_is_not_a_request() {
-        let left = RequestSample { state: TCP_CLOSE_WAIT, unread: 1, newest: 1, ..sample(990, 990) };
+        let left =
+            RequestSample { state: TCP_CLOSE_WAIT, unread: 1, newest: 1, ..sample(990, 990) };
         let closed = connection(&left);
         assert!(closed.is_left && !closed.is_unread && !closed.is_in_flight);
         assert!(connection(&RequestSample { unread: 2, ..left }).is_unread);

@@ -44,6 +44,7 @@ const READS: &[KernelOffset] = &[
     members::SOCKET_SK,
     members::SOCK_FAMILY,
     members::SOCK_STATE,
+    members::SOCK_NUM,
     members::INET_SPORT,
     members::SOCK_RCV_SADDR,
     members::SOCK_V6_RCV_SADDR,
@@ -237,9 +238,7 @@ fn thread_secs() -> f64 {
 
 /// Returns the addresses in samples, for the fuzz target.
 #[cfg(any(test, fuzzing))]
-pub(super) fn addresses(
-    samples: impl Iterator<Item = RequestSample>,
-) -> Vec<std::sync::Arc<str>> {
+pub(super) fn addresses(samples: impl Iterator<Item = RequestSample>) -> Vec<std::sync::Arc<str>> {
     let mut table = RequestTable::default();
     table.begin(0.0);
     for sample in samples {

@@ -266,7 +266,8 @@ impl Counts {
 mod tests {
     use super::*;
 
-    const LISTENER: ListenerKey = (7, SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 80));
+    const LISTENER: ListenerKey =
+        (7, SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 80));
 
     /// A connection on which a request has waited for so long, or was answered so long ago.
     fn waiting(socket: u64, us: u64) -> Connection {
@@ -335,7 +336,10 @@ mod tests {
         let mut passes = Passes::default();
         passes.make(&[waiting(1, 10)]);
         let fact = passes.make(&[]);
-        assert_eq!((fact.connections, fact.in_flight, fact.oldest_in_flight_us), (Some(0), 0, None));
+        assert_eq!(
+            (fact.connections, fact.in_flight, fact.oldest_in_flight_us),
+            (Some(0), 0, None)
+        );
         passes.table.begin(3.0);
         passes.table.end(|fact| panic!("{fact:?}"));
         passes.table.begin(3.0 + FORGET_SECS);
