@@ -183,7 +183,11 @@ fn index(port: &u16) -> usize {
 /// Returns the address of the listener that a connection came to; `None` if none is known there.
 #[inline(always)]
 pub(crate) fn listener_of<R: Reading>(connection: *const c_void) -> Option<Address> {
-    let port = u16::from_be(R::read(connection, offset!(inet_sport))?);
+    // The first line of the cache has `skc_num`; it is zero in a connection that was reset.
+    let mut port = R::read::<u16>(connection, offset!(sock_num))?;
+    if port == 0 {
+        port = u16::from_be(R::read(connection, offset!(inet_sport))?);
+    }
     // SAFETY: as in `opened`.
     if unsafe { (*PORTS.get_ptr(0)?)[index(&port)] } == 0 {
         return None;

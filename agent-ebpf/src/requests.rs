@@ -1,5 +1,5 @@
-//! Requests on living connections: for every connection of a known listener, the times at which data
-//! last came and was last sent, the bytes that wait, and the order of the two within a tick.
+//! Requests on living connections: for every connection of a known listener, the times at which
+//! data last came and was last sent, the bytes that wait, and the order of the two within a tick.
 //!
 //! The kernel keeps all of it in each socket (`icsk_ack.lrcvtime`, `lsndtime`, `rcv_nxt`,
 //! `copied_seq`), so nothing runs when a packet comes, and nothing when a connection opens or

@@ -16,7 +16,7 @@ use spillway_ebpf::{RequestSample, TCP_CLOSE_WAIT, TCP_ESTABLISHED};
 
 /// A connection at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Connection {
+pub(super) struct PeerConnection {
     /// Number of its socket, unique while that lives.
     pub(super) socket: u64,
     /// Port of the peer, which distinguishes it from a later connection in the same memory.
@@ -40,7 +40,7 @@ pub(super) struct Connection {
 /// Age from which a time counts as one in the future, which is now: half of all ticks.
 const FUTURE_TICKS: u32 = 1 << 31;
 
-impl Connection {
+impl PeerConnection {
     /// Reads a sample of BPF. `tick_ns` is the length of a tick.
     pub(super) fn from_sample(sample: &RequestSample, tick_ns: u64) -> Self {
         let age = |then: u32| {
@@ -109,8 +109,8 @@ mod tests {
         RequestSample { received, sent, now: 1_000, state: TCP_ESTABLISHED, ..Default::default() }
     }
 
-    fn connection(sample: &RequestSample) -> Connection {
-        Connection::from_sample(sample, TICK_NS)
+    fn connection(sample: &RequestSample) -> PeerConnection {
+        PeerConnection::from_sample(sample, TICK_NS)
     }
 
     #[test]

@@ -29,8 +29,8 @@ use crate::bpf::{
     Fallback, FallbackChain, Hook, IterHandle, Loader, Need, Probe, btf_offsets::members,
     kernel_offset::KernelOffset, pass,
 };
-use connection::Connection;
-use pace::Pace;
+use connection::PeerConnection;
+use pace::RequestPace;
 use table::RequestTable;
 
 /// Time for which network namespaces are cached by `sock_diag`. A guess: finding new ones takes a
@@ -44,6 +44,7 @@ const READS: &[KernelOffset] = &[
     members::SOCKET_SK,
     members::SOCK_FAMILY,
     members::SOCK_STATE,
+    members::SOCK_NUM,
     members::INET_SPORT,
     members::SOCK_RCV_SADDR,
     members::SOCK_V6_RCV_SADDR,
@@ -69,7 +70,7 @@ const READS: &[KernelOffset] = &[
 pub struct RequestSensor {
     source: RequestSource,
     table: RequestTable,
-    pace: Pace,
+    pace: RequestPace,
     tick_ns: u64,
     cost: PassCost,
 }
@@ -140,7 +141,7 @@ impl RequestSensor {
                 listeners: HashSet::new(),
             })),
         };
-        let (table, pace) = (RequestTable::default(), Pace::default());
+        let (table, pace) = (RequestTable::default(), RequestPace::default());
         Self { source, table, pace, tick_ns: tick_ns(), cost: PassCost::default() }
     }
 
@@ -165,7 +166,7 @@ impl RequestSensor {
         let read = match source {
             RequestSource::Bpf(iter, buffer) => pass(iter, buffer, |sample: RequestSample| {
                 let address = inet_addr(sample.family, sample.addr, sample.port);
-                let connection = Connection::from_sample(&sample, *tick_ns);
+                let connection = PeerConnection::from_sample(&sample, *tick_ns);
                 table.add((sample.netns, address), &connection);
             })
             .map(|rest| losses.count_short_read(rest)),
@@ -212,7 +213,7 @@ impl DiagSource {
         }
         listeners.clear();
         sockets.each_connection(refresh, cgroups, losses, listeners, |listener, response| {
-            if let Some(connection) = Connection::from_response(response) {
+            if let Some(connection) = PeerConnection::from_response(response) {
                 table.add(listener, &connection);
             }
         })
@@ -242,7 +243,7 @@ pub(super) fn addresses(samples: impl Iterator<Item = RequestSample>) -> Vec<std
     table.begin(0.0);
     for sample in samples {
         let address = inet_addr(sample.family, sample.addr, sample.port);
-        table.add((sample.netns, address), &Connection::from_sample(&sample, TICK_NS_DEFAULT));
+        table.add((sample.netns, address), &PeerConnection::from_sample(&sample, TICK_NS_DEFAULT));
     }
     let mut addresses = Vec::new();
     table.end(|fact| addresses.push(fact.addr));

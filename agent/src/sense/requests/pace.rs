@@ -12,11 +12,11 @@ const MANY: f64 = 100_000.0;
 
 /// Time of the next pass.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct RequestPace {
     due: f64,
 }
 
-impl Pace {
+impl RequestPace {
     /// Returns whether a pass is due at `now`, in seconds on any monotonic clock.
     pub(super) fn is_due(&self, now: f64) -> bool {
         now >= self.due
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn pass_rests_in_proportion_to_its_cost() {
-        let mut pace = Pace::default();
+        let mut pace = RequestPace::default();
         assert!(pace.is_due(0.0));
         pace.rest(5.0, 0.003, 9_000);
         assert!(!pace.is_due(5.59) && pace.is_due(5.61));

@@ -17,7 +17,7 @@ use std::{collections::hash_map::Entry, net::SocketAddr, sync::Arc};
 use foldhash::HashMap;
 use spillway_ebpf::LISTENERS_MAX;
 
-use super::connection::Connection;
+use super::connection::PeerConnection;
 use crate::sense::RequestsFact;
 
 /// Maximum number of connections that are followed from pass to pass: a third more than the most
@@ -40,12 +40,12 @@ pub(super) type ListenerKey = (u32, SocketAddr);
 /// Requests at every listening address.
 #[derive(Debug, Default)]
 pub(super) struct RequestTable {
-    addresses: Vec<Address>,
+    addresses: Vec<RequestAddress>,
     /// Places in `addresses`.
     places: HashMap<ListenerKey, usize>,
     /// Listener and place of the last connection: the next one is often its neighbour.
     latest: Option<(ListenerKey, usize)>,
-    connections: HashMap<u64, Known>,
+    connections: HashMap<u64, KnownConnection>,
     /// Number of the current pass, from 1.
     pass: u32,
     /// Start of the current pass.
@@ -57,7 +57,7 @@ pub(super) struct RequestTable {
 
 /// A connection when it was last seen.
 #[derive(Debug, Clone, Copy)]
-struct Known {
+struct KnownConnection {
     pass: u32,
     received_bytes: u32,
     sent_tick: u32,
@@ -69,10 +69,10 @@ struct Known {
 }
 
 #[derive(Debug)]
-struct Address {
+struct RequestAddress {
     listener: ListenerKey,
     text: Arc<str>,
-    now: Counts,
+    now: RequestCounts,
     /// Set if the last pass saw a connection.
     was_seen: bool,
     answered: u64,
@@ -83,7 +83,7 @@ struct Address {
 
 /// Counts of one pass.
 #[derive(Debug, Clone, Copy, Default)]
-struct Counts {
+struct RequestCounts {
     is_seen: bool,
     connections: u32,
     unread: u32,
@@ -103,7 +103,7 @@ impl RequestTable {
 
     /// Adds a connection that came to a listener. One that is added again in the same pass, because
     /// another process holds it too, is ignored.
-    pub(super) fn add(&mut self, listener: ListenerKey, connection: &Connection) {
+    pub(super) fn add(&mut self, listener: ListenerKey, connection: &PeerConnection) {
         let Some(place) = self.place(listener) else { return self.left_out += 1 };
         let Self { addresses, connections, pass, now, is_warm, left_out, .. } = self;
         let Some(address) = addresses.get_mut(place) else { return };
@@ -126,7 +126,7 @@ impl RequestTable {
             let was_left = before.is_some_and(|before| before.is_left);
             address.abandoned += u64::from(is_in_flight && connection.is_left && !was_left);
         }
-        let known = Known {
+        let known = KnownConnection {
             pass: *pass,
             received_bytes: connection.received_bytes,
             sent_tick: connection.sent_tick,
@@ -153,7 +153,7 @@ impl RequestTable {
             Some(place) => *place,
             None if self.addresses.len() >= ADDRESSES_MAX => return None,
             None => {
-                self.addresses.push(Address::new(listener));
+                self.addresses.push(RequestAddress::new(listener));
                 self.places.insert(listener, self.addresses.len() - 1);
                 self.addresses.len() - 1
             }
@@ -190,9 +190,9 @@ impl RequestTable {
     }
 }
 
-/// Returns whether a request that was in flight at the last pass is so still although the times tie:
-/// nothing has come since, and a response would be of a later tick.
-fn still_waits(before: &Known, connection: &Connection) -> bool {
+/// Returns whether a request that was in flight at the last pass is so still although the times
+/// tie: nothing has come since, and a response would be of a later tick.
+fn still_waits(before: &KnownConnection, connection: &PeerConnection) -> bool {
     before.is_in_flight
         && before.is_settled
         && before.received_bytes == connection.received_bytes
@@ -200,7 +200,11 @@ fn still_waits(before: &Known, connection: &Connection) -> bool {
 }
 
 /// Returns whether a response has begun since the last pass.
-fn is_answered(before: Option<Known>, connection: &Connection, is_in_flight: bool) -> bool {
+fn is_answered(
+    before: Option<KnownConnection>,
+    connection: &PeerConnection,
+    is_in_flight: bool,
+) -> bool {
     match before {
         // Something was sent, and another request may wait already.
         Some(before) if before.is_in_flight => {
@@ -212,12 +216,12 @@ fn is_answered(before: Option<Known>, connection: &Connection, is_in_flight: boo
     }
 }
 
-impl Address {
+impl RequestAddress {
     fn new(listener: ListenerKey) -> Self {
         Self {
             listener,
             text: Arc::from(listener.1.to_string()),
-            now: Counts::default(),
+            now: RequestCounts::default(),
             was_seen: false,
             answered: 0,
             abandoned: 0,
@@ -225,7 +229,7 @@ impl Address {
         }
     }
 
-    fn fact(&self, counts: &Counts) -> RequestsFact {
+    fn fact(&self, counts: &RequestCounts) -> RequestsFact {
         RequestsFact {
             netns: self.listener.0,
             addr: self.text.clone(),
@@ -241,8 +245,8 @@ impl Address {
     }
 }
 
-impl Counts {
-    fn add(&mut self, connection: &Connection, is_in_flight: bool) {
+impl RequestCounts {
+    fn add(&mut self, connection: &PeerConnection, is_in_flight: bool) {
         self.is_seen = true;
         // Nobody waits for a response on the others.
         if connection.is_left {
@@ -270,8 +274,8 @@ mod tests {
         (7, SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 80));
 
     /// A connection on which a request has waited for so long, or was answered so long ago.
-    fn waiting(socket: u64, us: u64) -> Connection {
-        Connection {
+    fn waiting(socket: u64, us: u64) -> PeerConnection {
+        PeerConnection {
             socket,
             peer_port: socket as u16,
             is_left: false,
@@ -284,9 +288,9 @@ mod tests {
         }
     }
 
-    fn answered(socket: u64, us: u64) -> Connection {
+    fn answered(socket: u64, us: u64) -> PeerConnection {
         let waits = waiting(socket, us + 1_000);
-        Connection { is_in_flight: false, sent_us: us, sent_tick: 2, ..waits }
+        PeerConnection { is_in_flight: false, sent_us: us, sent_tick: 2, ..waits }
     }
 
     /// Passes a second apart.
@@ -297,7 +301,7 @@ mod tests {
     }
 
     impl Passes {
-        fn make(&mut self, connections: &[Connection]) -> RequestsFact {
+        fn make(&mut self, connections: &[PeerConnection]) -> RequestsFact {
             self.t += 1.0;
             self.table.begin(self.t);
             connections.iter().for_each(|one| self.table.add(LISTENER, one));
@@ -307,7 +311,7 @@ mod tests {
             facts.pop().unwrap()
         }
 
-        fn totals(&mut self, connections: &[Connection]) -> (u64, u64) {
+        fn totals(&mut self, connections: &[PeerConnection]) -> (u64, u64) {
             let fact = self.make(connections);
             (fact.answered_total.unwrap(), fact.abandoned_total.unwrap())
         }
@@ -315,7 +319,7 @@ mod tests {
 
     #[test]
     fn counts_and_ages_are_those_of_the_pass() {
-        let unread = Connection { is_unread: true, ..waiting(3, 20_000) };
+        let unread = PeerConnection { is_unread: true, ..waiting(3, 20_000) };
         let fact = Passes::default().make(&[
             waiting(1, 90_000),
             waiting(2, 5_000),
@@ -350,7 +354,7 @@ mod tests {
     #[test]
     fn response_is_counted_once() {
         let mut passes = Passes::default();
-        let next = |received_bytes, one: Connection| Connection { received_bytes, ..one };
+        let next = |received_bytes, one: PeerConnection| PeerConnection { received_bytes, ..one };
         // What was answered before the first pass is not counted.
         assert_eq!(passes.totals(&[waiting(1, 10_000), answered(2, 10_000)]), (0, 0));
         assert_eq!(passes.totals(&[answered(1, 20_000), answered(2, 1_010_000)]), (1, 0));
@@ -359,10 +363,10 @@ mod tests {
         assert_eq!(passes.totals(&[next(200, answered(1, 9_000)), answered(2, 3_000)]), (2, 0));
         // The next request waits; then its response has begun and another waits.
         assert_eq!(passes.totals(&[next(300, waiting(1, 600_000))]), (2, 0));
-        let another = Connection { sent_tick: 3, ..next(400, waiting(1, 300_000)) };
+        let another = PeerConnection { sent_tick: 3, ..next(400, waiting(1, 300_000)) };
         assert_eq!(passes.totals(&[another]), (3, 0));
         // An upload that goes on is not answered.
-        let upload = Connection { sent_tick: 3, ..next(900, waiting(1, 1_000)) };
+        let upload = PeerConnection { sent_tick: 3, ..next(900, waiting(1, 1_000)) };
         assert_eq!(passes.totals(&[upload]), (3, 0));
         // A connection that is new, and has been answered.
         assert_eq!(passes.totals(&[answered(9, 4_000)]), (4, 0));
@@ -371,7 +375,7 @@ mod tests {
     #[test]
     fn abandoned_request_is_counted_once_and_not_in_flight() {
         let mut passes = Passes::default();
-        let left = |one: Connection| Connection { is_left: true, ..one };
+        let left = |one: PeerConnection| PeerConnection { is_left: true, ..one };
         assert_eq!(passes.totals(&[waiting(1, 10_000), left(waiting(2, 10_000))]), (0, 0));
         let fact = passes.make(&[left(waiting(1, 1_010_000)), left(waiting(2, 1_010_000))]);
         assert_eq!((fact.abandoned_total, fact.in_flight), (Some(1), 0));
@@ -381,20 +385,20 @@ mod tests {
         // A client that closes after its response has abandoned nothing.
         assert_eq!(passes.totals(&[left(answered(3, 10_000))]), (1, 1));
         // Another connection in the same memory.
-        let another = Connection { peer_port: 9, ..left(waiting(1, 10_000)) };
+        let another = PeerConnection { peer_port: 9, ..left(waiting(1, 10_000)) };
         assert_eq!(passes.totals(&[another]), (1, 2));
     }
 
     #[test]
     fn request_seen_before_still_waits_although_times_tie() {
         let mut passes = Passes::default();
-        let tie = |us| Connection { sent_us: us, ..waiting(1, us) };
-        let hidden = |us| Connection { is_in_flight: false, ..tie(us) };
+        let tie = |us| PeerConnection { sent_us: us, ..waiting(1, us) };
+        let hidden = |us| PeerConnection { is_in_flight: false, ..tie(us) };
         assert_eq!(passes.make(&[tie(30_000)]).in_flight, 1);
         let fact = passes.make(&[hidden(1_030_000)]);
         assert_eq!((fact.in_flight, fact.answered_total), (1, Some(0)));
         // Something was sent: the response.
-        let fact = passes.make(&[Connection { sent_us: 5_000, ..hidden(2_030_000) }]);
+        let fact = passes.make(&[PeerConnection { sent_us: 5_000, ..hidden(2_030_000) }]);
         assert_eq!((fact.in_flight, fact.answered_total), (0, Some(1)));
         // The response may be of the tick in which the request was seen.
         assert_eq!(passes.make(&[tie(3_000)]).in_flight, 1);
