@@ -194,6 +194,52 @@ fn test_names_are_short() {
     assert!(long.is_empty(), "{} names are longer than {TEST_NAME_MAX}: {long:#?}", long.len());
 }
 
+/// Documents point to tests by name, and names change.
+#[test]
+fn tests_named_in_documents_exist() {
+    const DOCUMENTS: [&str; 6] = [
+        "README.md",
+        "SECURITY.md",
+        "agent/README.md",
+        "agent-ebpf/README.md",
+        "configs/README.md",
+        "tests/README.md",
+    ];
+    let sources = all_sources();
+    let functions: BTreeSet<&str> = sources
+        .iter()
+        .flat_map(|source| source.text.lines())
+        .filter_map(|line| line.trim_start().strip_prefix("fn ")?.split('(').next())
+        .collect();
+    let is_module = |name: &str| {
+        sources.iter().any(|source| {
+            source.path.iter().any(|part| part == name) || {
+                source.path.file_stem().is_some_and(|stem| stem == name)
+            }
+        })
+    };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut missing = Vec::new();
+    for document in DOCUMENTS {
+        let text = fs::read_to_string(root.join(document)).expect("the checkout has it");
+        // Every second part is code.
+        let code = text.split('`').skip(1).step_by(2);
+        let is_of_path =
+            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_:…".contains(c);
+        for path in code.filter(|code| code.contains("::") && code.chars().all(is_of_path)) {
+            let name = path.rsplit("::").next().unwrap_or_default();
+            let exists = match name.strip_suffix('…') {
+                Some(beginning) => functions.iter().any(|known| known.starts_with(beginning)),
+                None => functions.contains(name) || is_module(name),
+            };
+            if !exists {
+                missing.push(format!("{document}: {path}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "no such test or module: {missing:#?}");
+}
+
 /// Checks that no documentation has code examples, because nothing runs them: building for an empty
 /// run took a minute and a half.
 #[test]
