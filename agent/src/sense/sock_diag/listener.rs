@@ -79,13 +79,13 @@ pub(super) fn fact(
     }
 }
 
-fn tcp_fact(response: &InetResponse) -> ListenerFact {
+pub(super) fn tcp_fact(response: &InetResponse) -> ListenerFact {
     let header = &response.header;
     let address = SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port);
     listener_at(address, header.recv_queue, header.send_queue)
 }
 
-fn listed_fact(sample: &SocketSample) -> ListenerFact {
+pub(super) fn listed_fact(sample: &SocketSample) -> ListenerFact {
     let address = addr::inet_addr(sample.family, sample.addr, sample.port);
     listener_at(address, sample.backlog, sample.backlog_max)
 }
@@ -100,7 +100,7 @@ fn listener_at(address: SocketAddr, backlog: u32, backlog_max: u32) -> ListenerF
     }
 }
 
-fn unix_fact(response: &unix::UnixResponse) -> ListenerFact {
+pub(super) fn unix_fact(response: &unix::UnixResponse) -> ListenerFact {
     let addr = match response.name() {
         Some(UnixDiagName::Pathname(path)) => addr::unix_path(path.as_bytes()),
         Some(UnixDiagName::Abstract(name)) => addr::unix_abstract(name),
@@ -115,19 +115,4 @@ fn unix_fact(response: &unix::UnixResponse) -> ListenerFact {
         remote_arrived_total: Some(0),
         ..ListenerFact::default()
     }
-}
-
-/// Returns the addresses in a response, for the fuzz target.
-#[cfg(any(test, fuzzing))]
-pub(crate) fn addresses(answer: &[u8]) -> Vec<Arc<str>> {
-    let mut addresses = Vec::new();
-    let mut each = |response: &ListenerAddr<'_>| {
-        addresses.push(match response {
-            ListenerAddr::Tcp(response) => tcp_fact(response).addr,
-            ListenerAddr::Unix(response) => unix_fact(response).addr,
-            ListenerAddr::Listed(sample) => listed_fact(sample).addr,
-        });
-    };
-    let _ = super::netlink::read_answer(answer, &mut Ok(()), &mut each);
-    addresses
 }

@@ -40,8 +40,6 @@ use super::{
 use crate::os::proc_reader::unrestricted;
 
 pub(super) use listener::DiagListener;
-#[cfg(any(test, fuzzing))]
-pub(super) use listener::addresses;
 
 /// Kinds of listeners to read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -443,4 +441,19 @@ fn rise(
 fn own_namespace() -> io::Result<(u64, NetNamespace)> {
     let inode = fs::metadata("/proc/thread-self/ns/net")?.ino();
     Ok((inode, NetNamespace { socket: open()?, pid: std::process::id() }))
+}
+
+/// Returns the addresses in a response, for the fuzz target.
+#[cfg(any(test, fuzzing))]
+pub(super) fn addresses(answer: &[u8]) -> Vec<Arc<str>> {
+    let mut addresses = Vec::new();
+    let mut each = |response: &ListenerAddr<'_>| {
+        addresses.push(match response {
+            ListenerAddr::Tcp(response) => listener::tcp_fact(response).addr,
+            ListenerAddr::Unix(response) => listener::unix_fact(response).addr,
+            ListenerAddr::Listed(sample) => listener::listed_fact(sample).addr,
+        });
+    };
+    let _ = netlink::read_answer(answer, &mut Ok(()), &mut each);
+    addresses
 }
