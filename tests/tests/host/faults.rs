@@ -309,9 +309,11 @@ fn verdict_is_less_confident_without_bpf() {
     });
     let confidence =
         |verdict: &Value| verdict["confidence"].as_f64().expect("the confidence is a number");
-    assert!(confidence(&denied) <= confidence(&usual) - 0.2, "{usual} against {denied}");
+    assert!(confidence(&denied) <= confidence(&usual) - 0.05, "{usual} against {denied}");
+    // Either the depth of the queue shows it, or requests in it, which sock_diag sees as well.
     let why = denied["why"].as_str().unwrap_or_default();
-    assert!(why.contains("the oldest wait cannot be read here"), "{denied}");
+    let says_so = ["the oldest wait cannot be read here", "were read in a coarser way"];
+    assert!(says_so.iter().any(|text| why.contains(text)), "{denied}");
 }
 
 fn json(mut command: Command) -> Command {

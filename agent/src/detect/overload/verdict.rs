@@ -30,7 +30,7 @@ const CONFIDENCE_BY_AGE: f64 = 0.9;
 const CONFIDENCE_FILLING: f64 = 0.8;
 
 /// Confidence if only the depth is known, and it has not fallen for many samples. A guess.
-const CONFIDENCE_UNFALLEN: f64 = 0.75;
+const CONFIDENCE_UNFALLEN: f64 = 0.65;
 
 /// Confidence if only the depth is known: a deep queue may turn over quickly. A guess.
 const CONFIDENCE_BY_DEPTH: f64 = 0.6;

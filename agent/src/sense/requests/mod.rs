@@ -155,7 +155,7 @@ impl RequestSensor {
         &mut self,
         now: f64,
         losses: &mut LossCounters,
-        each: impl FnMut(RequestsFact),
+        mut each: impl FnMut(RequestsFact),
     ) -> io::Result<()> {
         if !self.pace.is_due(now) {
             return Ok(());
@@ -172,14 +172,18 @@ impl RequestSensor {
             .map(|rest| losses.count_short_read(rest)),
             RequestSource::SockDiag(source) => source.read(now, losses, table),
         };
-        let (connections, left_out) = table.end(each);
+        let mut is_calm = true;
+        let (connections, left_out) = table.end(|fact| {
+            is_calm &= fact.in_flight == 0;
+            each(fact);
+        });
         if left_out > 0 {
             losses.count(Loss::RequestsLeftOut);
         }
         let took_secs = thread_secs() - before;
         self.cost.passes += 1;
         self.cost.secs += took_secs;
-        self.pace.rest(now, took_secs, connections);
+        self.pace.rest(now, took_secs, connections, is_calm);
         read
     }
 }

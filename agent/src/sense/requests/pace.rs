@@ -1,11 +1,17 @@
 //! Pace of passes over every connection: each rests for long enough that passes together stay under
-//! a share of one core.
+//! a share of one core. A pass visits every open file of the host, so that a calm host with few
+//! connections spends a smaller one.
 
 /// Share of one core for hosts with up to [`FEW`] connections.
 const SHARE_OF_FEW: f64 = 0.005;
 
 /// Share of one core from [`MANY`] connections on; in between it grows with their number.
 const SHARE_OF_MANY: f64 = 0.01;
+
+/// Share of one core while no request is in flight, and the longest rest for its sake. Guesses: an
+/// overload is noticed a second later at most.
+const SHARE_OF_CALM: f64 = 0.001;
+const CALM_SECS_MAX: f64 = 1.0;
 
 const FEW: f64 = 10_000.0;
 const MANY: f64 = 100_000.0;
@@ -22,9 +28,12 @@ impl RequestPace {
         now >= self.due
     }
 
-    /// Ends a pass that began at `now` and took so much processor time.
-    pub(super) fn rest(&mut self, now: f64, took_secs: f64, connections: usize) {
-        self.due = now + took_secs / share(connections);
+    /// Ends a pass that began at `now` and took so much processor time. `is_calm` says that it saw
+    /// no request in flight.
+    pub(super) fn rest(&mut self, now: f64, took_secs: f64, connections: usize, is_calm: bool) {
+        let rest_secs = took_secs / share(connections);
+        let calm_secs = if is_calm { took_secs / SHARE_OF_CALM } else { 0.0 };
+        self.due = now + rest_secs.max(calm_secs.min(CALM_SECS_MAX));
     }
 }
 
@@ -50,9 +59,15 @@ mod tests {
     fn pass_rests_in_proportion_to_its_cost() {
         let mut pace = RequestPace::default();
         assert!(pace.is_due(0.0));
-        pace.rest(5.0, 0.003, 9_000);
+        pace.rest(5.0, 0.003, 9_000, false);
         assert!(!pace.is_due(5.59) && pace.is_due(5.61));
-        pace.rest(5.61, 0.0001, 10);
+        pace.rest(5.61, 0.0001, 10, false);
         assert!(pace.is_due(5.71), "a cheap pass is made at every tick");
+        pace.rest(6.0, 0.0005, 10, true);
+        assert!(!pace.is_due(6.49) && pace.is_due(6.51), "less often on a calm host");
+        pace.rest(7.0, 0.003, 10, true);
+        assert!(!pace.is_due(7.99) && pace.is_due(8.01), "but once a second");
+        pace.rest(9.0, 0.012, 10_000, true);
+        assert!(!pace.is_due(11.39) && pace.is_due(11.41), "unless that costs more than its share");
     }
 }
