@@ -10,7 +10,7 @@ use super::{
     counter::Counter,
     drops::DropHistory,
     samples::Sample,
-    standing_queue::{StandingQueue, head_secs, is_deep},
+    standing_queue::{StandingQueue, head_secs, is_deep, is_full},
     trigger::Trigger,
 };
 use crate::{config::OverloadConfig, sense::ListenerFact};
@@ -139,7 +139,9 @@ impl AcceptQueue {
             standing.is_overload |= trigger.is_some();
             trigger
         });
-        let trigger = trigger.or_else(|| self.drops.recur(t).then_some(Trigger::Dropping));
+        // A queue that is full now may not drain at all, which is no matter of its limit.
+        let is_dropping = !is_full(fact) && self.drops.recur(t);
+        let trigger = trigger.or_else(|| is_dropping.then_some(Trigger::Dropping));
         let standing_secs = self.standing.as_ref().map_or(0.0, |standing| t - standing.since_t);
         let is_standing = standing_secs >= STANDS_SHARE * config.sustain.as_secs_f64();
         let is_overload = trigger.is_some()

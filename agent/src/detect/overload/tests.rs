@@ -464,6 +464,21 @@ fn without_head_age_a_full_queue_that_drops_is_enough() {
 }
 
 #[test]
+fn full_queue_that_drops_has_no_backlog_that_is_too_small() {
+    let mut run = Run::new();
+    // Nobody can read the oldest wait, and samples are too far apart to show how long it stands.
+    for second in 0..20_u32 {
+        let t = f64::from(second) * 1.5 + if second % 3 == 0 { 0.0 } else { 1.2 };
+        run.look(t, ListenerFact { overflows_total: Some(u64::from(second)), ..fact(129, None) });
+    }
+    let is_backlog = |verdict: &Verdict| match &verdict.claim {
+        Claim::Overload(claim) => claim.scarce == Some(Bottleneck::Backlog),
+        _ => false,
+    };
+    assert!(!run.verdicts.iter().any(is_backlog), "{:?}", run.verdicts);
+}
+
+#[test]
 fn a_backlog_that_is_too_small_is_told_at_the_third_time() {
     let mut run = Run::new();
     run.looks(0.0, 60.0, |since| ListenerFact {
