@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use crate::deb_servers::SERVERS;
 use crate::signals::Interrupted;
 use crate::workspace::Workspace;
-use crate::{build, child};
+use crate::{build, child, setup};
 
 /// Measure what Spillway costs.
 #[derive(Debug, clap::Args)]
@@ -47,7 +47,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if args.json {
         cost.arg("--json");
     }
-    match SERVERS.provide() {
+    match setup::servers() {
         Ok(root) => drop(cost.env("SPILLWAY_SERVERS", root)),
         Err(error) if error.is::<Interrupted>() => return Err(error),
         Err(error) => eprintln!("bench: continuing without {}: {error:#}", SERVERS.what),

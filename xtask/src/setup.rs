@@ -6,6 +6,7 @@
 //! prompts for a password without a terminal.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, bail};
@@ -49,7 +50,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     cargo_tool(&workspace, &DENY)?;
     vm()?;
     userlands()?;
-    SERVERS.provide()?;
+    servers()?;
     python()?;
     python_deps::provide()?;
     eprintln!("setup: everything is installed; the BPF programs are built by {}", compiler.name());
@@ -159,7 +160,13 @@ pub fn vm() -> anyhow::Result<()> {
     emulator::provide().map(drop)
 }
 
-/// Installs Python, which runs the receiver for Kubernetes.
+/// Unpacks the servers, two of which are Python programs; returns their root directory.
+pub fn servers() -> anyhow::Result<PathBuf> {
+    python()?;
+    SERVERS.provide()
+}
+
+/// Installs Python, which runs the receiver for Kubernetes and two of the servers.
 pub fn python() -> anyhow::Result<()> {
     program(PYTHON, "which runs the receiver that cordons a Kubernetes node")
 }

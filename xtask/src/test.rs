@@ -200,7 +200,7 @@ fn unescaped(text: &str) -> String {
 /// Passes the servers and libraries to the tests that need them. If one is unavailable, these tests
 /// report that.
 fn provide(command: &mut Command, strict: bool) -> anyhow::Result<()> {
-    match SERVERS.provide() {
+    match setup::servers() {
         Ok(root) => drop(command.env("SPILLWAY_SERVERS", root)),
         Err(error) if strict || error.is::<Interrupted>() => return Err(error),
         Err(error) => eprintln!("test: continuing without {}: {error:#}", SERVERS.what),

@@ -5,9 +5,8 @@
 
 use std::process::{Command, ExitCode};
 
-use crate::deb_servers::SERVERS;
 use crate::workspace::Workspace;
-use crate::{build, child};
+use crate::{build, child, setup};
 
 /// Makes the recordings with these names, or all of them if `names` is empty.
 pub fn record(names: &[String]) -> anyhow::Result<ExitCode> {
@@ -15,7 +14,7 @@ pub fn record(names: &[String]) -> anyhow::Result<ExitCode> {
     build::bpf(&workspace)?;
     build::binaries(&workspace, true, &["record", "workload"])?;
     let mut record = Command::new(workspace.binary(true, "record"));
-    record.args(names).env("SPILLWAY_SERVERS", SERVERS.provide()?);
+    record.args(names).env("SPILLWAY_SERVERS", setup::servers()?);
     Ok(if child::streaming("record", &mut record)?.success() {
         ExitCode::SUCCESS
     } else {

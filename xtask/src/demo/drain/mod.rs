@@ -16,10 +16,9 @@ use serde_json::Value;
 pub use self::summary::{Drains, rows, table};
 use super::supervised::Held;
 use super::verdict::Screen;
-use crate::deb_servers::SERVERS;
 use crate::progress::Progress;
 use crate::signals::Interrupted;
-use crate::{clock, signals};
+use crate::{clock, setup, signals};
 
 /// Maximum time for both runs: each is under load for a quarter of a minute, and starts five
 /// programs before.
@@ -27,7 +26,7 @@ const AT_MOST: Duration = Duration::from_secs(120);
 
 /// Returns the directory of HAProxy and wrk, or the reason if they are unavailable.
 pub fn servers() -> anyhow::Result<Result<PathBuf, String>> {
-    match SERVERS.provide() {
+    match setup::servers() {
         Ok(root) => Ok(Ok(root)),
         Err(error) if error.is::<Interrupted>() => Err(error),
         Err(error) => Ok(Err(format!("{error:#}"))),
