@@ -157,6 +157,8 @@ impl Loader {
         let mut ebpf = self.object.map(|object| object.ebpf);
         let losses = ebpf.as_mut().and_then(|ebpf| attach::take(ebpf, "LOSSES").ok());
         let log = ebpf.as_mut().and_then(ProgramLog::open);
+        // Type information that attaching needed has just been freed.
+        release_freed_memory();
         LoadedBpf { statuses: self.statuses, losses, log, ebpf }
     }
 }
