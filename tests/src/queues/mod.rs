@@ -6,6 +6,7 @@
 //! come from elsewhere: a simulation of connections, accept queue and server determines when
 //! offered load exceeded the capacity; families do not state it.
 
+mod events;
 mod families;
 mod line;
 mod looks;

@@ -4,12 +4,10 @@
 //! same everywhere. Clients whose connection is dropped retry after 1, 3 and 7 s, as TCP does, at
 //! the same socket, since their ports hash alike; then they give up.
 
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
-};
+use std::collections::VecDeque;
 
 use super::{
+    events::{EventQueue, next_clump},
     plan::{Accepts, Plan},
     socket::{Client, Nanos, SECOND, Socket, Waiting, nanos},
     truth::Truth,
@@ -65,8 +63,7 @@ pub(super) struct Sim {
     pub(super) given_up_total: u64,
     now: Nanos,
     rng: Rng,
-    events: BinaryHeap<Reverse<(Nanos, u64, Event)>>,
-    sequence: u64,
+    events: EventQueue<Event>,
     /// Time of each source's next clump, in seconds.
     sources: Vec<Option<f64>>,
     burst: usize,
@@ -85,20 +82,19 @@ impl Sim {
             given_up_total: 0,
             now: 0,
             rng,
-            events: BinaryHeap::new(),
-            sequence: 0,
+            events: EventQueue::new(),
             sources: Vec::new(),
             burst: 0,
             patients: VecDeque::new(),
             patient: 0,
             plan,
         };
-        sim.push(0, Event::Poll);
+        sim.events.push(0, Event::Poll);
         for place in 0..sim.sockets.len() {
             let (opens, closes) = (sim.sockets[place].plan.opens, sim.sockets[place].plan.closes);
-            sim.push(nanos(opens), Event::Opens(place as u16));
+            sim.events.push(nanos(opens), Event::Opens(place as u16));
             if closes.is_finite() {
-                sim.push(nanos(closes), Event::Closes(place as u16));
+                sim.events.push(nanos(closes), Event::Closes(place as u16));
             }
         }
         for place in 0..sim.plan.loops.len() {
@@ -110,7 +106,7 @@ impl Sim {
             for _ in 0..clients {
                 // Clients start spread over one round, or over a tenth of a second.
                 let t = from + think.max(0.1) * sim.rng.unit();
-                sim.push(
+                sim.events.push(
                     nanos(t),
                     Event::Connect { client: Client::Looped(place as u16), tries: 0, socket: 0 },
                 );
@@ -123,23 +119,14 @@ impl Sim {
         sim
     }
 
-    fn push(&mut self, t: Nanos, event: Event) {
-        self.sequence += 1;
-        self.events.push(Reverse((t, self.sequence, event)));
-    }
-
     fn push_in(&mut self, secs: f64, event: Event) {
-        self.push(self.now + nanos(secs), event);
+        self.events.push(self.now + nanos(secs), event);
     }
 
     /// Processes all events up to and including `until`.
     pub(super) fn advance(&mut self, until: Nanos) {
         loop {
-            let event = self.events.peek().map_or(Nanos::MAX, |next| next.0.0);
-            let source = (0..self.sources.len())
-                .filter_map(|place| Some((nanos(self.sources[place]?), place)))
-                .min()
-                .unwrap_or((Nanos::MAX, 0));
+            let (event, source) = (self.events.next_t(), next_clump(&self.sources));
             let burst = self.plan.bursts.get(self.burst).map_or(Nanos::MAX, |burst| nanos(burst.t));
             let patient = self.patients.front().map_or(Nanos::MAX, |patient| patient.until);
             let t = event.min(source.0).min(burst).min(patient);
@@ -149,7 +136,7 @@ impl Sim {
             }
             self.now = t.max(self.now);
             if t == event {
-                if let Some(Reverse((_, _, event))) = self.events.pop() {
+                if let Some(event) = self.events.pop() {
                     self.happen(event);
                 }
             } else if t == source.0 {
@@ -210,7 +197,7 @@ impl Sim {
                     let _ = self.sockets[place].held_until(self.now);
                 }
                 self.truth.poll(self.now, &self.sockets);
-                self.push(self.now + POLL, Event::Poll);
+                self.events.push(self.now + POLL, Event::Poll);
             }
             Event::Opens(place) => {
                 let socket = &mut self.sockets[usize::from(place)];
@@ -353,7 +340,7 @@ impl Sim {
                     let work = socket.plan.service.draw(&mut self.rng)
                         * socket.plan.slow.at(now as f64 / SECOND);
                     let end = socket.finish(now, nanos(work).max(1));
-                    self.push(end, Event::Free { socket: place as u16, client });
+                    self.events.push(end, Event::Free { socket: place as u16, client });
                 }
             },
             Accepts::Turns { secs, most } => {
@@ -377,7 +364,7 @@ impl Sim {
         let socket = &mut self.sockets[place];
         if socket.turn.is_none_or(|turn| t < turn) && t < nanos(f64::INFINITY) {
             socket.turn = Some(t);
-            self.push(t, Event::Turn(place as u16));
+            self.events.push(t, Event::Turn(place as u16));
         }
     }
 }

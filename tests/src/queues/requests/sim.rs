@@ -4,13 +4,11 @@
 //! Times are whole nanoseconds and all chance comes from one seeded stream. A request whose client
 //! has gone is served all the same: no server looks before it begins.
 
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
-};
+use std::collections::VecDeque;
 
 use super::{
     super::{
+        events::{EventQueue, next_clump},
         line::Line,
         socket::{Nanos, SECOND, nanos},
     },
@@ -102,8 +100,7 @@ pub(super) struct Sim {
     /// Connections that ended since the last look: whether a response had been sent.
     pub(super) now: Nanos,
     rng: Rng,
-    events: BinaryHeap<Reverse<(Nanos, u64, Event)>>,
-    sequence: u64,
+    events: EventQueue<Event>,
     lives: u64,
     free: Vec<u32>,
     /// Idle kept connections of each open source.
@@ -127,8 +124,7 @@ impl Sim {
             truth: Truth::new(plan.scarce, plan.server.service.mean_secs),
             now: 0,
             rng,
-            events: BinaryHeap::new(),
-            sequence: 0,
+            events: EventQueue::new(),
             lives: 0,
             free: Vec::new(),
             idle: vec![Vec::new(); plan.opens.len()],
@@ -142,7 +138,7 @@ impl Sim {
             busy_since: 0,
             plan,
         };
-        sim.push(0, Event::Poll);
+        sim.events.push(0, Event::Poll);
         for place in 0..sim.plan.opens.len() {
             let next = sim.plan.opens[place].source.next(0.0, &mut sim.rng);
             sim.sources.push(next);
@@ -153,13 +149,13 @@ impl Sim {
             for _ in 0..one.clients {
                 let t = one.from + one.over.max(0.05) * sim.rng.unit();
                 let who = Who::Looped { place: place as u16, retries };
-                sim.push(nanos(t), Event::Ask { who, connection: None });
+                sim.events.push(nanos(t), Event::Ask { who, connection: None });
             }
         }
         for place in 0..sim.plan.pauses().len() {
             let until = sim.plan.pauses()[place].1;
             if until.is_finite() {
-                sim.push(nanos(until), Event::Wake);
+                sim.events.push(nanos(until), Event::Wake);
             }
         }
         for place in 0..sim.plan.actors.len() {
@@ -172,28 +168,19 @@ impl Sim {
                 Actor::Idle { .. } => 0.0,
                 Actor::Report { every_secs, .. } => every_secs * sim.rng.unit(),
             };
-            sim.push(nanos(from), Event::Actor(place as u32));
+            sim.events.push(nanos(from), Event::Actor(place as u32));
         }
         sim
     }
 
-    fn push(&mut self, t: Nanos, event: Event) {
-        self.sequence += 1;
-        self.events.push(Reverse((t, self.sequence, event)));
-    }
-
     fn push_in(&mut self, secs: f64, event: Event) {
-        self.push(self.now + nanos(secs), event);
+        self.events.push(self.now + nanos(secs), event);
     }
 
     /// Lets everything happen up to and including `until`.
     pub(super) fn advance(&mut self, until: Nanos) {
         loop {
-            let event = self.events.peek().map_or(Nanos::MAX, |next| next.0.0);
-            let source = (0..self.sources.len())
-                .filter_map(|place| Some((nanos(self.sources[place]?), place)))
-                .min()
-                .unwrap_or((Nanos::MAX, 0));
+            let (event, source) = (self.events.next_t(), next_clump(&self.sources));
             let t = event.min(source.0);
             if t > until {
                 self.now = until;
@@ -201,7 +188,7 @@ impl Sim {
             }
             self.now = t.max(self.now);
             if t == event {
-                if let Some(Reverse((_, _, event))) = self.events.pop() {
+                if let Some(event) = self.events.pop() {
                     self.happen(event);
                 }
             } else {
@@ -231,7 +218,7 @@ impl Sim {
             Event::Poll => {
                 let waits = self.waits();
                 self.truth.poll(self.now, waits);
-                self.push(self.now + POLL, Event::Poll);
+                self.events.push(self.now + POLL, Event::Poll);
             }
             Event::Ask { who, connection } => self.ask(who, connection),
             Event::Done(request) => self.done(request),
@@ -335,7 +322,7 @@ impl Sim {
             let slow: &Line = &server.slow;
             let work = server.service.draw(&mut self.rng) * slow.at(self.now as f64 / SECOND);
             let end = self.finish(nanos(work).max(1));
-            self.push(end, Event::Done(request));
+            self.events.push(end, Event::Done(request));
         }
     }
 
