@@ -21,4 +21,4 @@ pub use baselines::{Alarm, Rule, rules};
 pub use families::{FAMILIES, Family};
 pub use manifest::{Entry, Label, Part, Source, Subject, load, render};
 pub use run::{Run, Stream, synthetic};
-pub use score::{Report, Scored, score_run};
+pub use score::{PartScore, Report, Scored, score_run};

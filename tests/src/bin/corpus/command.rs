@@ -1,4 +1,4 @@
-//! Commands common to both corpora: list, traces, manifest and score.
+//! Commands common to all corpora: list, traces, manifest and score.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use clap::Subcommand;
 use flate2::{Compression, write::GzEncoder};
 use serde::Serialize;
 use spillway_agent::{engine::HostInfo, sense::Observation, trace::TraceWriter};
-use spillway_tests::corpus::{Part, render};
+use spillway_tests::corpus::{Part, PartScore, render};
 
 use crate::each::each;
 
@@ -23,7 +23,7 @@ pub(crate) trait Corpus {
     /// Run with its result.
     type Scored: Serialize + Send;
     /// Score of one part.
-    type Report: Serialize;
+    type Report: PartScore<Self::Scored>;
 
     /// Directory, below that of the corpora.
     const DIR: &str;
@@ -41,10 +41,6 @@ pub(crate) trait Corpus {
     fn about(entry: &Self::Entry) -> About<'_>;
     fn observations(entry: &Self::Entry, dir: &Path) -> anyhow::Result<(HostInfo, Observations)>;
     fn score(entry: &Self::Entry, dir: &Path) -> anyhow::Result<Self::Scored>;
-    /// Scores a part; `None` if none of its runs is among these.
-    fn report(part: Part, scored: &[Self::Scored]) -> Option<Self::Report>;
-    fn shown(report: &Self::Report) -> String;
-    fn met(report: &Self::Report) -> bool;
 }
 
 pub(crate) type Observations = Box<dyn Iterator<Item = anyhow::Result<Observation>>>;
@@ -197,18 +193,18 @@ fn score<C: Corpus>(choice: &Choice, check: bool, json: bool) -> anyhow::Result<
     });
     let scored = scored.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     let parts = [Part::Tuning, Part::HeldOut, Part::Untellable];
-    let reports: Vec<_> =
-        parts.into_iter().filter_map(|part| Some((part, C::report(part, &scored)?))).collect();
+    let reports = parts.into_iter().map(|part| (part, C::Report::new(part, &scored)));
+    let reports: Vec<_> = reports.filter(|(_, report)| report.runs() > 0).collect();
     if json {
         let reports: Vec<_> = reports.iter().map(|report| &report.1).collect();
         println!("{}", serde_json::json!({ "reports": reports, "runs": scored }));
     } else {
-        reports.iter().for_each(|(_, report)| println!("{}", C::shown(report)));
+        reports.iter().for_each(|(_, report)| println!("{}", report.render()));
         if choice.run.is_some() {
             println!("{}", serde_json::to_string_pretty(&scored)?);
         }
     }
-    if check && reports.iter().any(|(part, report)| *part == Part::HeldOut && !C::met(report)) {
+    if check && reports.iter().any(|(part, report)| *part == Part::HeldOut && !report.met()) {
         eprintln!(
             "error: the detector misses targets on the held-out part\n  hint: the rows above say \
             which"

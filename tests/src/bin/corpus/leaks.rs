@@ -46,16 +46,4 @@ impl Corpus for Leaks {
     fn score(entry: &Entry, dir: &Path) -> anyhow::Result<Scored> {
         score_run(entry, dir)
     }
-
-    fn report(part: Part, scored: &[Scored]) -> Option<Report> {
-        Some(Report::new(part, scored)).filter(|report| report.runs > 0)
-    }
-
-    fn shown(report: &Report) -> String {
-        report.render()
-    }
-
-    fn met(report: &Report) -> bool {
-        report.met()
-    }
 }

@@ -54,16 +54,4 @@ impl Corpus for Requests {
     fn score(entry: &Entry, _dir: &Path) -> anyhow::Result<Scored> {
         score_run(entry)
     }
-
-    fn report(part: Part, scored: &[Scored]) -> Option<Report> {
-        Some(Report::new(part, scored)).filter(|report| report.runs > 0)
-    }
-
-    fn shown(report: &Report) -> String {
-        report.render()
-    }
-
-    fn met(report: &Report) -> bool {
-        report.met()
-    }
 }

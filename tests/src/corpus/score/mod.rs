@@ -13,5 +13,6 @@ pub use judge::{Scored, score_run};
 pub use report::Report;
 
 pub(crate) use stats::{Figure, quantile, rate, share};
+pub use table::PartScore;
 pub(crate) use table::{FamilyRow, Table};
 pub(crate) use targets::{Row, Target};

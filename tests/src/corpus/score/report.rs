@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{
     judge::Scored,
-    table::{FamilyRow, Table},
+    table::{FamilyRow, PartScore, Table},
     targets::{Row, rows},
 };
 use crate::corpus::{
@@ -32,9 +32,8 @@ pub struct Report {
     pub families: Vec<FamilyRow>,
 }
 
-impl Report {
-    /// Aggregates the runs of one part.
-    pub fn new(part: Part, scored: &[Scored]) -> Self {
+impl PartScore<Scored> for Report {
+    fn new(part: Part, scored: &[Scored]) -> Self {
         let runs: Vec<&Scored> = scored.iter().filter(|run| run.entry.part == part).collect();
         let mut names: Vec<&str> = runs.iter().map(|run| run.entry.family.as_str()).collect();
         names.sort_by_key(|name| {
@@ -54,13 +53,15 @@ impl Report {
         }
     }
 
-    /// Returns true if the detector meets every target.
-    pub fn met(&self) -> bool {
-        self.rows.iter().all(|row| row.met() != Some(false))
+    fn runs(&self) -> usize {
+        self.runs
     }
 
-    /// Renders the report for a terminal.
-    pub fn render(&self) -> String {
+    fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    fn render(&self) -> String {
         let (leaks, healthy, days) =
             (self.leaks, self.runs - self.leaks, self.healthy_process_days);
         let what =
@@ -77,16 +78,12 @@ impl Report {
 }
 
 fn family(name: &str, runs: &[&Scored]) -> FamilyRow {
-    let own: Vec<_> = runs.iter().filter(|run| run.entry.family == name).collect();
-    let found =
-        |rule: usize| own.iter().filter(|run| run.outcomes[rule].detection.is_some()).count();
-    let wrong =
-        |rule: usize| own.iter().filter(|run| run.outcomes[rule].false_alarm_days > 0).count();
-    FamilyRow {
-        family: name.to_owned(),
-        positives: own.iter().filter(|run| run.entry.label == Label::Leak).count(),
-        runs: own.len(),
-        found: (0..COLUMNS).map(found).collect(),
-        wrong: (0..COLUMNS).map(wrong).collect(),
-    }
+    FamilyRow::count(
+        (name, |run: &Scored| run.entry.family.as_str()),
+        runs,
+        COLUMNS,
+        |run| run.entry.label == Label::Leak,
+        |run, rule| run.outcomes[rule].detection.is_some(),
+        |run, rule| run.outcomes[rule].false_alarm_days > 0,
+    )
 }

@@ -26,6 +26,51 @@ pub struct FamilyRow {
     pub wrong: Vec<usize>,
 }
 
+impl FamilyRow {
+    /// Counts the runs of a family, of which `runs` has those of other families too: per rule, those
+    /// that it `found`, and those that it claimed `wrong`ly.
+    pub(crate) fn count<R>(
+        (family, family_of): (&str, impl Fn(&R) -> &str),
+        runs: &[&R],
+        columns: usize,
+        is_positive: impl Fn(&R) -> bool,
+        found: impl Fn(&R, usize) -> bool,
+        wrong: impl Fn(&R, usize) -> bool,
+    ) -> Self {
+        let own: Vec<&R> = runs.iter().copied().filter(|run| family_of(run) == family).collect();
+        let count = |is: &dyn Fn(&R, usize) -> bool, rule: usize| {
+            own.iter().filter(|run| is(run, rule)).count()
+        };
+        Self {
+            family: family.to_owned(),
+            positives: own.iter().filter(|run| is_positive(run)).count(),
+            runs: own.len(),
+            found: (0..columns).map(|rule| count(&found, rule)).collect(),
+            wrong: (0..columns).map(|rule| count(&wrong, rule)).collect(),
+        }
+    }
+}
+
+/// Score of one part of a corpus, whose runs are `S`.
+pub trait PartScore<S>: Serialize {
+    /// Aggregates the runs of one part.
+    fn new(part: Part, scored: &[S]) -> Self;
+
+    /// Number of runs.
+    fn runs(&self) -> usize;
+
+    /// Figures of the score.
+    fn rows(&self) -> &[Row];
+
+    /// Renders the report for a terminal.
+    fn render(&self) -> String;
+
+    /// Returns true if the detector meets every target.
+    fn met(&self) -> bool {
+        self.rows().iter().all(|row| row.met() != Some(false))
+    }
+}
+
 /// Report, ready to print.
 pub(crate) struct Table<'a> {
     pub(crate) part: Part,

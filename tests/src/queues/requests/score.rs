@@ -18,7 +18,7 @@ use super::{families::FAMILIES, manifest::Entry, run::Stream, truth::Overload};
 use crate::{
     corpus::{
         Part,
-        score::{FamilyRow, Figure, Row, Table, Target, quantile, rate, share},
+        score::{FamilyRow, Figure, PartScore, Row, Table, Target, quantile, rate, share},
     },
     queues::{plan::Scarce, rules::scarce},
 };
@@ -257,24 +257,18 @@ pub struct Report {
     pub families: Vec<FamilyRow>,
 }
 
-impl Report {
-    /// Adds up the runs of one part.
-    pub fn new(part: Part, scored: &[Scored]) -> Self {
+impl PartScore<Scored> for Report {
+    fn new(part: Part, scored: &[Scored]) -> Self {
         let runs: Vec<&Scored> = scored.iter().filter(|run| run.entry.part == part).collect();
         let family = |name: &str| {
-            let own: Vec<_> = runs.iter().filter(|run| run.entry.family == name).collect();
-            let count = |rule: usize, is: &dyn Fn(&Outcome) -> bool| {
-                own.iter().filter(|run| is(&run.outcomes[rule])).count()
-            };
-            FamilyRow {
-                family: name.to_owned(),
-                positives: own.iter().filter(|run| !run.entry.overloads.is_empty()).count(),
-                runs: own.len(),
-                found: (0..NAMES.len()).map(|rule| count(rule, &Outcome::found_all)).collect(),
-                wrong: (0..NAMES.len())
-                    .map(|rule| count(rule, &|outcome| !outcome.false_alarms.is_empty()))
-                    .collect(),
-            }
+            FamilyRow::count(
+                (name, |run: &Scored| run.entry.family.as_str()),
+                &runs,
+                NAMES.len(),
+                |run| !run.entry.overloads.is_empty(),
+                |run, rule| run.outcomes[rule].found_all(),
+                |run, rule| !run.outcomes[rule].false_alarms.is_empty(),
+            )
         };
         Self {
             part,
@@ -290,13 +284,15 @@ impl Report {
         }
     }
 
-    /// Whether the detector meets every target.
-    pub fn met(&self) -> bool {
-        self.rows.iter().all(|row| row.met() != Some(false))
+    fn runs(&self) -> usize {
+        self.runs
     }
 
-    /// For a terminal.
-    pub fn render(&self) -> String {
+    fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    fn render(&self) -> String {
         let (overloaded, healthy) = (self.overloaded, self.runs - self.overloaded);
         let what = format!(
             "{overloaded} overloads, {healthy} healthy runs, {:.1} healthy listener-days",

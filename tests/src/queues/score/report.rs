@@ -9,7 +9,7 @@ use super::{
 };
 use crate::corpus::{
     Part,
-    score::{FamilyRow, Row, Table},
+    score::{FamilyRow, PartScore, Row, Table},
 };
 
 /// Score of one part of the corpus.
@@ -31,9 +31,8 @@ pub struct Report {
     pub families: Vec<FamilyRow>,
 }
 
-impl Report {
-    /// Aggregates the runs of one part.
-    pub fn new(part: Part, scored: &[Scored]) -> Self {
+impl PartScore<Scored> for Report {
+    fn new(part: Part, scored: &[Scored]) -> Self {
         let runs: Vec<&Scored> = scored.iter().filter(|run| run.entry.part == part).collect();
         let mut names: Vec<&str> = runs.iter().map(|run| run.entry.family.as_str()).collect();
         names.sort_by_key(|name| {
@@ -41,21 +40,14 @@ impl Report {
         });
         names.dedup();
         let family = |name: &str| {
-            let own: Vec<_> = runs.iter().filter(|run| run.entry.family == name).collect();
-            let count = |rule: usize, is: &dyn Fn(&super::judge::Outcome) -> bool| {
-                own.iter().filter(|run| is(&run.outcomes[rule])).count()
-            };
-            FamilyRow {
-                family: name.to_owned(),
-                positives: own.iter().filter(|run| !run.entry.overloads.is_empty()).count(),
-                runs: own.len(),
-                found: (0..COLUMNS)
-                    .map(|rule| count(rule, &|outcome| outcome.found_all()))
-                    .collect(),
-                wrong: (0..COLUMNS)
-                    .map(|rule| count(rule, &|outcome| outcome.false_alarms > 0))
-                    .collect(),
-            }
+            FamilyRow::count(
+                (name, |run: &Scored| run.entry.family.as_str()),
+                &runs,
+                COLUMNS,
+                |run| !run.entry.overloads.is_empty(),
+                |run, rule| run.outcomes[rule].found_all(),
+                |run, rule| run.outcomes[rule].false_alarms > 0,
+            )
         };
         Self {
             part,
@@ -70,13 +62,15 @@ impl Report {
         }
     }
 
-    /// Returns true if the detector meets every target.
-    pub fn met(&self) -> bool {
-        self.rows.iter().all(|row| row.met() != Some(false))
+    fn runs(&self) -> usize {
+        self.runs
     }
 
-    /// Renders the report for a terminal.
-    pub fn render(&self) -> String {
+    fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    fn render(&self) -> String {
         let (overloaded, healthy) = (self.overloaded, self.runs - self.overloaded);
         let what = format!(
             "{overloaded} overloads, {healthy} healthy runs, {:.1} healthy listener-days",
