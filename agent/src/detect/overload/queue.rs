@@ -124,7 +124,7 @@ impl AcceptQueue {
                 let standing = self
                     .standing
                     .get_or_insert_with(|| Box::new(StandingQueue::new(since_t, before)));
-                standing.observe(t, interval_secs, fact, accepted, dropped);
+                standing.observe(t, interval_secs, fact, accepted, dropped, has_fallen);
             }
             None => self.end_standing(t),
         }

@@ -79,11 +79,6 @@ impl Samples {
         self.len += 1;
     }
 
-    /// Newest sample.
-    pub(super) fn last(&self) -> Option<&Sample> {
-        self.all().last()
-    }
-
     fn all(&self) -> &[Sample] {
         &self.samples[..self.len]
     }

@@ -165,7 +165,7 @@ impl StandingQueue {
     }
 
     /// Takes a sample of a standing queue: since the one before, `interval_secs` ago, so many
-    /// connections were accepted and dropped.
+    /// connections were accepted and dropped. `has_fallen` says that fewer wait than in that one.
     pub(super) fn observe(
         &mut self,
         t: f64,
@@ -173,6 +173,7 @@ impl StandingQueue {
         fact: &ListenerFact,
         accepted: Option<u64>,
         dropped: u64,
+        has_fallen: bool,
     ) {
         // Before the first sample, connections were still being accepted.
         if self.samples_total > 0 {
@@ -180,7 +181,6 @@ impl StandingQueue {
             let more = accepted.unwrap_or_else(|| likely_accepted(fact, interval_secs));
             self.accepted = self.accepted.saturating_add(more);
         }
-        let has_fallen = self.samples.last().is_some_and(|last| fact.backlog < last.depth);
         self.unfallen_samples =
             if has_fallen { 0 } else { self.unfallen_samples.saturating_add(1) };
         self.samples.push(Sample { t, depth: fact.backlog, accepted });
