@@ -1,5 +1,5 @@
-//! Connections that stay open, with requests that wait for known times: the truth that the sensor of
-//! requests is held against.
+//! Connections that stay open, with requests that wait for known times: the truth for the sensor of
+//! requests.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -14,18 +14,18 @@ use std::{
 
 use crate::now;
 
-/// A pause sees within so long that the test has ended.
+/// Interval at which a pause checks whether the test has ended.
 const STEP: Duration = Duration::from_millis(500);
 
-/// What the client and the server of one connection do, over and over. Times scatter evenly between
-/// half and one and a half of these.
+/// Behaviour of the client and the server of one connection. Times scatter evenly between half and
+/// one and a half of these.
 #[derive(Debug, Clone, Copy)]
 pub struct Habit {
-    /// How long the client waits after a response.
+    /// Pause of the client after a response.
     pub think: Duration,
-    /// How long the server takes for a request.
+    /// Time that the server takes for a request.
     pub service: Duration,
-    /// Whether the server lets the request lie unread for that time.
+    /// Set if the server lets the request lie unread for that time.
     pub unread: bool,
 }
 
@@ -38,23 +38,23 @@ pub struct KnownRequests {
 }
 
 struct State {
-    /// Since when a request is in flight, of each connection.
+    /// Arrival of the request in flight, per connection.
     since: Vec<Mutex<Option<Instant>>>,
     habits: Vec<Habit>,
     answered: AtomicU64,
     ended: AtomicBool,
 }
 
-/// What is true at one moment.
+/// Truth at one moment.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Truth {
     /// Requests in flight.
     pub in_flight: u32,
-    /// Those that the server has not read.
+    /// Requests in flight that the server has not read.
     pub unread: u32,
-    /// How long the oldest in flight has waited; zero where there is none.
+    /// Age of the oldest request in flight; zero if there is none.
     pub oldest: Duration,
-    /// How long the oldest unread one has waited; zero where there is none.
+    /// Age of the oldest unread request; zero if there is none.
     pub oldest_unread: Duration,
 }
 
@@ -63,7 +63,7 @@ impl KnownRequests {
     ///
     /// # Errors
     ///
-    /// Where it cannot listen or connect.
+    /// Returns an error if it cannot listen or connect.
     pub fn start(addr: &str, reached_by: &str, habits: &[Habit]) -> io::Result<Self> {
         let listener = TcpListener::bind(addr)?;
         let addr = listener.local_addr()?;
@@ -91,12 +91,12 @@ impl KnownRequests {
         Ok(Self { addr, state, clients, threads })
     }
 
-    /// Where it listens.
+    /// Address that it listens on.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// What is true now.
+    /// Current truth.
     pub fn truth(&self) -> Truth {
         let State { since, habits, .. } = &*self.state;
         let mut truth = Truth::default();

@@ -47,7 +47,7 @@ pub fn killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("killed", |stage| limit_live::killed(stage, share()))
 }
 
-/// The same with every kind of limit set.
+/// Agent that is killed with every kind of limit set.
 pub fn killed_with_all(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("killed-all", |stage| match stage.is_v1 {
         true => "nothing but the limit is set in this version".to_owned(),
@@ -81,12 +81,12 @@ pub fn divided(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("divided", limit_live::divided)
 }
 
-/// The same at the end of the incident, or of the leaker.
+/// Divided cgroup at the end of the incident, or of the leaker.
 pub fn divided_and_over(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("divided-over", limit_live::divided_and_over)
 }
 
-/// The same if others use the child cgroup.
+/// Divided cgroup whose child others use.
 pub fn divided_and_used(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("divided-used", limit_live::divided_and_used)
 }

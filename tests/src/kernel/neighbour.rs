@@ -36,7 +36,7 @@ const TABLE: &str = "table --addr=127.0.0.1:9700 --size=128MiB --rows=64";
 const ADDR: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9700);
 /// Uses up the machine within a minute. The kernel kills this one if no memory is left.
 const LEAK: &str = "leak --rate=20MiB --limit=2GiB";
-/// The same for the run without the agent.
+/// Faster leak, for the run without the agent.
 const QUICK_LEAK: &str = "leak --rate=40MiB --limit=2GiB";
 const FIRST_TO_GO: &str = "OOMScoreAdjust=1000\n";
 

@@ -21,16 +21,16 @@ use crate::{
     runner::now,
 };
 
-/// Looks at connections that go on, 100 ms apart.
+/// Samples of connections that go on, 100 ms apart.
 const LOOKS: u32 = 40;
 
-/// How far means may be off: in flight, and the age of the oldest.
+/// Error that means may have: in flight, and the age of the oldest.
 const IN_FLIGHT_OFF: f64 = 0.05;
 const OLDEST_OFF: f64 = 0.10;
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
-/// What is seen at an address; each look comes long after the last, so that no pass is put off.
+/// Samples an address. Each sample comes long after the last, so that no pass is put off.
 fn look(sensors: &mut Sensors, t: &mut f64, addr: SocketAddr) -> anyhow::Result<RequestsFact> {
     *t += 1_000.0;
     let addr = addr.to_string();

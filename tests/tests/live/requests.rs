@@ -1,6 +1,5 @@
-//! Live: requests on living connections, against what their server and clients know; and what it
-//! costs to look at many. Every source is held against the truth on every kernel, see
-//! `src/kernel/requests.rs`.
+//! Requests on living connections, compared with the truth of their server and clients; and the
+//! cost of sampling many. `src/kernel/requests.rs` checks every source on every kernel.
 
 use std::{net::SocketAddr, process::Command, thread::sleep, time::Duration};
 
@@ -14,7 +13,7 @@ use spillway_tests::{
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
-/// Looks at 10 Hz.
+/// Samples, taken at 10 Hz.
 const LOOKS: u32 = 60;
 
 fn at(sensors: &mut Sensors, t: f64, addr: SocketAddr) -> Option<RequestsFact> {
@@ -22,7 +21,7 @@ fn at(sensors: &mut Sensors, t: f64, addr: SocketAddr) -> Option<RequestsFact> {
     requests(sensors, t).into_iter().find(|fact| *fact.addr == *addr)
 }
 
-/// Means of what is seen and of what is true, a column each: in flight, unread, and the ages of the
+/// Means of the samples and of the truth, a column each: in flight, unread, and the ages of the
 /// oldest in ms.
 fn means(test: &str, habits: &[Habit]) -> Option<[(f64, f64); 4]> {
     let mut sensors = sensors_with(Probe::Requests, test)?;
@@ -102,7 +101,7 @@ fn requests_that_follow_a_response_at_once_are_seen() {
     }
 }
 
-/// Looks at 10 Hz for some seconds; returns the share of a core that passes took.
+/// Samples at 10 Hz for some seconds; returns the share of a core that passes took.
 fn cost(sensors: &mut Sensors, connections: usize) -> f64 {
     const SECS: f64 = 60.0;
     let cost = |sensors: &Sensors| sensors.get::<RequestSensor>().expect("it started").cost();

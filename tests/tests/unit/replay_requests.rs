@@ -1,5 +1,6 @@
-//! Replays of servers that accept at once and let requests wait inside: an executor of four threads,
-//! and goroutines behind a semaphore, each with 26 requests a second for 20 that they can answer.
+//! Replays of servers that accept at once and let requests wait inside: an executor of four
+//! threads, and goroutines behind a semaphore, each with 26 requests a second for 20 that they can
+//! answer.
 //!
 //! The traces are committed; [`generated`] says how each came about, and `replay::write_traces`
 //! writes them anew.
@@ -31,7 +32,7 @@ const STEP_SECS: f64 = 0.005;
 struct Server {
     addr: &'static str,
     comm: &'static str,
-    /// Whether requests are read at once.
+    /// Set if requests are read at once.
     reads_early: bool,
     waiting: VecDeque<f64>,
     served: Vec<(f64, f64)>,

@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DrainPhase {
-    /// It takes work.
+    /// The node takes work.
     Healthy,
-    /// It takes work until a receiver grants the drain.
+    /// A drain is requested; the node takes work until a receiver grants it.
     DrainRequested,
-    /// It takes no new work, and finishes what it has.
+    /// The node takes no new work, and finishes its present work.
     Draining,
-    /// It has no work left, or the wait for it has ended.
+    /// The node has no work left, or the wait for that has ended.
     Drained,
     /// The reason for the drain seems to be over.
     Verifying,

@@ -62,7 +62,7 @@ struct Raised {
     forecast_t: f64,
     /// Verdict that raised it.
     verdict: Verdict,
-    /// Whether requests on its connections were waiting.
+    /// Set if requests on its connections were waiting.
     is_about_requests: bool,
 }
 
@@ -130,12 +130,12 @@ impl ListenAddress {
         }
     }
 
-    /// Whether its requests were sampled.
+    /// Returns whether its requests were sampled.
     pub(super) fn has_requests(&self) -> bool {
         self.requests.is_some()
     }
 
-    /// Whether anything is known about it.
+    /// Returns whether anything is known about it.
     pub(super) fn is_alive(&self) -> bool {
         !self.sockets.is_empty() || self.requests.is_some()
     }
@@ -145,7 +145,7 @@ impl ListenAddress {
         self.listener.as_ref().map_or("", |listener| &listener.cgroup)
     }
 
-    /// Whether connections or requests wait there unusually.
+    /// Returns whether connections or requests wait there unusually.
     pub(super) fn is_waiting(&self, t: f64) -> bool {
         self.raised.is_some() || self.requests.as_ref().is_some_and(|queue| queue.is_waiting(t))
     }

@@ -87,12 +87,12 @@ impl MeanPressure {
         self.is_known().then_some(Bottleneck::Workers)
     }
 
-    /// Whether anything is known about CPU.
+    /// Returns whether anything is known about CPU.
     pub(super) fn is_known(&self) -> bool {
         self.cpu.percent().is_some() || self.thread.percent().is_some()
     }
 
-    /// Whether CPU is the bottleneck of a standing queue.
+    /// Returns whether CPU is the bottleneck of a standing queue.
     pub(super) fn is_short_of_cpu(&self) -> bool {
         self.scarce(Trigger::Standing, false) == Some(Bottleneck::Cpu)
     }

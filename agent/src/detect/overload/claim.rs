@@ -140,7 +140,7 @@ impl OverloadClaim {
         self.oldest_wait_us.max(request_us).map(|us| us as f64 / 1e6)
     }
 
-    /// What waits, as a person calls it.
+    /// Name of the waiting things, for people.
     fn things(&self) -> &'static str {
         if self.requests.is_some() { "requests" } else { "connections" }
     }

@@ -26,8 +26,8 @@ const GAP_SHARE: f64 = 0.5;
 /// servers that bind their port before they have loaded their program accept within it.
 const STARTING_SECS: f64 = 30.0;
 
-/// The same if only the depth is known, so that a server that has long been running may look as if
-/// it had never accepted any. A guess: most servers start within it.
+/// Shorter time if only the depth is known, so that a server that has long been running may look as
+/// if it had never accepted any. A guess: most servers start within it.
 const STARTING_UNCOUNTED_SECS: f64 = 10.0;
 
 /// Share of the limit that must have been reached for drops to be overflows.
@@ -56,9 +56,9 @@ pub(super) struct AcceptQueue {
     watched_since_t: f64,
     /// Whether a connection was ever accepted, or accepts are not counted.
     has_accepted: bool,
-    /// Whether the queue ever fell.
+    /// Set if the queue ever fell.
     has_fallen: bool,
-    /// Whether the wait of a connection was ever known.
+    /// Set if the wait of a connection was ever known.
     has_waits: bool,
 }
 

@@ -15,13 +15,13 @@ const BEFORE_SECS: f64 = 60.0;
 /// an overload takes to be claimed.
 const NOW_SAMPLES: usize = 4;
 
-/// The same for a slow service, of which so few samples count too little: all that are kept.
+/// Samples that are kept, for a slow service, of which so few count too little.
 const KEPT_SAMPLES: usize = 16;
 
 /// Time on which a rate before must rest to be compared, with its scatter, with the one now.
 const KNOWN_AFTER_SECS: f64 = 10.0;
 
-/// The same for the claim that the service itself has become slower, which may drain the node.
+/// Longer time for the claim that the service itself has become slower, which may drain the node.
 const SLOWER_AFTER_SECS: f64 = 30.0;
 
 /// Factor from which a rate has risen. If one of three peers fails, each of the others gets half as
@@ -34,7 +34,7 @@ const FALLEN: f64 = 0.7;
 /// Standard deviations of a count that a change must exceed.
 const SIGMAS: f64 = 4.0;
 
-/// The same for fewer accepts while more arrive, which is known already.
+/// Standard deviations for fewer accepts while more arrive, which is known already.
 const SIGMAS_OF_STORM: f64 = 2.5;
 
 /// A rate, now and before.
@@ -84,7 +84,8 @@ impl Rate {
         self.differs(sigmas, |now, before| now <= FALLEN * before)
     }
 
-    /// Whether the rate now differs from that before as `changes` says, and by more than chance.
+    /// Returns whether the rate now differs from that before as `changes` says, and by more than
+    /// chance.
     fn differs(&self, sigmas: f64, changes: impl Fn(f64, f64) -> bool) -> bool {
         let before = self.before_per_sec;
         [NOW_SAMPLES, KEPT_SAMPLES].into_iter().any(|samples| {
@@ -102,7 +103,7 @@ pub(super) struct Rates {
     accepts: Rate,
     /// Whether arrivals and accepts were counted in the last sample.
     counts: (bool, bool),
-    /// Whether clients were seen to retry since the queue began to stand. The service may accept as
+    /// Set if clients were seen to retry since the queue began to stand. The service may accept as
     /// many as before again while they still do: connections whose clients have given up.
     is_storm: bool,
 }

@@ -144,9 +144,9 @@ struct StandingRequests {
 /// Result of one sample.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct RequestUpdate {
-    /// Whether the queue is an overload.
+    /// Set if the queue is an overload.
     pub(super) is_overload: bool,
-    /// Whether samples are missing for so long that earlier ones say nothing about this one.
+    /// Set if samples are missing for so long that earlier ones say nothing about this one.
     pub(super) gap: bool,
 }
 
@@ -219,18 +219,18 @@ impl RequestQueue {
         self.seen_scan
     }
 
-    /// Whether it is an overload at `t`, as far as the last sample tells.
+    /// Returns whether it is an overload at `t`, as far as the last sample tells.
     pub(super) fn is_overload(&self, t: f64) -> bool {
         self.overload.is_some() && !self.is_stale(t)
     }
 
-    /// Whether the last sample is so old that it tells nothing about `t`.
+    /// Returns whether the last sample is so old that it tells nothing about `t`.
     fn is_stale(&self, t: f64) -> bool {
         let last_secs = self.last_t.map_or(f64::INFINITY, |last_t| t - last_t);
         last_secs > STALE_SECS.max(GAP_INTERVALS * self.interval_secs.unwrap_or(0.0))
     }
 
-    /// Whether requests wait that would not usually.
+    /// Returns whether requests wait that would not usually.
     pub(super) fn is_waiting(&self, t: f64) -> bool {
         self.is_overload(t) || self.standing.is_some()
     }
@@ -288,7 +288,7 @@ impl RequestQueue {
         }
     }
 
-    /// Whether requests still wait as they did when it became an overload.
+    /// Returns whether requests still wait as they did when it became an overload.
     fn waits_still(&self, t: f64) -> bool {
         let waits = |usual: Extremes, count: f64, age_secs: f64| {
             let share = self.standing_share(count, age_secs);

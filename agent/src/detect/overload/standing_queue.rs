@@ -324,7 +324,8 @@ impl StandingQueue {
             && reached(self.unaccepted_secs(t), wanted_secs)
     }
 
-    /// Whether a queue of unknown age shows that nothing is accepted: it has not fallen for long.
+    /// Returns whether a queue of unknown age shows that nothing is accepted: it has not fallen for
+    /// long.
     fn is_unfallen(&self, t: f64, fact: &ListenerFact, config: &OverloadConfig) -> bool {
         fact.backlog >= STUCK_WAITING
             && self.unfallen_samples >= UNFALLEN_SAMPLES

@@ -13,7 +13,7 @@ pub(super) enum Trigger {
     NearLimit,
     /// It is deep, and its oldest wait is unknown.
     Deep,
-    /// It does not fall, so that no connection is accepted; its oldest wait is unknown.
+    /// No connection is accepted: it does not fall, and the oldest wait is unknown.
     Unfallen,
     /// It drops connections again and again without standing: its limit is too low.
     Dropping,

@@ -28,12 +28,12 @@ struct Cli {
 enum Which {
     #[command(flatten)]
     Leaks(Command),
-    /// The same commands for the corpus of accept queues
+    /// Work with the corpus of accept queues
     Queues {
         #[command(subcommand)]
         command: Command,
     },
-    /// The same for the corpus of request queues
+    /// Work with the corpus of request queues
     Requests {
         #[command(subcommand)]
         command: Command,

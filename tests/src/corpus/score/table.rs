@@ -27,8 +27,8 @@ pub struct FamilyRow {
 }
 
 impl FamilyRow {
-    /// Counts the runs of a family, of which `runs` has those of other families too: per rule, those
-    /// that it `found`, and those that it claimed `wrong`ly.
+    /// Counts the runs of a family: per rule, those in which it found something, and those with a
+    /// wrong claim. `runs` may contain other families.
     pub(crate) fn count<R>(
         (family, family_of): (&str, impl Fn(&R) -> &str),
         runs: &[&R],

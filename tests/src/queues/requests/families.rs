@@ -15,14 +15,14 @@ use crate::corpus::{Part, rng::Rng};
 
 /// A mechanism.
 pub struct Family {
-    /// Its name.
+    /// Name of the family.
     pub name: &'static str,
-    /// How many runs each part has of it; seeds count from 0, those of the held-out part from
+    /// Number of runs in each part. Seeds count from 0, those of the held-out part from
     /// [`HELD_OUT_FROM`].
     pub runs: u64,
-    /// Whether it is made to be an overload.
+    /// Set if its runs are meant to be overloads.
     pub overloads: bool,
-    /// What it is, in a sentence.
+    /// Description, in a sentence.
     pub why: &'static str,
     pub(super) plan: fn(&mut Draw) -> Plan,
 }

@@ -10,29 +10,29 @@ use serde::{Deserialize, Serialize};
 use super::truth::Overload;
 use crate::corpus::{Part, manifest::read};
 
-/// One run and what is known of it.
+/// Run with its label.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Its name: the family and the seed.
+    /// Name: the family and the seed.
     pub run: String,
     /// The mechanism.
     pub family: String,
-    /// Which part it belongs to.
+    /// Part that it belongs to.
     pub part: Part,
     /// The seed.
     pub seed: u64,
     /// The address that it is about.
     pub addr: String,
-    /// Its overloads, in order of time; none where it is healthy.
+    /// Overloads, in order of time; none if it is healthy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overloads: Vec<Overload>,
     /// Times in which requests wait noticeably: a claim is neither right nor wrong in one that is
     /// no overload.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tolerated: Vec<(f64, f64)>,
-    /// How long it is.
+    /// Length of the run.
     pub secs: f64,
-    /// Time between two looks.
+    /// Time between two samples.
     pub interval_secs: f64,
 }
 

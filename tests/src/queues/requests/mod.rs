@@ -1,7 +1,7 @@
 //! The published corpus of request queues: labelled runs of servers whose connections stay open, or
 //! that accept early, and the score of the overload detector on them.
 //!
-//! It is made as the corpus of accept queues is, by a simulation of single requests: clients that
+//! A simulation of single requests makes it, as the corpus of accept queues is made: clients that
 //! wait for each answer or do not, connections that are kept or made anew, an event loop, a pool of
 //! workers, goroutines behind a semaphore, a proxy before an upstream. Each family is in both
 //! parts, under other seeds and in other ranges of rates, times and strengths. Labels rest on how

@@ -1,7 +1,7 @@
-//! What a family says about one run: who asks, who answers, and how the agent sees it.
+//! Plan of one run, which its family draws: clients, server, and the agent's view of them.
 //!
-//! Times are seconds on the run's clock, rates requests a second. Nothing here says what is an
-//! overload: that follows from it.
+//! Times are seconds on the run's clock, rates requests a second. Overloads follow from the plan
+//! and are not part of it.
 
 use super::super::{
     line::Line,
@@ -22,7 +22,7 @@ pub(super) struct Plan {
     pub(super) look: Look,
 }
 
-/// How requests are read and served.
+/// Way in which requests are read and served.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Serving {
     /// A worker reads a request when it is free for it: an event loop is one of them.
@@ -33,14 +33,14 @@ pub(super) enum Serving {
     Passes(Evidence),
 }
 
-/// What shows that an upstream is slow.
+/// Sign by which a slow upstream shows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Evidence {
-    /// Connections to it are kept: nothing does.
+    /// No sign: connections to it are kept.
     None,
     /// Connects to it stay pending.
     Pending,
-    /// It is on this host, and so are its requests.
+    /// Waiting requests at the upstream itself, which is on this host.
     Local,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Server {
     pub(super) serving: Serving,
     pub(super) workers: u32,
     pub(super) service: Service,
-    /// By how much service takes longer than that.
+    /// Factor by which service takes longer than that.
     pub(super) slow: Line,
     /// Spans in which nothing runs, in order.
     pub(super) pauses: Vec<(f64, f64)>,
@@ -77,7 +77,7 @@ impl Server {
 /// Requests that come whether earlier ones were answered or not.
 pub(super) struct Open {
     pub(super) source: Source,
-    /// Whether each has a connection of its own; otherwise idle ones are used again.
+    /// Set if each has a connection of its own; otherwise idle ones are used again.
     pub(super) anew: bool,
 }
 
@@ -98,12 +98,12 @@ pub(super) struct Patience {
     pub(super) retries: u8,
 }
 
-/// Connections that are none of request and response, or not at once.
+/// Connections without a response at once, or without requests at all.
 #[derive(Clone, Copy)]
 pub(super) enum Actor {
     /// A request that is answered after so long, and asked again.
     LongPoll { from: f64, hold_secs: [f64; 2] },
-    /// The same, answered at the multiples of a time, or after another at the latest.
+    /// A long poll that is answered at the multiples of a time, or after another at the latest.
     Subscriber { from: f64, news_secs: f64, most_secs: f64 },
     /// Bytes that arrive all the time for so long, then rest.
     Upload { from: f64, lasts_secs: [f64; 2], rests_secs: f64 },
@@ -111,25 +111,25 @@ pub(super) enum Actor {
     Socket { from: f64, every_secs: f64, replies: f64, push_secs: f64 },
     /// A stream from the server.
     Stream { from: f64 },
-    /// Nothing is said on it; the last word may have been the client's.
+    /// An idle connection; the last word may have been the client's.
     Idle { last_word: bool },
     /// A slow report now and then.
     Report { every_secs: f64, takes_secs: [f64; 2] },
 }
 
-/// How the agent looks.
+/// The agent's view.
 #[derive(Clone, Copy)]
 pub(super) struct Look {
     pub(super) interval_secs: f64,
     /// Ticks of the kernel's clock a second, by which ages are quantised.
     pub(super) hz: u32,
-    /// Whether events within a tick are known by their order.
+    /// Set if events within a tick are known by their order.
     pub(super) ordered: bool,
-    /// Whether every response and every connection that ends is seen, not only what samples show.
+    /// Set if every response and every connection that ends is seen, not only what samples show.
     pub(super) exact: bool,
-    /// Whether pressure on the service is read while requests wait.
+    /// Set if pressure on the service is read while requests wait.
     pub(super) strain: bool,
-    /// Share of looks that come late, and by how much at most.
+    /// Share of samples that come late, and their maximum delay.
     pub(super) late: (f64, f64),
 }
 

@@ -15,7 +15,7 @@ use crate::corpus::{Part, rng::Rng};
 
 const HOST: HostInfo = HostInfo { mem_total_bytes: 16 << 30, cpus: 4 };
 
-/// What is seen of a run, in order of time.
+/// Observations of a run, in order of time.
 pub struct Stream(Seen);
 
 fn part(seed: u64) -> Part {
@@ -52,7 +52,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// If its family is not known.
+    /// Returns an error if its family is not known.
     pub fn open(entry: &Entry) -> anyhow::Result<Self> {
         let family =
             FAMILIES.iter().find(|family| family.name == entry.family).with_context(|| {
@@ -62,12 +62,12 @@ impl Stream {
         Ok(Self(simulate(family, entry.seed)))
     }
 
-    /// Its host.
+    /// Host of the run.
     pub fn host(&self) -> HostInfo {
         self.0.host()
     }
 
-    /// What the simulation says that the run was, once it has ended.
+    /// Label that the simulation gives the run, once it has ended.
     pub fn truth(&self) -> Option<&[Overload]> {
         self.0.has_ended().then_some(&self.0.sim.truth.overloads)
     }

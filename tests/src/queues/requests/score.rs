@@ -1,9 +1,9 @@
-//! The score: each rule over each run, what came of it, and how that stands against the targets.
+//! The score: each rule over each run, its outcome, and the comparison with the targets.
 //!
 //! A claim is right if it is made in an overload or up to two seconds after it, tolerated in
-//! another noticeable wait, and false otherwise. Precision and recall count runs; everything else counts
-//! overloads. That a claim comes in time is asked where the agent looks at least once a second,
-//! since one that looks every two has seen the condition once by then, or not at all.
+//! another noticeable wait, and false otherwise. Precision and recall count runs; everything else
+//! counts overloads. The target on time applies if the agent samples at least once a second: one
+//! that samples every two has seen the condition once by then, or not at all.
 
 use anyhow::bail;
 use serde::Serialize;
@@ -23,13 +23,13 @@ use crate::{
     queues::{plan::Scarce, rules::scarce},
 };
 
-/// How long after its end an overload may still be claimed: evidence is a second or two old.
+/// Time after its end in which an overload may still be claimed: evidence is a second or two old.
 const GRACE_SECS: f64 = 2.0;
 
 /// A claim is in time within so long of the condition...
 const IN_TIME_SECS: f64 = 2.0;
 
-/// ...where looks are this far apart at most.
+/// ...if samples are this far apart at most.
 const LOOKS_SECS: f64 = 1.0;
 
 /// A claim is withdrawn too early if requests wait for so long afterwards: those that an upstream
@@ -134,7 +134,7 @@ impl Rule {
     }
 }
 
-/// One run and what came of it.
+/// Run with its outcome.
 #[derive(Debug, Clone, Serialize)]
 pub struct Scored {
     /// The run.
@@ -142,31 +142,31 @@ pub struct Scored {
     pub entry: Entry,
     /// Days of it in which no request waited noticeably.
     pub healthy_days: f64,
-    /// What each rule made of it.
+    /// Outcome of each rule.
     pub outcomes: Vec<Outcome>,
 }
 
-/// What one rule made of one run.
+/// Outcome of one rule on one run.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Outcome {
     /// Each overload of the run in turn: whether and how it was claimed.
     pub found: Vec<Option<Found>>,
-    /// Wrong claims, each with its time and what was said.
+    /// Wrong claims, each with its time and sentence.
     pub false_alarms: Vec<(f64, String)>,
 }
 
 /// A right claim.
 #[derive(Debug, Clone, Serialize)]
 pub struct Found {
-    /// Seconds from the condition: negative where it came before.
+    /// Seconds from the condition; negative if it came before.
     pub after_condition_secs: f64,
-    /// Seconds from when requests began to wait noticeably.
+    /// Seconds from the first noticeable wait.
     pub after_onset_secs: f64,
-    /// Whether it was withdrawn while requests waited.
+    /// Set if it was withdrawn while requests waited.
     pub is_cleared_early: bool,
-    /// Whether it says rightly what is scarce; `None` where it does not say.
+    /// Set if it names the scarce resource rightly; `None` if it names none.
     pub scarce_is_right: Option<bool>,
-    /// What was said.
+    /// Sentence of the claim.
     pub why: String,
 }
 
@@ -243,11 +243,11 @@ pub fn score_run(entry: &Entry) -> anyhow::Result<Scored> {
 /// The score of one part of the corpus.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Which part.
+    /// Part of the corpus.
     pub part: Part,
-    /// How many runs.
+    /// Number of runs.
     pub runs: usize,
-    /// Those of them that are overloaded at some time.
+    /// Number of runs with an overload.
     pub overloaded: usize,
     /// Days in which no request waited noticeably.
     pub healthy_days: f64,

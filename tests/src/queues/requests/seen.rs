@@ -1,5 +1,5 @@
-//! What the agent sees of a simulated address: what its sensor of requests makes of the kernel's
-//! two clocks of each connection, sampled, in whole ticks.
+//! The agent's view of a simulated address: the facts that its sensor of requests makes of the
+//! kernel's two clocks of each connection, sampled, in whole ticks.
 //!
 //! A request is in flight if bytes were received after the last were sent. Both within one tick
 //! tie: then it is only if they are unread, or if the sensor knows the order. Where ends are not
@@ -54,7 +54,7 @@ pub(super) struct Seen {
     ended: bool,
 }
 
-/// What was last seen of a connection.
+/// Last sample of a connection.
 #[derive(Clone, Copy)]
 struct Known {
     look: u64,
@@ -108,7 +108,7 @@ impl Seen {
         self.ready.push_back(Observation { t: self.t as f64 / SECOND, fact });
     }
 
-    /// Makes the next look, or says that there is none.
+    /// Takes the next sample; returns false if there is none.
     fn look(&mut self) -> bool {
         let Look { interval_secs, late, .. } = self.sim.plan.look;
         self.look += 1;
@@ -254,7 +254,7 @@ impl Seen {
         })
     }
 
-    /// What is seen of the upstream, once a second.
+    /// Samples the upstream, once a second.
     fn outbound(&mut self) {
         let Serving::Passes(evidence) = self.sim.plan.server.serving else { return };
         if evidence == Evidence::None {

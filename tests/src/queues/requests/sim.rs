@@ -1,5 +1,5 @@
-//! The simulation of one address, request by request: who asks, what waits, what is read, served
-//! and answered, and who has gone meanwhile.
+//! Simulation of one address, request by request: arrivals, waits, service, responses, and clients
+//! that leave meanwhile.
 //!
 //! Times are whole nanoseconds and all chance comes from one seeded stream. A request whose client
 //! has gone is served all the same: no server looks before it begins.
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::corpus::rng::Rng;
 
-/// How often the truth is looked at.
+/// Interval between samples of the truth.
 const POLL: Nanos = 20_000_000;
 
 /// Time between a response and the next request of a client that does not think, at least and at
@@ -27,7 +27,7 @@ const ROUND_TRIP_SECS: [f64; 2] = [0.000_2, 0.02];
 /// Idle connections of a balancer are closed beyond so many.
 const IDLE_MAX: usize = 64;
 
-/// Who asks.
+/// Client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Who {
     /// An open source, with so many tries left.
@@ -60,14 +60,14 @@ enum Event {
 pub(super) struct Connection {
     /// Number of its life; 0 if there is none at this place.
     pub(super) life: u64,
-    /// When bytes were last received and sent; 0 if never.
+    /// Times at which bytes were last received and sent; 0 if never.
     pub(super) received: Nanos,
     pub(super) sent: Nanos,
-    /// Whether received bytes have not been read.
+    /// Set if received bytes have not been read.
     pub(super) unread: bool,
-    /// Whether the client has closed it.
+    /// Set if the client has closed it.
     pub(super) left: bool,
-    /// Whether bytes arrive all the time.
+    /// Set if bytes arrive all the time.
     pub(super) uploads: bool,
 }
 
@@ -82,7 +82,7 @@ struct Request {
     ended: bool,
 }
 
-/// What has been counted.
+/// Totals so far.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Counts {
     pub(super) answered: u64,
@@ -97,7 +97,6 @@ pub(super) struct Sim {
     pub(super) connections: Vec<Connection>,
     pub(super) counts: Counts,
     pub(super) truth: Truth,
-    /// Connections that ended since the last look: whether a response had been sent.
     pub(super) now: Nanos,
     rng: Rng,
     events: EventQueue<Event>,
@@ -299,7 +298,7 @@ impl Sim {
         self.connections[connection as usize].unread = false;
     }
 
-    /// When the pause of this moment ends, if there is one.
+    /// End of the pause of this moment, if there is one.
     fn pause_end(&self, now: Nanos) -> Option<Nanos> {
         let t = now as f64 / SECOND;
         let pauses = self.plan.pauses();
@@ -326,7 +325,7 @@ impl Sim {
         }
     }
 
-    /// When work of this length that begins now is done, pauses left out.
+    /// End of work of this length that begins now, pauses left out.
     fn finish(&self, mut work: Nanos) -> Nanos {
         let mut t = self.now;
         for &(from, to) in self.plan.pauses() {

@@ -1,6 +1,6 @@
-//! What a run turned out to be: when requests waited for so long that it is an overload.
+//! Truth about a run: the times in which requests wait for so long that it is an overload.
 //!
-//! Nothing is asked of the family. Requests wait from their arrival until a worker begins with
+//! The family does not matter. Requests wait from their arrival until a worker begins with
 //! them. It is an overload if four or more wait, the longest for half a second, and three times as
 //! long as a service takes and as anybody waited before, for three seconds in a row. The condition
 //! that a claim is timed by holds after the first of these seconds: `sustain`. Where requests wait
@@ -37,13 +37,13 @@ const APART_SECS: f64 = 10.0;
 /// One overload.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Overload {
-    /// When requests began to wait noticeably.
+    /// Time at which requests begin to wait noticeably.
     pub onset_secs: f64,
-    /// From when on the condition holds.
+    /// Time from which the condition holds.
     pub condition_secs: f64,
-    /// When none waits noticeably any more: the end of the run where that never comes.
+    /// Time from which none waits noticeably; the end of the run if that never comes.
     pub end_secs: f64,
-    /// What is short.
+    /// Resource that is short.
     pub scarce: Scarce,
 }
 

@@ -7,7 +7,7 @@ use crate::{config::OverloadConfig, detect::overload::standing_queue::reached};
 /// second, and the rest is for scatter.
 const WAIT_MIN_SECS: f64 = 0.4;
 
-/// The same without a baseline. A guess.
+/// Age from which it may be standing without a baseline. A guess.
 const WAIT_COLD_SECS: f64 = 0.5;
 
 /// Factors, and what is added, by which age and number must exceed what is usual.
@@ -29,7 +29,7 @@ const FAR_RESPONSE_FACTOR: f64 = 3.0;
 /// queue it is all of them; if requests are served at random or all at once it is less.
 const STANDING_SHARE: f64 = 0.5;
 
-/// The same while CPU is short, which explains that requests are served all at once.
+/// Smaller share while CPU is short, which explains that requests are served all at once.
 const SHARED_CPU_SHARE: f64 = 0.2;
 
 /// Share of the responses since the oldest arrived that may have overtaken it, beside as many as
@@ -87,8 +87,8 @@ impl RequestQueue {
         Some(if arrived > 0.0 { count / arrived } else { f64::INFINITY })
     }
 
-    /// Whether younger requests overtake the oldest, more than a pool of workers explains: then it
-    /// is no part of a queue, but a long poll or a message that is never answered.
+    /// Returns whether younger requests overtake the oldest, more than a pool of workers explains:
+    /// then it is no part of a queue, but a long poll or a message that is never answered.
     fn is_overtaken(&self, age_secs: f64, usual: Extremes) -> bool {
         let per_sec = self.history.ended_lately().answered_per_sec();
         let explained = per_sec * (usual.age_secs + OVERTOOK_MORE_SECS);
@@ -104,8 +104,8 @@ impl RequestQueue {
                 .is_some_and(|overtook| overtook > explained + OVERTOOK_SHARE * answered)
     }
 
-    /// Whether the requests since the oldest came in beside others, which are answered as ever:
-    /// long polls or WebSockets of clients that all connect at once.
+    /// Returns whether the requests since the oldest came in beside others, which are answered as
+    /// ever: long polls or WebSockets of clients that all connect at once.
     fn has_joined(&self, age_secs: f64) -> bool {
         let usual_per_sec = self.in_flight.per_sec();
         let Some(arrived) = self.history.arrived(age_secs) else { return false };

@@ -39,7 +39,7 @@ pub(super) struct RequestHistory {
     len: usize,
     answered: Counter,
     abandoned: Counter,
-    /// Whether responses are counted.
+    /// Set if responses are counted.
     is_counted: bool,
 }
 
@@ -98,7 +98,7 @@ impl RequestHistory {
         self.len = 0;
     }
 
-    /// Whether responses are counted.
+    /// Returns whether responses are counted.
     pub(super) fn is_counted(&self) -> bool {
         self.is_counted
     }
@@ -186,8 +186,8 @@ impl RequestHistory {
         Some((ended.answered * scale - then.in_flight).max(0.0))
     }
 
-    /// Whether a queue falls from its peak by more than chance does, so fast that it is empty soon:
-    /// the unread requests, or all in flight.
+    /// Returns whether a queue, of unread requests or of all in flight, falls from its peak by more
+    /// than chance does, so fast that it is empty soon.
     pub(super) fn drains(&self, is_unread: bool) -> bool {
         let of = |moment: &Moment| if is_unread { moment.unread } else { moment.in_flight };
         let Some(last) = self.last() else { return false };

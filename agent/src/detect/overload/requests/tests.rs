@@ -21,7 +21,7 @@ struct Scene {
     t: f64,
     workers: usize,
     service_secs: f64,
-    /// Whether requests are read at once rather than when a worker begins.
+    /// Set if requests are read at once rather than when a worker begins.
     reads_early: bool,
     /// Time after which clients leave.
     patience_secs: f64,

@@ -51,7 +51,7 @@ impl Upstream {
         (self.pending, self.seen_t) = (fact.pending, t);
     }
 
-    /// Whether connects to it were pending or failed lately.
+    /// Returns whether connects to it were pending or failed lately.
     pub(in crate::detect::overload) fn is_in_trouble(&self, t: f64) -> bool {
         self.trouble_t.is_some_and(|then| t - then <= EVIDENCE_SECS)
     }

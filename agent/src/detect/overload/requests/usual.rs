@@ -1,9 +1,9 @@
 //! Baseline of the requests at one address: how many are in flight, and for how long, while nothing
 //! is wrong.
 //!
-//! It is learnt from samples that are not unusual, ten seconds late, so that an overload that grows
-//! slowly is not learnt as it comes; from unusual times that end of themselves, such as pauses; and
-//! from those that go on for half a minute without being an overload, such as long polls that a
+//! Samples that are not unusual teach it, ten seconds late, so that an overload that grows
+//! slowly is not learnt as it comes; so do unusual times that end of themselves, such as pauses,
+//! and those that go on for half a minute without being an overload, such as long polls that a
 //! new version of a page makes. Cold start: until some requests were answered everything is usual.
 
 /// Time after which learnt ages and counts halve. Guesses: pauses come back within the hour; counts
@@ -111,7 +111,7 @@ impl UsualRequests {
         self.learnt.after(t - self.t)
     }
 
-    /// Whether the baseline is known.
+    /// Returns whether the baseline is known.
     pub(super) fn is_warm(&self) -> bool {
         self.is_warm
     }
