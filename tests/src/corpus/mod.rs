@@ -17,7 +17,7 @@ pub(crate) mod run;
 pub(crate) mod score;
 mod sim;
 
-pub use baselines::{Alarm, Rule, rules};
+pub use baselines::{Alarm, Compared, Rule, rules};
 pub use families::{FAMILIES, Family};
 pub use manifest::{Entry, Label, Part, Source, Subject, load, render};
 pub use run::{Run, Stream, synthetic};

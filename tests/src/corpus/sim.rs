@@ -6,10 +6,7 @@
 //! processes leave, and a cgroup's use is the sum over its processes. Page cache counts for
 //! neither, because it is reclaimed before memory runs out.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use spillway_agent::{
     engine::HostInfo,
@@ -103,12 +100,26 @@ impl Actor {
 
     /// Bytes charged against a limit.
     pub(super) fn charged(&mut self, t: f64) -> f64 {
-        if !self.lives_at(t) {
-            return 0.0;
-        }
-        let own = ((self.anon)(t) - (self.shared)(t)).max(0.0);
-        own * (1.0 - (self.swapped)(t)) + (self.shmem)(t)
+        if self.lives_at(t) { self.memory(t).charged } else { 0.0 }
     }
+
+    /// Memory at this time, if it lives.
+    fn memory(&mut self, t: f64) -> Memory {
+        let (anon, swapped, shmem) = ((self.anon)(t), (self.swapped)(t), (self.shmem)(t));
+        let own = (anon - (self.shared)(t)).max(0.0);
+        Memory { anon: anon.max(0.0), swapped, shmem, charged: own * (1.0 - swapped) + shmem }
+    }
+}
+
+/// Memory of a process, in bytes.
+struct Memory {
+    /// Anonymous memory, resident or swapped out.
+    anon: f64,
+    /// Share of it that is swapped out.
+    swapped: f64,
+    shmem: f64,
+    /// Bytes charged against a limit.
+    charged: f64,
 }
 
 /// Simulated host and how it is watched.
@@ -143,29 +154,23 @@ impl Sim {
         (self.host.mem_total_bytes as f64 - all).min(limit - own)
     }
 
-    pub(super) fn observations(self) -> Observations {
-        Observations {
-            sim: self,
-            scan: 0,
-            counted_t: 0.0,
-            alive: Vec::new(),
-            ready: VecDeque::new(),
-        }
+    pub(super) fn scans(self) -> Scans {
+        Scans { sim: self, scan: 0, counted_t: 0.0, alive: Vec::new() }
     }
 }
 
-/// Scans of a simulated host, fact by fact.
-pub(super) struct Observations {
+/// Scans of a simulated host.
+pub(super) struct Scans {
     sim: Sim,
     scan: i64,
     counted_t: f64,
     /// Liveness of each actor at the last scan; empty before the first.
     alive: Vec<bool>,
-    ready: VecDeque<Observation>,
 }
 
-impl Observations {
-    fn scan(&mut self) {
+impl Scans {
+    /// Returns the facts of the next scan; none if it is lost.
+    fn scan(&mut self) -> Vec<Observation> {
         let sim = &mut self.sim;
         let (index, seed) = (self.scan, sim.seed);
         self.scan += 1;
@@ -174,7 +179,7 @@ impl Observations {
         let t = (t * 1e3).round() / 1e3;
         let asleep = sim.gaps.iter().any(|(from, to)| (*from..*to).contains(&t));
         if asleep || unit_at(seed ^ 2, index) < sim.loss {
-            return;
+            return Vec::new();
         }
         let counts = (t / HANDLES_SECS) as i64 > (self.counted_t / HANDLES_SECS) as i64
             || self.alive.is_empty();
@@ -184,24 +189,25 @@ impl Observations {
         let first = self.alive.is_empty();
         self.alive.resize(sim.actors.len(), false);
         let mut all = sim.other_bytes;
+        let mut scan = Vec::with_capacity(1 + sim.actors.len());
         let mut facts = Vec::with_capacity(sim.actors.len());
         let mut charged: HashMap<Arc<str>, f64> = HashMap::new();
         for (place, actor) in sim.actors.iter_mut().enumerate() {
             let alive = actor.lives_at(t);
             let was_alive = std::mem::replace(&mut self.alive[place], alive);
             if was_alive && !alive {
-                self.ready.push_back(Observation { t, fact: Fact::Exit(actor.id) });
+                scan.push(Observation { t, fact: Fact::Exit(actor.id) });
             }
             if !alive {
                 continue;
             }
-            let fact =
-                blurred_fact(actor, t, sim.blur_pages, seed ^ ((place as u64 + 3) << 20), index);
-            let own = actor.charged(t);
-            all += own;
+            let memory = actor.memory(t);
+            all += memory.charged;
             if actor.memory_max_bytes.is_some() {
-                *charged.entry(actor.cgroup.clone()).or_default() += own;
+                *charged.entry(actor.cgroup.clone()).or_default() += memory.charged;
             }
+            let blur = unit_at(seed ^ ((place as u64 + 3) << 20), index) - 0.5;
+            let fact = fact(actor, t, &memory, blur * 2.0 * sim.blur_pages * PAGE);
             let handles = counts.then(|| ProcessResourcesFact {
                 id: actor.id,
                 fds: (actor.fds)(t).max(0.0) as u64,
@@ -216,37 +222,37 @@ impl Observations {
         let available = (sim.host.mem_total_bytes as f64 - all + blur).max(0.0) as u64;
         let host =
             HostFact { mem_available_bytes: available & !4_095, psi_memory_some_avg10: Some(0.0) };
-        self.ready.push_back(Observation { t, fact: Fact::Host(host) });
+        scan.push(Observation { t, fact: Fact::Host(host) });
         for (execs, lost, mut fact, handles) in facts {
             fact.memory_charged_bytes =
                 charged.get(&fact.cgroup).map(|bytes| *bytes as u64 & !4_095);
             if execs {
-                self.ready.push_back(Observation { t, fact: Fact::Exec(fact.id) });
+                scan.push(Observation { t, fact: Fact::Exec(fact.id) });
             }
             if !lost {
-                self.ready.push_back(Observation { t, fact: Fact::Process(fact) });
-                self.ready
-                    .extend(handles.map(|handles| Observation { t, fact: Fact::Handles(handles) }));
+                scan.push(Observation { t, fact: Fact::Process(fact) });
+                scan.extend(handles.map(|handles| Observation { t, fact: Fact::Handles(handles) }));
             }
         }
+        scan
     }
 }
 
-fn blurred_fact(actor: &mut Actor, t: f64, blur_pages: f64, seed: u64, index: i64) -> ProcessFact {
-    let blur = (unit_at(seed, index) - 0.5) * 2.0 * blur_pages * PAGE;
+/// Returns a process's fact; `blur` is the error of its counters in bytes.
+fn fact(actor: &mut Actor, t: f64, memory: &Memory, blur: f64) -> ProcessFact {
     let pages = |bytes: f64| (bytes.max(0.0) / PAGE) as u64 * 4_096;
-    let (total, swapped) = ((actor.anon)(t).max(0.0), (actor.swapped)(t));
-    actor.mapped_bytes =
-        actor.mapped_bytes.max((total / actor.mapped_by_bytes).ceil() * actor.mapped_by_bytes);
+    actor.mapped_bytes = actor
+        .mapped_bytes
+        .max((memory.anon / actor.mapped_by_bytes).ceil() * actor.mapped_by_bytes);
     ProcessFact {
         id: actor.id,
         ppid: actor.ppid,
         comm: actor.comm.clone(),
         cgroup: actor.cgroup.clone(),
-        anon_bytes: pages(total * (1.0 - swapped) + blur),
+        anon_bytes: pages(memory.anon * (1.0 - memory.swapped) + blur),
         file_bytes: pages((actor.file)(t)),
-        shmem_bytes: pages((actor.shmem)(t)),
-        swap_bytes: pages(total * swapped),
+        shmem_bytes: pages(memory.shmem),
+        swap_bytes: pages(memory.anon * memory.swapped),
         memory_max_bytes: actor.memory_max_bytes,
         memory_charged_bytes: None,
         faulted_bytes_total: None,
@@ -254,18 +260,10 @@ fn blurred_fact(actor: &mut Actor, t: f64, blur_pages: f64, seed: u64, index: i6
     }
 }
 
-impl Iterator for Observations {
-    type Item = Observation;
+impl Iterator for Scans {
+    type Item = Vec<Observation>;
 
-    fn next(&mut self) -> Option<Observation> {
-        loop {
-            if let Some(observation) = self.ready.pop_front() {
-                return Some(observation);
-            }
-            if self.scan as f64 * self.sim.interval_secs > self.sim.secs {
-                return None;
-            }
-            self.scan();
-        }
+    fn next(&mut self) -> Option<Vec<Observation>> {
+        (self.scan as f64 * self.sim.interval_secs <= self.sim.secs).then(|| self.scan())
     }
 }

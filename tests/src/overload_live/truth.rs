@@ -379,6 +379,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        corpus::Compared,
         overload_live::report::REPORTED_WITHIN,
         queues::{Ramp, Tick, rules},
     };
@@ -458,7 +459,7 @@ mod tests {
         };
         let history = History::of(ramp.ticks().into_iter().map(look).collect());
         let host = HostInfo { mem_total_bytes: 16 << 30, cpus: 4 };
-        let (_, mut detector) = rules(host).swap_remove(0);
+        let (_, mut detector) = rules(host, Compared::Detector).swap_remove(0);
         let mut claims = Vec::new();
         for observation in ramp.observations(host) {
             detector.observe(&observation, &mut claims);

@@ -15,6 +15,7 @@ use spillway_agent::{
 };
 
 use super::plan::Scarce;
+use crate::corpus::Compared;
 
 /// DAGOR (Zhou and others, 2018, section 4.1): mean time in the queue over 20 ms in a window of a
 /// second. Its window also ends after 2,000 requests, which readings every tenth of a second cannot
@@ -61,18 +62,15 @@ pub trait Rule {
 }
 
 /// The detector first, then the baselines, each with its column name.
-pub fn rules(host: HostInfo) -> Vec<(&'static str, Box<dyn Rule>)> {
+pub fn rules(host: HostInfo, compared: Compared) -> Vec<(&'static str, Box<dyn Rule>)> {
     let detector =
         Detector { core: Engine::new(&Config::default(), host), output: Output::default() };
     let mut rules: Vec<(&'static str, Box<dyn Rule>)> = vec![("spillway", Box::new(detector))];
-    for (name, condition) in BASELINES {
+    for &(name, condition) in compared.of(&BASELINES) {
         rules.push((name, Box::new(Baseline { condition, addresses: HashMap::new() })));
     }
     rules
 }
-
-/// Number of columns.
-pub(super) const COLUMNS: usize = 1 + BASELINES.len();
 
 const BASELINES: [(&str, Condition); 4] =
     [("dagor", dagor), ("codel", codel), ("depth", depth), ("overflow", overflow)];

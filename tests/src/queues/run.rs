@@ -13,7 +13,7 @@ use super::{
     sim::Sim,
     truth::Overload,
 };
-use crate::corpus::{Part, Source, rng::Rng, run::Stream as Trace};
+use crate::corpus::{Part, Source, rng::Rng, run::Recording};
 
 /// Memory and CPUs of all simulated hosts: queues do not depend on them.
 const HOST: HostInfo = HostInfo { mem_total_bytes: 16 << 30, cpus: 4 };
@@ -23,7 +23,7 @@ pub struct Stream(Origin);
 
 enum Origin {
     Synthetic(Box<Seen>),
-    Recorded(Trace),
+    Recorded(Recording),
 }
 
 /// Simulation of a family and a seed; always the same.
@@ -79,7 +79,7 @@ impl Stream {
                 Ok(Self(Origin::Synthetic(Box::new(simulate(family, seed)))))
             }
             (Source::Recorded, _, Some(trace)) => {
-                Ok(Self(Origin::Recorded(Trace::recorded(&dir.join(trace))?)))
+                Ok(Self(Origin::Recorded(Recording::open(&dir.join(trace))?)))
             }
             _ => bail!("{}: a synthetic run needs `seed`, a recorded one `trace`", entry.run),
         }

@@ -27,7 +27,7 @@ fn manifest() -> Vec<Entry> {
 }
 
 fn observations(entry: &Entry) -> impl Iterator<Item = Observation> + use<> {
-    Stream::open(entry, &dir()).unwrap().observations.map(Result::unwrap)
+    Stream::open(entry, &dir()).unwrap().observations().map(Result::unwrap)
 }
 
 /// Runs short enough for an unoptimised test.
@@ -67,7 +67,7 @@ fn both_parts_have_leaks_and_more_that_do_not() {
 fn same_seed_gives_the_same_observations() {
     for entry in short().iter().step_by(9) {
         let family = FAMILIES.iter().find(|family| family.name == entry.family).unwrap();
-        let seen = |seed| Run::new(family, seed).stream().observations.map(Result::unwrap);
+        let seen = |seed| Run::new(family, seed).stream().observations().map(Result::unwrap);
         let seed = entry.seed.unwrap();
         assert!(seen(seed).take(3_000).eq(seen(seed).take(3_000)), "{}", entry.run);
         assert!(!seen(seed).take(3_000).eq(seen(seed + 1_000).take(3_000)), "{}", entry.run);
@@ -79,7 +79,7 @@ fn traces_are_read_back_without_a_skip() {
     for entry in short().iter().step_by(17) {
         let stream = Stream::open(entry, &dir()).unwrap();
         let mut writer = TraceWriter::new(Vec::new(), stream.host, entry.interval_secs).unwrap();
-        let written: Vec<_> = stream.observations.map(Result::unwrap).take(5_000).collect();
+        let written: Vec<_> = stream.observations().map(Result::unwrap).take(5_000).collect();
         written.iter().for_each(|observation| writer.write(observation).unwrap());
         let trace = writer.finish().unwrap();
         let read: Vec<_> = TraceReader::new(&trace[..]).unwrap().map(Result::unwrap).collect();

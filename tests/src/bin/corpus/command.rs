@@ -12,7 +12,7 @@ use clap::Subcommand;
 use flate2::{Compression, write::GzEncoder};
 use serde::Serialize;
 use spillway_agent::{engine::HostInfo, sense::Observation, trace::TraceWriter};
-use spillway_tests::corpus::{Part, PartScore, render};
+use spillway_tests::corpus::{Compared, Part, PartScore, render};
 
 use crate::each::each;
 
@@ -40,7 +40,7 @@ pub(crate) trait Corpus {
     fn make(family: &str, seed: u64) -> Option<Self::Entry>;
     fn about(entry: &Self::Entry) -> About<'_>;
     fn observations(entry: &Self::Entry, dir: &Path) -> anyhow::Result<(HostInfo, Observations)>;
-    fn score(entry: &Self::Entry, dir: &Path) -> anyhow::Result<Self::Scored>;
+    fn score(entry: &Self::Entry, dir: &Path, compared: Compared) -> anyhow::Result<Self::Scored>;
 }
 
 pub(crate) type Observations = Box<dyn Iterator<Item = anyhow::Result<Observation>>>;
@@ -72,6 +72,9 @@ pub(crate) enum Command {
     Score {
         #[command(flatten)]
         choice: Choice,
+        /// Leave out the reference rules, which have no targets and take half the time
+        #[arg(long)]
+        detector_only: bool,
         /// Fail if the detector misses a target on the held-out part
         #[arg(long)]
         check: bool,
@@ -124,7 +127,10 @@ impl Command {
             Self::List(choice) => list::<C>(choice),
             Self::Write { dir, choice } => write::<C>(dir, choice),
             Self::WriteManifest => write_manifest::<C>(),
-            Self::Score { choice, check, json } => score::<C>(choice, *check, *json),
+            Self::Score { choice, detector_only, check, json } => {
+                let compared = if *detector_only { Compared::Detector } else { Compared::All };
+                score::<C>(choice, compared, *check, *json)
+            }
         }
     }
 }
@@ -184,11 +190,16 @@ fn write_manifest<C: Corpus>() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn score<C: Corpus>(choice: &Choice, check: bool, json: bool) -> anyhow::Result<ExitCode> {
+fn score<C: Corpus>(
+    choice: &Choice,
+    compared: Compared,
+    check: bool,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     let mut entries = choice.entries::<C>()?;
     entries.sort_by(|a, b| C::about(a).run.cmp(C::about(b).run));
     let scored = each(&entries, |entry| {
-        C::score(entry, &dir::<C>())
+        C::score(entry, &dir::<C>(), compared)
             .with_context(|| format!("cannot score {}", C::about(entry).run))
     });
     let scored = scored.into_iter().collect::<anyhow::Result<Vec<_>>>()?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use spillway_agent::engine::HostInfo;
 use spillway_tests::corpus::{
-    Entry, FAMILIES, Part, Report, Run, Scored, Source, Stream, load, score_run,
+    Compared, Entry, FAMILIES, Part, Report, Run, Scored, Source, Stream, load, score_run,
 };
 
 use crate::command::{About, Corpus, Observations};
@@ -40,10 +40,10 @@ impl Corpus for Leaks {
 
     fn observations(entry: &Entry, dir: &Path) -> anyhow::Result<(HostInfo, Observations)> {
         let stream = Stream::open(entry, dir)?;
-        Ok((stream.host, stream.observations))
+        Ok((stream.host, Box::new(stream.observations())))
     }
 
-    fn score(entry: &Entry, dir: &Path) -> anyhow::Result<Scored> {
-        score_run(entry, dir)
+    fn score(entry: &Entry, dir: &Path, compared: Compared) -> anyhow::Result<Scored> {
+        score_run(entry, dir, compared)
     }
 }

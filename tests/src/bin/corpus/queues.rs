@@ -4,7 +4,7 @@ use std::path::Path;
 
 use spillway_agent::engine::HostInfo;
 use spillway_tests::{
-    corpus::{Part, Source},
+    corpus::{Compared, Part, Source},
     queues::{Entry, FAMILIES, Report, Scored, Stream, entry, load, score_run},
 };
 
@@ -43,7 +43,7 @@ impl Corpus for Queues {
         Ok((stream.host(), Box::new(stream)))
     }
 
-    fn score(entry: &Entry, dir: &Path) -> anyhow::Result<Scored> {
-        score_run(entry, dir)
+    fn score(entry: &Entry, dir: &Path, compared: Compared) -> anyhow::Result<Scored> {
+        score_run(entry, dir, compared)
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use spillway_agent::engine::HostInfo;
 use spillway_tests::{
-    corpus::Part,
+    corpus::{Compared, Part},
     queues::requests::{
         Entry, FAMILIES, HELD_OUT_FROM, Report, Scored, Stream, entry, load, score_run,
     },
@@ -51,7 +51,8 @@ impl Corpus for Requests {
         Ok((stream.host(), Box::new(stream.map(Ok))))
     }
 
-    fn score(entry: &Entry, _dir: &Path) -> anyhow::Result<Scored> {
+    /// Always scores the usual alerts too, which cost nothing.
+    fn score(entry: &Entry, _dir: &Path, _compared: Compared) -> anyhow::Result<Scored> {
         score_run(entry)
     }
 }

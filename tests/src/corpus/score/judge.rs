@@ -13,7 +13,7 @@ use serde::Serialize;
 use spillway_agent::sense::{Fact, Observation, ProcessFact, ProcessId};
 
 use super::super::{
-    baselines::{Alarm, rules},
+    baselines::{Alarm, Compared, rules},
     curve::DAY,
     manifest::{Entry, Label},
     run::Stream,
@@ -128,15 +128,15 @@ impl Outcome {
     }
 }
 
-/// Runs every rule over a run; `dir` is the corpus's directory.
+/// Runs the compared rules over a run; `dir` is the corpus's directory.
 ///
 /// # Errors
 ///
 /// Returns an error if the run cannot be generated or read.
-pub fn score_run(entry: &Entry, dir: &Path) -> anyhow::Result<Scored> {
+pub fn score_run(entry: &Entry, dir: &Path, compared: Compared) -> anyhow::Result<Scored> {
     let mut stream = Stream::open(entry, dir)?;
     let (mut truth, mut truly_used) = (stream.truth.take(), None);
-    let mut rules = rules(stream.host);
+    let mut rules = rules(stream.host, compared);
     let mut outcomes: Vec<_> = rules
         .iter()
         .map(|(rule, _)| (Outcome { rule, ..Outcome::default() }, HashSet::new()))
@@ -145,19 +145,21 @@ pub fn score_run(entry: &Entry, dir: &Path) -> anyhow::Result<Scored> {
     let mut headroom =
         Headroom { available, charged: HashMap::new(), limit: f64::INFINITY, at_start: None };
     let (mut healthy_facts, mut alarms) = (0_u64, Vec::new());
-    for observation in stream.observations {
-        let observation = observation?;
-        headroom.see(&observation, entry);
-        if let (Some(truth), Fact::Host(_)) = (&mut truth, &observation.fact) {
-            truly_used = Some(truth.used(observation.t));
-        }
-        if let Fact::Process(fact) = &observation.fact {
-            healthy_facts += u64::from(!leaks(fact, observation.t, entry));
-        }
-        for ((_, rule), (outcome, days)) in rules.iter_mut().zip(&mut outcomes) {
-            rule.observe(&observation, &mut alarms);
-            for alarm in alarms.drain(..) {
-                outcome.file(&alarm, entry, truly_used.unwrap_or_else(|| headroom.used()), days);
+    for scan in stream.scans {
+        for observation in &scan? {
+            headroom.see(observation, entry);
+            if let (Some(truth), Fact::Host(_)) = (&mut truth, &observation.fact) {
+                truly_used = Some(truth.used(observation.t));
+            }
+            if let Fact::Process(fact) = &observation.fact {
+                healthy_facts += u64::from(!leaks(fact, observation.t, entry));
+            }
+            for ((_, rule), (outcome, days)) in rules.iter_mut().zip(&mut outcomes) {
+                rule.observe(observation, &mut alarms);
+                for alarm in alarms.drain(..) {
+                    let used = truly_used.unwrap_or_else(|| headroom.used());
+                    outcome.file(&alarm, entry, used, days);
+                }
             }
         }
     }

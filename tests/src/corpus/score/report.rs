@@ -8,7 +8,6 @@ use super::{
     targets::{Row, rows},
 };
 use crate::corpus::{
-    baselines::COLUMNS,
     families::FAMILIES,
     manifest::{Label, Part},
 };
@@ -40,16 +39,17 @@ impl PartScore<Scored> for Report {
             FAMILIES.iter().position(|family| family.name == *name).unwrap_or(usize::MAX)
         });
         names.dedup();
+        let rules: Vec<_> = runs
+            .first()
+            .map_or(Vec::new(), |run| run.outcomes.iter().map(|outcome| outcome.rule).collect());
         Self {
             part,
             runs: runs.len(),
             leaks: runs.iter().filter(|run| run.entry.label == Label::Leak).count(),
             healthy_process_days: runs.iter().map(|run| run.healthy_process_days).sum(),
-            rules: runs.first().map_or(Vec::new(), |run| {
-                run.outcomes.iter().map(|outcome| outcome.rule).collect()
-            }),
-            rows: rows(&runs, COLUMNS),
-            families: names.into_iter().map(|name| family(name, &runs)).collect(),
+            rows: rows(&runs, rules.len()),
+            families: names.into_iter().map(|name| family(name, &runs, rules.len())).collect(),
+            rules,
         }
     }
 
@@ -77,11 +77,11 @@ impl PartScore<Scored> for Report {
     }
 }
 
-fn family(name: &str, runs: &[&Scored]) -> FamilyRow {
+fn family(name: &str, runs: &[&Scored], rules: usize) -> FamilyRow {
     FamilyRow::count(
         (name, |run: &Scored| run.entry.family.as_str()),
         runs,
-        COLUMNS,
+        rules,
         |run| run.entry.label == Label::Leak,
         |run, rule| run.outcomes[rule].detection.is_some(),
         |run, rule| run.outcomes[rule].false_alarm_days > 0,

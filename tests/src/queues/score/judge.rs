@@ -16,6 +16,7 @@ use super::super::{
     run::Stream,
     truth::{Kind, Overload},
 };
+use crate::corpus::Compared;
 
 /// Time after its end in which an overload may still be claimed.
 const GRACE_SECS: f64 = 1.0;
@@ -147,15 +148,15 @@ fn note_harm(observation: &Observation, entry: &Entry, harmed_secs: &mut [Option
     }
 }
 
-/// Runs every rule over a run; `dir` is the corpus's directory.
+/// Runs the compared rules over a run; `dir` is the corpus's directory.
 ///
 /// # Errors
 ///
 /// Returns an error if the run cannot be generated or read, or if its simulation disagrees with the
 /// manifest.
-pub fn score_run(entry: &Entry, dir: &Path) -> anyhow::Result<Scored> {
+pub fn score_run(entry: &Entry, dir: &Path, compared: Compared) -> anyhow::Result<Scored> {
     let mut stream = Stream::open(entry, dir)?;
-    let mut rules = rules(stream.host());
+    let mut rules = rules(stream.host(), compared);
     let mut claims = vec![Vec::new(); rules.len()];
     let mut harmed_secs = vec![None; entry.overloads.len()];
     for observation in stream.by_ref() {

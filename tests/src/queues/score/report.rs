@@ -2,11 +2,7 @@
 
 use serde::Serialize;
 
-use super::{
-    super::{families::FAMILIES, rules::COLUMNS},
-    judge::Scored,
-    targets::rows,
-};
+use super::{super::families::FAMILIES, judge::Scored, targets::rows};
 use crate::corpus::{
     Part,
     score::{FamilyRow, PartScore, Row, Table},
@@ -39,11 +35,14 @@ impl PartScore<Scored> for Report {
             FAMILIES.iter().position(|family| family.name == *name).unwrap_or(usize::MAX)
         });
         names.dedup();
+        let rules: Vec<_> = runs
+            .first()
+            .map_or(Vec::new(), |run| run.outcomes.iter().map(|outcome| outcome.rule).collect());
         let family = |name: &str| {
             FamilyRow::count(
                 (name, |run: &Scored| run.entry.family.as_str()),
                 &runs,
-                COLUMNS,
+                rules.len(),
                 |run| !run.entry.overloads.is_empty(),
                 |run, rule| run.outcomes[rule].found_all(),
                 |run, rule| run.outcomes[rule].false_alarms > 0,
@@ -54,11 +53,9 @@ impl PartScore<Scored> for Report {
             runs: runs.len(),
             overloaded: runs.iter().filter(|run| !run.entry.overloads.is_empty()).count(),
             healthy_days: runs.iter().map(|run| run.healthy_days).sum(),
-            rules: runs.first().map_or(Vec::new(), |run| {
-                run.outcomes.iter().map(|outcome| outcome.rule).collect()
-            }),
-            rows: rows(&runs, COLUMNS),
+            rows: rows(&runs, rules.len()),
             families: names.into_iter().map(family).collect(),
+            rules,
         }
     }
 
