@@ -95,7 +95,8 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         .args(["run", "--workspace", "--locked"])
         .args(&args.filters)
         .env("SPILLWAY_SKIPS", &skips_file);
-    command.env("SPILLWAY_BIN", workspace.binary(false, "spillway"));
+    // A full run tests the agent as it ships. A run of selected tests needs no optimised build.
+    command.env("SPILLWAY_BIN", workspace.binary(is_full_run, "spillway"));
     if args.quick {
         command.args(["--profile", "quick"]);
     }
