@@ -232,12 +232,25 @@ const NEWEST_AND_HOST: &[&str] = &["7.2", "host"];
 
 /// Checks that run on some of the machines of `cargo xtask vm` only, by the names of those
 /// machines: they take long, and their results hardly depend on the version of the kernel or of
-/// systemd.
+/// systemd. On the kernels between, each rung of each probe is still compared with the truth once.
 ///
 /// The steps at which an agent is killed or overtaken are its own and the same everywhere: the
 /// oldest and the newest kernel share these checks. `held` and `divided` show on every kernel that
 /// a limit works and kills nothing.
-const ON_SOME: [(About, &str, &[&str]); 14] = [
+const ON_SOME: [(About, &str, &[&str]); 27] = [
+    (About::Probe(Probe::AcceptQueue), "overflows", OLDEST_NEWEST_AND_HOST),
+    (About::Probe(Probe::AcceptQueue), "arrivals under load", OLDEST_NEWEST_AND_HOST),
+    (About::Probe(Probe::AcceptSojourn), "blocking accept", OLDEST_NEWEST_AND_HOST),
+    (About::Probe(Probe::AcceptSojourn), "shared port", OLDEST_NEWEST_AND_HOST),
+    (About::Probe(Probe::AcceptSojourn), "nothing stays", OLDEST_NEWEST_AND_HOST),
+    (About::Probe(Probe::AcceptSojourn), "cost", OLDEST_NEWEST_AND_HOST),
+    (About::Probe(Probe::OutboundConnects), "IPv6", OLDEST_NEWEST_AND_HOST),
+    (About::Probe(Probe::OutboundConnects), "IPv4 through IPv6", OLDEST_NEWEST_AND_HOST),
+    (About::Probe(Probe::OutboundConnects), "workers", OLDEST_NEWEST_AND_HOST),
+    (About::Probe(Probe::OutboundConnects), "full map", OLDEST_NEWEST_AND_HOST),
+    (About::Probe(Probe::Requests), "back to back", OLDEST_NEWEST_AND_HOST),
+    (About::Agent, "low RLIMIT_MEMLOCK", OLDEST_NEWEST_AND_HOST),
+    (About::Agent, "lockdown", OLDEST_NEWEST_AND_HOST),
     (About::Limit, "slowed", OLDEST_NEWEST_AND_HOST),
     (About::Limit, "thrashing", OLDEST_NEWEST_AND_HOST),
     (About::Limit, "killed anywhere", NEWEST_AND_HOST),
