@@ -607,8 +607,8 @@ pub enum Loss {
     ListenersLeftOut,
     /// A destination was left out because too many had news at once; it is reported later.
     OutboundLeftOut,
-    /// A pass met more connections or addresses than are followed: the counts of responses and of
-    /// abandoned requests are too low.
+    /// Connections came faster than they are noted, or a pass met more of them or of addresses than
+    /// are followed: the counts of responses and of abandoned requests are too low.
     RequestsLeftOut,
     /// A `sock_diag` request for TCP sockets failed.
     SockDiagFailed,

@@ -67,6 +67,7 @@ fn sensor_rows(connections: usize, most: f64) -> anyhow::Result<[Row; 2]> {
     let row = |what: &str, unwanted: &[Hook], target| -> anyhow::Result<Row> {
         let (percent, detail) = watch(unwanted, connections)?;
         let what = format!("requests on {connections} connections{what}, of one core");
+        tell(&format!("{what}: {percent:.2} %; {detail}"));
         Ok(Row { what, measured: percent, unit: "%", target, detail })
     };
     let rows = [
