@@ -84,8 +84,8 @@ impl OpenPass {
                 self.filled = filled % size_of::<T>();
                 buffer.copy_within(filled - self.filled..filled, 0);
             }
-            // The kernel yields after a million elements, and some programs much sooner, and expects
-            // another read.
+            // The kernel yields after a million elements, and some programs end a read much sooner:
+            // both expect another one.
             Err(error)
                 if matches!(
                     error.kind(),

@@ -2,7 +2,7 @@
 //! examined like those at whose queue connections wait.
 //!
 //! A pass says of each address that has connections, or had some at the pass before, whether
-//! requests wait there. So an address is remembered until a pass says otherwise, and there are never
+//! requests wait there. So an address is remembered until a pass says otherwise, and there are no
 //! more than the sensor of requests follows.
 
 use std::sync::Arc;

@@ -80,6 +80,9 @@ struct Cli {
     /// Measure only requests on living connections
     #[arg(long)]
     requests: bool,
+    /// Measure only the share of its requests that a server keeps on connections that stay open
+    #[arg(long)]
+    keep_alive: bool,
     /// Measure only the share of its accept rate that a server keeps
     #[arg(long)]
     accept_rate: bool,
@@ -132,6 +135,10 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     if cli.requests {
         print(&requests::rows()?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if cli.keep_alive {
+        print(&requests::keep_alive_rows()?);
         return Ok(ExitCode::SUCCESS);
     }
     if cli.accept_rate {

@@ -45,15 +45,22 @@ pub fn rows() -> anyhow::Result<Vec<Row>> {
         let measured = thread::spawn(move || sensor_rows(connections, most));
         rows.extend(measured.join().map_err(|_| anyhow!("the sensor's thread panicked"))??);
     }
-    match Servers::find() {
-        Ok(servers) => {
-            tell(&format!("asking a server for {WINDOWS} windows with the agent and without"));
-            let measured = thread::spawn(move || keep_alive(&servers));
-            rows.push(measured.join().map_err(|_| anyhow!("the server's thread panicked"))??);
-        }
-        Err(reason) => tell(&format!("no keep-alive rate: {reason}")),
-    }
+    rows.extend(keep_alive_rows()?);
     Ok(rows)
+}
+
+/// Requests that a server keeps on connections that stay open, if a server is available.
+pub fn keep_alive_rows() -> anyhow::Result<Vec<Row>> {
+    let servers = match Servers::find() {
+        Ok(servers) => servers,
+        Err(reason) => {
+            tell(&format!("no keep-alive rate: {reason}"));
+            return Ok(Vec::new());
+        }
+    };
+    tell(&format!("asking a server for {WINDOWS} windows with the agent and without"));
+    let measured = thread::spawn(move || keep_alive(&servers));
+    Ok(vec![measured.join().map_err(|_| anyhow!("the server's thread panicked"))??])
 }
 
 /// Measures the sensor, on the best source and without it.

@@ -186,7 +186,7 @@ impl RequestSensor {
         self.cost
     }
 
-    /// Makes a pass, or a part of one, if that is due. Passes on a fact for each address at its end.
+    /// Makes a pass or a part of one if that is due. At its end passes on a fact for each address.
     fn scan(
         &mut self,
         now: f64,

@@ -32,7 +32,7 @@ const FIND_EVERY: Duration = Duration::from_secs(10);
 
 /// Passes over connections.
 pub(super) struct Passes {
-    files: Walk,
+    files: SampleWalk,
     visits: Option<Box<Visits>>,
     /// Start of the pass that goes on.
     began: Option<f64>,
@@ -42,7 +42,7 @@ pub(super) struct Passes {
 
 /// Visits of the connections in the map.
 struct Visits {
-    walk: Walk,
+    walk: SampleWalk,
     slots: ConnectionSlots,
     map: Array<MapData, SharedStruct<ConnectionChunk>>,
     noted: PerCpuArray<MapData, SharedStruct<NewConnections>>,
@@ -66,7 +66,7 @@ impl Passes {
     /// Attaches the iterator over the map of connections, and one over open files to find them.
     pub(super) fn over_slots(context: &mut AttachContext<'_>) -> Result<Self, Unavailable> {
         let visits = Visits {
-            walk: Walk::new(context.iter_map("visit_connections", "CONNECTIONS")?),
+            walk: SampleWalk::new(context.iter_map("visit_connections", "CONNECTIONS")?),
             slots: ConnectionSlots::default(),
             map: context.take("CONNECTIONS")?,
             noted: context.take("NEW_CONNECTIONS")?,
@@ -92,7 +92,7 @@ impl Passes {
     }
 
     fn over(files: IterHandle) -> Self {
-        Self { files: Walk::new(files), visits: None, began: None, spent_secs: 0.0 }
+        Self { files: SampleWalk::new(files), visits: None, began: None, spent_secs: 0.0 }
     }
 
     /// Returns whether connections are visited by the map of them.
@@ -179,7 +179,7 @@ impl Visits {
     fn find(
         &mut self,
         now: f64,
-        files: &mut Walk,
+        files: &mut SampleWalk,
         table: &RequestTable,
         losses: &mut LossCounters,
     ) -> f64 {
@@ -237,13 +237,13 @@ impl Visits {
 }
 
 /// Passes of one iterator.
-struct Walk {
+struct SampleWalk {
     iter: IterHandle,
     buffer: Vec<u8>,
     open: Option<OpenPass>,
 }
 
-impl Walk {
+impl SampleWalk {
     fn new(iter: IterHandle) -> Self {
         Self { iter, buffer: Vec::new(), open: None }
     }
