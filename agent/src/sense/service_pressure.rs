@@ -2,9 +2,9 @@
 //!
 //! A service is read only while connections wait at it, or more rarely while requests do, so that a
 //! host without queues pays nothing, and at most [`READS_MAX`] are read in one scan: with more
-//! queues, each is read less often. A fact is the difference to the previous reading; one older than
-//! [`BASELINE_SECS`] does not count, and the first gives no fact. Failure: a value that cannot be
-//! read is left out; processes and cgroups come and go. The sensor writes nothing and enters no
+//! queues, each is read less often. A fact is the difference to the previous reading; one older
+//! than [`BASELINE_SECS`] does not count, and the first gives no fact. Failure: a value that cannot
+//! be read is left out; processes and cgroups come and go. The sensor writes nothing and enters no
 //! namespace. Cost: some 80 µs a reading of a service with one process, measured on a 6.18 host.
 
 use std::{

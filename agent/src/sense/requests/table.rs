@@ -10,8 +10,9 @@
 //! Cold start: the first pass counts nothing as answered or abandoned. Connections are bounded by
 //! [`FOLLOWED_MAX`]; beyond that the state of a pass is still exact, unless several processes hold
 //! one connection, and the totals miss some. Addresses are bounded by [`ADDRESSES_MAX`], and in
-//! time by [`FORGET_SECS`]; a forgotten one begins at 0 again. A quarter of either is for the system, and
-//! no other owner gets more than a quarter of the addresses: users cannot hide a service.
+//! time by [`FORGET_SECS`]; a forgotten one begins at 0 again. A quarter of either is for the
+//! system, and no other owner gets more than a quarter of the addresses: users cannot hide a
+//! service.
 
 use std::{collections::hash_map::Entry, net::SocketAddr, sync::Arc};
 
