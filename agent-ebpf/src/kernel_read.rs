@@ -150,3 +150,12 @@ pub struct IterTaskFile {
     fd: u64,
     pub(crate) file: *mut c_void,
 }
+
+/// `struct bpf_iter__bpf_map_elem`; key and value are null after the last element.
+#[repr(C)]
+pub struct IterMapElem<K, V> {
+    pub(crate) meta: *mut IterMeta,
+    pub(crate) map: *mut c_void,
+    pub(crate) key: *mut K,
+    pub(crate) value: *mut V,
+}

@@ -10,6 +10,7 @@
 mod accept_latency;
 mod arrivals;
 mod atomic;
+mod connections;
 mod kernel_read;
 mod outbound;
 mod page_faults;

@@ -2,29 +2,100 @@
 //! data last came and was last sent, the bytes that wait, and the order of the two within a tick.
 //!
 //! The kernel keeps all of it in each socket (`icsk_ack.lrcvtime`, `lsndtime`, `rcv_nxt`,
-//! `copied_seq`), so nothing runs when a packet comes, and nothing when a connection opens or
-//! closes. A pass over open files finds the connections in every network namespace, and the map of
-//! arrivals says which of them belong to a listener. The agent decides what is in flight.
+//! `copied_seq`), so nothing runs when a packet comes, and nothing when a connection closes.
+//! `visit_connections` reads the connections that the agent put into a map, where `connections`
+//! noted them and a pass over open files found the others. Without the map each pass is one over
+//! open files. The map of arrivals says which connections belong to a listener, and so which slots
+//! still hold one: memory of a connection that is gone is read without harm, and is no connection
+//! of a listener, or is the next one. The agent decides what is in flight.
 //!
-//! - Hook: `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`, process context.
-//! - Minimum kernel: 5.11 for `list_requests` (`bpf_sock_from_file`), whose reads are plain loads
-//!   and work under lockdown; 5.9 for `list_requests_by_helper`.
-//! - Cost: see tests/README.md. The agent paces passes by what they cost.
-//! - Does not see: connections that wait for accept(), which no process holds and their listener
-//!   counts; and connections of listeners that found no room in the map.
+//! - Hooks: `iter/bpf_map_elem`, `int (struct bpf_iter__bpf_map_elem *ctx)`; `iter/task_file`, `int
+//!   (struct bpf_iter__task_file *ctx)`; process context.
+//! - Minimum kernel: 5.9 for `visit_connections` and `list_requests_by_helper`; 5.11 for
+//!   `list_requests` (`bpf_sock_from_file`), whose reads are plain loads and work under lockdown.
+//! - Cost: see tests/README.md. The agent paces passes by what they cost, and a read ends after
+//!   32 KiB of samples or [`FILES_AT_ONCE`] files, so that it bounds how long one lasts.
+//! - Does not see: connections of listeners that found no room in the map.
 //!
-//! A connection that several processes hold is passed on once for each: the agent drops repeats.
+//! A connection that several processes hold is listed once for each: the agent drops repeats.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, ptr};
 
-use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_skc_to_tcp_sock, bpf_sock_from_file};
-use spillway_ebpf::{RequestSample, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED};
+use aya_ebpf::{
+    helpers::generated::{bpf_jiffies64, bpf_skc_to_tcp_sock, bpf_sock_from_file},
+    macros::map,
+    maps::Array,
+};
+use spillway_ebpf::{
+    CHUNK_LEN, CONNECTIONS_MAX, ConnectionChunk, RequestSample, TCP_CLOSE, TCP_CLOSE_WAIT,
+    TCP_ESTABLISHED, TCP_NOT_ACCEPTED,
+};
 
 use crate::{
     arrivals,
-    kernel_read::{Helper, IterTaskFile, Reading, Typed, emit, load, offset},
+    kernel_read::{Helper, IterMapElem, IterTaskFile, Reading, Typed, emit, load, offset},
+    shares::owner_in,
     sock::{is_tcp, socket_of},
 };
+
+/// Connections to visit.
+#[map]
+static CONNECTIONS: Array<ConnectionChunk> =
+    Array::with_max_entries(CONNECTIONS_MAX / CHUNK_LEN as u32, 0);
+
+/// Number of open files that the current read has seen.
+#[map]
+static FILES_SEEN: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Maximum number of open files in one read: half a millisecond.
+const FILES_AT_ONCE: u32 = 4_096;
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_map_elem")]
+pub extern "C" fn visit_connections(ctx: *mut IterMapElem<u32, ConnectionChunk>) -> i32 {
+    // SAFETY: the kernel passes a valid context; key and value are null after the last element.
+    let (meta, key) = unsafe { ((*ctx).meta, (*ctx).key) };
+    if key.is_null() {
+        return 0;
+    }
+    // SAFETY: it points to the index of an element.
+    let chunk = unsafe { *key };
+    // The verifier lets a program read the value at a variable offset only through the map.
+    let Some(socks) = CONNECTIONS.get_ptr(chunk) else { return 0 };
+    for place in 0..CHUNK_LEN {
+        // SAFETY: the element is there as long as the map; an aligned u64 is read whole.
+        let sock = unsafe { ptr::read_volatile(&raw const (*socks).socks[place]) };
+        if sock == 0 {
+            continue;
+        }
+        let Some(mut sample) = sample::<Helper>(sock as *const c_void) else { continue };
+        if Helper::pointer(sock as *const c_void, offset!(sock_socket)).is_none() {
+            // No process holds it: it waits for accept(), or its process has closed it.
+            if sample.state == TCP_CLOSE {
+                continue;
+            }
+            sample.state = TCP_NOT_ACCEPTED;
+        }
+        sample.slot = chunk * CHUNK_LEN as u32 + place as u32;
+        if !emit(meta, &sample) {
+            // The kernel repeats the element.
+            break;
+        }
+    }
+    0
+}
+
+/// Counts an open file; returns whether the read ends before it. The kernel repeats it at the next.
+#[inline(always)]
+fn ends_read() -> bool {
+    let Some(seen) = FILES_SEEN.get_ptr_mut(0) else { return false };
+    // SAFETY: the entry is there as long as the map, and only one pass is made at a time.
+    unsafe {
+        let ends = *seen >= FILES_AT_ONCE;
+        *seen = if ends { 0 } else { *seen + 1 };
+        ends
+    }
+}
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
@@ -33,6 +104,9 @@ pub extern "C" fn list_requests(ctx: *mut IterTaskFile) -> i32 {
     let (meta, file) = unsafe { ((*ctx).meta, (*ctx).file) };
     if file.is_null() {
         return 0;
+    }
+    if ends_read() {
+        return 1;
     }
     // SAFETY: the helpers take any file and any socket, and return null for other kinds.
     let tcp = unsafe {
@@ -58,6 +132,9 @@ pub extern "C" fn list_requests_by_helper(ctx: *mut IterTaskFile) -> i32 {
     let (meta, file) = unsafe { ((*ctx).meta, (*ctx).file.cast_const()) };
     if file.is_null() {
         return 0;
+    }
+    if ends_read() {
+        return 1;
     }
     let Some(sock) = socket_of(file) else { return 0 };
     if is_tcp::<Helper>(sock) != Some(true) {
@@ -90,10 +167,12 @@ fn sample<R: Reading>(sock: *const c_void) -> Option<RequestSample> {
         let window_from: u32 = R::read(sock, offset!(tcp_snd_wl1))?;
         (unacked, newest) = (written.wrapping_sub(acked), received_end.wrapping_sub(window_from));
     }
+    let netns = R::read(R::pointer(sock, offset!(sock_net))?, offset!(net_inum))?;
     Some(RequestSample {
         sock: sock as u64,
+        share: owner_in::<R>(sock, netns),
         addr: listener.addr,
-        netns: R::read(R::pointer(sock, offset!(sock_net))?, offset!(net_inum))?,
+        netns,
         received,
         sent,
         // SAFETY: a plain helper without arguments.
@@ -106,5 +185,7 @@ fn sample<R: Reading>(sock: *const c_void) -> Option<RequestSample> {
         port: listener.port,
         peer_port: R::read(sock, offset!(sock_dport))?,
         state,
+        slot: 0,
+        reserved: 0,
     })
 }

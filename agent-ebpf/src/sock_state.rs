@@ -1,9 +1,9 @@
 //! `socket_state`: every change of a TCP socket's state, passed on to the probes that need it.
 //!
-//! One program serves two probes, because most of what a connection pays is the call itself, ten
+//! One program serves three probes, because most of what a connection pays is the call itself, ten
 //! times over loopback: listeners that open and close and connections that arrive at them
-//! (`tcp_listeners`, `arrivals`), and outbound connects (`outbound`). [`WATCHED`] has the probes
-//! that are attached.
+//! (`tcp_listeners`, `arrivals`), outbound connects (`outbound`), and the connections on which
+//! requests come (`connections`). [`WATCHED`] has the probes that are attached.
 //!
 //! - Hook: BTF tracepoint `inet_sock_set_state(const struct sock *sk, const int oldstate, const int
 //!   newstate)`, any context.
@@ -17,17 +17,17 @@ use aya_ebpf::{
     maps::Array,
     programs::BtfTracePointContext,
 };
-use spillway_ebpf::{TCP_LISTEN, WATCHES_CONNECTS, WATCHES_LISTENERS};
+use spillway_ebpf::{TCP_LISTEN, WATCHES_CONNECTS, WATCHES_LISTENERS, WATCHES_REQUESTS};
 
-use crate::{arrivals, kernel_read::Typed, outbound, sock::is_tcp, tcp_listeners};
+use crate::{arrivals, connections, kernel_read::Typed, outbound, sock::is_tcp, tcp_listeners};
 
 const LISTEN: u32 = TCP_LISTEN as u32;
 const TCP_ESTABLISHED: u32 = 1;
 const TCP_SYN_SENT: u32 = 2;
 const TCP_SYN_RECV: u32 = 3;
 
-/// Attached probes, as flags: [`WATCHES_LISTENERS`], [`WATCHES_CONNECTS`]. Counts of others would
-/// never be read.
+/// Attached probes, as flags: [`WATCHES_LISTENERS`], [`WATCHES_CONNECTS`], [`WATCHES_REQUESTS`].
+/// Counts of others would never be read.
 #[map]
 static WATCHED: Array<u32> = Array::with_max_entries(1, 0);
 
@@ -48,6 +48,10 @@ pub fn socket_state(ctx: BtfTracePointContext) -> i32 {
         let sock = ctx.arg(0);
         if watched(WATCHES_LISTENERS) && is_tcp::<Typed>(sock) == Some(true) {
             arrivals::established(sock);
+            // Its connections are known only with their listeners.
+            if watched(WATCHES_REQUESTS) {
+                connections::established(sock);
+            }
         }
     }
     0

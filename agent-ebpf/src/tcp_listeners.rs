@@ -34,7 +34,7 @@ use crate::{
     arrivals,
     atomic::add_u64,
     kernel_read::{
-        Helper, IterMeta, IterTaskFile, Reading as _, count, emit, offset, read_or_zero,
+        Helper, IterMapElem, IterTaskFile, Reading as _, count, emit, offset, read_or_zero,
     },
     shares::{self, Shares},
     sock::{drops_of, established_us, tcp_in_state},
@@ -165,17 +165,9 @@ fn owner(task: *const c_void, file: *const c_void) -> Option<SocketOwnerSample> 
     })
 }
 
-#[repr(C)]
-pub struct IterMapElem {
-    meta: *mut IterMeta,
-    map: *mut c_void,
-    key: *mut u64,
-    value: *mut KnownListener,
-}
-
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/bpf_map_elem")]
-pub extern "C" fn scan_listeners(ctx: *mut IterMapElem) -> i32 {
+pub extern "C" fn scan_listeners(ctx: *mut IterMapElem<u64, KnownListener>) -> i32 {
     // SAFETY: the kernel passes a valid context; key and value are null after the last element.
     let (meta, key, value) = unsafe { ((*ctx).meta, (*ctx).key, (*ctx).value) };
     if key.is_null() || value.is_null() {

@@ -58,7 +58,7 @@ pub use running::{
     ANY_PORT, Printed, Running, STARTS_WITHIN, Scratch, agent, find_metric, http_get, metric,
     run_with, warnings,
 };
-pub use servers::{Program, Servers};
+pub use servers::{Program, Servers, Work};
 pub use syscall_stepper::{Call, Stopped};
 
 /// Program that runs until it is dropped.

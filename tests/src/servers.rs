@@ -33,14 +33,23 @@ def app(environ, start_response):
     return [b'ok']
 ";
 
-/// ASGI application that blocks its loop for `SECS` at each request.
+/// ASGI application that keeps its loop with `work()` at each request.
 const ASGI_APP: &str = "
 async def app(scope, receive, send):
-    time.sleep(SECS)
+    work()
     headers = [(b'content-length', b'2')]
     await send({'type': 'http.response.start', 'status': 200, 'headers': headers})
     await send({'type': 'http.response.body', 'body': b'ok'})
 ";
+
+/// Use that a server makes of its time for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Waits for something else.
+    Waits,
+    /// Computes for so much processor time.
+    Computes,
+}
 
 /// Program without a ready line. It and its children end when it is dropped and when this thread
 /// ends.
@@ -229,14 +238,21 @@ impl Servers {
     }
 
     /// Starts uvicorn, an event loop on one thread, with its own files in `dir`. Each request keeps
-    /// the loop for `takes`, so that its capacity is one request in that time.
+    /// the loop for `takes`, so that its capacity is one request in that time at most.
     ///
     /// # Panics
     ///
     /// Panics if uvicorn does not listen within five seconds.
-    pub fn uvicorn(&self, dir: &Path, addr: SocketAddr, takes: Duration) -> Program {
+    pub fn uvicorn(&self, dir: &Path, addr: SocketAddr, work: Work, takes: Duration) -> Program {
         fs::create_dir_all(dir).expect("making a directory");
-        let app = format!("import time\nSECS = {}\n{ASGI_APP}", takes.as_secs_f64());
+        let secs = takes.as_secs_f64();
+        let work = match work {
+            Work::Waits => format!("time.sleep({secs})"),
+            Work::Computes => format!(
+                "until = time.thread_time() + {secs}\n    while time.thread_time() < until: pass"
+            ),
+        };
+        let app = format!("import time\ndef work():\n    {work}\n{ASGI_APP}");
         fs::write(dir.join("app.py"), app).expect("writing the application");
         let mut command = self.python(UVICORN);
         command.args(["--lifespan=off", "--log-level=error", "--host"]).arg(addr.ip().to_string());

@@ -75,7 +75,7 @@ impl AttachContext<'_> {
             .map_err(|error| error::of_io(&format!("a pass of iter/{kind}"), &error))
     }
 
-    /// Loads an iterator over the elements of a hash map and links it.
+    /// Loads an iterator over the elements of a hash map or an array and links it.
     ///
     /// # Errors
     ///
@@ -100,8 +100,8 @@ impl AttachContext<'_> {
             .map_err(|error| error::of(&at, &error))?;
         let map = match map {
             Some(name) => match self.ebpf.map(name) {
-                Some(Map::HashMap(data)) => Some(data.fd().as_fd()),
-                _ => return Err(broken(&format!("the BPF object has no hash map {name}"))),
+                Some(Map::HashMap(data) | Map::Array(data)) => Some(data.fd().as_fd()),
+                _ => return Err(broken(&format!("the BPF object has no map {name} to walk"))),
             },
             None => None,
         };

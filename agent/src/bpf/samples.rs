@@ -1,6 +1,9 @@
 //! Samples from the bytes that BPF programs write.
 
-use std::{io, io::Read as _};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+};
 
 use aya::Pod;
 use spillway_ebpf::Plain;
@@ -32,21 +35,57 @@ pub fn pass<T: Plain>(
     buffer: &mut Vec<u8>,
     mut each: impl FnMut(T),
 ) -> io::Result<usize> {
-    let mut file = iter.open()?;
-    buffer.resize(READ_BYTES, 0);
-    let mut filled = 0;
+    let mut pass = OpenPass::begin(iter)?;
     loop {
-        match file.read(&mut buffer[filled..]) {
-            Ok(0) => return Ok(filled),
+        if let Some(rest) = pass.read(buffer, &mut each)? {
+            return Ok(rest);
+        }
+    }
+}
+
+/// A pass that is made by one read at a time. Between them the kernel keeps its place, and nothing
+/// is locked.
+#[derive(Debug)]
+pub struct OpenPass {
+    file: File,
+    /// Bytes in the buffer of a sample that is not complete.
+    filled: usize,
+}
+
+impl OpenPass {
+    /// Begins a pass.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the kernel refuses it.
+    pub fn begin(iter: &IterHandle) -> io::Result<Self> {
+        Ok(Self { file: iter.open()?, filled: 0 })
+    }
+
+    /// Reads once, and calls `each` with each sample. `buffer` is the same until the end. Returns
+    /// the number of bytes that were not a complete sample at the end of the pass, and `None`
+    /// before.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the pass ended early.
+    pub fn read<T: Plain>(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        each: impl FnMut(T),
+    ) -> io::Result<Option<usize>> {
+        buffer.resize(READ_BYTES, 0);
+        match self.file.read(&mut buffer[self.filled..]) {
+            Ok(0) => return Ok(Some(self.filled)),
             Ok(count) => {
-                filled += count;
-                decode(&buffer[..filled]).for_each(&mut each);
+                let filled = self.filled + count;
+                decode(&buffer[..filled]).for_each(each);
                 // The kernel writes complete samples; if one is cut, the next read has its rest.
-                let rest = filled % size_of::<T>();
-                buffer.copy_within(filled - rest..filled, 0);
-                filled = rest;
+                self.filled = filled % size_of::<T>();
+                buffer.copy_within(filled - self.filled..filled, 0);
             }
-            // The kernel yields after a million elements and expects another read.
+            // The kernel yields after a million elements, and some programs end a read much sooner:
+            // both expect another one.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -54,6 +93,7 @@ pub fn pass<T: Plain>(
                 ) => {}
             Err(error) => return Err(error),
         }
+        Ok(None)
     }
 }
 

@@ -34,6 +34,7 @@ mod sock_diag;
 mod socket_list;
 mod tcp_listeners;
 mod unix_listeners;
+mod waiting_requests;
 
 pub use crate::bpf::Loss;
 pub use accept_latency::AcceptLatency;

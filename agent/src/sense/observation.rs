@@ -216,7 +216,7 @@ pub struct ListenerFact {
     /// Wait of the connection at the head of the queue; `None` if unknown, 0 on an empty queue.
     #[serde(default)]
     pub oldest_wait_us: Option<u64>,
-    /// Pressure on the service; read only while connections wait, and `None` otherwise.
+    /// Pressure on the service; read only while connections or requests wait, and `None` otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strain: Option<ServicePressureFact>,
 }

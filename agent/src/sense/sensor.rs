@@ -2,7 +2,9 @@
 
 use std::{any::Any, io};
 
-use super::{Fact, Hierarchy, Loss, LossCounters, Observation, OwnSockets};
+use super::{
+    Fact, Hierarchy, Loss, LossCounters, Observation, OwnSockets, waiting_requests::WaitingRequests,
+};
 use crate::bpf::{FallbackChain, Loader, ProbeStatus};
 
 /// One sensor: the probes that it owns, and its constructor, which returns `None` if there is
@@ -55,6 +57,7 @@ pub struct Observations<'a> {
     pub(super) losses: &'a mut LossCounters,
     pub(super) probes: &'a [ProbeStatus],
     pub(super) own: &'a mut Option<OwnSockets>,
+    pub(super) waiting: &'a mut WaitingRequests,
 }
 
 impl Observations<'_> {
@@ -76,9 +79,12 @@ impl Observations<'_> {
     /// Splits into the loss counters and a function that adds facts, for use at the same time.
     /// Facts about the agent's own sockets are dropped.
     pub fn split(&mut self) -> (&mut LossCounters, impl FnMut(Fact)) {
-        let Self { t, facts, losses, own, .. } = self;
+        let Self { t, facts, losses, own, waiting, .. } = self;
         let t = *t;
         let push = move |fact: Fact| {
+            if let Fact::Requests(fact) = &fact {
+                waiting.take(fact);
+            }
             if !own.as_mut().is_some_and(|own| own.owns(&fact)) {
                 facts.push(Observation { t, fact });
             }

@@ -7,6 +7,7 @@ use super::{
     ProcessEventSensor, ProcessEventTotals, ProcessMemorySensor, ProgramList, SENSORS, SocketList,
     TcpListenerSensor, UnixListenerSensor,
     sensor::{Observations, Schedule, Sensor, SensorEntry},
+    waiting_requests::WaitingRequests,
 };
 use crate::bpf::{FallbackChain, Hook, LoadOptions, LoadedBpf, Loader, ProbeStatus};
 
@@ -25,6 +26,7 @@ pub struct Sensors {
     sensors: Vec<Box<dyn Sensor>>,
     losses: LossCounters,
     own: Option<OwnSockets>,
+    waiting: WaitingRequests,
 }
 
 impl Sensors {
@@ -53,7 +55,13 @@ impl Sensors {
     fn over(entries: &[SensorEntry], mut loader: Loader, hierarchy: &Hierarchy) -> Self {
         let sensors =
             entries.iter().filter_map(|entry| (entry.start)(&mut loader, hierarchy)).collect();
-        Self { bpf: loader.finish(), sensors, losses: LossCounters::default(), own: None }
+        Self {
+            bpf: loader.finish(),
+            sensors,
+            losses: LossCounters::default(),
+            own: None,
+            waiting: WaitingRequests::default(),
+        }
     }
 
     /// Status of each probe.
@@ -153,8 +161,8 @@ impl Sensors {
     }
 
     fn read(&mut self, schedule: Schedule, t: f64, facts: &mut Vec<Observation>) {
-        let Self { bpf, sensors, losses, own } = self;
-        let mut out = Observations { t, facts, losses, probes: bpf.statuses(), own };
+        let Self { bpf, sensors, losses, own, waiting } = self;
+        let mut out = Observations { t, facts, losses, probes: bpf.statuses(), own, waiting };
         for sensor in sensors.iter_mut().filter(|sensor| sensor.schedule() == schedule) {
             if let Err(error) = sensor.read(t, &mut out) {
                 out.losses.count_failure(sensor.failure(), &error);

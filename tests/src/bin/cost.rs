@@ -19,6 +19,8 @@ mod far_load;
 mod listeners;
 #[path = "../cost/programs.rs"]
 mod programs;
+#[path = "../cost/requests.rs"]
+mod requests;
 #[path = "../cost/tun.rs"]
 mod tun;
 
@@ -75,6 +77,12 @@ struct Cli {
     /// Measure only listeners and connections
     #[arg(long)]
     listeners: bool,
+    /// Measure only requests on living connections
+    #[arg(long)]
+    requests: bool,
+    /// Measure only the share of its requests that a server keeps on connections that stay open
+    #[arg(long)]
+    keep_alive: bool,
     /// Measure only the share of its accept rate that a server keeps
     #[arg(long)]
     accept_rate: bool,
@@ -125,6 +133,14 @@ fn main() -> anyhow::Result<ExitCode> {
         print(&listeners::rows()?);
         return Ok(ExitCode::SUCCESS);
     }
+    if cli.requests {
+        print(&requests::rows()?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if cli.keep_alive {
+        print(&requests::keep_alive_rows()?);
+        return Ok(ExitCode::SUCCESS);
+    }
     if cli.accept_rate {
         print(&accept_rate::rows()?);
         return Ok(ExitCode::SUCCESS);
@@ -159,6 +175,7 @@ fn main() -> anyhow::Result<ExitCode> {
     rows.push(allocation_loop("the same, drowning in page faults", 4_096, None)?);
 
     rows.extend(listeners::rows()?);
+    rows.extend(requests::rows()?);
     rows.extend(program_rows()?);
 
     let met = rows.iter().all(Row::met);

@@ -21,7 +21,7 @@ use spillway_tests::{Scratch, Servers, overload_live::server::page, own_network}
 
 use crate::{
     Row, Target,
-    connections::{Connects, Programs},
+    connections::{Programs, Watched},
     far_load::FarLoad,
     median, tell,
     tun::{SERVER, Tun},
@@ -75,8 +75,10 @@ fn row(servers: &Servers, what: &str, clients: Clients, page: Vec<u8>) -> anyhow
     let [off, on] = measured.join().map_err(|_| anyhow!("the accept rate's thread panicked"))??;
     let mut kept: Vec<_> = on.iter().zip(&off).map(|(on, off)| on / off * 100.0).collect();
     let measured = median(&mut kept);
-    let (least, most) =
-        (kept[WINDOWS / 2 - sign_test_margin()], kept[WINDOWS / 2 + sign_test_margin()]);
+    let (least, most) = (
+        kept[WINDOWS / 2 - sign_test_margin(WINDOWS)],
+        kept[WINDOWS / 2 + sign_test_margin(WINDOWS)],
+    );
     Ok(Row {
         what: format!("accept rate that a server keeps {what}"),
         measured,
@@ -109,7 +111,7 @@ fn rates(servers: &Servers, clients: Clients, page: &[u8]) -> anyhow::Result<[Ve
     };
     let scratch = Scratch::make("accept-rate");
     let _nginx = servers.nginx(&scratch.0, addr, page);
-    let watched = Programs::load(Connects::Watched)?;
+    let watched = Programs::load(Watched::Connects)?;
     let mut load = Load::start(servers, addr, tun)?;
     sleep(WINDOW_SETTLES * 10);
     let mut rates = [Vec::new(), Vec::new()];
@@ -195,9 +197,9 @@ fn on_last_cpu() -> anyhow::Result<()> {
     }
 }
 
-/// Half-width of the median's 95 % interval, in ranks.
-fn sign_test_margin() -> usize {
-    (0.98 * (WINDOWS as f64).sqrt()).ceil() as usize
+/// Half-width of the 95 % interval of a median of so many, in ranks.
+pub fn sign_test_margin(windows: usize) -> usize {
+    (0.98 * (windows as f64).sqrt()).ceil() as usize
 }
 
 /// Connections accepted so far in this network namespace.

@@ -13,7 +13,9 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use spillway_agent::sense::{AcceptLatency, OutboundSensor, Sensors, TcpListenerSensor, probes};
+use spillway_agent::sense::{
+    AcceptLatency, OutboundSensor, RequestSensor, Sensors, TcpListenerSensor, probes,
+};
 
 use crate::{Row, Target, far_client::FarClient, median, tell, thread_cpu_secs};
 
@@ -38,7 +40,7 @@ struct RawTracepointOpen {
 pub fn rows() -> anyhow::Result<Vec<Row>> {
     tell(&format!("connecting in {TURNS} turns without and with connection tracking"));
     // Runs in a new thread, which moves to its own network namespace.
-    let far = || -> anyhow::Result<[Row; 2]> {
+    let far = || -> anyhow::Result<[Row; 3]> {
         let mut client = FarClient::start()?;
         measure("at its server's end", Some(Target::AtMost(500.0)), || client.connect())
     };
@@ -58,16 +60,17 @@ fn measure(
     ends: &str,
     target: Option<Target>,
     mut connect: impl FnMut() -> anyhow::Result<()>,
-) -> anyhow::Result<[Row; 2]> {
+) -> anyhow::Result<[Row; 3]> {
     let watched = [
         None,
-        Some(Programs::load(Connects::Unwatched)?),
-        Some(Programs::load(Connects::Watched)?),
+        Some(Programs::load(Watched::Listeners)?),
+        Some(Programs::load(Watched::Requests)?),
+        Some(Programs::load(Watched::Connects)?),
     ];
-    let mut nanos: [Vec<f64>; 3] = Default::default();
+    let mut nanos: [Vec<f64>; 4] = Default::default();
     for turn in 0..TURNS {
         // The first in a turn may have an advantage, so the order rotates.
-        for nth in (0..3).map(|nth| (nth + turn) % 3) {
+        for nth in (0..4).map(|nth| (nth + turn) % 4) {
             let attached = watched[nth].as_ref().map(Programs::attach).transpose()?;
             (0..CONNECTIONS / 5).try_for_each(|_| connect())?;
             let before = thread_cpu_secs()?;
@@ -91,25 +94,34 @@ fn measure(
             detail: detail.clone(),
         }
     };
-    let [listeners, both] = rest;
-    Ok([("listeners", listeners), ("listeners and connects", both)].map(row))
+    let [listeners, requests, all] = rest;
+    let rows = [
+        ("listeners", listeners),
+        ("listeners and requests", requests),
+        ("listeners, requests and connects", all),
+    ];
+    Ok(rows.map(row))
 }
 
-/// Tracking of connects in addition to listeners.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Connects {
-    Watched,
-    Unwatched,
+/// Probes that are attached to the path of a connection, each with those before it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Watched {
+    Listeners,
+    Requests,
+    Connects,
 }
 
 /// Programs on the path of a connection, loaded but not attached.
 pub struct Programs(Vec<OwnedFd>);
 
 impl Programs {
-    /// Loads the programs for listeners alone, or for connects as well.
-    pub fn load(connects: Connects) -> anyhow::Result<Self> {
+    /// Loads the programs of these probes.
+    pub fn load(watched: Watched) -> anyhow::Result<Self> {
         let mut hooks = vec![TcpListenerSensor::ITER, AcceptLatency::FEXIT];
-        if connects == Connects::Watched {
+        if watched >= Watched::Requests {
+            hooks.push(RequestSensor::SLOTS);
+        }
+        if watched >= Watched::Connects {
             hooks.push(OutboundSensor::STATES);
         }
         let chains = probes();

@@ -24,6 +24,11 @@ use crate::{
 /// Samples of connections that go on, 100 ms apart.
 const LOOKS: u32 = 40;
 
+/// Interval of turns, and the most that a pass takes here: together less than from one search for
+/// connections to the next.
+const TURN_SECS: f64 = 0.1;
+const TURNS_MAX: u32 = 40;
+
 /// Error that means may have: in flight, and the age of the oldest.
 const IN_FLIGHT_OFF: f64 = 0.05;
 const OLDEST_OFF: f64 = 0.10;
@@ -33,9 +38,21 @@ const MS: fn(u64) -> Duration = Duration::from_millis;
 /// Samples an address. Each sample comes long after the last, so that no pass is put off.
 fn look(sensors: &mut Sensors, t: &mut f64, addr: SocketAddr) -> anyhow::Result<RequestsFact> {
     *t += 1_000.0;
+    look_soon(sensors, t, addr)
+}
+
+/// Samples an address as soon as a pass ends, which may take several turns.
+fn look_soon(sensors: &mut Sensors, t: &mut f64, addr: SocketAddr) -> anyhow::Result<RequestsFact> {
     let addr = addr.to_string();
-    let mut facts = requests(sensors, *t);
-    facts.retain(|fact| *fact.addr == *addr);
+    let mut facts = Vec::new();
+    for _ in 0..TURNS_MAX {
+        facts = requests(sensors, *t);
+        facts.retain(|fact| *fact.addr == *addr);
+        if !facts.is_empty() {
+            break;
+        }
+        *t += TURN_SECS;
+    }
     ensure!(facts.len() == 1, "{} facts are about {addr}, not one", facts.len());
     facts.pop().context("there is one")
 }
@@ -210,4 +227,50 @@ pub fn abandoned(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     }
     ensure!(fact.abandoned_total == Some(9), "{fact:?}: 9 were abandoned");
     Ok(Seen { events: 13, detail: "5 unread, 3 read, 4 answered before they left".to_owned() })
+}
+
+/// Connections that come between two searches of open files, and some that wait for accept()
+/// first: those that are accepted are seen, each once, until they close.
+pub fn newcomers(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    const COUNT: usize = 20;
+    let sensors = on(prepared, rung)?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let addr = listener.local_addr()?;
+    let connect = || -> anyhow::Result<TcpStream> {
+        let mut client = TcpStream::connect(addr)?;
+        client.write_all(b"question")?;
+        Ok(client)
+    };
+    let first = connect()?;
+    let (_first, _) = listener.accept()?;
+    let mut t = later();
+    look(sensors, &mut t, addr)?;
+    // A search that has begun ends.
+    for _ in 0..TURNS_MAX / 2 {
+        t += TURN_SECS;
+        requests(sensors, t);
+    }
+    let clients = (0..COUNT).map(|_| connect()).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut servers = (0..COUNT / 2).map(|_| listener.accept()).collect::<Result<Vec<_>, _>>()?;
+    let seen = |fact: &RequestsFact| (fact.connections, fact.in_flight, fact.unread);
+    let of = |count: usize| (Some(count as u32 + 1), count as u32 + 1, count as u32 + 1);
+    let mut wait_for = |count: usize, what: &str| -> anyhow::Result<()> {
+        let mut fact = look_soon(sensors, &mut t, addr)?;
+        if seen(&fact) != of(count) {
+            // A pass that began before.
+            t += TURN_SECS;
+            fact = look_soon(sensors, &mut t, addr)?;
+        }
+        ensure!(seen(&fact) == of(count), "{fact:?}: {} are {what}", count + 1);
+        t += TURN_SECS;
+        Ok(())
+    };
+    // `sock_diag` counts those that wait too.
+    wait_for(if is_bpf(rung) { COUNT / 2 } else { COUNT }, "accepted")?;
+    servers.extend((0..COUNT / 2).map(|_| listener.accept()).collect::<Result<Vec<_>, _>>()?);
+    wait_for(COUNT, "accepted by now")?;
+    servers.truncate(COUNT / 4);
+    wait_for(COUNT / 4, "open still")?;
+    drop((first, clients));
+    Ok(Seen { events: COUNT as u64, detail: format!("{COUNT} came, half of them waited") })
 }

@@ -13,7 +13,7 @@ use std::{
 
 use serde_json::Value;
 use spillway_tests::{
-    ANY_PORT, Program, Running, Scratch, Servers, is_root, now, own_network, run_with, skip,
+    ANY_PORT, Program, Running, Scratch, Servers, Work, is_root, now, own_network, run_with, skip,
     wait_for,
 };
 
@@ -132,12 +132,26 @@ const REQUESTS_CLAIMED_WITHIN: Duration = Duration::from_secs(5);
 #[test]
 fn uvicorn_at_capacity_on_open_connections_is_claimed() {
     let test = "uvicorn_at_capacity_on_open_connections_is_claimed";
-    let Some(servers) = servers(test) else { return };
+    let Some(scarce) = scarce_at_capacity(test, Work::Waits) else { return };
+    assert_ne!(scarce, "cpu");
+}
+
+#[test]
+fn uvicorn_that_computes_at_capacity_is_short_of_cpu() {
+    let test = "uvicorn_that_computes_at_capacity_is_short_of_cpu";
+    let Some(scarce) = scarce_at_capacity(test, Work::Computes) else { return };
+    assert_eq!(scarce, "cpu");
+}
+
+/// Loads a server with more than it can do, until it is claimed and then cleared; returns what the
+/// last claim says is scarce.
+fn scarce_at_capacity(test: &str, work: Work) -> Option<Value> {
+    let servers = servers(test)?;
     let scratch = Scratch::make("uvicorn");
     let watching = Watching::start(&scratch);
     own_network().expect("root can create a network namespace");
     let addr = SocketAddr::from(([127, 0, 0, 1], 8_000));
-    let _server = servers.uvicorn(&scratch.0.join("app"), addr, TAKES);
+    let _server = servers.uvicorn(&scratch.0.join("app"), addr, work, TAKES);
     let (name, load) = (addr.to_string(), |connections| {
         Program::start(&mut servers.keep_alive_wrk(addr, connections, LOAD_SECS))
     });
@@ -154,9 +168,11 @@ fn uvicorn_at_capacity_on_open_connections_is_claimed() {
     wait_for(2 * LOAD_TIME, ended).expect("wrk ends by itself");
     let verdicts = watching.verdicts(&name);
     assert!(verdicts.iter().all(|verdict| verdict["state"] != "cleared"), "{verdicts:?}");
+    let scarce = verdicts.last().map(|verdict| verdict["scarce"].clone());
     let cleared = watching.wait_until(&name, "cleared", CLEARED_WITHIN);
     println!("{}", cleared["why"]);
     watching.stop();
+    scarce
 }
 
 const LOAD_TIME: Duration = Duration::from_secs(LOAD_SECS as u64);

@@ -3,35 +3,38 @@
 //!
 //! The accept queue says nothing of these. The kernel keeps for each socket when data last came and
 //! was last sent, and how much is unread; `connection` makes a request in flight out of that, and
-//! `table` the counts of each address. With BPF a pass over open files samples the connections of
-//! known listeners, in every network namespace; without it `sock_diag` has the same times, rounded,
-//! and those that wait for accept() too. Passes are paced by what they cost, see `pace`.
+//! `table` the counts of each address. With BPF a pass samples the connections of known listeners,
+//! in every network namespace: those in a map, see `slots`, or those among all open files. Without
+//! it `sock_diag` has the same times, rounded, and those that wait for accept() too. Passes are
+//! paced by what they cost, see `pace`, and made in pieces, see `passes`.
 //!
 //! The length of a tick is the resolution of the kernel's coarse clock, which it defines as one
 //! tick: neither a configuration file nor a calibration is needed.
 
 mod connection;
 mod pace;
+mod passes;
+mod slots;
 mod table;
 
 use std::{collections::HashSet, io, net::SocketAddr};
 
-use nix::time::{ClockId, clock_getres, clock_gettime};
-use spillway_ebpf::RequestSample;
+use nix::time::{ClockId, clock_getres};
+use spillway_ebpf::WATCHES_REQUESTS;
 
 use super::{
     CgroupPaths, Fact, Hierarchy, Loss, LossCounters, RequestsFact,
-    addr::inet_addr,
     sensor::{Observations, Schedule, Sensor},
     sock_diag::{Kinds, SockDiag},
 };
 use crate::bpf::{
-    Fallback, FallbackChain, Hook, IterHandle, Loader, Need, Probe, btf_offsets::members,
-    kernel_offset::KernelOffset, pass,
+    Fallback, FallbackChain, Hook, Loader, Need, Probe, btf_offsets::members,
+    kernel_offset::KernelOffset,
 };
 use connection::PeerConnection;
 use pace::RequestPace;
-use table::RequestTable;
+use passes::{EndedPass, Passes, thread_secs};
+use table::{RequestTable, SYSTEM};
 
 /// Time for which network namespaces are cached by `sock_diag`. A guess: finding new ones takes a
 /// walk over every process.
@@ -59,12 +62,20 @@ const READS: &[KernelOffset] = &[
     members::TCP_WRITE_SEQ,
     members::TCP_SND_WL1,
     members::TCP_BYTES_RECEIVED,
+    // Of the visits of known connections.
+    members::SOCK_SOCKET,
     // Of the program that reads by helper alone.
     members::FILE_INODE,
     members::FILE_PRIVATE_DATA,
     members::INODE_MODE,
     members::SOCK_PROTOCOL,
 ];
+
+/// Loss of a pass over every open file.
+const FILES_LACK: &str = "requests are read less often on hosts with very many open files";
+
+/// Without it users share the room of their namespace.
+const MAY_READ: &[KernelOffset] = &[members::SOCK_UID];
 
 /// Reads the requests on the connections of every listener.
 pub struct RequestSensor {
@@ -82,10 +93,12 @@ pub struct PassCost {
     pub passes: u64,
     /// Processor time of all.
     pub secs: f64,
+    /// Longest processor time in one turn of the loop.
+    pub longest_turn_secs: f64,
 }
 
 enum RequestSource {
-    Bpf(IterHandle, Vec<u8>),
+    Bpf(Passes),
     SockDiag(Box<DiagSource>),
 }
 
@@ -97,6 +110,8 @@ struct DiagSource {
 }
 
 impl RequestSensor {
+    /// `iter/bpf_map_elem` over known connections.
+    pub const SLOTS: Hook = Hook::new("request_slots");
     /// `iter/task_file`, reading sockets by plain loads.
     pub const ITER: Hook = Hook::new("request_iter");
     /// `iter/task_file`, reading sockets by helper.
@@ -107,17 +122,34 @@ impl RequestSensor {
         probe: Probe::Requests,
         fallbacks: &[
             Fallback::bpf(
+                Self::SLOTS,
+                "iter/bpf_map_elem, iter/task_file, tp_btf inet_sock_set_state",
+                &[
+                    Need::Iterator("bpf_map_elem"),
+                    Need::Iterator("task_file"),
+                    Need::Tracepoint("inet_sock_set_state"),
+                    Need::Probe(Probe::AcceptQueue),
+                ],
+            )
+            .watching(WATCHES_REQUESTS)
+            .reading(READS)
+            .reading_if_present(MAY_READ),
+            Fallback::bpf(
                 Self::ITER,
                 "iter/task_file, bpf_sock_from_file",
                 &[Need::Iterator("task_file"), Need::Probe(Probe::AcceptQueue)],
             )
-            .reading(READS),
+            .reading(READS)
+            .reading_if_present(MAY_READ)
+            .lacking(FILES_LACK),
             Fallback::bpf(
                 Self::ITER_HELPER,
                 "iter/task_file, bpf_probe_read_kernel",
                 &[Need::Iterator("task_file"), Need::Probe(Probe::AcceptQueue)],
             )
-            .reading(READS),
+            .reading(READS)
+            .reading_if_present(MAY_READ)
+            .lacking(FILES_LACK),
             Fallback::without_bpf(Hook::new("request_diag"), "sock_diag").lacking(
                 "a request that comes within a tick of the response before it is seen only while \
                  it is unread, and, without CAP_SYS_ADMIN, none in other network namespaces",
@@ -125,15 +157,19 @@ impl RequestSensor {
         ],
     };
 
-    /// Attaches the iterator, or uses `sock_diag`.
+    /// Attaches the iterators, or uses `sock_diag`.
     pub fn start(bpf: &mut Loader, hierarchy: &Hierarchy) -> Self {
-        let iter = bpf.attach(&Self::PROBE, |context, hook| {
-            let program =
-                if hook == Self::ITER { "list_requests" } else { "list_requests_by_helper" };
-            context.iter(program, "task_file")
+        let passes = bpf.attach(&Self::PROBE, |context, hook| match hook {
+            Self::SLOTS => Passes::over_slots(context),
+            Self::ITER => Passes::over_files(context, "list_requests"),
+            _ => Passes::over_files(context, "list_requests_by_helper"),
         });
-        let source = match iter {
-            Some(iter) => RequestSource::Bpf(iter, Vec::new()),
+        let table = match &passes {
+            Some(passes) if passes.has_slots() => RequestTable::of_slots(),
+            _ => RequestTable::default(),
+        };
+        let source = match passes {
+            Some(passes) => RequestSource::Bpf(passes),
             None => RequestSource::SockDiag(Box::new(DiagSource {
                 sockets: SockDiag::of(Kinds::Tcp, None),
                 cgroups: CgroupPaths::new(hierarchy.clone()),
@@ -141,7 +177,7 @@ impl RequestSensor {
                 listeners: HashSet::new(),
             })),
         };
-        let (table, pace) = (RequestTable::default(), RequestPace::default());
+        let pace = RequestPace::default();
         Self { source, table, pace, tick_ns: tick_ns(), cost: PassCost::default() }
     }
 
@@ -150,40 +186,47 @@ impl RequestSensor {
         self.cost
     }
 
-    /// Makes a pass if one is due, and passes on a fact for each address.
+    /// Makes a pass or a part of one if that is due. At its end passes on a fact for each address.
     fn scan(
         &mut self,
         now: f64,
         losses: &mut LossCounters,
         mut each: impl FnMut(RequestsFact),
     ) -> io::Result<()> {
-        if !self.pace.is_due(now) {
-            return Ok(());
-        }
+        let is_due = self.pace.is_due(now);
         let before = thread_secs();
         let Self { source, table, tick_ns, .. } = self;
-        table.begin(now);
-        let read = match source {
-            RequestSource::Bpf(iter, buffer) => pass(iter, buffer, |sample: RequestSample| {
-                let address = inet_addr(sample.family, sample.addr, sample.port);
-                let connection = PeerConnection::from_sample(&sample, *tick_ns);
-                table.add((sample.netns, address), &connection);
-            })
-            .map(|rest| losses.count_short_read(rest)),
-            RequestSource::SockDiag(source) => source.read(now, losses, table),
+        let (ended, read) = match source {
+            RequestSource::Bpf(passes) => match passes.turn(now, is_due, *tick_ns, table, losses) {
+                Ok(ended) => (ended, Ok(())),
+                Err(error) => (None, Err(error)),
+            },
+            RequestSource::SockDiag(_) if !is_due => (None, Ok(())),
+            RequestSource::SockDiag(source) => {
+                table.begin(now);
+                let read = source.read(now, losses, table);
+                (Some(EndedPass { began: now, secs: thread_secs() - before }), read)
+            }
         };
-        let mut is_calm = true;
-        let (connections, left_out) = table.end(|fact| {
-            is_calm &= fact.in_flight == 0;
-            each(fact);
-        });
-        if left_out > 0 {
-            losses.count(Loss::RequestsLeftOut);
+        if let Some(EndedPass { began, secs }) = ended {
+            let mut is_calm = true;
+            let before_end = thread_secs();
+            let (connections, left_out) = table.end(|fact| {
+                is_calm &= fact.in_flight == 0;
+                each(fact);
+            });
+            if left_out > 0 {
+                losses.count(Loss::RequestsLeftOut);
+            }
+            self.cost.passes += 1;
+            self.pace.rest(began, secs + thread_secs() - before_end, connections, is_calm);
         }
-        let took_secs = thread_secs() - before;
-        self.cost.passes += 1;
-        self.cost.secs += took_secs;
-        self.pace.rest(now, took_secs, connections, is_calm);
+        let turn_secs = thread_secs() - before;
+        if read.is_err() && is_due {
+            self.pace.rest(now, turn_secs, 0, false);
+        }
+        self.cost.secs += turn_secs;
+        self.cost.longest_turn_secs = self.cost.longest_turn_secs.max(turn_secs);
         read
     }
 }
@@ -218,7 +261,7 @@ impl DiagSource {
         listeners.clear();
         sockets.each_connection(refresh, cgroups, losses, listeners, |listener, response| {
             if let Some(connection) = PeerConnection::from_response(response) {
-                table.add(listener, &connection);
+                table.add(listener, SYSTEM, &connection);
             }
         })
     }
@@ -233,21 +276,17 @@ fn tick_ns() -> u64 {
         .unwrap_or(TICK_NS_DEFAULT)
 }
 
-/// Returns the processor time of this thread so far. Time in which a busy host ran something else
-/// is no cost, and must not blind the agent.
-fn thread_secs() -> f64 {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
-        .map_or(0.0, |time| time.tv_sec() as f64 + time.tv_nsec() as f64 / 1e9)
-}
-
 /// Returns the addresses in samples, for the fuzz target.
 #[cfg(any(test, fuzzing))]
-pub(super) fn addresses(samples: impl Iterator<Item = RequestSample>) -> Vec<std::sync::Arc<str>> {
+pub(super) fn addresses(
+    samples: impl Iterator<Item = spillway_ebpf::RequestSample>,
+) -> Vec<std::sync::Arc<str>> {
     let mut table = RequestTable::default();
     table.begin(0.0);
     for sample in samples {
-        let address = inet_addr(sample.family, sample.addr, sample.port);
-        table.add((sample.netns, address), &PeerConnection::from_sample(&sample, TICK_NS_DEFAULT));
+        let address = super::addr::inet_addr(sample.family, sample.addr, sample.port);
+        let connection = PeerConnection::from_sample(&sample, TICK_NS_DEFAULT);
+        table.add((sample.netns, address), sample.share, &connection);
     }
     let mut addresses = Vec::new();
     table.end(|fact| addresses.push(fact.addr));

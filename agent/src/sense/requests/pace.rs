@@ -1,6 +1,5 @@
 //! Pace of passes over every connection: each rests for long enough that passes together stay under
-//! a share of one core. A pass visits every open file of the host, so that a calm host with few
-//! connections spends a smaller one.
+//! a share of one core. A calm host with few connections spends a smaller one.
 
 /// Share of one core for hosts with up to [`FEW`] connections.
 const SHARE_OF_FEW: f64 = 0.005;
@@ -12,6 +11,9 @@ const SHARE_OF_MANY: f64 = 0.01;
 /// overload is noticed a second later at most.
 const SHARE_OF_CALM: f64 = 0.001;
 const CALM_SECS_MAX: f64 = 1.0;
+
+/// Part of the share that finds connections which nobody noted, if others are visited.
+pub(super) const SHARE_OF_FINDING: f64 = 0.1;
 
 const FEW: f64 = 10_000.0;
 const MANY: f64 = 100_000.0;
@@ -35,6 +37,11 @@ impl RequestPace {
         let calm_secs = if is_calm { took_secs / SHARE_OF_CALM } else { 0.0 };
         self.due = now + rest_secs.max(calm_secs.min(CALM_SECS_MAX));
     }
+}
+
+/// Returns the rest of a pass that only finds connections, of which so many are known.
+pub(super) fn rest_of_finding(took_secs: f64, connections: usize) -> f64 {
+    took_secs / (share(connections) * SHARE_OF_FINDING)
 }
 
 fn share(connections: usize) -> f64 {

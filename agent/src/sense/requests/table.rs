@@ -8,21 +8,22 @@
 //! waits for the response counts as gone, because the kernel shows no difference.
 //!
 //! Cold start: the first pass counts nothing as answered or abandoned. Connections are bounded by
-//! [`CONNECTIONS_MAX`]; beyond that the state of a pass is still exact, unless several processes
-//! hold one connection, and the totals miss some. Addresses are bounded by [`ADDRESSES_MAX`] and by
-//! time, [`FORGET_SECS`]; a forgotten one begins at 0 again.
+//! [`FOLLOWED_MAX`]; beyond that the state of a pass is still exact, unless several processes hold
+//! one connection, and the totals miss some. Addresses are bounded by [`ADDRESSES_MAX`], and in
+//! time by [`FORGET_SECS`]; a forgotten one begins at 0 again. A quarter of either is for the
+//! system, and no other owner gets more than a quarter of the addresses: users cannot hide a
+//! service.
 
 use std::{collections::hash_map::Entry, net::SocketAddr, sync::Arc};
 
 use foldhash::HashMap;
-use spillway_ebpf::LISTENERS_MAX;
+use spillway_ebpf::{CONNECTIONS_MAX, LISTENERS_MAX};
 
 use super::connection::PeerConnection;
 use crate::sense::RequestsFact;
 
-/// Maximum number of connections that are followed from pass to pass: a third more than the most
-/// that passes are paced for. They take 6 MiB.
-pub(super) const CONNECTIONS_MAX: usize = 1 << 17;
+/// Maximum number of connections that are followed from pass to pass. They take 6 MiB.
+pub(super) const FOLLOWED_MAX: usize = CONNECTIONS_MAX as usize;
 
 /// Maximum number of addresses: the known listeners.
 const ADDRESSES_MAX: usize = LISTENERS_MAX as usize;
@@ -34,6 +35,9 @@ const FORGET_SECS: f64 = 600.0;
 /// Age from which data came in a tick that is over: two ticks of the longest, 10 ms.
 const SETTLED_US: u64 = 20_000;
 
+/// Owner that [`spillway_ebpf::share_of`] gives to the system.
+pub(super) const SYSTEM: u64 = 0;
+
 /// Network namespace and address of a listener.
 pub(super) type ListenerKey = (u32, SocketAddr);
 
@@ -44,8 +48,12 @@ pub(super) struct RequestTable {
     /// Places in `addresses`.
     places: HashMap<ListenerKey, usize>,
     /// Listener and place of the last connection: the next one is often its neighbour.
-    latest: Option<(ListenerKey, usize)>,
+    latest: Option<(ListenerKey, Option<usize>)>,
+    /// Number of addresses by owner.
+    owners: HashMap<u64, usize>,
     connections: HashMap<u64, KnownConnection>,
+    /// Set if connections come from slots, which bound and share their number.
+    has_slots: bool,
     /// Number of the current pass, from 1.
     pass: u32,
     /// Start of the current pass.
@@ -71,6 +79,8 @@ struct KnownConnection {
 #[derive(Debug)]
 struct RequestAddress {
     listener: ListenerKey,
+    /// Owner of the first connection.
+    share: u64,
     text: Arc<str>,
     now: RequestCounts,
     /// Set if the last pass saw a connection.
@@ -94,6 +104,11 @@ struct RequestCounts {
 }
 
 impl RequestTable {
+    /// Creates a table of connections that have slots.
+    pub(super) fn of_slots() -> Self {
+        Self { has_slots: true, ..Self::default() }
+    }
+
     /// Begins a pass at `now`, in seconds on any monotonic clock.
     pub(super) fn begin(&mut self, now: f64) {
         self.now = now;
@@ -101,20 +116,38 @@ impl RequestTable {
         self.left_out = 0;
     }
 
+    /// Returns whether a socket was in the last pass.
+    pub(super) fn follows(&self, socket: u64) -> bool {
+        self.connections.contains_key(&socket)
+    }
+
+    /// Number of connections that are followed.
+    pub(super) fn followed(&self) -> usize {
+        self.connections.len()
+    }
+
     /// Adds a connection that came to a listener. One that is added again in the same pass, because
-    /// another process holds it too, is ignored.
-    pub(super) fn add(&mut self, listener: ListenerKey, connection: &PeerConnection) {
-        let Some(place) = self.place(listener) else { return self.left_out += 1 };
-        let Self { addresses, connections, pass, now, is_warm, left_out, .. } = self;
-        let Some(address) = addresses.get_mut(place) else { return };
-        let is_full = connections.len() >= CONNECTIONS_MAX;
+    /// another process holds it too, is ignored, and false returned.
+    pub(super) fn add(
+        &mut self,
+        listener: ListenerKey,
+        share: u64,
+        connection: &PeerConnection,
+    ) -> bool {
+        let Some(place) = self.place(listener, share) else {
+            self.left_out += 1;
+            return true;
+        };
+        let Self { addresses, connections, has_slots, pass, now, is_warm, left_out, .. } = self;
+        let Some(address) = addresses.get_mut(place) else { return true };
+        let is_full = !*has_slots && connections.len() >= room_for(share, FOLLOWED_MAX);
         let entry = connections.entry(connection.socket);
         let before = match &entry {
             Entry::Occupied(known) => Some(*known.get()),
             Entry::Vacant(_) => None,
         };
         if before.is_some_and(|before| before.pass == *pass) {
-            return;
+            return false;
         }
         let before = before.filter(|before| before.peer_port == connection.peer_port);
         let is_in_flight = connection.is_in_flight
@@ -140,34 +173,51 @@ impl RequestTable {
             Entry::Vacant(_) if is_full => *left_out += 1,
             Entry::Vacant(entry) => drop(entry.insert(known)),
         }
+        true
     }
 
     /// Returns the place of an address, new or not; `None` if there are too many.
-    fn place(&mut self, listener: ListenerKey) -> Option<usize> {
+    fn place(&mut self, listener: ListenerKey, share: u64) -> Option<usize> {
         if let Some((latest, place)) = self.latest
             && latest == listener
         {
-            return Some(place);
+            return place;
         }
-        let place = match self.places.get(&listener) {
-            Some(place) => *place,
-            None if self.addresses.len() >= ADDRESSES_MAX => return None,
-            None => {
-                self.addresses.push(RequestAddress::new(listener));
-                self.places.insert(listener, self.addresses.len() - 1);
-                self.addresses.len() - 1
+        let place = self.places.get(&listener).copied().or_else(|| {
+            let own = self.owners.get(&share).copied().unwrap_or(0);
+            let is_share_full = share != SYSTEM && own >= ADDRESSES_MAX / 4;
+            if is_share_full || self.addresses.len() >= room_for(share, ADDRESSES_MAX) {
+                return None;
             }
-        };
+            self.owners.insert(share, own + 1);
+            let place = self.addresses.len();
+            self.addresses.push(RequestAddress::new(listener, share));
+            self.places.insert(listener, place);
+            Some(place)
+        });
         self.latest = Some((listener, place));
-        Some(place)
+        place
     }
 
     /// Ends a pass: forgets connections that are gone, and passes on a fact for each address that
     /// has connections or had some at the last pass. Returns the number of connections, and how
     /// many of them were not followed.
     pub(super) fn end(&mut self, mut each: impl FnMut(RequestsFact)) -> (usize, u64) {
-        let Self { addresses, places, latest, connections, pass, now, is_warm, left_out } = self;
+        let Self {
+            addresses,
+            places,
+            latest,
+            owners,
+            connections,
+            pass,
+            now,
+            is_warm,
+            left_out,
+            ..
+        } = self;
         *is_warm = true;
+        // One that was refused may find room in the next pass.
+        *latest = latest.filter(|(_, place)| place.is_some());
         connections.retain(|_, known| known.pass == *pass);
         if connections.capacity() > 8 * connections.len() {
             connections.shrink_to(2 * connections.len());
@@ -185,9 +235,16 @@ impl RequestTable {
         if addresses.len() < before {
             *latest = None;
             *places = addresses.iter().map(|one| one.listener).zip(0..).collect();
+            owners.clear();
+            addresses.iter().for_each(|one| *owners.entry(one.share).or_default() += 1);
         }
         (seen, *left_out)
     }
+}
+
+/// Returns the part of all room that an owner finds before it is full.
+fn room_for(share: u64, all: usize) -> usize {
+    if share == SYSTEM { all } else { all / 4 * 3 }
 }
 
 /// Returns whether a request that was in flight at the last pass is so still although the times
@@ -217,9 +274,10 @@ fn is_answered(
 }
 
 impl RequestAddress {
-    fn new(listener: ListenerKey) -> Self {
+    fn new(listener: ListenerKey, share: u64) -> Self {
         Self {
             listener,
+            share,
             text: Arc::from(listener.1.to_string()),
             now: RequestCounts::default(),
             was_seen: false,
@@ -304,7 +362,9 @@ mod tests {
         fn make(&mut self, connections: &[PeerConnection]) -> RequestsFact {
             self.t += 1.0;
             self.table.begin(self.t);
-            connections.iter().for_each(|one| self.table.add(LISTENER, one));
+            for one in connections {
+                self.table.add(LISTENER, SYSTEM, one);
+            }
             let mut facts = Vec::new();
             self.table.end(|fact| facts.push(fact));
             assert_eq!(facts.len(), 1, "{facts:?}");
@@ -408,14 +468,48 @@ mod tests {
 
     #[test]
     fn connections_beyond_the_limit_are_counted_but_not_followed() {
+        const USER: u64 = 1 << 32 | 1_000;
         let mut table = RequestTable::default();
         for pass in 1..=2 {
             table.begin(f64::from(pass));
-            (0..CONNECTIONS_MAX as u64 + 5).for_each(|n| table.add(LISTENER, &waiting(n, 1)));
+            for n in 0..FOLLOWED_MAX as u64 + 5 {
+                assert!(table.add(LISTENER, USER, &waiting(n, 1)));
+                assert!(n != 0 || !table.add(LISTENER, USER, &waiting(n, 1)), "a repeat");
+            }
+            let service = FOLLOWED_MAX as u64 + 9;
+            assert!(table.add(LISTENER, SYSTEM, &waiting(service, 1)));
             let mut in_flight = 0;
             let ended = table.end(|fact| in_flight = fact.in_flight as usize);
-            assert_eq!(ended, (CONNECTIONS_MAX + 5, 5));
-            assert_eq!(in_flight, CONNECTIONS_MAX + 5);
+            let left_out = FOLLOWED_MAX as u64 / 4 + 5;
+            assert_eq!(ended, (FOLLOWED_MAX + 6, left_out));
+            assert_eq!(in_flight, FOLLOWED_MAX + 6);
+            assert!(table.follows(service), "the system's quarter is free");
+            assert!(table.follows(0) && !table.follows(service - 5));
         }
+    }
+
+    #[test]
+    fn user_with_many_addresses_leaves_room_for_others() {
+        let mut table = RequestTable::default();
+        let at = |n: usize| (n as u32, LISTENER.1);
+        table.begin(1.0);
+        let mut add = |users: std::ops::Range<usize>, share| {
+            for n in users {
+                table.add(at(n), share, &waiting(n as u64, 1));
+            }
+            table.addresses.len()
+        };
+        assert_eq!(add(0..ADDRESSES_MAX, 1 << 32 | 1_000), ADDRESSES_MAX / 4);
+        let more = (1..=4).map(|user| {
+            let from = user * ADDRESSES_MAX;
+            add(from..from + ADDRESSES_MAX, 1 << 32 | (1_000 + user as u64))
+        });
+        assert_eq!(more.last(), Some(ADDRESSES_MAX / 4 * 3));
+        let from = 9 * ADDRESSES_MAX;
+        assert_eq!(add(from..from + 10, SYSTEM), ADDRESSES_MAX / 4 * 3 + 10);
+        table.end(|_| ());
+        table.begin(2.0 + FORGET_SECS);
+        table.end(|_| ());
+        assert!(table.addresses.is_empty() && table.owners.is_empty());
     }
 }

@@ -32,9 +32,10 @@ use super::{
     outside::{Outside, listens_at},
     overflows::{DropRise, Overflows},
     sensor::{Observations, Schedule, Sensor},
-    service_pressure::ServicePressureSensor,
+    service_pressure::{ServicePressureSensor, Waiting},
     shares::{self, Shares},
     sock_diag::{DiagListener, Kinds, SockDiag},
+    waiting_requests::WaitingRequests,
 };
 use crate::bpf::{
     Fallback, FallbackChain, Hook, IterHandle, Loader, Need, Probe, SharedStruct,
@@ -216,6 +217,7 @@ impl TcpListenerSensor {
     fn scan(
         &mut self,
         now: f64,
+        waiting: &WaitingRequests,
         losses: &mut LossCounters,
         each: impl FnMut(ListenerFact),
     ) -> io::Result<()> {
@@ -228,7 +230,7 @@ impl TcpListenerSensor {
                 if refresh {
                     source.find_owners(&self.cgroups, losses)?;
                 }
-                source.scan(now, refresh, &self.cgroups, losses, each)
+                source.scan(now, refresh, waiting, &self.cgroups, losses, each)
             }
             TcpSource::SockDiag(sockets) => {
                 sockets.scan(refresh, &self.cgroups, losses, |_| true, each)
@@ -247,8 +249,12 @@ impl Sensor for TcpListenerSensor {
     }
 
     fn read(&mut self, now: f64, out: &mut Observations<'_>) -> io::Result<()> {
+        let waiting = std::mem::take(out.waiting);
         let (losses, mut push) = out.split();
-        self.scan(now, losses, |fact| push(Fact::Listener(fact)))
+        let scanned = self.scan(now, &waiting, losses, |fact| push(Fact::Listener(fact)));
+        drop(push);
+        *out.waiting = waiting;
+        scanned
     }
 }
 
@@ -275,6 +281,7 @@ impl BpfSource {
         &mut self,
         now: f64,
         refresh: bool,
+        waiting: &WaitingRequests,
         cgroups: &CgroupPaths,
         losses: &mut LossCounters,
         mut each: impl FnMut(ListenerFact),
@@ -330,8 +337,8 @@ impl BpfSource {
             let shares = sharing.get(&listener.address()).is_some_and(|sockets| *sockets > 1);
             let rise = listener.rise(&sample);
             let mut fact = listener.fact(&sample, shares, probes.sojourns.as_ref());
-            if waits(&fact) {
-                fact.strain = pressure.read(now, listener.pid(), listener.holders());
+            if let Some(waiting) = waiting_at(&fact, waiting) {
+                fact.strain = pressure.read(now, waiting, listener.pid(), listener.holders());
             }
             match rise {
                 Some(rise) => dropped.push(Dropped { sock: sample.sock, fact, rise }),
@@ -418,13 +425,17 @@ impl BpfSource {
     }
 }
 
-/// Returns whether connections wait longer than it takes to wake a thread, so that it is worth
-/// examining their service.
-fn waits(fact: &ListenerFact) -> bool {
-    match fact.oldest_wait_us {
+/// Returns what waits at a listener longer than it takes to wake a thread, so that it is worth
+/// examining its service.
+fn waiting_at(fact: &ListenerFact, requests: &WaitingRequests) -> Option<Waiting> {
+    let has_connections = match fact.oldest_wait_us {
         Some(us) => us >= WAITS_MIN_US,
         None => fact.backlog > 1,
+    };
+    if has_connections {
+        return Some(Waiting::Connections);
     }
+    requests.wait_at(fact.netns, &fact.addr).then_some(Waiting::Requests)
 }
 
 /// Removes a closed socket from the number of those at its address.

@@ -1,0 +1,282 @@
+//! Passes over connections with BPF: over those in the map of them, or over every open file.
+//!
+//! A pass goes on at each turn of the loop for [`TURN_SECS`] at most, so that however many
+//! connections there are, nothing else waits for long; its counts are then those of some tenths of
+//! a second. With the map, a pass over open files only finds the connections that nobody noted,
+//! beside the visits and at a tenth of their cost. The first one comes before the first visit: what
+//! was there before the agent is not news.
+
+use std::{io, time::Duration};
+
+use aya::maps::{Array, MapData, PerCpuArray};
+use nix::time::{ClockId, clock_gettime};
+use spillway_ebpf::{
+    ConnectionChunk, NEW_CONNECTIONS_KEPT, NewConnection, NewConnections, RequestSample,
+    TCP_NOT_ACCEPTED,
+};
+
+use super::{connection::PeerConnection, pace, slots::ConnectionSlots, table::RequestTable};
+use crate::{
+    bpf::{AttachContext, IterHandle, OpenPass, SharedStruct, Unavailable},
+    sense::{Loss, LossCounters, addr::inet_addr},
+};
+
+/// Processor time of a pass in one turn of the loop. A guess: a twentieth of the shortest interval.
+const TURN_SECS: f64 = 0.004;
+
+/// The same of a pass that only finds connections.
+const FINDING_SECS: f64 = 0.001;
+
+/// Shortest time between two of those.
+const FIND_EVERY: Duration = Duration::from_secs(10);
+
+/// Passes over connections.
+pub(super) struct Passes {
+    files: SampleWalk,
+    visits: Option<Box<Visits>>,
+    /// Start of the pass that goes on.
+    began: Option<f64>,
+    /// Processor time since the last pass ended, except for finding.
+    spent_secs: f64,
+}
+
+/// Visits of the connections in the map.
+struct Visits {
+    walk: SampleWalk,
+    slots: ConnectionSlots,
+    map: Array<MapData, SharedStruct<ConnectionChunk>>,
+    noted: PerCpuArray<MapData, SharedStruct<NewConnections>>,
+    /// Number of connections that each CPU has noted so far.
+    noted_totals: Vec<u64>,
+    has_found_once: bool,
+    find_due: f64,
+    find_began: Option<f64>,
+    finding_secs: f64,
+}
+
+/// A pass that has ended.
+pub(super) struct EndedPass {
+    /// Time at which it began.
+    pub(super) began: f64,
+    /// Processor time that it may rest for.
+    pub(super) secs: f64,
+}
+
+impl Passes {
+    /// Attaches the iterator over the map of connections, and one over open files to find them.
+    pub(super) fn over_slots(context: &mut AttachContext<'_>) -> Result<Self, Unavailable> {
+        let visits = Visits {
+            walk: SampleWalk::new(context.iter_map("visit_connections", "CONNECTIONS")?),
+            slots: ConnectionSlots::default(),
+            map: context.take("CONNECTIONS")?,
+            noted: context.take("NEW_CONNECTIONS")?,
+            noted_totals: Vec::new(),
+            has_found_once: false,
+            find_due: 0.0,
+            find_began: None,
+            finding_secs: 0.0,
+        };
+        // The second works since 5.9.
+        let files = context
+            .iter("list_requests", "task_file")
+            .or_else(|_| context.iter("list_requests_by_helper", "task_file"))?;
+        Ok(Self { visits: Some(Box::new(visits)), ..Self::over(files) })
+    }
+
+    /// Attaches an iterator over open files.
+    pub(super) fn over_files(
+        context: &mut AttachContext<'_>,
+        program: &str,
+    ) -> Result<Self, Unavailable> {
+        context.iter(program, "task_file").map(Self::over)
+    }
+
+    fn over(files: IterHandle) -> Self {
+        Self { files: SampleWalk::new(files), visits: None, began: None, spent_secs: 0.0 }
+    }
+
+    /// Returns whether connections are visited by the map of them.
+    pub(super) fn has_slots(&self) -> bool {
+        self.visits.is_some()
+    }
+
+    /// Goes on with a pass, or begins one if `is_due`. Returns it at its end.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the pass failed; the next one begins anew.
+    pub(super) fn turn(
+        &mut self,
+        now: f64,
+        is_due: bool,
+        tick_ns: u64,
+        table: &mut RequestTable,
+        losses: &mut LossCounters,
+    ) -> io::Result<Option<EndedPass>> {
+        let start = thread_secs();
+        let found_secs = match &mut self.visits {
+            Some(visits) => visits.find(now, &mut self.files, table, losses),
+            None => 0.0,
+        };
+        let is_ready = self.visits.as_ref().is_none_or(|visits| visits.has_found_once);
+        let goes_on = self.began.is_some() || (is_due && is_ready);
+        let ended = if goes_on { self.go_on(now, tick_ns, table, losses) } else { Ok(false) };
+        self.spent_secs += thread_secs() - start - found_secs;
+        if matches!(ended, Ok(false)) {
+            return Ok(None);
+        }
+        let began = self.began.take().unwrap_or(now);
+        let spent_secs = std::mem::take(&mut self.spent_secs);
+        let share = if self.has_slots() { 1.0 - pace::SHARE_OF_FINDING } else { 1.0 };
+        ended.map(|_| Some(EndedPass { began, secs: spent_secs / share }))
+    }
+
+    /// Returns whether the pass has ended.
+    fn go_on(
+        &mut self,
+        now: f64,
+        tick_ns: u64,
+        table: &mut RequestTable,
+        losses: &mut LossCounters,
+    ) -> io::Result<bool> {
+        if self.began.is_none() {
+            self.began = Some(now);
+            if let Some(visits) = &mut self.visits {
+                let Visits { slots, map, .. } = &mut **visits;
+                slots
+                    .begin(|chunk, socks| map.set(chunk, SharedStruct(*socks), 0))
+                    .map_err(io::Error::other)?;
+            }
+            table.begin(now);
+        }
+        let mut add = |sample: &RequestSample| {
+            let address = inet_addr(sample.family, sample.addr, sample.port);
+            let connection = PeerConnection::from_sample(sample, tick_ns);
+            table.add((sample.netns, address), sample.share, &connection)
+        };
+        let Some(visits) = &mut self.visits else {
+            return self.files.go_on(TURN_SECS, losses, |sample| {
+                add(&sample);
+            });
+        };
+        let Visits { walk, slots, .. } = &mut **visits;
+        let has_ended = walk.go_on(TURN_SECS, losses, |sample| {
+            slots.saw(sample.slot, sample.sock);
+            if sample.state != TCP_NOT_ACCEPTED && !add(&sample) {
+                slots.free(sample.slot);
+            }
+        })?;
+        if has_ended {
+            slots.end();
+        }
+        Ok(has_ended)
+    }
+}
+
+impl Visits {
+    /// Gives slots to connections that were noted, and goes on to find others if that is due.
+    /// Returns the processor time of finding.
+    fn find(
+        &mut self,
+        now: f64,
+        files: &mut SampleWalk,
+        table: &RequestTable,
+        losses: &mut LossCounters,
+    ) -> f64 {
+        if let Err(error) = self.take_noted(losses) {
+            losses.count_failure(Loss::RequestReadFailed, &error);
+        }
+        if now < self.find_due {
+            return 0.0;
+        }
+        let start = thread_secs();
+        let began = *self.find_began.get_or_insert(now);
+        let budget = if self.has_found_once { FINDING_SECS } else { TURN_SECS };
+        let (slots, mut left_out) = (&mut self.slots, false);
+        let found = files.go_on(budget, losses, |sample| {
+            if !table.follows(sample.sock) {
+                left_out |= !slots.add(NewConnection { sock: sample.sock, share: sample.share });
+            }
+        });
+        if left_out {
+            losses.count(Loss::RequestsLeftOut);
+        }
+        let secs = thread_secs() - start;
+        self.finding_secs += secs;
+        if !matches!(found, Ok(false)) {
+            let rest = pace::rest_of_finding(self.finding_secs, table.followed());
+            self.find_due = began + rest.max(FIND_EVERY.as_secs_f64());
+            (self.find_began, self.finding_secs, self.has_found_once) = (None, 0.0, true);
+        }
+        if let Err(error) = found {
+            losses.count_failure(Loss::RequestReadFailed, &error);
+        }
+        secs
+    }
+
+    fn take_noted(&mut self, losses: &mut LossCounters) -> io::Result<()> {
+        let cpus = self.noted.get(&0, 0).map_err(io::Error::other)?;
+        self.noted_totals.resize(cpus.len(), 0);
+        let mut left_out = false;
+        for (SharedStruct(of_cpu), seen) in cpus.iter().zip(&mut self.noted_totals) {
+            let new = of_cpu.total.wrapping_sub(*seen);
+            *seen = of_cpu.total;
+            left_out |= new > NEW_CONNECTIONS_KEPT as u64;
+            for back in 1..=new.min(NEW_CONNECTIONS_KEPT as u64) {
+                let place = of_cpu.total.wrapping_sub(back) % NEW_CONNECTIONS_KEPT as u64;
+                if let Some(&connection) = of_cpu.latest.get(place as usize) {
+                    left_out |= !self.slots.note(connection);
+                }
+            }
+        }
+        if left_out {
+            losses.count(Loss::RequestsLeftOut);
+        }
+        Ok(())
+    }
+}
+
+/// Passes of one iterator.
+struct SampleWalk {
+    iter: IterHandle,
+    buffer: Vec<u8>,
+    open: Option<OpenPass>,
+}
+
+impl SampleWalk {
+    fn new(iter: IterHandle) -> Self {
+        Self { iter, buffer: Vec::new(), open: None }
+    }
+
+    /// Goes on with a pass for so much processor time, and with one read at least; returns whether
+    /// it has ended. After an error the next pass begins anew.
+    fn go_on(
+        &mut self,
+        secs: f64,
+        losses: &mut LossCounters,
+        mut each: impl FnMut(RequestSample),
+    ) -> io::Result<bool> {
+        let until = thread_secs() + secs;
+        let mut pass = match self.open.take() {
+            Some(pass) => pass,
+            None => OpenPass::begin(&self.iter)?,
+        };
+        loop {
+            if let Some(rest) = pass.read(&mut self.buffer, &mut each)? {
+                losses.count_short_read(rest);
+                return Ok(true);
+            }
+            if thread_secs() >= until {
+                self.open = Some(pass);
+                return Ok(false);
+            }
+        }
+    }
+}
+
+/// Returns the processor time of this thread so far. Time in which a busy host ran something else
+/// is no cost, and must not blind the agent.
+pub(super) fn thread_secs() -> f64 {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .map_or(0.0, |time| time.tv_sec() as f64 + time.tv_nsec() as f64 / 1e9)
+}

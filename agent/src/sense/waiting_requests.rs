@@ -1,0 +1,66 @@
+//! Addresses at which requests wait, as the last pass over connections saw them: their services are
+//! examined like those at whose queue connections wait.
+//!
+//! A pass says of each address that has connections, or had some at the pass before, whether
+//! requests wait there. So an address is remembered until a pass says otherwise, and there are no
+//! more than the sensor of requests follows.
+
+use std::sync::Arc;
+
+use foldhash::HashSet;
+
+use super::RequestsFact;
+
+/// Age of a request from which its service is examined. A guess: answers of healthy services mostly
+/// take less, and overloads last much longer.
+const WAITS_MIN_US: u64 = 100_000;
+
+/// Addresses at which requests wait, by network namespace.
+#[derive(Debug, Default)]
+pub(super) struct WaitingRequests {
+    addresses: HashSet<(u32, Arc<str>)>,
+}
+
+impl WaitingRequests {
+    /// Takes what a pass saw.
+    pub(super) fn take(&mut self, fact: &RequestsFact) {
+        let oldest_us = fact.oldest_in_flight_us.max(fact.oldest_unread_us);
+        let address = (fact.netns, fact.addr.clone());
+        if oldest_us.is_some_and(|us| us >= WAITS_MIN_US) {
+            self.addresses.insert(address);
+        } else if !self.addresses.is_empty() {
+            self.addresses.remove(&address);
+        }
+    }
+
+    /// Returns whether requests wait at an address.
+    pub(super) fn wait_at(&self, netns: u32, addr: &Arc<str>) -> bool {
+        !self.addresses.is_empty() && self.addresses.contains(&(netns, addr.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_counts_until_no_request_has_waited_long() {
+        let mut waiting = WaitingRequests::default();
+        let addr: Arc<str> = Arc::from("127.0.0.1:80");
+        let fact = |us| RequestsFact {
+            netns: 7,
+            addr: addr.clone(),
+            oldest_in_flight_us: us,
+            ..RequestsFact::default()
+        };
+        waiting.take(&fact(Some(WAITS_MIN_US - 1)));
+        assert!(!waiting.wait_at(7, &addr));
+        waiting.take(&fact(Some(WAITS_MIN_US)));
+        assert!(waiting.wait_at(7, &addr) && !waiting.wait_at(8, &addr));
+        waiting.take(&fact(None));
+        assert!(!waiting.wait_at(7, &addr));
+        let unread = RequestsFact { oldest_unread_us: Some(WAITS_MIN_US), ..fact(None) };
+        waiting.take(&unread);
+        assert!(waiting.wait_at(7, &addr));
+    }
+}
