@@ -141,8 +141,8 @@ impl ListenAddress {
     }
 
     /// Cgroup of the process that listens; empty if unknown.
-    pub(super) fn cgroup(&self) -> &str {
-        self.listener.as_ref().map_or("", |listener| &listener.cgroup)
+    pub(super) fn cgroup(&self) -> Arc<str> {
+        self.listener.as_ref().map_or_else(|| Arc::from(""), |listener| listener.cgroup.clone())
     }
 
     /// Returns whether connections or requests wait there unusually.
@@ -240,7 +240,14 @@ impl ListenAddress {
     ) -> Option<Verdict> {
         let verdict = self.raised.take()?.verdict;
         let Claim::Overload(claim) = verdict.claim else { return None };
-        let claim = OverloadClaim { backlog, oldest_wait_us, backlog_growth_per_sec: 0.0, ..claim };
+        let claim = OverloadClaim {
+            backlog,
+            oldest_wait_us,
+            backlog_growth_per_sec: 0.0,
+            exhausted: None,
+            dependency: None,
+            ..claim
+        };
         Some(Verdict::cleared(t, claim, verdict.confidence, why))
     }
 

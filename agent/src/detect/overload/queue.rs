@@ -137,6 +137,7 @@ impl AcceptQueue {
                 .trigger(t, watched_since_t, fact, &self.baseline, config)
                 .filter(|trigger| *trigger != Trigger::Unfallen || !may_be_starting);
             standing.is_overload |= trigger.is_some();
+            standing.is_more_than_stuck |= trigger.is_some_and(|trigger| trigger != Trigger::Stuck);
             trigger
         });
         // A queue that is full now may not drain at all, which is no matter of its limit.
@@ -152,9 +153,10 @@ impl AcceptQueue {
         QueueUpdate { accepted, dropped, ..self.update }
     }
 
-    /// Ends the standing time, if there is one. If it was no overload, the baseline learns from it.
+    /// Ends the standing time, if there is one. The baseline learns from it unless it was an overload
+    /// other than a pause.
     fn end_standing(&mut self, t: f64) {
-        if let Some(standing) = self.standing.take_if(|standing| !standing.is_overload) {
+        if let Some(standing) = self.standing.take_if(|standing| standing.is_usual()) {
             self.baseline.learn(t, standing.extremes());
         }
         self.standing = None;

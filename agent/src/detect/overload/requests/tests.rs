@@ -266,7 +266,7 @@ fn slow_dependency_is_named() {
     scene.run(10.0, 40.0);
     let claim = scene.claim();
     assert_eq!(claim.scarce, Some(Bottleneck::Dependency));
-    let peer = claim.requests.as_ref().and_then(|requests| requests.dependency.as_deref());
+    let peer = claim.dependency.as_deref();
     assert_eq!(peer, Some("10.0.0.7:5432"));
     let why = &scene.verdicts[0].why;
     assert!(why.ends_with("it waits for 10.0.0.7:5432, which does not answer in time"), "{why}");
