@@ -131,7 +131,12 @@ impl OverloadDetector {
                 files.files, files.files_max
             );
         }
-        if claim.scarce == Some(Bottleneck::Workers) && claim.requests.is_none() {
+        let may_wait = match claim.scarce {
+            Some(Bottleneck::Workers) => true,
+            Some(Bottleneck::AcceptLoop) => !claim.is_busy && claim.exhausted.is_none(),
+            _ => false,
+        };
+        if may_wait && claim.requests.is_none() {
             let dependency = self.dependency_of(t, (claim.netns, &claim.addr), &claim.cgroup);
             if let Some(peer) = dependency {
                 let _ = write!(verdict.why, "; it waits for {peer}, which does not answer in time");

@@ -76,6 +76,9 @@ pub struct OverloadClaim {
     /// Whether connections are accepted as before, but of clients that have gone.
     #[serde(skip)]
     pub is_for_nobody: bool,
+    /// Whether a thread of it runs all the time, so that it waits for no other service.
+    #[serde(skip)]
+    pub is_busy: bool,
     /// Process of the service that has no file descriptor left, if one is known.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub exhausted: Option<ExhaustedFiles>,

@@ -96,6 +96,7 @@ impl OverloadedQueue<'_> {
             oldest_wait_us: fact.oldest_wait_us,
             is_slower: self.rates.is_slower(),
             is_for_nobody: self.rates.gone_share().is_some(),
+            is_busy: pressure.is_busy(),
             exhausted: None,
             requests: None,
             dependency: None,

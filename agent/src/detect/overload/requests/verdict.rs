@@ -70,6 +70,7 @@ impl OverloadedRequests<'_> {
             oldest_wait_us: listener.and_then(|listener| listener.oldest_wait_us),
             is_slower: false,
             is_for_nobody: self.is_for_nobody(),
+            is_busy: self.queue.pressure.is_busy(),
             exhausted: None,
             requests: Some(waiting(queue)),
             dependency,
@@ -95,6 +96,11 @@ impl OverloadedRequests<'_> {
         let is_stuck = is_silent && self.is_unread() && !gives_up;
         match self.queue.pressure.scarce(Trigger::Standing, is_stuck) {
             Some(Bottleneck::Workers) | None if self.dependency.is_some() => {
+                Some(Bottleneck::Dependency)
+            }
+            Some(Bottleneck::AcceptLoop)
+                if self.dependency.is_some() && !self.queue.pressure.is_busy() =>
+            {
                 Some(Bottleneck::Dependency)
             }
             // It has read them, so it is not the loop that reads which is short.
