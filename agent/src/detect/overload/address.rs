@@ -145,9 +145,12 @@ impl ListenAddress {
         self.listener.as_ref().map_or_else(|| Arc::from(""), |listener| listener.cgroup.clone())
     }
 
-    /// Returns whether connections or requests wait there unusually.
+    /// Returns whether connections or requests wait there unusually. It is asked about the upstream
+    /// of an overloaded service, and is no claim of its own.
     pub(super) fn is_waiting(&self, t: f64) -> bool {
-        self.raised.is_some() || self.requests.as_ref().is_some_and(|queue| queue.is_waiting(t))
+        self.raised.is_some()
+            || self.sockets.values().any(|queue| queue.stands_for_long(t))
+            || self.requests.as_ref().is_some_and(|queue| queue.is_waiting(t))
     }
 
     /// Takes a sample of the requests on its connections. Clears a claim that is over; returns

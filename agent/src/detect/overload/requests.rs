@@ -237,9 +237,18 @@ impl RequestQueue {
         last_secs > STALE_SECS.max(GAP_INTERVALS * self.interval_secs.unwrap_or(0.0))
     }
 
-    /// Returns whether requests wait that would not usually.
+    /// Returns whether requests wait that would not usually, if only a few, and none is answered.
     pub(super) fn is_waiting(&self, t: f64) -> bool {
-        self.is_overload(t) || self.standing.is_some()
+        // A service that is sampled only since it answers no longer has no baseline.
+        let usual_secs = match self.in_flight.is_warm() {
+            true => self.in_flight.at(t).age_secs,
+            false => 0.0,
+        };
+        let is_silent = !self.is_stale(t)
+            && self.count() > 0.0
+            && self.silence_secs(t) >= WAITS_STILL_SECS
+            && self.age_secs() >= WAITS_STILL_SECS.max(UNUSUAL_FACTOR * usual_secs);
+        self.is_overload(t) || self.standing.is_some() || is_silent
     }
 
     /// Requests that wait or are served.

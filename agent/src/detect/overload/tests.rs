@@ -451,6 +451,20 @@ fn workers_that_wait_for_a_dead_upstream_name_it() {
 }
 
 #[test]
+fn drops_of_an_overload_are_no_matter_of_the_backlog() {
+    let (mut run, mut server) = (Run::new(), Server::new(100.0, 511));
+    server.run(&mut run, 30.0, |_| 50.0, |_| false);
+    server.run(&mut run, 15.0, |_| 200.0, |_| false);
+    assert!(server.overflows > 100, "{}", server.overflows);
+    server.run(&mut run, 30.0, |_| 20.0, |_| false);
+    for verdict in &run.verdicts {
+        let Claim::Overload(claim) = &verdict.claim else { unreachable!() };
+        assert_ne!(claim.scarce, Some(Bottleneck::Backlog), "{}", verdict.why);
+    }
+    assert_eq!(run.verdicts[run.verdicts.len() - 1].state, ClaimState::Cleared);
+}
+
+#[test]
 fn nothing_is_claimed_at_the_first_sample_or_after_a_gap() {
     let mut run = Run::new();
     let stuck = || ListenerFact { accepted_total: Some(7), ..fact(20, wait_us(9.0)) };
