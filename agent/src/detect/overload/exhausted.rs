@@ -2,8 +2,8 @@
 //!
 //! Each connection takes a descriptor, and without one accept() fails. A process counts while the
 //! last reading shows that hardly one is free; readings come every ten seconds. It belongs to a
-//! service if it is the listener's owner, or in the owner's cgroup: often a worker of it. Bounded by
-//! [`PROCESSES_MAX`]. Cold start: nothing is exhausted.
+//! service if it is the listener's owner, or in the owner's cgroup: often a worker of it. Bounded
+//! by [`PROCESSES_MAX`]. Cold start: nothing is exhausted.
 
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use crate::sense::{ProcessFact, ProcessResourcesFact};
 /// Processes that are remembered.
 const PROCESSES_MAX: usize = 256;
 
-/// Share of the limit that may still be free: a server that cannot accept goes on to close and open.
+/// Share of the limit that may still be free: a server that cannot accept goes on to close and to
+/// open files.
 const FREE_SHARE: f64 = 0.02;
 
 /// Time after which a reading is too old: two and a half times the sensor's interval.

@@ -164,8 +164,8 @@ impl AcceptQueue {
         QueueUpdate { accepted, dropped, ..self.update }
     }
 
-    /// Ends the standing time, if there is one. The baseline learns from it unless it was an overload
-    /// other than a pause.
+    /// Ends the standing time, if there is one. The baseline learns from it unless it was an
+    /// overload other than a pause.
     fn end_standing(&mut self, t: f64) {
         if let Some(standing) = self.standing.take_if(|standing| standing.is_usual()) {
             self.baseline.learn(t, standing.extremes());

@@ -106,7 +106,8 @@ pub(super) struct Rates {
     /// Set if clients were seen to retry since the queue began to stand. The service may accept as
     /// many as before again while they still do: connections whose clients have given up.
     is_storm: bool,
-    /// Seconds in which clients were seen to retry since then, and connections that arrived in them.
+    /// Seconds in which clients were seen to retry since then, and connections that arrived in
+    /// them.
     storm: (f64, u64),
 }
 
@@ -139,8 +140,8 @@ impl Rates {
         }
     }
 
-    /// Share of the waiting connections, at least, whose clients have gone: each retry follows a try
-    /// that was given up. `None` unless clients were seen to retry since the queue began to stand
+    /// Share of the waiting connections, at least, whose clients have gone: each retry follows a
+    /// try that was given up. `None` unless clients were seen to retry since the queue began to stand
     /// and connections are accepted as before again.
     pub(super) fn gone_share(&self) -> Option<f64> {
         let (secs, arrived) = self.storm;

@@ -363,8 +363,8 @@ impl StandingQueue {
         fallen >= 1.0 && fallen >= scatter_of(gone)
     }
 
-    /// Returns whether it shows the nature of the server once it has ended: it was no overload, or a
-    /// pause, which ended of itself and was not long.
+    /// Returns whether it shows the nature of the server once it has ended: it was no overload, or
+    /// a pause, which ended of itself and was not long.
     pub(super) fn is_usual(&self) -> bool {
         let is_pause = !self.is_more_than_stuck && self.longest_gap_secs < PAUSE_SECS_MAX;
         !self.is_overload || is_pause
