@@ -67,8 +67,9 @@ pub trait ClaimDetails {
     fn advice(&self, exhaustion_secs: Option<f64>) -> String;
 }
 
-/// Diagnosis of a claim: the scarce resource, and the sign of a cascade, by their names in JSON.
-pub type Diagnosis = [Option<&'static str>; 2];
+/// Diagnosis of a claim: the scarce resource, the sign of a cascade, and what else its sentence
+/// explains.
+pub type Diagnosis = [Option<&'static str>; 4];
 
 /// Urgency of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

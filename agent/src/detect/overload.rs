@@ -31,6 +31,7 @@ mod bottleneck;
 pub(super) mod claim;
 mod counter;
 mod drops;
+mod exhausted;
 mod queue;
 mod rates;
 mod requests;
@@ -39,10 +40,15 @@ mod standing_queue;
 mod trigger;
 mod verdict;
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, fmt::Write as _, net::SocketAddr, sync::Arc};
 
-use self::{address::ListenAddress, requests::Upstreams};
-use super::detector::{Context, Detector, DetectorSize, Findings};
+use self::{
+    address::ListenAddress, claim::Bottleneck, exhausted::ExhaustedProcesses, requests::Upstreams,
+};
+use super::{
+    detector::{Context, Detector, DetectorSize, Findings},
+    verdict::{Claim, ClaimState, Verdict},
+};
 use crate::{
     config::{DetectConfig, OverloadConfig},
     sense::{Fact, ListenerFact, OutboundFact, RequestsFact},
@@ -63,6 +69,7 @@ pub(super) struct OverloadDetector {
     /// Addresses whose requests are watched.
     requests: usize,
     upstreams: Upstreams,
+    exhausted: ExhaustedProcesses,
     untracked_total: u64,
 }
 
@@ -75,6 +82,7 @@ impl OverloadDetector {
             sockets: 0,
             requests: 0,
             upstreams: Upstreams::default(),
+            exhausted: ExhaustedProcesses::default(),
             untracked_total: 0,
         }
     }
@@ -87,10 +95,54 @@ impl OverloadDetector {
             self.untracked_total = self.untracked_total.saturating_add(1);
             return;
         }
+        let (verdicts_before, forecasts_before) =
+            (findings.verdicts.len(), findings.forecasts.len());
         let address = self.addresses.entry(key).or_default();
         let before = address.sockets();
         address.observe(context, fact, &self.config, findings);
         self.sockets += address.sockets() - before;
+        self.explain_new(context.t, (verdicts_before, forecasts_before), findings);
+    }
+
+    /// Explains the claims and forecasts that came after so many.
+    fn explain_new(&self, t: f64, (verdicts, forecasts): (usize, usize), findings: &mut Findings) {
+        let new = findings.verdicts.iter_mut().skip(verdicts);
+        new.chain(findings.forecasts.iter_mut().skip(forecasts))
+            .for_each(|verdict| self.explain(t, verdict));
+    }
+
+    /// Adds to a claim what other facts say about its service: that no file descriptor is left, or
+    /// that it waits for another.
+    fn explain(&self, t: f64, verdict: &mut Verdict) {
+        let Claim::Overload(claim) = &mut verdict.claim else { return };
+        if verdict.state == ClaimState::Cleared {
+            return;
+        }
+        // Writing to a String cannot fail.
+        claim.exhausted = self.exhausted.of(t, claim.pid, &claim.cgroup);
+        if let Some(files) = claim.exhausted {
+            let whose = match claim.pid == Some(files.files_pid) {
+                true => "it has".to_owned(),
+                false => format!("pid {} has", files.files_pid),
+            };
+            let _ = write!(
+                verdict.why,
+                "; {whose} {} of {} files open, so that it cannot accept",
+                files.files, files.files_max
+            );
+        }
+        let may_wait = match claim.scarce {
+            Some(Bottleneck::Workers) => true,
+            Some(Bottleneck::AcceptLoop) => !claim.is_busy && claim.exhausted.is_none(),
+            _ => false,
+        };
+        if may_wait && claim.requests.is_none() {
+            let dependency = self.dependency_of(t, (claim.netns, &claim.addr), &claim.cgroup);
+            if let Some(peer) = dependency {
+                let _ = write!(verdict.why, "; it waits for {peer}, which does not answer in time");
+                (claim.scarce, claim.dependency) = (Some(Bottleneck::Dependency), Some(peer));
+            }
+        }
     }
 
     fn requests(&mut self, context: &Context<'_>, fact: &RequestsFact, findings: &mut Findings) {
@@ -103,20 +155,25 @@ impl OverloadDetector {
         self.requests += usize::from(!is_known);
         let address = self.addresses.entry(key.clone()).or_default();
         if address.observe_requests(context, fact, &self.config, findings) {
-            let dependency = self.dependency(context.t, &key);
+            let cgroup = address.cgroup();
+            let dependency = self.dependency_of(context.t, (key.0, &key.1), &cgroup);
+            let (verdicts_before, forecasts_before) =
+                (findings.verdicts.len(), findings.forecasts.len());
             if let Some(address) = self.addresses.get_mut(&key) {
                 address.report_requests(context, dependency, findings);
             }
+            self.explain_new(context.t, (verdicts_before, forecasts_before), findings);
         }
     }
 
-    /// Returns the address that a service waits for, if there is evidence.
-    fn dependency(&self, t: f64, key: &(u32, Arc<str>)) -> Option<Arc<str>> {
-        let upstreams = self.upstreams.of(self.addresses.get(key)?.cgroup());
-        let others = || upstreams.iter().filter(|one| (one.netns, &one.addr) != (key.0, &key.1));
+    /// Returns the address that a service in a cgroup waits for, if there is evidence. `itself` is
+    /// the listener.
+    fn dependency_of(&self, t: f64, itself: (u32, &Arc<str>), cgroup: &str) -> Option<Arc<str>> {
+        let upstreams = self.upstreams.of(cgroup);
+        let others = || upstreams.iter().filter(|one| (one.netns, &one.addr) != itself);
         let waits = |one: &&requests::Upstream| {
             let at = |addr: Arc<str>| {
-                let is_itself = addr == key.1;
+                let is_itself = addr == *itself.1;
                 self.addresses
                     .get(&(one.netns, addr))
                     .is_some_and(|address| !is_itself && address.is_waiting(t))
@@ -134,6 +191,7 @@ impl OverloadDetector {
     }
 
     fn prune(&mut self, context: &Context<'_>, findings: &mut Findings) {
+        self.exhausted.prune(context.t);
         let cleared_from = findings.verdicts.len();
         self.addresses.retain(|_, address| {
             findings.verdicts.extend(address.prune(context));
@@ -160,6 +218,8 @@ impl Detector for OverloadDetector {
             Fact::Listener(fact) => self.listener(context, fact, findings),
             Fact::Requests(fact) => self.requests(context, fact, findings),
             Fact::Outbound(fact) => self.outbound(context, fact),
+            Fact::Handles(fact) => self.exhausted.observe(context.t, fact),
+            Fact::Process(fact) => self.exhausted.locate(fact),
             _ => {}
         }
     }

@@ -96,6 +96,11 @@ impl Seen {
         self.overloads.as_deref().unwrap_or_default()
     }
 
+    /// Times of the run in which a claim is neither right nor wrong; complete after its end.
+    pub(super) fn tolerated(&self) -> Vec<(f64, f64)> {
+        self.sim.truth.tolerated()
+    }
+
     pub(super) fn sim(&self) -> &Sim {
         &self.sim
     }

@@ -36,6 +36,10 @@ pub struct Entry {
     /// Overloads in order of time; empty if it is healthy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overloads: Vec<Overload>,
+    /// Times in which connections wait nearly as long as in an overload: a claim is neither right
+    /// nor wrong in them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tolerated: Vec<(f64, f64)>,
     /// Length of the run.
     pub secs: f64,
     /// Interval between two readings of its listeners.

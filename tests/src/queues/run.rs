@@ -47,6 +47,7 @@ pub fn entry(family: &Family, seed: u64) -> Entry {
         trace: None,
         addr: seen.addr().to_string(),
         overloads: seen.overloads().to_vec(),
+        tolerated: seen.tolerated(),
         secs: plan.secs,
         interval_secs: plan.looks.interval_secs,
         why: String::new(),

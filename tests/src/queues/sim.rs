@@ -335,7 +335,7 @@ impl Sim {
                 if let Some(until) = socket.held_until(now) {
                     return self.turn(place, until);
                 }
-                let Some(client) = socket.accept(now) else { return };
+                let Some(client) = accept(socket, &mut self.truth, now, place) else { return };
                 if socket.begin(now) {
                     let work = socket.plan.service.draw(&mut self.rng)
                         * socket.plan.slow.at(now as f64 / SECOND);
@@ -351,7 +351,8 @@ impl Sim {
                     return self.turn(place, until);
                 }
                 for _ in 0..most {
-                    let Some(client) = self.sockets[place].accept(now) else { break };
+                    let socket = &mut self.sockets[place];
+                    let Some(client) = accept(socket, &mut self.truth, now, place) else { break };
                     self.answer(client);
                 }
                 let next = nanos(self.rng.range(secs[0], secs[1]));
@@ -367,4 +368,11 @@ impl Sim {
             self.events.push(t, Event::Turn(place as u16));
         }
     }
+}
+
+/// Accepts the head of a socket's queue.
+fn accept(socket: &mut Socket, truth: &mut Truth, now: Nanos, place: usize) -> Option<Client> {
+    let wait = socket.head_age(now)?;
+    truth.accepted(now, place, wait);
+    socket.accept(now)
 }

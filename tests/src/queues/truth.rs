@@ -1,11 +1,12 @@
 //! Ground truth of a run: when it was overloaded, since when, until when, and when it first dropped
 //! a connection.
 //!
-//! The family has no say in it. There are three kinds of overload: a socket is offered more than
+//! The family has no say in it. There are four kinds of overload: a socket is offered more than
 //! its capacity for a second or more and its queue does not drain; its acceptor has stopped and a
-//! connection waits; connections are dropped repeatedly. An overload begins when its condition
-//! first holds, and ends when it no longer does and the queue has drained. Overloads close to each
-//! other are one.
+//! connection waits; connections are dropped repeatedly; for three seconds in a row several wait
+//! and each that is accepted has waited for half a second, whatever the load. An overload begins
+//! when its condition first holds, and ends when it no longer does and the queue has drained.
+//! Overloads close to each other are one. Nearly as long waits are neither: a claim is tolerated.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,16 @@ const DROPS_APART_SECS: f64 = 1.0;
 
 /// ...and the maximum distance. A guess: a client dropped once a minute blames the network.
 const DROPS_WITHIN_SECS: f64 = 60.0;
+
+/// Wait from which accepts are slow, and for how long they must be: three seconds, and two looks, so
+/// that one that ends at once need not be told from one that does not reach them.
+const SLOW_SECS: [f64; 2] = [0.5, 3.2];
+
+/// Wait from which a claim is tolerated, and for how long.
+const NEARLY_SLOW_SECS: [f64; 2] = [0.4, 2.4];
+
+/// Connections that must wait meanwhile: fewer are a few slow requests.
+const SLOW_WAITING: usize = 4;
 
 /// Overload of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -61,14 +72,56 @@ pub enum Kind {
     Stopped,
     /// Connections are dropped repeatedly.
     Drops,
+    /// Every connection waits for long, at a load that could be carried.
+    Waits,
 }
 
 /// Truth as known so far.
 pub(super) struct Truth {
     sockets: Vec<Watch>,
     spans: Vec<Overload>,
+    /// Times in which connections wait nearly as long as in an overload, in nanoseconds.
+    tolerated: Vec<(Nanos, Nanos)>,
     drops: Drops,
     scarce: Scarce,
+}
+
+/// Time in which every accepted connection has waited for long and several wait.
+#[derive(Debug, Clone, Copy)]
+struct SlowAccepts {
+    wait: Nanos,
+    lasts: Nanos,
+    since: Option<Nanos>,
+}
+
+impl SlowAccepts {
+    fn new(secs: [f64; 2]) -> Self {
+        let [wait, lasts] = secs.map(nanos);
+        Self { wait, lasts, since: None }
+    }
+
+    /// Takes the queue as it is.
+    fn poll(&mut self, now: Nanos, socket: &Socket) -> Option<(Nanos, Nanos)> {
+        match socket.head_age(now).filter(|_| socket.queue.len() >= SLOW_WAITING) {
+            Some(age) if age >= self.wait => {
+                self.since.get_or_insert(now - (age - self.wait));
+                None
+            }
+            Some(_) => None,
+            None => self.end(now),
+        }
+    }
+
+    /// Takes an accept after such a wait.
+    fn accepted(&mut self, now: Nanos, wait: Nanos) -> Option<(Nanos, Nanos)> {
+        if wait < self.wait { self.end(now) } else { None }
+    }
+
+    /// Ends it. Returns its span if it has lasted.
+    fn end(&mut self, now: Nanos) -> Option<(Nanos, Nanos)> {
+        let since = self.since.take()?;
+        (now - since >= self.lasts).then_some((since, now))
+    }
 }
 
 /// Times of dropped connections.
@@ -87,6 +140,8 @@ struct Watch {
     stood: bool,
     /// Time since which a connection waits for a stopped acceptor.
     stopped: Option<Nanos>,
+    slow: SlowAccepts,
+    nearly_slow: SlowAccepts,
 }
 
 impl Truth {
@@ -100,10 +155,13 @@ impl Truth {
             place: 0,
             stood: false,
             stopped: None,
+            slow: SlowAccepts::new(SLOW_SECS),
+            nearly_slow: SlowAccepts::new(NEARLY_SLOW_SECS),
         };
         Self {
             sockets: plan.sockets.iter().map(watch).collect(),
             spans: Vec::new(),
+            tolerated: Vec::new(),
             drops: Drops::default(),
             scarce: plan.scarce,
         }
@@ -111,6 +169,25 @@ impl Truth {
 
     pub(super) fn dropped(&mut self, now: Nanos) {
         self.drops.note(now);
+    }
+
+    /// Takes the accept of a connection that has waited at a socket.
+    pub(super) fn accepted(&mut self, now: Nanos, place: usize, wait: Nanos) {
+        let watch = &mut self.sockets[place];
+        let slow = watch.slow.accepted(now, wait);
+        self.tolerated.extend(watch.nearly_slow.accepted(now, wait));
+        if let Some((from, to)) = slow {
+            self.found(Kind::Waits, from, to);
+        }
+    }
+
+    /// Returns the times in which a claim is neither right nor wrong, in order, in seconds.
+    pub(super) fn tolerated(&self) -> Vec<(f64, f64)> {
+        let secs = |t: Nanos| rounded(t as f64 / SECOND);
+        let mut spans: Vec<_> =
+            self.tolerated.iter().map(|span| (secs(span.0), secs(span.1))).collect();
+        spans.sort_by(|a, b| a.0.total_cmp(&b.0));
+        spans
     }
 
     fn found(&mut self, kind: Kind, from: Nanos, to: Nanos) {
@@ -141,8 +218,13 @@ impl Truth {
             {
                 (watch.stopped, goes_on) = (None, Some(since));
             }
+            let slow = watch.slow.poll(now, socket);
+            self.tolerated.extend(watch.nearly_slow.poll(now, socket));
             if let Some((from, to)) = over {
                 self.found(Kind::Load, from, to);
+            }
+            if let Some((from, to)) = slow {
+                self.found(Kind::Waits, from, to);
             }
             if let Some(since) = goes_on {
                 self.found(Kind::Stopped, since, now);
@@ -152,7 +234,11 @@ impl Truth {
 
     /// Returns all overloads at the end of the run.
     pub(super) fn finish(&mut self, now: Nanos) -> Vec<Overload> {
-        for watch in std::mem::take(&mut self.sockets) {
+        for mut watch in std::mem::take(&mut self.sockets) {
+            self.tolerated.extend(watch.nearly_slow.end(now));
+            if let Some((from, to)) = watch.slow.end(now) {
+                self.found(Kind::Waits, from, to);
+            }
             if let Some(&(from, _)) =
                 watch.excess.get(watch.place).filter(|span| span.0 <= now && watch.stood)
             {

@@ -64,6 +64,7 @@ pub(crate) fn keep(play: &Play, played: &Played, corpus: &Path) -> anyhow::Resul
         trace: Some(name),
         addr,
         overloads,
+        tolerated: Vec::new(),
         secs: last.t,
         interval_secs: recorded.pace.listeners.as_secs_f64(),
         why: play.why.to_owned(),

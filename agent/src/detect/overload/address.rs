@@ -141,13 +141,16 @@ impl ListenAddress {
     }
 
     /// Cgroup of the process that listens; empty if unknown.
-    pub(super) fn cgroup(&self) -> &str {
-        self.listener.as_ref().map_or("", |listener| &listener.cgroup)
+    pub(super) fn cgroup(&self) -> Arc<str> {
+        self.listener.as_ref().map_or_else(|| Arc::from(""), |listener| listener.cgroup.clone())
     }
 
-    /// Returns whether connections or requests wait there unusually.
+    /// Returns whether connections or requests wait there unusually. It is asked about the upstream
+    /// of an overloaded service, and is no claim of its own.
     pub(super) fn is_waiting(&self, t: f64) -> bool {
-        self.raised.is_some() || self.requests.as_ref().is_some_and(|queue| queue.is_waiting(t))
+        self.raised.is_some()
+            || self.sockets.values().any(|queue| queue.stands_for_long(t))
+            || self.requests.as_ref().is_some_and(|queue| queue.is_waiting(t))
     }
 
     /// Takes a sample of the requests on its connections. Clears a claim that is over; returns
@@ -240,7 +243,14 @@ impl ListenAddress {
     ) -> Option<Verdict> {
         let verdict = self.raised.take()?.verdict;
         let Claim::Overload(claim) = verdict.claim else { return None };
-        let claim = OverloadClaim { backlog, oldest_wait_us, backlog_growth_per_sec: 0.0, ..claim };
+        let claim = OverloadClaim {
+            backlog,
+            oldest_wait_us,
+            backlog_growth_per_sec: 0.0,
+            exhausted: None,
+            dependency: None,
+            ..claim
+        };
         Some(Verdict::cleared(t, claim, verdict.confidence, why))
     }
 

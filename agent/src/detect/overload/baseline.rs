@@ -3,8 +3,8 @@
 //!
 //! A server that serves one connection after the other queues a lot by nature; one that collects
 //! garbage pauses. Standing times that were no overload show the nature of a listener, and are
-//! forgotten gradually. Cold start: without a baseline the rules' own bounds hold. It learns
-//! nothing from an overload.
+//! forgotten gradually, and so do pauses that were claimed once and ended within seconds. Cold
+//! start: without a baseline the rules' own bounds hold. It learns nothing from other overloads.
 
 /// Time after which the baseline halves: events of once a day do not count against a claim. A
 /// guess.

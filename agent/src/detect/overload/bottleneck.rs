@@ -87,6 +87,11 @@ impl MeanPressure {
         self.is_known().then_some(Bottleneck::Workers)
     }
 
+    /// Returns whether a thread runs all the time, so that it waits for nothing.
+    pub(super) fn is_busy(&self) -> bool {
+        self.thread.percent().is_some_and(|percent| percent >= BUSY_THREAD_PERCENT)
+    }
+
     /// Returns whether anything is known about CPU.
     pub(super) fn is_known(&self) -> bool {
         self.cpu.percent().is_some() || self.thread.percent().is_some()

@@ -73,10 +73,33 @@ pub struct OverloadClaim {
     /// Whether fewer are accepted than before although no more arrive.
     #[serde(skip)]
     pub is_slower: bool,
+    /// Whether connections are accepted as before, but of clients that have gone.
+    #[serde(skip)]
+    pub is_for_nobody: bool,
+    /// Whether a thread of it runs all the time, so that it waits for no other service.
+    #[serde(skip)]
+    pub is_busy: bool,
+    /// Process of the service that has no file descriptor left, if one is known.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub exhausted: Option<ExhaustedFiles>,
     /// Requests that wait on established connections; `None` if the claim is about the accept
     /// queue alone.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub requests: Option<WaitingRequests>,
+    /// Address that the service waits for, if it is short of a dependency.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dependency: Option<Arc<str>>,
+}
+
+/// A process that has opened as many files as it may, sockets included, so that it cannot accept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ExhaustedFiles {
+    /// Process.
+    pub files_pid: u32,
+    /// Open files.
+    pub files: u64,
+    /// Limit on them.
+    pub files_max: u64,
 }
 
 /// Requests that wait on established connections.
@@ -95,9 +118,6 @@ pub struct WaitingRequests {
     /// if none ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub abandoned_share: Option<f64>,
-    /// Address that the service waits for, if it is short of a dependency.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dependency: Option<Arc<str>>,
 }
 
 /// Resource that an overloaded service is short of. The fix differs.
@@ -178,7 +198,12 @@ impl ClaimDetails for OverloadClaim {
     }
 
     fn diagnosis(&self) -> Diagnosis {
-        [self.scarce.map(Into::into), self.sign.map(Into::into)]
+        [
+            self.scarce.map(Into::into),
+            self.sign.map(Into::into),
+            self.is_for_nobody.then_some("for_nobody"),
+            self.exhausted.map(|_| "files"),
+        ]
     }
 
     fn host_shortage(&self) -> Option<&'static str> {
@@ -263,6 +288,7 @@ impl ClaimDetails for OverloadClaim {
     fn headline(&self, host: &str, exhaustion_secs: Option<f64>) -> String {
         let owner = if self.comm.is_empty() { String::new() } else { format!(" ({})", self.comm) };
         let scarce = match self.scarce {
+            _ if self.exhausted.is_some() => ", out of file descriptors",
             Some(Bottleneck::Cpu) => ", short of CPU",
             Some(Bottleneck::Memory) => ", short of memory",
             Some(Bottleneck::AcceptLoop) => ", accept loop stuck",
@@ -272,6 +298,7 @@ impl ClaimDetails for OverloadClaim {
             None => "",
         };
         let sign = match self.sign {
+            _ if self.is_for_nobody => ", working for clients that have gone",
             Some(Sign::LoadSurge) => ", under more load than before",
             Some(Sign::RetryStorm) => ", with clients that keep retrying",
             Some(Sign::DependencyDown) | None => "",
@@ -296,9 +323,17 @@ impl ClaimDetails for OverloadClaim {
     }
 
     fn advice(&self, _exhaustion_secs: Option<f64>) -> String {
-        let requests = self.requests.as_ref();
-        if let Some(peer) = requests.and_then(|requests| requests.dependency.as_ref()) {
+        if let Some(files) = self.exhausted {
+            return format!(
+                "find out what keeps the files of pid {} open, or raise its limit of {}",
+                files.files_pid, files.files_max
+            );
+        }
+        if let Some(peer) = &self.dependency {
             return format!("check {peer}, for which it waits");
+        }
+        if self.is_for_nobody {
+            return "restart it to empty its queue, or send less load here".to_owned();
         }
         match self.scarce {
             Some(Bottleneck::Cpu) => "add CPU, or send less load here",

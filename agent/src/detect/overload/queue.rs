@@ -37,6 +37,9 @@ const FILLED_SHARE: f64 = 0.8;
 /// from before the overload.
 const STANDS_SHARE: f64 = 0.5;
 
+/// Time without an accept from which whoever connects notices. A guess.
+const NOTICED_SECS: f64 = 0.4;
+
 /// State of one socket's queue.
 #[derive(Default)]
 pub(super) struct AcceptQueue {
@@ -115,7 +118,15 @@ impl AcceptQueue {
             // since.
             self.end_standing(t);
         }
-        if dropped > 0 {
+        // What an overload drops is no matter of the limit: a longer queue would drop it later.
+        let standing_secs =
+            self.standing.as_ref().map_or(0.0, |standing| match standing.is_overload {
+                true => t - standing.since_t,
+                false => 0.0,
+            });
+        if standing_secs >= config.sustain.as_secs_f64() {
+            self.drops = DropHistory::default();
+        } else if dropped > 0 {
             self.drops.note(t);
         }
         let is_unfallen = !has_fallen && !self.has_waits;
@@ -137,6 +148,7 @@ impl AcceptQueue {
                 .trigger(t, watched_since_t, fact, &self.baseline, config)
                 .filter(|trigger| *trigger != Trigger::Unfallen || !may_be_starting);
             standing.is_overload |= trigger.is_some();
+            standing.is_more_than_stuck |= trigger.is_some_and(|trigger| trigger != Trigger::Stuck);
             trigger
         });
         // A queue that is full now may not drain at all, which is no matter of its limit.
@@ -152,12 +164,20 @@ impl AcceptQueue {
         QueueUpdate { accepted, dropped, ..self.update }
     }
 
-    /// Ends the standing time, if there is one. If it was no overload, the baseline learns from it.
+    /// Ends the standing time, if there is one. The baseline learns from it unless it was an
+    /// overload other than a pause.
     fn end_standing(&mut self, t: f64) {
-        if let Some(standing) = self.standing.take_if(|standing| !standing.is_overload) {
+        if let Some(standing) = self.standing.take_if(|standing| standing.is_usual()) {
             self.baseline.learn(t, standing.extremes());
         }
         self.standing = None;
+    }
+
+    /// Returns whether it has been standing for so long that its clients notice.
+    pub(super) fn stands_for_long(&self, t: f64) -> bool {
+        self.standing
+            .as_ref()
+            .is_some_and(|standing| standing.by_age && standing.unaccepted_secs(t) >= NOTICED_SECS)
     }
 
     /// Standing time that goes on.

@@ -106,6 +106,9 @@ pub(super) struct Rates {
     /// Set if clients were seen to retry since the queue began to stand. The service may accept as
     /// many as before again while they still do: connections whose clients have given up.
     is_storm: bool,
+    /// Seconds in which clients were seen to retry since then, and connections that arrived in
+    /// them.
+    storm: (f64, u64),
 }
 
 impl Rates {
@@ -129,6 +132,23 @@ impl Rates {
             self.accepts.take(secs, accepted, is_standing);
         }
         self.is_storm = is_standing && self.sign() == Some(Sign::RetryStorm);
+        if !is_standing {
+            self.storm = (0.0, 0);
+        } else if self.is_storm {
+            let (known_secs, known) = self.storm;
+            self.storm = (known_secs + secs, known.saturating_add(arrived.unwrap_or(0)));
+        }
+    }
+
+    /// Share of the waiting connections, at least, whose clients have gone: each retry follows a
+    /// try that was given up. `None` unless clients were seen to retry since the queue began to stand
+    /// and connections are accepted as before again.
+    pub(super) fn gone_share(&self) -> Option<f64> {
+        let (secs, arrived) = self.storm;
+        let share = 1.0 - self.arrivals.before_per_sec * secs / arrived.max(1) as f64;
+        let went = &self.accepts;
+        let accepts_again = went.last(KEPT_SAMPLES).1 > FALLEN * went.before_per_sec;
+        (arrived > 0 && share > 0.0 && accepts_again).then_some(share)
     }
 
     /// Connections that arrive per second now; `None` if they are not counted.
@@ -164,6 +184,17 @@ impl Rates {
         let of = |rate: &Rate| {
             format!("{:.0}/s ({:.0}/s before)", rate.now_per_sec(), rate.before_per_sec)
         };
+        if let Some(share) = self.gone_share() {
+            let now =
+                if self.is_storm { "clients keep retrying" } else { "clients retried before" };
+            return Some(format!(
+                "{now}: {} arrive and {} are accepted, but at least {:.0} % of them for clients \
+                 that have gone",
+                of(came),
+                of(went),
+                share * 100.0
+            ));
+        }
         match self.sign() {
             Some(Sign::RetryStorm) => {
                 return Some(format!(

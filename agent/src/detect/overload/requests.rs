@@ -109,8 +109,11 @@ pub(super) struct RequestQueue {
     /// Reason of the overload that goes on, if there is one.
     overload: Option<RequestTrigger>,
     pressure: MeanPressure,
-    /// Connections that arrived, and since when they are counted for `connects_per_sec`.
+    /// Connections that arrived, those of them that were accepted, and since when they are counted
+    /// for `connects_per_sec`.
     arrived: Counter,
+    arrived_count: u64,
+    accepted: Option<f64>,
     connects: (f64, u64),
     connects_per_sec: f64,
     seen_scan: u32,
@@ -166,7 +169,7 @@ impl RequestQueue {
         }
         let (interval_secs, gap) = self.advance(t);
         self.fact.clone_from(fact);
-        let ended = self.history.push(t, fact);
+        let ended = self.history.push(t, fact, self.accepted);
         if gap || ended.answered > 0.0 || self.count() == 0.0 || !self.history.is_counted() {
             (self.answered_t, self.answered_count) = (t, self.count());
         }
@@ -206,7 +209,11 @@ impl RequestQueue {
             self.pressure.add(fact.strain.as_ref());
         }
         let (since_t, count) = self.connects;
-        let count = count.saturating_add(self.arrived.rise(fact.arrived_total));
+        let arrived = self.arrived.rise(fact.arrived_total);
+        let count = count.saturating_add(arrived);
+        self.arrived_count = self.arrived_count.saturating_add(arrived);
+        self.accepted =
+            fact.arrived_total.map(|_| self.arrived_count as f64 - f64::from(fact.backlog));
         self.connects = (since_t, count);
         if t - since_t >= CONNECTS_SECS {
             self.connects_per_sec = count as f64 / (t - since_t);
@@ -230,9 +237,18 @@ impl RequestQueue {
         last_secs > STALE_SECS.max(GAP_INTERVALS * self.interval_secs.unwrap_or(0.0))
     }
 
-    /// Returns whether requests wait that would not usually.
+    /// Returns whether requests wait that would not usually, if only a few, and none is answered.
     pub(super) fn is_waiting(&self, t: f64) -> bool {
-        self.is_overload(t) || self.standing.is_some()
+        // A service that is sampled only since it answers no longer has no baseline.
+        let usual_secs = match self.in_flight.is_warm() {
+            true => self.in_flight.at(t).age_secs,
+            false => 0.0,
+        };
+        let is_silent = !self.is_stale(t)
+            && self.count() > 0.0
+            && self.silence_secs(t) >= WAITS_STILL_SECS
+            && self.age_secs() >= WAITS_STILL_SECS.max(UNUSUAL_FACTOR * usual_secs);
+        self.is_overload(t) || self.standing.is_some() || is_silent
     }
 
     /// Requests that wait or are served.

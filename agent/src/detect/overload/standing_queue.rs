@@ -39,6 +39,15 @@ const ACCEPTED_MIN: u64 = 2_000;
 /// variance of three squared means).
 const DEEP: u32 = 100;
 
+/// Wait of each connection that is an overload however few they are, and for how long. It is no
+/// sign that the load is too high, as the other bounds are, but what clients suffer.
+const SLOW_WAIT_SECS: f64 = 0.5;
+const SLOW_SECS: f64 = 3.0;
+
+/// Length from which nothing accepted is no pause of an event loop or a collector. A guess: users
+/// have noticed it by then.
+const PAUSE_SECS_MAX: f64 = 3.0;
+
 /// Depth below which a queue near its limit has a small limit rather than many waiting.
 const NEAR_LIMIT_MIN: u32 = 48;
 
@@ -112,6 +121,8 @@ pub(super) struct StandingQueue {
     pub(super) overflows: u64,
     /// Whether it was an overload at any sample: then it is one until it ends.
     pub(super) is_overload: bool,
+    /// Set if it was an overload for another reason than that nothing was accepted.
+    pub(super) is_more_than_stuck: bool,
     samples_total: u32,
     /// Samples in a row without an oldest wait.
     ageless_samples: u32,
@@ -132,6 +143,8 @@ pub(super) struct StandingQueue {
     deep_since_t: f64,
     /// Samples since the queue last fell.
     unfallen_samples: u32,
+    /// Time since which every connection has waited for long; infinity if they do not.
+    slow_since_t: f64,
 }
 
 impl StandingQueue {
@@ -147,6 +160,7 @@ impl StandingQueue {
             by_age: true,
             overflows: 0,
             is_overload: false,
+            is_more_than_stuck: false,
             samples_total: 0,
             ageless_samples: 0,
             proven_since_t: since_t,
@@ -161,6 +175,7 @@ impl StandingQueue {
             full_since_t: f64::INFINITY,
             deep_since_t: f64::INFINITY,
             unfallen_samples: 0,
+            slow_since_t: f64::INFINITY,
         }
     }
 
@@ -200,11 +215,46 @@ impl StandingQueue {
                 self.by_age &= self.ageless_samples < AGELESS_SAMPLES_MIN && self.samples_total > 0;
             }
         }
+        self.note_slow(t, interval_secs, fact, accepted);
         self.samples_total = self.samples_total.saturating_add(1);
         let since = |holds: bool, since_t: f64| if holds { since_t.min(t) } else { f64::INFINITY };
         self.near_limit_since_t = since(is_near_limit(fact), self.near_limit_since_t);
         self.full_since_t = since(is_full(fact), self.full_since_t);
         self.deep_since_t = since(is_deep(fact), self.deep_since_t);
+    }
+
+    /// Extends or ends the time in which every connection has waited for long.
+    fn note_slow(
+        &mut self,
+        t: f64,
+        interval_secs: f64,
+        fact: &ListenerFact,
+        accepted: Option<u64>,
+    ) {
+        let Some(secs) = head_secs(fact) else {
+            // An oldest wait that is missing from one sample proves nothing.
+            if self.ageless_samples >= AGELESS_SAMPLES_MIN || fact.backlog < STUCK_WAITING {
+                self.slow_since_t = f64::INFINITY;
+            }
+            return;
+        };
+        let has_accepted = accepted != Some(0);
+        let was_quick = match fact.sojourn_min_us {
+            Some(us) => (us as f64 / 1e6) < SLOW_WAIT_SECS,
+            // The last that was accepted had come before the head: by as much as connections are
+            // apart, and it was accepted before this sample.
+            None => {
+                let gap_secs = secs / f64::from(fact.backlog.max(1));
+                let ago_secs = interval_secs / (accepted.unwrap_or(1).saturating_add(1) as f64);
+                has_accepted && secs + gap_secs - ago_secs < SLOW_WAIT_SECS
+            }
+        };
+        if was_quick || fact.backlog < STUCK_WAITING {
+            self.slow_since_t = f64::INFINITY;
+        }
+        if secs >= SLOW_WAIT_SECS && fact.backlog >= STUCK_WAITING {
+            self.slow_since_t = self.slow_since_t.min(t - (secs - SLOW_WAIT_SECS));
+        }
     }
 
     fn note_head(
@@ -261,9 +311,11 @@ impl StandingQueue {
         if self.is_stuck(t, fact, config) && is_unusual && makes_many_wait(fact) {
             return Some(Trigger::Stuck);
         }
+        // It may drain: those that wait have waited all the same.
+        let is_slow = reached(t - self.slow_since_t, SLOW_SECS).then_some(Trigger::Slow);
         let trend = self.trend(fact);
         if self.samples_total < SAMPLES_MIN || trend == Trend::Drains {
-            return None;
+            return is_slow;
         }
         let sure = if trend == Trend::Grows { 1.0 } else { UNCLEAR_FACTOR };
         if !self.by_age {
@@ -293,7 +345,7 @@ impl StandingQueue {
         let is_standing = (deep && stands(sure))
             || (self.accepted >= ACCEPTED_MIN && stands(1.0))
             || (self.accepted >= ACCEPTED_MIN / 2 && stands(2.0));
-        is_standing.then_some(Trigger::Standing)
+        if is_standing { Some(Trigger::Standing) } else { is_slow }
     }
 
     /// Returns the direction of the queue. If the last samples leave it open, the peak may tell: a
@@ -309,6 +361,13 @@ impl StandingQueue {
         let fallen = f64::from(self.deepest.saturating_sub(fact.backlog));
         let gone = self.accepted.saturating_sub(self.accepted_at_deepest) as f64;
         fallen >= 1.0 && fallen >= scatter_of(gone)
+    }
+
+    /// Returns whether it shows the nature of the server once it has ended: it was no overload, or
+    /// a pause, which ended of itself and was not long.
+    pub(super) fn is_usual(&self) -> bool {
+        let is_pause = !self.is_more_than_stuck && self.longest_gap_secs < PAUSE_SECS_MAX;
+        !self.is_overload || is_pause
     }
 
     /// Longest time between two accepts, and greatest depth, for the baseline.

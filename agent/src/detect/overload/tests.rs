@@ -6,7 +6,7 @@ use crate::{
     config::Config,
     detect::{Bottleneck, Claim, ClaimState, HostInfo, Sign, Verdict},
     engine::Engine,
-    sense::{HostFact, Observation},
+    sense::{HostFact, Observation, ProcessResourcesFact, ServicePressureFact},
 };
 
 struct Run {
@@ -263,6 +263,205 @@ fn retry_storm_is_recognised_after_twelve_seconds_of_calm() {
     let Claim::Overload(claim) = &run.verdicts[0].claim else { unreachable!() };
     assert_eq!(claim.sign, Some(Sign::RetryStorm), "{}", run.verdicts[0].why);
     assert!(run.verdicts[0].t <= 16.0, "{}", run.verdicts[0].t);
+}
+
+/// A storm after 12 s of calm: the server accepts 5 a second of 57 for 10 s, then as many as before.
+fn storm(run: &mut Run) {
+    run.looks(0.0, 12.0, |since| ListenerFact {
+        backlog_max: 2_048,
+        accepted_total: Some((since * 14.0) as u64),
+        arrived_total: Some((since * 14.0) as u64),
+        ..fact(0, Some(0))
+    });
+    run.looks(12.0, 30.0, |since| {
+        let arrived = 168 + (since * 14.0 + (since.min(20.0) - 1.0).max(0.0) * 43.0) as u64;
+        let accepted = 168 + (since.min(10.0) * 5.0 + (since - 10.0).max(0.0) * 20.0) as u64;
+        ListenerFact {
+            backlog_max: 2_048,
+            accepted_total: Some(accepted),
+            arrived_total: Some(arrived),
+            ..fact((arrived - accepted) as u32, wait_us(since * 0.64))
+        }
+    });
+}
+
+#[test]
+fn accepts_for_clients_that_have_gone_are_reported() {
+    let mut run = Run::new();
+    storm(&mut run);
+    let raised = &run.verdicts[0];
+    assert!(raised.why.contains("; clients keep retrying: 5"), "{}", raised.why);
+    assert!(!raised.why.contains("gone"), "{}", raised.why);
+    let updated: Vec<_> =
+        run.verdicts.iter().filter(|verdict| verdict.state == ClaimState::Updated).collect();
+    let again = "are accepted, but at least 7";
+    let told = updated.iter().find(|verdict| verdict.why.contains(again));
+    let told = told.unwrap_or_else(|| panic!("{updated:#?}"));
+    assert!(told.why.contains("; clients keep retrying: 5"), "{}", told.why);
+    assert!(told.why.ends_with("% of them for clients that have gone"), "{}", told.why);
+    assert!((22.0..26.0).contains(&told.t), "{}", told.t);
+    // The storm is over after 20 s: what waits is still of clients that have gone.
+    let last = &updated[updated.len() - 1];
+    assert!(last.t >= 32.0 && last.why.contains("; clients retried before: "), "{}", last.why);
+    assert!(last.why.contains(again), "{}", last.why);
+    let Claim::Overload(claim) = &last.claim else { unreachable!() };
+    assert_eq!(claim.sign, None, "nobody retries now");
+}
+
+#[test]
+fn waits_of_half_a_second_for_three_seconds_are_overload() {
+    for exact in [false, true] {
+        let (mut run, mut server) = (Run::new(), Server::new(30.0, 2_048));
+        server.exact = exact;
+        server.run(&mut run, 60.0, |_| 20.0, |_| false);
+        // Twenty wait in the end, and as many come as are accepted.
+        server.run(&mut run, 2.0, |_| 40.0, |_| false);
+        server.run(&mut run, 1.0, |_| 30.0, |_| false);
+        assert_eq!(run.states(), []);
+        server.run(&mut run, 3.0, |_| 30.0, |_| false);
+        let [raised] = &run.verdicts[..] else { panic!("{:?}", run.states()) };
+        assert!((64.2..65.2).contains(&raised.t), "{}", raised.t);
+        let why = "0.0.0.0:8080 (pid 812) accepts too slowly: each connection waits for half a \
+                   second or more; ";
+        assert!(raised.why.starts_with(why), "{}", raised.why);
+    }
+}
+
+#[test]
+fn shorter_waits_or_fewer_connections_are_healthy() {
+    for (capacity, waiting) in [(30.0, 13.0), (30.0, 14.0), (5.0, 3.5)] {
+        let (mut run, mut server) = (Run::new(), Server::new(capacity, 2_048));
+        server.run(&mut run, 60.0, |_| 0.5 * capacity, |_| false);
+        server.run(&mut run, 1.0, |_| capacity + waiting, |_| false);
+        server.run(&mut run, 25.0, |_| capacity, |_| false);
+        assert_eq!(run.states(), [], "{waiting} at {capacity}/s");
+    }
+}
+
+#[test]
+fn queue_that_drains_for_seconds_is_overload_while_all_wait() {
+    let (mut run, mut server) = (Run::new(), Server::new(30.0, 2_048));
+    server.run(&mut run, 60.0, |_| 10.0, |_| false);
+    // A crowd of 120, at once: those that come last wait for six seconds.
+    server.run(&mut run, 0.1, |_| 1_200.0, |_| false);
+    server.run(&mut run, 20.0, |_| 10.0, |_| false);
+    let states: Vec<_> = run.verdicts.iter().map(|verdict| verdict.state).collect();
+    assert_eq!(states, [ClaimState::Raised, ClaimState::Cleared]);
+    assert!((63.4..64.2).contains(&run.verdicts[0].t), "{}", run.verdicts[0].t);
+}
+
+#[test]
+fn usual_pauses_are_claimed_once_at_most() {
+    // Event loops that stall, and collectors: how often, and for how long.
+    for (every_secs, lasts_secs, most) in
+        [(10.0, 0.3, 0), (10.0, 0.6, 0), (10.0, 1.0, 1), (30.0, 1.5, 1)]
+    {
+        for capacity in [20.0, 100.0, 500.0] {
+            let (mut run, mut server) = (Run::new(), Server::new(capacity, 4_096));
+            let pauses = |since: f64| since % every_secs > every_secs - lasts_secs;
+            server.run(&mut run, 10.0 * every_secs, |_| 0.4 * capacity, pauses);
+            let raised = run.verdicts.iter().filter(|one| one.state == ClaimState::Raised).count();
+            assert!(raised <= most, "{lasts_secs} s at {capacity}/s: {raised} claims");
+        }
+    }
+}
+
+#[test]
+fn real_stop_after_usual_pauses_is_claimed_in_seconds() {
+    let (mut run, mut server) = (Run::new(), Server::new(100.0, 4_096));
+    server.run(&mut run, 60.0, |_| 40.0, |since| since % 10.0 > 9.0);
+    run.verdicts.clear();
+    server.run(&mut run, 8.0, |_| 40.0, |_| true);
+    assert!(run.verdicts[0].t <= 63.6, "{:?}", run.states());
+}
+
+fn opened(pid: u32, fds: u64) -> Fact {
+    let id = crate::sense::ProcessId { pid, start_ticks: 1 };
+    let (fds_max, close_wait) = (Some(40), Some(0));
+    Fact::Handles(ProcessResourcesFact { id, fds, fds_max, threads: 1, close_wait })
+}
+
+#[test]
+fn service_without_file_descriptors_is_named_as_such() {
+    let mut run = Run::new();
+    let stopped = |since: f64| fact((since * 20.0) as u32, wait_us((since - 0.05).max(0.0)));
+    run.looks(0.0, 5.0, |_| fact(1, Some(100)));
+    run.core.apply(&Observation { t: 4.9, fact: opened(812, 40) });
+    run.looks(5.0, 2.0, stopped);
+    let raised = &run.verdicts[0];
+    let why = "; it has 40 of 40 files open, so that it cannot accept";
+    assert!(raised.why.ends_with(why), "{}", raised.why);
+    let json = serde_json::to_value(raised).unwrap();
+    assert_eq!(
+        (&json["files_pid"], &json["files"], &json["files_max"]),
+        (&812.into(), &40.into(), &40.into())
+    );
+    let advice = raised.claim.advice(None);
+    assert_eq!(advice, "find out what keeps the files of pid 812 open, or raise its limit of 40");
+}
+
+#[test]
+fn file_descriptors_that_run_out_later_are_an_update() {
+    let mut run = Run::new();
+    let stopped = |since: f64| fact((since * 5.0) as u32, wait_us((since - 0.05).max(0.0)));
+    run.looks(0.0, 5.0, |_| fact(1, Some(100)));
+    run.looks(5.0, 2.0, stopped);
+    run.core.apply(&Observation { t: 6.95, fact: opened(812, 40) });
+    run.looks(7.0, 15.0, |since| stopped(since + 2.0));
+    assert!(!run.verdicts[0].why.contains("40 of 40"), "{}", run.verdicts[0].why);
+    let is_told = |verdict: &&Verdict| verdict.why.contains("it has 40 of 40 files open");
+    let told = run.verdicts.iter().find(is_told).expect("it is told");
+    assert_eq!(told.state, ClaimState::Updated);
+}
+
+#[test]
+fn workers_that_wait_for_a_dead_upstream_name_it() {
+    let mut run = Run::new();
+    let upstream = |t: f64, pending| Observation {
+        t,
+        fact: Fact::Outbound(OutboundFact {
+            addr: Arc::from("10.0.0.7:5432"),
+            cgroup: Arc::from("/api.service"),
+            pending,
+            ..OutboundFact::default()
+        }),
+    };
+    run.looks(0.0, 5.0, |_| fact(1, Some(100)));
+    run.core.apply(&upstream(4.95, 3));
+    // A few are accepted, and those that read the pressure find neither CPU nor memory short.
+    let strain = ServicePressureFact {
+        secs: 0.1,
+        psi_cpu_some_percent: Some(1.0),
+        busiest_thread_percent: Some(3.0),
+        ..ServicePressureFact::default()
+    };
+    let slow = |since: f64| ListenerFact {
+        accepted_total: Some((since * 10.0) as u64),
+        strain: Some(strain),
+        ..fact((since * 10.0) as u32, wait_us(since * 0.5))
+    };
+    run.looks(5.0, 3.0, slow);
+    run.core.apply(&upstream(7.95, 4));
+    run.looks(8.0, 3.0, |since| slow(3.0 + since));
+    let raised = &run.verdicts[0];
+    let Claim::Overload(claim) = &raised.claim else { unreachable!() };
+    assert_eq!(claim.scarce, Some(Bottleneck::Dependency), "{}", raised.why);
+    assert_eq!(claim.dependency.as_deref(), Some("10.0.0.7:5432"));
+    assert!(raised.why.contains("; it waits for 10.0.0.7:5432, which does not"), "{}", raised.why);
+}
+
+#[test]
+fn drops_of_an_overload_are_no_matter_of_the_backlog() {
+    let (mut run, mut server) = (Run::new(), Server::new(100.0, 511));
+    server.run(&mut run, 30.0, |_| 50.0, |_| false);
+    server.run(&mut run, 15.0, |_| 200.0, |_| false);
+    assert!(server.overflows > 100, "{}", server.overflows);
+    server.run(&mut run, 30.0, |_| 20.0, |_| false);
+    for verdict in &run.verdicts {
+        let Claim::Overload(claim) = &verdict.claim else { unreachable!() };
+        assert_ne!(claim.scarce, Some(Bottleneck::Backlog), "{}", verdict.why);
+    }
+    assert_eq!(run.verdicts[run.verdicts.len() - 1].state, ClaimState::Cleared);
 }
 
 #[test]

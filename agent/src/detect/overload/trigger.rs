@@ -7,6 +7,8 @@ pub(super) enum Trigger {
     Stuck,
     /// It is standing, and does not drain.
     Standing,
+    /// Every connection waits for so long that users notice.
+    Slow,
     /// It fills, and overflows soon.
     Filling,
     /// It is standing near its limit.

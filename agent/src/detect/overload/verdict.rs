@@ -67,7 +67,7 @@ impl OverloadedQueue<'_> {
         let exhaustion_secs = self.exhaustion_secs(growth_per_sec);
         let mut why = self.evidence(context, is_stuck, growth_per_sec, exhaustion_secs, scarce);
         let (base, rule) = match self.trigger {
-            Trigger::Stuck | Trigger::Standing | Trigger::NearLimit => {
+            Trigger::Stuck | Trigger::Standing | Trigger::Slow | Trigger::NearLimit => {
                 (CONFIDENCE_BY_AGE, Rule::QueueAge)
             }
             Trigger::Filling => (CONFIDENCE_FILLING, Rule::QueueAge),
@@ -95,7 +95,11 @@ impl OverloadedQueue<'_> {
             accepts_per_sec: self.rates.accepts_per_sec().map(|rate| rounded(rate, 1)),
             oldest_wait_us: fact.oldest_wait_us,
             is_slower: self.rates.is_slower(),
+            is_for_nobody: self.rates.gone_share().is_some(),
+            is_busy: pressure.is_busy(),
+            exhausted: None,
             requests: None,
+            dependency: None,
         };
         Verdict {
             exhaustion_secs: exhaustion_secs.map(|secs| rounded(secs, 1)),
@@ -142,6 +146,9 @@ impl OverloadedQueue<'_> {
             Trigger::NearLimit => {
                 format!("{listener} accepts too slowly: its queue is near its limit")
             }
+            Trigger::Slow => format!(
+                "{listener} accepts too slowly: each connection waits for half a second or more"
+            ),
             _ => format!("{listener} accepts too slowly: its queue has not drained for {lasted}"),
         };
         // Writing to a String cannot fail.

@@ -148,6 +148,20 @@ fn pool_ramp(draw: &mut Draw) -> Plan {
     plan
 }
 
+/// Load that exceeds the capacity by a few percent, so that waits grow over minutes.
+fn creeping(draw: &mut Draw) -> Plan {
+    let server = draw.any_server();
+    let capacity = server.capacity();
+    let (before, over) = (draw.rng.range(0.5, 0.8), 1.0 + draw.log(0.03, 0.1));
+    let from = draw.ahead();
+    let lasts = draw.rng.range(90.0, 150.0);
+    let anew = draw.rng.chance(0.4);
+    let mut plan = draw.plan(server, from + lasts + 60.0);
+    let rate = Line::spell(capacity * before, from, from + lasts, capacity * over);
+    plan.opens.push(poisson(rate, anew));
+    plan
+}
+
 /// Clients that wait for each answer: few at first, then far more than can be served.
 fn crowding(draw: &mut Draw, server: Server) -> Plan {
     let capacity = server.capacity();
@@ -330,9 +344,18 @@ fn bursts(draw: &mut Draw) -> Plan {
 }
 
 fn pauses(draw: &mut Draw) -> Plan {
+    pausing(draw, [0.05, 0.5], [3.0, 60.0])
+}
+
+fn stalls(draw: &mut Draw) -> Plan {
+    pausing(draw, [0.6, 1.0], [10.0, 60.0])
+}
+
+/// Pauses of up to a length, so far apart on average; both are drawn.
+fn pausing(draw: &mut Draw, lasts: [f64; 2], apart: [f64; 2]) -> Plan {
     let server = draw.any_server();
     let mut plan = calm(draw, server, 600.0);
-    let (length, every) = (draw.log(0.05, 0.5), draw.log(3.0, 60.0));
+    let (length, every) = (draw.log(lasts[0], lasts[1]), draw.log(apart[0], apart[1]));
     let mut t = draw.rng.range(0.5, 1.5) * every;
     while t < plan.secs {
         let lasts = length * draw.rng.range(0.5, 1.0);
@@ -489,6 +512,7 @@ pub const FAMILIES: &[Family] = &[
     overload("pool-open", pool_open, "more come to a pool that reads early than it can answer"),
     overload("pool-ramp", pool_ramp, "load on a pool that reads early ramps up"),
     overload("pool-closed", pool_closed, "far more clients that think than a pool serves"),
+    overload("creeping", creeping, "load exceeds the capacity of any server by a few percent"),
     overload("reader-open", reader_open, "more come to a pool that reads late than it can answer"),
     overload(
         "gives-up",
@@ -504,6 +528,7 @@ pub const FAMILIES: &[Family] = &[
     healthy("benchmark", benchmark, "as many clients without a pause as workers"),
     healthy("bursts", bursts, "bursts that take less than half a second"),
     healthy("pauses", pauses, "collections of up to half a second"),
+    healthy("stalls", stalls, "an event loop or all of a server stalls for a second at times"),
     healthy("long-polls", long_polls, "long polls, alone or beside requests, early or late"),
     healthy("subscribers", subscribers, "long polls that are all answered at once by news"),
     healthy("uploads", uploads, "uploads, of which some bytes are unread all the time"),

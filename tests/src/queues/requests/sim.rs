@@ -117,10 +117,12 @@ pub(super) struct Sim {
 
 impl Sim {
     pub(super) fn new(plan: Plan, rng: Rng) -> Self {
+        let is_proxy = matches!(plan.server.serving, Serving::Passes(_));
+        let upstream_secs = is_proxy.then_some(plan.server.service.mean_secs);
         let mut sim = Self {
             connections: Vec::new(),
             counts: Counts::default(),
-            truth: Truth::new(plan.scarce, plan.server.service.mean_secs),
+            truth: Truth::new(plan.scarce, upstream_secs),
             now: 0,
             rng,
             events: EventQueue::new(),

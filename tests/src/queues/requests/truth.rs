@@ -1,8 +1,10 @@
 //! Truth about a run: the times in which requests wait for so long that it is an overload.
 //!
 //! The family does not matter. Requests wait from their arrival until a worker begins with
-//! them. It is an overload if four or more wait, the longest for half a second, and three times as
-//! long as a service takes and as anybody waited before, for three seconds in a row. The condition
+//! them. It is an overload if four or more wait, the longest for half a second, for three seconds
+//! in a row, however long a service takes and whatever was usual. Behind a proxy, where waiting
+//! cannot be separated from service, they must wait three times as long as a service takes and as
+//! anybody waited before. The condition
 //! that a claim is timed by holds after the first of these seconds: `sustain`. Where requests wait
 //! a quarter of a second for a second or more a claim is tolerated, and its absence too.
 
@@ -22,7 +24,7 @@ const OVERLOAD_SECS: f64 = 0.5;
 const OVERLOAD_FOR_SECS: f64 = 3.0;
 const CONDITION_SECS: f64 = 1.0;
 
-/// Multiple of a service, and of the longest wait before, that it must reach.
+/// Multiple of a service, and of the longest wait before, that it must reach behind a proxy.
 const FACTOR: f64 = 3.0;
 
 /// Requests that must wait.
@@ -65,7 +67,8 @@ struct Excursion {
 
 pub(super) struct Truth {
     scarce: Scarce,
-    service_secs: f64,
+    /// Mean service of the upstream of a proxy; `None` for other servers.
+    upstream_secs: Option<f64>,
     usual: Nanos,
     excursion: Option<Excursion>,
     pub(super) overloads: Vec<Overload>,
@@ -74,14 +77,17 @@ pub(super) struct Truth {
 }
 
 impl Truth {
-    pub(super) fn new(scarce: Scarce, service_secs: f64) -> Self {
+    pub(super) fn new(scarce: Scarce, upstream_secs: Option<f64>) -> Self {
         let (overloads, tolerated) = (Vec::new(), Vec::new());
-        Self { scarce, service_secs, usual: 0, excursion: None, overloads, tolerated }
+        Self { scarce, upstream_secs, usual: 0, excursion: None, overloads, tolerated }
     }
 
     pub(super) fn poll(&mut self, now: Nanos, waits: Waits) {
-        let bar = nanos(OVERLOAD_SECS.max(FACTOR * self.service_secs))
-            .max(self.usual.saturating_mul(FACTOR as Nanos));
+        let bar = match self.upstream_secs {
+            None => nanos(OVERLOAD_SECS),
+            Some(secs) => nanos(OVERLOAD_SECS.max(FACTOR * secs))
+                .max(self.usual.saturating_mul(FACTOR as Nanos)),
+        };
         if waits.longest >= nanos(NOTICED_SECS) {
             let excursion = self.excursion.get_or_insert(Excursion {
                 from: now,

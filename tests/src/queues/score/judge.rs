@@ -1,8 +1,8 @@
 //! Judgement of one run: which overloads each rule claimed, when, and what it claimed wrongly.
 //!
 //! A claim is right if it is made between the onset of an overload of the run's address and a
-//! second after its end, because a reading may be late. Any other claim is false, however near. An
-//! overload that begins while a right claim about an earlier one is still active counts as claimed.
+//! second after its end, because a reading may be late, and neither right nor wrong while connections
+//! wait nearly as long. Any other claim is false, however near. An overload that begins while a right claim about an earlier one is still active counts as claimed.
 
 use std::path::Path;
 
@@ -99,7 +99,13 @@ impl Outcome {
                 why: claim.why.clone(),
             })
         };
-        let wrong: Vec<_> = claims.iter().filter(|claim| !right(claim)).collect();
+        let tolerated = |claim: &Claim| {
+            let within =
+                |span: &(f64, f64)| (span.0..=span.1 + GRACE_SECS).contains(&claim.raised_secs);
+            claim.addr == entry.addr && entry.tolerated.iter().any(within)
+        };
+        let wrong: Vec<_> =
+            claims.iter().filter(|claim| !right(claim) && !tolerated(claim)).collect();
         Self {
             rule,
             found: entry.overloads.iter().zip(harmed_secs).map(find).collect(),

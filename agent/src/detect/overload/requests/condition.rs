@@ -47,6 +47,9 @@ const JOINED_FACTOR: f64 = 2.5;
 const JOINED_ANSWERED_FACTOR: f64 = 1.3;
 const JOINED_SECS: f64 = 3.0;
 
+/// Share of the usual responses that those others must still get.
+const JOINED_ANSWERED_SHARE: f64 = 0.5;
+
 /// Responses that would usually have come in a silence: chance has none of five in 0.7 %.
 const SILENT_ANSWERS_MIN: f64 = 5.0;
 
@@ -113,6 +116,7 @@ impl RequestQueue {
         let expected = usual_per_sec * lately.secs;
         arrived >= JOINED_FACTOR * usual_per_sec * age_secs + WAITING_MIN
             && lately.answered <= JOINED_ANSWERED_FACTOR * expected + expected.sqrt()
+            && lately.answered >= JOINED_ANSWERED_SHARE * expected - expected.sqrt()
     }
 
     /// Response time by Little's law, in seconds; `None` if no response was seen.

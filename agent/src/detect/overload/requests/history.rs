@@ -30,6 +30,8 @@ struct Moment {
     /// Requests answered and abandoned since the address was first sampled.
     answered: f64,
     abandoned: f64,
+    /// Connections that ended without being abandoned, since then.
+    closed: f64,
 }
 
 /// The last moments, oldest first; the last is the latest sample.
@@ -41,6 +43,8 @@ pub(super) struct RequestHistory {
     abandoned: Counter,
     /// Set if responses are counted.
     is_counted: bool,
+    /// Connections that must have ended, by the first counts; `None` until both are known.
+    closed_from: Option<f64>,
 }
 
 /// Requests that ended in some time.
@@ -68,18 +72,29 @@ impl Ended {
 }
 
 impl RequestHistory {
-    /// Takes a sample. Returns the requests that ended since the last one.
-    pub(super) fn push(&mut self, t: f64, fact: &RequestsFact) -> Ended {
+    /// Takes a sample. Returns the requests that ended since the last one. `accepted` is how many
+    /// connections were accepted so far: samples miss most responses on connections of a single
+    /// request, but each that was accepted and is open no longer has had one.
+    pub(super) fn push(&mut self, t: f64, fact: &RequestsFact, accepted: Option<f64>) -> Ended {
         let last = self.last();
         self.is_counted = fact.answered_total.is_some();
         let answered = self.answered.rise(fact.answered_total) as f64;
         let abandoned = self.abandoned.rise(fact.abandoned_total) as f64;
+        let abandoned_total = last.map_or(0.0, |last| last.abandoned) + abandoned;
+        let closed = accepted.zip(fact.connections).map_or(0.0, |(accepted, open)| {
+            let gone = accepted - f64::from(open) - abandoned_total;
+            gone - *self.closed_from.get_or_insert(gone)
+        });
+        // The two counts are not of the same instant.
+        let closed_before = last.map_or(0.0, |last| last.closed);
+        let closed = closed.max(closed_before);
         let moment = Moment {
             t,
             in_flight: f64::from(fact.in_flight.max(fact.unread)),
             unread: f64::from(fact.unread),
             answered: last.map_or(0.0, |last| last.answered) + answered,
-            abandoned: last.map_or(0.0, |last| last.abandoned) + abandoned,
+            abandoned: abandoned_total,
+            closed,
         };
         let is_near = |pair: &[Moment]| pair[1].t - pair[0].t < APART_SECS;
         if self.all().last_chunk::<2>().is_some_and(|pair| is_near(pair)) {
@@ -90,6 +105,7 @@ impl RequestHistory {
         }
         self.moments[self.len] = moment;
         self.len += 1;
+        let answered = answered.max(closed - closed_before);
         Ended { secs: last.map_or(0.0, |last| t - last.t), answered, abandoned }
     }
 
@@ -128,6 +144,7 @@ impl RequestHistory {
             unread: between(before.unread, after.unread),
             answered: between(before.answered, after.answered),
             abandoned: between(before.abandoned, after.abandoned),
+            closed: between(before.closed, after.closed),
         })
     }
 
@@ -135,7 +152,7 @@ impl RequestHistory {
         let Some(last) = self.last() else { return Ended::default() };
         Ended {
             secs: last.t - then.t,
-            answered: last.answered - then.answered,
+            answered: (last.answered - then.answered).max(last.closed - then.closed),
             abandoned: last.abandoned - then.abandoned,
         }
     }
@@ -195,7 +212,7 @@ impl RequestHistory {
             return false;
         };
         let fallen = of(peak) - of(&last);
-        let scatter = (2.0 * (last.answered - peak.answered)).sqrt();
+        let scatter = (2.0 * self.since(*peak).answered).sqrt();
         fallen >= DRAINED_MIN
             && fallen >= DRAINED_SIGMAS * scatter
             && of(&last) * (last.t - peak.t) <= DRAINED_WITHIN_SECS * fallen
@@ -230,7 +247,7 @@ mod tests {
         let mut history = RequestHistory::default();
         assert_eq!(history.arrived(1.0), None);
         for second in 0..5 {
-            history.push(f64::from(second), &fact(10 * second, 100 * u64::from(second)));
+            history.push(f64::from(second), &fact(10 * second, 100 * u64::from(second)), None);
         }
         // 100 answered, 10 abandoned and 10 more in flight, each second.
         assert_eq!(history.arrived(2.0), Some(240.0));
@@ -242,10 +259,33 @@ mod tests {
     }
 
     #[test]
+    fn connections_of_one_request_count_when_they_end() {
+        let mut history = RequestHistory::default();
+        let sample = |open, abandoned| RequestsFact {
+            connections: Some(open),
+            answered_total: Some(1),
+            abandoned_total: Some(abandoned),
+            ..RequestsFact::default()
+        };
+        for second in 0..5 {
+            history.push(f64::from(second), &sample(7, 0), Some(100.0 + 40.0 * f64::from(second)));
+        }
+        assert_eq!(history.ended_in(2.0).answered, 80.0);
+        // Nothing is answered: as many stay open as were accepted; ten clients give up.
+        for second in 5..8 {
+            let open = 7 + 40 * (second - 4) - 10;
+            let accepted = 260.0 + 40.0 * f64::from(second - 4);
+            let ended = history.push(f64::from(second), &sample(open, 10), Some(accepted));
+            assert_eq!(ended.answered, 0.0, "{second}");
+        }
+        assert_eq!(history.ended_in(3.0).abandoned, 10.0);
+    }
+
+    #[test]
     fn frequent_samples_still_span_seconds() {
         let mut history = RequestHistory::default();
         for step in 0..200_u32 {
-            history.push(f64::from(step) / 20.0, &fact(5, u64::from(step)));
+            history.push(f64::from(step) / 20.0, &fact(5, u64::from(step)), None);
         }
         let span = history.all()[history.len - 1].t - history.all()[0].t;
         assert!((6.0..8.0).contains(&span), "{span}");
@@ -257,7 +297,7 @@ mod tests {
         let falls = |by: u32| {
             let mut history = RequestHistory::default();
             for step in 0..5 {
-                history.push(f64::from(step), &fact(200 - by * step, 100 * u64::from(step)));
+                history.push(f64::from(step), &fact(200 - by * step, 100 * u64::from(step)), None);
             }
             history.drains(false)
         };

@@ -266,7 +266,7 @@ fn slow_dependency_is_named() {
     scene.run(10.0, 40.0);
     let claim = scene.claim();
     assert_eq!(claim.scarce, Some(Bottleneck::Dependency));
-    let peer = claim.requests.as_ref().and_then(|requests| requests.dependency.as_deref());
+    let peer = claim.dependency.as_deref();
     assert_eq!(peer, Some("10.0.0.7:5432"));
     let why = &scene.verdicts[0].why;
     assert!(why.ends_with("it waits for 10.0.0.7:5432, which does not answer in time"), "{why}");
@@ -412,4 +412,84 @@ fn samples_that_stop_end_the_claim_and_say_so() {
     let last = scene.verdicts.last().expect("there is one");
     assert_eq!(last.state, ClaimState::Cleared);
     assert!(last.why.starts_with("the requests of 0.0.0.0:8080"), "{}", last.why);
+}
+
+/// Feeds a goroutine server at 25 requests a second, which answers none from the tenth second on.
+/// Each request has a connection of its own, or samples see only seven of the responses a second.
+fn stops_answering(own_connections: bool) -> Vec<(ClaimState, f64)> {
+    let mut scene = Scene::new(0, 1.0, true);
+    for step in 1..=180_u32 {
+        let t = f64::from(step) / 10.0;
+        let silent_secs = (t - 10.0).max(0.0);
+        let waiting = (silent_secs * 25.0) as u32;
+        let (arrived, answered) = match own_connections {
+            true => ((t * 25.0) as u64, 0),
+            false => (40, (t.min(10.0) * 7.0) as u64),
+        };
+        let listener = ListenerFact {
+            netns: 1,
+            addr: Arc::from("0.0.0.0:8080"),
+            socket: 1,
+            backlog_max: 128,
+            accepted_total: Some(arrived),
+            arrived_total: Some(arrived),
+            oldest_wait_us: Some(0),
+            ..ListenerFact::default()
+        };
+        let open = if own_connections { waiting } else { 40 + waiting };
+        let age_us = (waiting > 0).then_some((silent_secs * 1e6) as u64);
+        let requests = RequestsFact {
+            netns: 1,
+            addr: Arc::from("0.0.0.0:8080"),
+            connections: Some(open),
+            in_flight: waiting,
+            oldest_in_flight_us: age_us,
+            answered_total: Some(answered),
+            abandoned_total: Some(0),
+            ..RequestsFact::default()
+        };
+        scene.t = t;
+        scene.apply(Fact::Listener(listener));
+        scene.apply(Fact::Requests(requests));
+    }
+    scene.states()
+}
+
+#[test]
+fn answers_that_samples_miss_hide_no_overload() {
+    for own_connections in [false, true] {
+        let states = stops_answering(own_connections);
+        let [(ClaimState::Raised, t)] = states[..] else { panic!("{own_connections}: {states:?}") };
+        assert!((11.0..12.0).contains(&t), "{own_connections}: {t}");
+    }
+}
+
+#[test]
+fn stuck_workers_whose_dependency_is_silent_name_it() {
+    let mut scene = Scene::new(4, 0.02, false);
+    scene.strain = pressure(3.0);
+    scene.pending = 1;
+    scene.run(5.0, 20.0);
+    // From now on connects succeed at once, until the
+    // dependency has four requests that it does not answer.
+    scene.pending = 0;
+    scene.run(15.0, 20.0);
+    (scene.service_secs, scene.busy) = (1e6, vec![(scene.t, 1e6); 4]);
+    let from_t = scene.t;
+    for _ in 0..8 {
+        scene.run(0.5, 20.0);
+        let age_us = Some(((scene.t - from_t) * 1e6) as u64);
+        scene.apply(Fact::Requests(RequestsFact {
+            netns: 1,
+            addr: Arc::from("10.0.0.7:5432"),
+            in_flight: 4,
+            oldest_in_flight_us: age_us,
+            answered_total: Some(1),
+            abandoned_total: Some(0),
+            ..RequestsFact::default()
+        }));
+    }
+    let claim = scene.claim();
+    assert_eq!(claim.scarce, Some(Bottleneck::Dependency), "{}", scene.verdicts[0].why);
+    assert_eq!(claim.dependency.as_deref(), Some("10.0.0.7:5432"));
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
-use super::{RequestQueue, RequestTrigger};
+use super::{ABANDONED_SHARE, RequestQueue, RequestTrigger};
 use crate::{
     detect::{
         Context,
@@ -54,7 +54,6 @@ impl OverloadedRequests<'_> {
         let mut why = self.evidence(context, trigger, scarce);
         let confidence =
             context.sensor_health.weigh(Rule::Requests, context.t, CONFIDENCE, &mut why);
-        let requests = WaitingRequests { dependency, ..waiting(queue) };
         let claim = OverloadClaim {
             addr: queue.fact.addr.clone(),
             netns: queue.fact.netns,
@@ -70,9 +69,18 @@ impl OverloadedRequests<'_> {
             accepts_per_sec: self.rates.accepts_per_sec().map(|rate| rounded(rate, 1)),
             oldest_wait_us: listener.and_then(|listener| listener.oldest_wait_us),
             is_slower: false,
-            requests: Some(requests),
+            is_for_nobody: self.is_for_nobody(),
+            is_busy: self.queue.pressure.is_busy(),
+            exhausted: None,
+            requests: Some(waiting(queue)),
+            dependency,
         };
         Verdict::raised(context.t, claim, confidence, why)
+    }
+
+    /// Returns whether most of the work is done for clients that have gone.
+    fn is_for_nobody(&self) -> bool {
+        self.queue.history.ended_in_seconds().abandoned_share() >= ABANDONED_SHARE
     }
 
     fn is_unread(&self) -> bool {
@@ -88,6 +96,11 @@ impl OverloadedRequests<'_> {
         let is_stuck = is_silent && self.is_unread() && !gives_up;
         match self.queue.pressure.scarce(Trigger::Standing, is_stuck) {
             Some(Bottleneck::Workers) | None if self.dependency.is_some() => {
+                Some(Bottleneck::Dependency)
+            }
+            Some(Bottleneck::AcceptLoop)
+                if self.dependency.is_some() && !self.queue.pressure.is_busy() =>
+            {
                 Some(Bottleneck::Dependency)
             }
             // It has read them, so it is not the loop that reads which is short.
@@ -147,9 +160,10 @@ impl OverloadedRequests<'_> {
         if share >= ABANDONED_SHARE_MIN {
             let _ = write!(
                 why,
-                "; the clients of {:.0} % gave up before their answer, so that as much of the \
-                 work may be done for nobody",
-                share * 100.0
+                "; the clients of {:.0} % gave up before their answer, so that {} of the work is \
+                 done for clients that have gone",
+                share * 100.0,
+                if self.is_for_nobody() { "most" } else { "as much" }
             );
         }
         if let Some(because) = self.because(scarce) {
@@ -183,7 +197,6 @@ fn waiting(queue: &RequestQueue) -> WaitingRequests {
         answered_per_sec: answered.map(|rate| rounded(rate, 1)),
         abandoned_share: (ended.answered + ended.abandoned > 0.0)
             .then(|| rounded(ended.abandoned_share(), 2)),
-        dependency: None,
     }
 }
 
@@ -211,6 +224,11 @@ pub(in crate::detect::overload) fn answered_in_time(
     } else {
         format!("no request waits at {listener} any more, after {lasted} of overload")
     };
-    let claim = OverloadClaim { requests: Some(waiting(queue)), ..claim };
+    let claim = OverloadClaim {
+        exhausted: None,
+        requests: Some(waiting(queue)),
+        dependency: None,
+        ..claim
+    };
     Some(Verdict::cleared(t, claim, verdict.confidence, why))
 }
