@@ -17,6 +17,7 @@ pub mod overload_live;
 mod own_cgroup;
 mod program_costs;
 pub mod queues;
+pub mod real_servers;
 mod real_time;
 pub mod receiver;
 mod reference;

@@ -14,7 +14,7 @@ mod run;
 mod score;
 mod seen;
 mod sim;
-mod truth;
+pub(crate) mod truth;
 
 pub use families::{FAMILIES, Family, HELD_OUT_FROM};
 pub use manifest::{Entry, load};

@@ -49,9 +49,9 @@ pub struct Overload {
 
 /// Requests that wait now.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Waits {
-    pub(super) count: u32,
-    pub(super) longest: Nanos,
+pub(crate) struct Waits {
+    pub(crate) count: u32,
+    pub(crate) longest: Nanos,
 }
 
 /// A time in which requests wait noticeably.
@@ -63,23 +63,23 @@ struct Excursion {
     condition: Option<Nanos>,
 }
 
-pub(super) struct Truth {
+pub(crate) struct Truth {
     scarce: Scarce,
     service_secs: f64,
     usual: Nanos,
     excursion: Option<Excursion>,
-    pub(super) overloads: Vec<Overload>,
+    pub(crate) overloads: Vec<Overload>,
     /// Times in which a claim is tolerated.
-    pub(super) tolerated: Vec<(f64, f64)>,
+    pub(crate) tolerated: Vec<(f64, f64)>,
 }
 
 impl Truth {
-    pub(super) fn new(scarce: Scarce, service_secs: f64) -> Self {
+    pub(crate) fn new(scarce: Scarce, service_secs: f64) -> Self {
         let (overloads, tolerated) = (Vec::new(), Vec::new());
         Self { scarce, service_secs, usual: 0, excursion: None, overloads, tolerated }
     }
 
-    pub(super) fn poll(&mut self, now: Nanos, waits: Waits) {
+    pub(crate) fn poll(&mut self, now: Nanos, waits: Waits) {
         let bar = nanos(OVERLOAD_SECS.max(FACTOR * self.service_secs))
             .max(self.usual.saturating_mul(FACTOR as Nanos));
         if waits.longest >= nanos(NOTICED_SECS) {
@@ -132,7 +132,7 @@ impl Truth {
     }
 
     /// Ends what goes on.
-    pub(super) fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.end();
     }
 }

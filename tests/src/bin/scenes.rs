@@ -1,0 +1,95 @@
+//! Runs the scenes with real servers, and prints how the agent judged each: `cargo xtask test
+//! --thorough`.
+//!
+//! Needs root, and the servers that `SPILLWAY_SERVERS` and `SPILLWAY_MORE_SERVERS` name; those of
+//! the machine are used if one is not there.
+//!
+//! Exit codes: 0 at least 95 % were judged correctly, 1 fewer were.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{anyhow, bail};
+use clap::Parser;
+use spillway_tests::{
+    Servers, is_root,
+    real_servers::{Options, Outcome, named, rightly, run, table},
+};
+
+/// Share of the scenes that have to be judged correctly.
+const SHARE_MIN: f64 = 0.95;
+
+/// Run scenes with real servers.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// Parts of scenes' names; by default all
+    filters: Vec<String>,
+    /// Scenes at once
+    #[arg(long, default_value_t = 4)]
+    lanes: usize,
+    /// Directory for traces of the scenes that are judged wrongly
+    #[arg(long)]
+    traces: Option<PathBuf>,
+    /// Keep the traces of all scenes
+    #[arg(long, requires = "traces")]
+    all_traces: bool,
+    /// Print only their names
+    #[arg(long)]
+    list: bool,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    let scenes = named(&cli.filters);
+    if scenes.is_empty() {
+        bail!("no scene is called {}\n  hint: --list prints their names", cli.filters.join(" or "));
+    }
+    if cli.list {
+        scenes.iter().for_each(|(family, scene)| println!("{}/{}", family.name, scene.name));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !is_root("the scenes") {
+        bail!("the agent and the network namespaces of the scenes need root");
+    }
+    let servers = Servers::find().map_err(|reason| anyhow!(reason))?;
+    let options = Options { lanes: cli.lanes, traces: cli.traces, all_traces: cli.all_traces };
+    let outcomes = run(&scenes, &servers, &options, &tell);
+    println!("\n{}", table(&outcomes));
+    let (right, judged) = rightly(&outcomes);
+    println!("{right} of {judged} scenes judged correctly, of {} in all", outcomes.len());
+    let enough = judged > 0 && right as f64 >= SHARE_MIN * judged as f64;
+    Ok(if enough { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints the details of a scene as it ends.
+fn tell(outcome: &Outcome) {
+    match &outcome.seen {
+        Err(reason) => println!("{}: not run: {reason}", outcome.name),
+        Ok(seen) => {
+            let played = &seen.played;
+            let judged = &seen.judged;
+            println!(
+                "{}: {:?} {}; {:?}, before {:?}; matters {:.1?}; overloads {:?}; {}",
+                outcome.name,
+                judged.is_right,
+                judged.fault.as_deref().unwrap_or_default(),
+                played.counts,
+                played.before,
+                played.matters,
+                played.overloads,
+                played.error.as_deref().unwrap_or("no error"),
+            );
+            for claim in &seen.claims {
+                let at = claim.at.checked_duration_since(played.origin).unwrap_or_default();
+                println!(
+                    "  {:.1} {} {} {} {:?}: {}",
+                    at.as_secs_f64(),
+                    claim.addr,
+                    claim.state,
+                    claim.severity,
+                    claim.scarce,
+                    claim.why
+                );
+            }
+        }
+    }
+}
