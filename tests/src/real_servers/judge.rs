@@ -157,3 +157,123 @@ fn highest(claims: &[Claim]) -> &str {
 fn rank(severity: &str) -> usize {
     ["info", "warning", "critical"].iter().position(|name| *name == severity).map_or(0, |at| at + 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{
+        super::scene::{Fault, Load},
+        *,
+    };
+    use crate::{
+        now,
+        queues::{plan::Scarce, requests::truth::Overload},
+        real_servers::{Connections, Counts},
+    };
+
+    const ADDR: &str = "127.0.0.1:80";
+
+    fn scene(expected: Expected) -> Scene {
+        Scene {
+            name: "scene",
+            load: Load::Open(2.0, Connections::New),
+            fault: Fault::None,
+            patience_secs: None,
+            expected,
+            is_proxy: false,
+        }
+    }
+
+    /// Overload that begins at second 8, holds from second 10 and ends at second 20.
+    fn played(is_overload: bool) -> Played {
+        let overload = Overload {
+            onset_secs: 8.0,
+            condition_secs: 10.0,
+            end_secs: 20.0,
+            scarce: Scarce::Workers,
+        };
+        Played {
+            netns: 1,
+            watched: vec![ADDR.to_owned()],
+            dependency: None,
+            origin: now(),
+            matters: (8.0, 17.0),
+            end_secs: 40.0,
+            overloads: if is_overload { vec![overload] } else { Vec::new() },
+            tolerated: Vec::new(),
+            before: Counts::default(),
+            counts: Counts::default(),
+            error: None,
+        }
+    }
+
+    fn claims(played: &Played, claims: &[(f64, &str, &str, &str)]) -> Vec<Claim> {
+        let claim = |(at, state, severity, scarce): &(f64, &str, &str, &str)| Claim {
+            at: played.origin + Duration::from_secs_f64(*at),
+            state: (*state).to_owned(),
+            addr: ADDR.to_owned(),
+            verdict: "overload".to_owned(),
+            severity: (*severity).to_owned(),
+            scarce: (!scarce.is_empty()).then(|| (*scarce).to_owned()),
+            why: String::new(),
+        };
+        claims.iter().map(claim).collect()
+    }
+
+    fn fault(expected: Expected, lines: &[(f64, &str, &str, &str)]) -> Option<String> {
+        let played = played(expected != Expected::Healthy);
+        let judged = judge(&scene(expected), &played, &claims(&played, lines));
+        assert_eq!(judged.is_right, Some(judged.fault.is_none()));
+        judged.fault
+    }
+
+    #[test]
+    fn claims_are_right_in_time_and_cleared() {
+        let raised = |at, scarce| (at, "raised", "info", scarce);
+        let cleared = |at| (at, "cleared", "info", "workers");
+        let overload = |lines: &[_]| fault(Expected::Overload, lines);
+        assert_eq!(overload(&[raised(12.9, "workers"), cleared(25.0)]), None);
+        assert_eq!(overload(&[raised(12.9, ""), cleared(25.0)]), None);
+        for (lines, reason) in [
+            (&[][..], "not claimed"),
+            (&[raised(13.1, "workers"), cleared(25.0)], "late"),
+            (&[raised(12.0, "cpu"), cleared(25.0)], "short of cpu"),
+            (&[raised(12.0, "workers")], "not cleared"),
+            (&[raised(12.0, "workers"), cleared(36.0)], "cleared late"),
+            (&[raised(12.0, "workers"), cleared(15.0)], "before the waits ended"),
+            (&[(5.0, "raised", "warning", ""), cleared(25.0)], "while it was well"),
+        ] {
+            let fault = overload(lines).unwrap_or_default();
+            assert!(fault.contains(reason), "{fault}, not {reason}");
+        }
+    }
+
+    #[test]
+    fn dependency_has_to_be_suspected() {
+        let said = |scarce| {
+            let lines = [(11.0, "raised", "info", scarce), (25.0, "cleared", "info", scarce)];
+            fault(Expected::Dependency, &lines)
+        };
+        assert_eq!(said("dependency"), None);
+        assert_eq!(said("workers"), None);
+        assert!(said("accept_loop").is_some());
+        assert!(said("").is_some());
+    }
+
+    #[test]
+    fn healthy_server_may_only_be_mentioned() {
+        let healthy = |severity| fault(Expected::Healthy, &[(11.0, "raised", severity, "")]);
+        assert_eq!(fault(Expected::Healthy, &[]), None);
+        assert_eq!(healthy("info"), None);
+        assert!(healthy("warning").is_some());
+    }
+
+    #[test]
+    fn scene_that_clients_contradict_is_void() {
+        for (expected, is_overload) in [(Expected::Healthy, true), (Expected::Overload, false)] {
+            let played = played(is_overload);
+            assert_eq!(judge(&scene(expected), &played, &[]).is_right, None);
+        }
+    }
+}

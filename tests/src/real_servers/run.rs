@@ -127,10 +127,12 @@ fn keep(outcome: &Outcome, watching: &Watching, options: &Options) {
     if seen.judged.is_right != Some(false) && !options.all_traces {
         return;
     }
+    let played = &seen.played;
+    let addresses: Vec<_> = played.watched.iter().chain(&played.dependency).cloned().collect();
     let file = dir.join(format!("{}.jsonl.gz", outcome.name.replace('/', "-")));
     let kept = fs::create_dir_all(dir)
         .map_err(anyhow::Error::from)
-        .and_then(|()| watching.cut(seen.played.netns, &seen.played.watched, &file));
+        .and_then(|()| watching.cut(played.netns, &addresses, &file));
     if let Err(error) = kept {
         eprintln!("{}: no trace: {error:#}", outcome.name);
     }

@@ -98,12 +98,13 @@ impl Watching {
         (!claims.is_empty()).then(|| !watched.iter().any(is_open))
     }
 
-    /// Writes the part of the recording that concerns this network namespace and these addresses.
+    /// Writes the part of the recording that concerns these addresses and the programs of this
+    /// network namespace.
     ///
     /// # Errors
     ///
     /// Returns an error if there is no recording or a file cannot be used.
-    pub fn cut(&self, netns: u32, watched: &[String], to: &Path) -> anyhow::Result<()> {
+    pub fn cut(&self, netns: u32, addresses: &[String], to: &Path) -> anyhow::Result<()> {
         let (_, all) = self.recorder.as_ref().context("nothing was recorded")?;
         let mut lines = BufReader::new(fs::File::open(all)?).lines();
         let header = lines.next().context("the recording is empty")??;
@@ -111,11 +112,13 @@ impl Watching {
         writeln!(cut, "{header}")?;
         for line in lines.map_while(Result::ok) {
             let Ok(fact) = serde_json::from_str::<Value>(&line) else { continue };
-            let is_its = |name: &str| {
-                fact[name].as_str().is_some_and(|addr| watched.iter().any(|one| one == addr))
+            // The kernel gives the number of a namespace that is gone to the next one.
+            let is_its = || {
+                let addr = fact["addr"].as_str().unwrap_or_default();
+                addresses.iter().any(|one| one == addr)
             };
             let keeps = match fact["kind"].as_str().unwrap_or_default() {
-                "listener" | "requests" => fact["netns"] == netns || is_its("addr"),
+                "listener" | "requests" => is_its(),
                 "outbound" => fact["netns"] == netns,
                 "sensing" => true,
                 _ => false,

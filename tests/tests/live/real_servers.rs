@@ -13,8 +13,9 @@ use std::{
 
 use serde_json::Value;
 use spillway_tests::{
-    ANY_PORT, Program, Running, Scratch, Servers, is_root, now, own_network, run_with, skip,
-    wait_for,
+    ANY_PORT, Program, Running, Scratch, Servers, is_root, now, own_network,
+    real_servers::{Options, named, rightly, run, table},
+    run_with, skip, wait_for,
 };
 
 /// Finds the servers; `None`, reported as a skip, if the test cannot run.
@@ -157,6 +158,26 @@ fn uvicorn_at_capacity_on_open_connections_is_claimed() {
     let cleared = watching.wait_until(&name, "cleared", CLEARED_WITHIN);
     println!("{}", cleared["why"]);
     watching.stop();
+}
+
+/// Scenes that every run of the tests has, beside each other; `cargo xtask test --thorough` has all.
+const SCENES: [&str; 4] = [
+    "gunicorn-gthread/four-fifths-pooled",
+    "gunicorn-unix-behind-nginx/over-pooled",
+    "uvicorn/double-giving-up",
+    "nginx-upstream/slow-pooled",
+];
+
+#[test]
+fn scenes_with_real_servers_are_judged_correctly() {
+    let test = "scenes_with_real_servers_are_judged_correctly";
+    let Some(servers) = servers(test) else { return };
+    let scenes = named(&SCENES.map(str::to_owned));
+    assert_eq!(scenes.len(), SCENES.len());
+    let options = Options { lanes: SCENES.len(), ..Options::default() };
+    let outcomes = run(&scenes, &servers, &options, &|_| ());
+    println!("{}", table(&outcomes));
+    assert_eq!(rightly(&outcomes), (SCENES.len(), SCENES.len()));
 }
 
 const LOAD_TIME: Duration = Duration::from_secs(LOAD_SECS as u64);
