@@ -20,6 +20,7 @@ pub mod queues;
 pub mod real_servers;
 mod real_time;
 pub mod receiver;
+pub mod recorder;
 mod reference;
 mod refuse;
 mod resolver;

@@ -6,13 +6,16 @@
 //!
 //! Exit codes: 0 at least 95 % were judged correctly, 1 fewer were.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{anyhow, bail};
 use clap::Parser;
 use spillway_tests::{
     Servers, is_root,
-    real_servers::{Options, Outcome, named, rightly, run, table},
+    real_servers::{Options, Outcome, named, recordings, rightly, run, table},
 };
 
 /// Share of the scenes that have to be judged correctly.
@@ -32,6 +35,9 @@ struct Cli {
     /// Keep the traces of all scenes
     #[arg(long, requires = "traces")]
     all_traces: bool,
+    /// Record those that the corpus of request queues has
+    #[arg(long)]
+    corpus: bool,
     /// Print only their names
     #[arg(long)]
     list: bool,
@@ -39,7 +45,7 @@ struct Cli {
 
 fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
-    let scenes = named(&cli.filters);
+    let scenes = if cli.corpus { recordings(&cli.filters) } else { named(&cli.filters) };
     if scenes.is_empty() {
         bail!("no scene is called {}\n  hint: --list prints their names", cli.filters.join(" or "));
     }
@@ -51,7 +57,13 @@ fn main() -> anyhow::Result<ExitCode> {
         bail!("the agent and the network namespaces of the scenes need root");
     }
     let servers = Servers::find().map_err(|reason| anyhow!(reason))?;
-    let options = Options { lanes: cli.lanes, traces: cli.traces, all_traces: cli.all_traces };
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/requests");
+    let options = Options {
+        lanes: cli.lanes,
+        traces: cli.traces,
+        all_traces: cli.all_traces,
+        corpus: cli.corpus.then_some(corpus),
+    };
     let outcomes = run(&scenes, &servers, &options, &tell);
     println!("\n{}", table(&outcomes));
     let (right, judged) = rightly(&outcomes);

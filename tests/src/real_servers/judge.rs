@@ -1,10 +1,10 @@
 //! Judges the claims about a scene by what its clients saw.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use super::{
     play::Played,
-    scene::{Expected, Scene},
+    scene::{Expected, Family, Scene},
     watching::Claim,
 };
 
@@ -40,7 +40,7 @@ pub struct Judged {
 }
 
 /// Judges the claims about a scene.
-pub fn judge(scene: &Scene, played: &Played, claims: &[Claim]) -> Judged {
+pub fn judge(family: &Family, scene: &Scene, played: &Played, claims: &[Claim]) -> Judged {
     let secs = |at: Instant| match at.checked_duration_since(played.origin) {
         Some(after) => after.as_secs_f64(),
         None => -played.origin.duration_since(at).as_secs_f64(),
@@ -72,7 +72,7 @@ pub fn judge(scene: &Scene, played: &Played, claims: &[Claim]) -> Judged {
             None
         }
     } else {
-        overloaded(scene, played, claims, &secs, &mut judged)
+        overloaded((family, scene), played, claims, &secs, &mut judged)
     };
     if judged.is_right.is_some() {
         judged.is_right = Some(fault.is_none());
@@ -82,7 +82,7 @@ pub fn judge(scene: &Scene, played: &Played, claims: &[Claim]) -> Judged {
 }
 
 fn overloaded(
-    scene: &Scene,
+    (family, scene): (&Family, &Scene),
     played: &Played,
     claims: &[Claim],
     secs: &dyn Fn(Instant) -> f64,
@@ -126,6 +126,7 @@ fn overloaded(
         .next_back();
     // Nothing said is nothing wrong, but a dependency has to be suspected.
     let is_right = match last_scarce {
+        Some("cpu") => family.forks,
         Some(scarce) => right.contains(&scarce),
         None => claim.verdict != "overload" || scene.expected != Expected::Dependency || !is_front,
     };
@@ -133,15 +134,22 @@ fn overloaded(
         let short = last_scarce.unwrap_or("nothing known");
         return Some(format!("said to be short of {short}"));
     }
-    let mut cleared = claims.iter().filter(|other| {
-        other.state == "cleared" && secs(other.at) > at && other.addr == claim.addr
-    });
+    // As long as one claim about the service is open, it is known.
+    let mut open = BTreeSet::new();
+    let mut cleared = Vec::new();
+    for claim in claims.iter().filter(|claim| claim.verdict == "overload") {
+        if claim.state != "cleared" {
+            open.insert(&claim.addr);
+        } else if open.remove(&claim.addr) && open.is_empty() && secs(claim.at) > at {
+            cleared.push(claim);
+        }
+    }
     // Nobody notices the last moments.
-    if let Some(early) = cleared.clone().find(|claim| secs(claim.at) < ends - 1.0) {
+    if let Some(early) = cleared.iter().find(|claim| secs(claim.at) < ends - 1.0) {
         let before = ends - secs(early.at);
         return Some(format!("cleared {before:.1} s before the waits ended: {}", early.why));
     }
-    let Some(last) = cleared.next_back() else {
+    let Some(last) = cleared.last().filter(|_| open.is_empty()) else {
         return Some(format!("not cleared within {:.0} s of its end", played.end_secs - ends));
     };
     let after = secs(last.at) - ends;
@@ -169,10 +177,21 @@ mod tests {
     use crate::{
         now,
         queues::{plan::Scarce, requests::truth::Overload},
-        real_servers::{Connections, Counts},
+        real_servers::{Connections, Counts, Wire},
     };
 
     const ADDR: &str = "127.0.0.1:80";
+
+    const FAMILY: Family = Family {
+        name: "server",
+        needs: &[],
+        service_secs: 0.1,
+        workers: 1,
+        forks: false,
+        wire: || Wire::Http,
+        start: |_| anyhow::bail!("it does not run"),
+        scenes: Vec::new,
+    };
 
     fn scene(expected: Expected) -> Scene {
         Scene {
@@ -223,7 +242,7 @@ mod tests {
 
     fn fault(expected: Expected, lines: &[(f64, &str, &str, &str)]) -> Option<String> {
         let played = played(expected != Expected::Healthy);
-        let judged = judge(&scene(expected), &played, &claims(&played, lines));
+        let judged = judge(&FAMILY, &scene(expected), &played, &claims(&played, lines));
         assert_eq!(judged.is_right, Some(judged.fault.is_none()));
         judged.fault
     }
@@ -273,7 +292,7 @@ mod tests {
     fn scene_that_clients_contradict_is_void() {
         for (expected, is_overload) in [(Expected::Healthy, true), (Expected::Overload, false)] {
             let played = played(is_overload);
-            assert_eq!(judge(&scene(expected), &played, &[]).is_right, None);
+            assert_eq!(judge(&FAMILY, &scene(expected), &played, &[]).is_right, None);
         }
     }
 }

@@ -8,6 +8,7 @@
 //! definition of an overload is that of the corpus of request queues.
 
 mod clients;
+mod corpus;
 mod dependency;
 mod families;
 mod judge;
@@ -24,7 +25,7 @@ pub use families::FAMILIES;
 pub use judge::{CLEARED_WITHIN_SECS, Judged, WITHIN_SECS};
 pub use play::{Played, Started};
 pub use report::{rightly, table};
-pub use run::{Options, Outcome, Seen, named, run};
+pub use run::{Options, Outcome, Seen, named, recordings, run};
 pub use scene::{Expected, Family, Fault, Load, SLOW_SECS, Scene};
 pub use stage::Stage;
 pub use watching::{Claim, Watching};

@@ -28,6 +28,9 @@ use crate::{
 const BEFORE: Duration = Duration::from_secs(8);
 const BEFORE_UNIX: Duration = Duration::from_secs(12);
 
+/// Time in which a server warms up, before anything is known of its waits.
+const WARMS: Duration = Duration::from_secs(3);
+
 /// Time that matters.
 const LASTS: Duration = Duration::from_secs(9);
 
@@ -249,6 +252,9 @@ impl Play<'_> {
             let count = ages.iter().filter(|age| **age > service + GRAIN).count() as u32;
             let longest = ages.first().map_or(Duration::ZERO, |age| age.saturating_sub(service));
             let waits = Waits { count, longest: longest.as_nanos() as u64 };
+            if self.elapsed() < WARMS {
+                continue;
+            }
             self.truth.poll(self.elapsed().as_nanos() as u64, waits);
         }
     }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::{
+    corpus,
     families::FAMILIES,
     judge::{Judged, judge},
     play::{Played, play},
@@ -18,7 +19,7 @@ use super::{
     stage::find,
     watching::{Claim, Watching},
 };
-use crate::Servers;
+use crate::{Servers, recorder::write_trace};
 
 /// First port; each scene has ten.
 const FIRST_PORT: u16 = 20_000;
@@ -33,6 +34,8 @@ pub struct Options {
     pub traces: Option<PathBuf>,
     /// Keeps the traces of all scenes.
     pub all_traces: bool,
+    /// Directory of the corpus of request queues, for which scenes are recorded.
+    pub corpus: Option<PathBuf>,
 }
 
 /// Result of a scene.
@@ -70,6 +73,14 @@ pub fn named(filters: &[String]) -> Vec<(&'static Family, Scene)> {
     all.filter(fits).collect()
 }
 
+/// Returns every scene that is recorded for the corpus of request queues and whose name contains
+/// one of these.
+pub fn recordings(filters: &[String]) -> Vec<(&'static Family, Scene)> {
+    let mut scenes = named(filters);
+    scenes.retain(|(family, scene)| corpus::part(family.name, scene.name).is_some());
+    scenes
+}
+
 fn name(family: &Family, scene: &Scene) -> String {
     format!("{}/{}", family.name, scene.name)
 }
@@ -81,8 +92,10 @@ pub fn run(
     options: &Options,
     report: &(dyn Fn(&Outcome) + Sync),
 ) -> Vec<Outcome> {
+    allow_files();
     let port = |index: usize| FIRST_PORT + PORTS_EACH * index as u16;
-    let watching = Watching::start("scenes", options.traces.is_some());
+    let records = options.traces.is_some() || options.corpus.is_some();
+    let watching = Watching::start("scenes", records);
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let lane = || loop {
         let index = next.fetch_add(1, Ordering::Relaxed);
@@ -91,7 +104,13 @@ pub fn run(
         let outcome = Outcome { name: name(family, scene), family, scene: *scene, seen };
         keep(&outcome, &watching, options);
         report(&outcome);
-        done.lock().unwrap_or_else(PoisonError::into_inner).push((index, outcome));
+        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(dir) = &options.corpus
+            && let Err(error) = corpus::keep(&outcome, &watching, dir)
+        {
+            eprintln!("{}: not kept: {error:#}", outcome.name);
+        }
+        done.push((index, outcome));
     };
     thread::scope(|scope| {
         for _ in 0..options.lanes.max(1) {
@@ -102,6 +121,18 @@ pub fn run(
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_by_key(|(index, _)| *index);
     done.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+/// Raises the limit of open files of this process as far as it may: clients hold many connections.
+fn allow_files() {
+    // SAFETY: rlimit is plain data, which both calls read or write, and lives here.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
 }
 
 fn see(
@@ -118,7 +149,7 @@ fn see(
     let played = play(family, scene, servers, port, &is_cleared);
     let played = played.map_err(|error| format!("{error:#}"))?;
     let claims = watching.claims(played.netns, &played.watched, played.dependency.as_deref());
-    let judged = judge(scene, &played, &claims);
+    let judged = judge(family, scene, &played, &claims);
     Ok(Seen { played, claims, judged })
 }
 
@@ -130,9 +161,10 @@ fn keep(outcome: &Outcome, watching: &Watching, options: &Options) {
     let played = &seen.played;
     let addresses: Vec<_> = played.watched.iter().chain(&played.dependency).cloned().collect();
     let file = dir.join(format!("{}.jsonl.gz", outcome.name.replace('/', "-")));
-    let kept = fs::create_dir_all(dir)
-        .map_err(anyhow::Error::from)
-        .and_then(|()| watching.cut(played.netns, &addresses, &file));
+    let kept = fs::create_dir_all(dir).map_err(anyhow::Error::from).and_then(|()| {
+        let (head, facts) = watching.recorded(played.origin, played.netns, &addresses)?;
+        write_trace(&head, facts, &file)
+    });
     if let Err(error) = kept {
         eprintln!("{}: no trace: {error:#}", outcome.name);
     }

@@ -13,6 +13,8 @@ pub struct Family {
     pub service_secs: f64,
     /// Requests that it serves at once.
     pub workers: u32,
+    /// Set if each connection costs it a process, so that it may be short of CPU.
+    pub forks: bool,
     /// Protocol and request.
     pub wire: fn() -> Wire,
     /// Starts the server.

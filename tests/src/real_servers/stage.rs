@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     net::{SocketAddr, TcpStream},
-    os::unix::net::UnixStream,
+    os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -107,7 +107,8 @@ impl Stage {
         if let Some(cgroup) = &self.cgroup {
             cgroup.admit(command)?;
         }
-        Ok(Program::start(command))
+        // Apache ends its whole process group.
+        Ok(Program::start(command.process_group(0)))
     }
 
     /// Runs a program to its end.

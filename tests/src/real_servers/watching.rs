@@ -1,23 +1,21 @@
 //! Agent that watches the scenes on its defaults, and what it claims.
 
-use std::{
-    fs,
-    io::{BufRead as _, BufReader, Write as _},
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Instant,
-};
+use std::time::Instant;
 
 use anyhow::Context as _;
-use flate2::{Compression, write::GzEncoder};
 use serde_json::Value;
+use spillway_agent::sense::{Fact, Observation};
 
-use crate::{ANY_PORT, Program, Running, Scratch, agent, run_with};
+use crate::{
+    ANY_PORT, Running, Scratch,
+    recorder::{Head, Recorder},
+    run_with,
+};
 
 /// Agent that watches, and its recorder if traces are wanted.
 pub struct Watching {
     agent: Running,
-    recorder: Option<(Program, PathBuf)>,
+    recorder: Option<Recorder>,
     scratch: Scratch,
 }
 
@@ -54,10 +52,9 @@ impl Watching {
         let mut command = run_with(&scratch.file("spillway.toml", &config));
         command.arg("--json");
         let recorder = records.then(|| {
-            let out = scratch.0.join("all.jsonl");
-            let mut command = agent();
-            command.args(["record", "--duration", "10h", "--out"]).arg(&out);
-            (Program::start(command.stdout(Stdio::null()).stderr(Stdio::null())), out)
+            let recorder = Recorder::start().expect("sensors can be attached");
+            recorder.begin(Box::new(is_of_a_scene)).expect("it has just been started");
+            recorder
         });
         Self { agent: Running::start(command), recorder, scratch }
     }
@@ -98,37 +95,35 @@ impl Watching {
         (!claims.is_empty()).then(|| !watched.iter().any(is_open))
     }
 
-    /// Writes the part of the recording that concerns these addresses and the programs of this
-    /// network namespace.
+    /// Returns the part of the recording since `from`, its second 0, that concerns these addresses, and the
+    /// connects from this network namespace.
     ///
     /// # Errors
     ///
-    /// Returns an error if there is no recording or a file cannot be used.
-    pub fn cut(&self, netns: u32, addresses: &[String], to: &Path) -> anyhow::Result<()> {
-        let (_, all) = self.recorder.as_ref().context("nothing was recorded")?;
-        let mut lines = BufReader::new(fs::File::open(all)?).lines();
-        let header = lines.next().context("the recording is empty")??;
-        let mut cut = GzEncoder::new(fs::File::create(to)?, Compression::best());
-        writeln!(cut, "{header}")?;
-        for line in lines.map_while(Result::ok) {
-            let Ok(fact) = serde_json::from_str::<Value>(&line) else { continue };
-            // The kernel gives the number of a namespace that is gone to the next one.
-            let is_its = || {
-                let addr = fact["addr"].as_str().unwrap_or_default();
-                addresses.iter().any(|one| one == addr)
-            };
-            let keeps = match fact["kind"].as_str().unwrap_or_default() {
-                "listener" | "requests" => is_its(),
-                "outbound" => fact["netns"] == netns,
-                "sensing" => true,
-                _ => false,
-            };
-            if keeps {
-                writeln!(cut, "{line}")?;
-            }
-        }
-        cut.finish()?;
-        Ok(())
+    /// Returns an error if nothing is recorded.
+    pub fn recorded(
+        &self,
+        from: Instant,
+        netns: u32,
+        addresses: &[String],
+    ) -> anyhow::Result<(Head, Vec<Observation>)> {
+        let recorder = self.recorder.as_ref().context("nothing is recorded")?;
+        let (head, _) = recorder.so_far(|_| false)?;
+        let from_secs = from.saturating_duration_since(head.origin).as_secs_f64();
+        let is_its = |addr: &str| addresses.iter().any(|one| one == addr);
+        // The kernel gives the number of a namespace that is gone to another one.
+        let concerns = |fact: &Fact| match fact {
+            Fact::Listener(fact) => is_its(&fact.addr),
+            Fact::Requests(fact) => is_its(&fact.addr),
+            Fact::Outbound(fact) => fact.netns == netns,
+            _ => false,
+        };
+        let (head, mut own) = recorder.so_far(|observation| match observation.fact {
+            Fact::Sensing(_) => true,
+            _ => observation.t >= from_secs && concerns(&observation.fact),
+        })?;
+        own.iter_mut().for_each(|one| one.t = (one.t - from_secs).max(0.0));
+        Ok((head, own))
     }
 
     /// Ends the agent.
@@ -139,7 +134,23 @@ impl Watching {
     pub fn stop(self) {
         let (code, log) = self.agent.stop();
         assert_eq!(code, Some(0), "{log}");
-        drop(self.recorder);
+        if let Some(recorder) = self.recorder {
+            recorder.end().expect("the sensors go on");
+        }
         drop(self.scratch);
+    }
+}
+
+/// Returns true if a fact may be about a scene: others are not kept.
+fn is_of_a_scene(fact: &Fact) -> bool {
+    let is_its = |addr: &str| {
+        addr.strip_prefix("127.0.0.1:").is_some_and(|port| port.len() == 5 && port.starts_with('2'))
+            || addr.starts_with("unix:/tmp/spillway-")
+    };
+    match fact {
+        Fact::Listener(fact) => is_its(&fact.addr),
+        Fact::Requests(fact) => is_its(&fact.addr),
+        Fact::Outbound(_) | Fact::Sensing(_) => true,
+        _ => false,
     }
 }

@@ -38,6 +38,7 @@ pub const APACHE: Family = Family {
     needs: &[PROGRAM],
     service_secs: SERVICE_SECS,
     workers: WORKERS,
+    forks: false,
     wire: http,
     start: |stage| {
         let (at, addr) = (stage.dir().display(), stage.addr());

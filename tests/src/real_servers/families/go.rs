@@ -49,6 +49,7 @@ pub const GO: Family = Family {
     needs: &[PROGRAM],
     service_secs: SERVICE_SECS,
     workers: WORKERS,
+    forks: false,
     wire: http,
     start: |stage| {
         let addr = stage.addr();

@@ -43,6 +43,7 @@ pub const SYNC: Family = Family {
     needs: &[PROGRAM],
     service_secs: SERVICE_SECS,
     workers: WORKERS,
+    forks: false,
     wire: http,
     start: |stage| {
         let mut command = command(stage, &stage.addr().to_string())?;

@@ -13,6 +13,7 @@ pub const HAPROXY: Family = Family {
     needs: &[PROGRAM, "usr/bin/gunicorn"],
     service_secs: 0.05,
     workers: 4,
+    forks: false,
     wire: http,
     start: |stage| {
         let app = gunicorn::threads(stage, stage.upstream())?;

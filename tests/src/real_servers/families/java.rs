@@ -53,6 +53,7 @@ pub const FIXED_POOL: Family = Family {
     needs: &[PROGRAM],
     service_secs: SERVICE_SECS,
     workers: WORKERS,
+    forks: false,
     wire: http,
     start: |stage| {
         let addr = stage.addr();

@@ -43,6 +43,7 @@ pub const SINGLE: Family = Family {
     needs: &[PROGRAM],
     service_secs: SINGLE_SECS,
     workers: 1,
+    forks: false,
     wire: http,
     start: |stage| start(stage, 1, SINGLE_SECS),
     scenes: || [usual(150), dependent(), slowed()].concat(),

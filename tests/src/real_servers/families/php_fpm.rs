@@ -35,6 +35,7 @@ pub const PHP_FPM: Family = Family {
     needs: &[PROGRAM, nginx::PROGRAM],
     service_secs: SERVICE_SECS,
     workers: WORKERS,
+    forks: false,
     wire: http,
     start: |stage| {
         let (at, socket) = (stage.dir().display(), stage.dir().join("php.sock"));

@@ -36,6 +36,7 @@ pub const POSTGRES: Family = Family {
     needs: &[PROGRAM, INITDB],
     service_secs: SERVICE_SECS,
     workers: 1,
+    forks: true,
     wire: || Wire::Postgres(STATEMENT.to_owned()),
     start: |stage| {
         let addr = stage.addr();

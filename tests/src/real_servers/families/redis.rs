@@ -23,6 +23,7 @@ pub const REDIS: Family = Family {
     needs: &[PROGRAM],
     service_secs: SERVICE_SECS,
     workers: 1,
+    forks: false,
     wire: || {
         let words = ["DEBUG", "SLEEP", "0.01"];
         Wire::Redis(words.map(str::to_owned).to_vec())

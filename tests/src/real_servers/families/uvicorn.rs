@@ -40,6 +40,7 @@ pub const UVICORN: Family = Family {
     needs: &[PROGRAM],
     service_secs: SERVICE_SECS,
     workers: 1,
+    forks: false,
     wire: http,
     start: |stage| {
         let addr = stage.addr();
