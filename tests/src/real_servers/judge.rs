@@ -55,6 +55,12 @@ pub fn judge(family: &Family, scene: &Scene, played: &Played, claims: &[Claim]) 
         severity: severity.to_owned(),
         fault: None,
     };
+    if 10 * played.before.answered < 9 * played.before.sent {
+        judged.is_right = None;
+        let error = played.error.as_deref().unwrap_or("no error");
+        judged.fault = Some(format!("requests failed while it should have been well: {error}"));
+        return judged;
+    }
     let is_loud = rank(severity) > rank("info");
     if let Some(first) = claims.first() {
         judged.seen = match &first.scarce {
@@ -113,8 +119,8 @@ fn overloaded(
     if at > overload.condition_secs + WITHIN_SECS {
         return Some("claimed late".to_owned());
     }
-    // The server behind another one is overloaded itself.
-    let is_front = played.watched.first() == Some(&claim.addr);
+    // The server behind a proxy is overloaded itself.
+    let is_front = !scene.is_proxy || played.watched.first() == Some(&claim.addr);
     let right = match scene.expected {
         Expected::Dependency if is_front => &OF_A_DEPENDENT[..],
         _ => &OF_A_SERVER[..],
@@ -221,7 +227,7 @@ mod tests {
             end_secs: 40.0,
             overloads: if is_overload { vec![overload] } else { Vec::new() },
             tolerated: Vec::new(),
-            before: Counts::default(),
+            before: Counts { sent: 100, answered: 100, ..Counts::default() },
             counts: Counts::default(),
             error: None,
         }
@@ -294,5 +300,8 @@ mod tests {
             let played = played(is_overload);
             assert_eq!(judge(&FAMILY, &scene(expected), &played, &[]).is_right, None);
         }
+        let mut refused = played(false);
+        refused.before.answered = 80;
+        assert_eq!(judge(&FAMILY, &scene(Expected::Healthy), &refused, &[]).is_right, None);
     }
 }

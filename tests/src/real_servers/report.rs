@@ -26,11 +26,12 @@ pub fn table(outcomes: &[Outcome]) -> String {
     text
 }
 
-/// Returns how many scenes were judged correctly, of those that could be judged.
+/// Returns how many scenes were judged correctly, of all: one that could not be judged is not right.
 pub fn rightly(outcomes: &[Outcome]) -> (usize, usize) {
-    let judged: Vec<_> =
-        outcomes.iter().filter_map(|outcome| outcome.seen.as_ref().ok()?.judged.is_right).collect();
-    (judged.iter().filter(|is_right| **is_right).count(), judged.len())
+    let is_right = |outcome: &&Outcome| {
+        outcome.seen.as_ref().is_ok_and(|seen| seen.judged.is_right == Some(true))
+    };
+    (outcomes.iter().filter(is_right).count(), outcomes.len())
 }
 
 fn row(outcome: &Outcome) -> [String; 7] {

@@ -1,70 +1,46 @@
-//! Apache with the prefork module: a process a connection, kept for a while after its request.
+//! Apache with the prefork module: a process a connection, in front of a server that is larger.
+
+use std::path::PathBuf;
 
 use super::{
-    super::{
-        play::Started,
-        scene::{Family, SLOW_SECS, slowed, usual},
-        wire::Target,
-    },
-    http,
+    super::scene::{Family, upstream},
+    gunicorn, http, nginx,
 };
 
 const PROGRAM: &str = "usr/sbin/apache2";
-const SERVICE_SECS: f64 = 0.05;
 const WORKERS: u32 = 4;
 
 /// Modules that it needs.
-const MODULES: [&str; 3] = ["mpm_prefork", "authz_core", "lua"];
-
-const APP: &str = "
-require 'apache2'
-local function is(name)
-  local file = io.open(AT .. '/' .. name)
-  if file then file:close() end
-  return file ~= nil
-end
-function handle(r)
-  while is('stuck') do r:sleep(0.02) end
-  r:sleep(is('slow') and SLOW or SECS)
-  r.content_type = 'text/plain'
-  r:puts('ok')
-  return apache2.OK
-end
-";
+const MODULES: [&str; 4] = ["mpm_prefork", "authz_core", "proxy", "proxy_http"];
 
 /// Four processes. Connections are closed after their request, as under load they have to be.
 pub const APACHE: Family = Family {
     name: "apache-prefork",
-    needs: &[PROGRAM],
-    service_secs: SERVICE_SECS,
+    needs: &[PROGRAM, gunicorn::PROGRAM],
+    service_secs: 0.05,
     workers: WORKERS,
     forks: false,
     wire: http,
     start: |stage| {
-        let (at, addr) = (stage.dir().display(), stage.addr());
+        let behind = gunicorn::threads(stage, stage.upstream(), 4 * WORKERS)?;
+        let (at, addr, upstream) = (stage.dir().display(), stage.addr(), stage.upstream());
         let mut command = stage.program(PROGRAM)?;
-        let program = std::path::PathBuf::from(command.get_program());
+        let program = PathBuf::from(command.get_program());
         let modules = program.ancestors().nth(2).unwrap_or(&program).join("lib/apache2/modules");
         let load =
             |name: &&str| format!("LoadModule {name}_module {}/mod_{name}.so\n", modules.display());
-        let settings = format!("AT = '{at}'\nSECS = {SERVICE_SECS}\nSLOW = {SLOW_SECS}\n");
-        let script = stage.file("app.lua", &format!("{settings}{APP}"))?;
-        let config = stage.file(
-            "apache.conf",
-            &format!(
-                "{}ServerRoot {at}\nServerName localhost\nPidFile {at}/apache.pid\nListen \
-                 {addr}\nErrorLog {at}/error.log\nDefaultRuntimeDir {at}\nUser #65534\nGroup #65534\nKeepAlive \
-                 Off\nServerLimit {WORKERS}\nMaxRequestWorkers {WORKERS}\nStartServers \
-                 {WORKERS}\nMinSpareServers 1\nMaxSpareServers {WORKERS}\n\
-                 LuaMapHandler / {}\n",
-                MODULES.iter().map(load).collect::<String>(),
-                script.display()
-            ),
-        )?;
+        let text = format!(
+            "{}ServerRoot {at}\nServerName localhost\nPidFile {at}/apache.pid\nListen \
+             {addr}\nErrorLog {at}/error.log\nDefaultRuntimeDir {at}\nUser #65534\nGroup \
+             #65534\nKeepAlive Off\nServerLimit {WORKERS}\nMaxRequestWorkers \
+             {WORKERS}\nStartServers {WORKERS}\nMinSpareServers 1\nMaxSpareServers \
+             {WORKERS}\nTimeout 120\nProxyPass / http://{upstream}/\n",
+            MODULES.iter().map(load).collect::<String>(),
+        );
+        let config = stage.file("apache.conf", &text)?;
         command.arg("-f").arg(config).args(["-D", "FOREGROUND"]);
-        let programs = vec![stage.tcp(&mut command, addr)?];
-        let watched = vec![addr.to_string()];
-        Ok(Started { target: Target::Tcp(addr), watched, fault: stage.by_files(), programs })
+        let front = stage.tcp(&mut command, addr)?;
+        nginx::proxied(stage, vec![front, behind])
     },
-    scenes: || [usual(200), slowed()].concat(),
+    scenes: || upstream(200),
 };

@@ -13,9 +13,9 @@ use super::{
 };
 use crate::Program;
 
-const PROGRAM: &str = "usr/bin/gunicorn";
+pub(super) const PROGRAM: &str = "usr/bin/gunicorn";
 const SERVICE_SECS: f64 = 0.05;
-const WORKERS: u32 = 4;
+pub(super) const WORKERS: u32 = 4;
 
 /// Clients of the closed load: each waits for two seconds and a half.
 const CLOSED: u32 = 200;
@@ -58,7 +58,7 @@ pub const SYNC: Family = Family {
 pub const THREADS: Family = Family {
     name: "gunicorn-gthread",
     start: |stage| {
-        let programs = vec![threads(stage, stage.addr())?];
+        let programs = vec![threads(stage, stage.addr(), WORKERS)?];
         Ok(started(stage, programs))
     },
     ..SYNC
@@ -84,10 +84,10 @@ pub const UNIX: Family = Family {
     ..SYNC
 };
 
-/// Starts one worker with threads as many as the capacity of this file says.
-pub(super) fn threads(stage: &Stage, addr: SocketAddr) -> anyhow::Result<Program> {
+/// Starts one worker with a pool of threads.
+pub(super) fn threads(stage: &Stage, addr: SocketAddr, count: u32) -> anyhow::Result<Program> {
     let mut command = command(stage, &addr.to_string())?;
-    command.args(["--worker-class=gthread", &format!("--threads={WORKERS}")]);
+    command.args(["--worker-class=gthread", &format!("--threads={count}")]);
     stage.tcp(&mut command, addr)
 }
 

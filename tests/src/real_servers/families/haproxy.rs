@@ -10,13 +10,13 @@ const PROGRAM: &str = "usr/sbin/haproxy";
 /// HAProxy in front of gunicorn, to which it passes as many requests as that has threads.
 pub const HAPROXY: Family = Family {
     name: "haproxy-upstream",
-    needs: &[PROGRAM, "usr/bin/gunicorn"],
+    needs: &[PROGRAM, gunicorn::PROGRAM],
     service_secs: 0.05,
-    workers: 4,
+    workers: gunicorn::WORKERS,
     forks: false,
     wire: http,
     start: |stage| {
-        let app = gunicorn::threads(stage, stage.upstream())?;
+        let app = gunicorn::threads(stage, stage.upstream(), gunicorn::WORKERS)?;
         let text = format!(
             "global\n  nbthread 1\n  maxconn 8192\n\
              defaults\n  mode http\n  timeout client 60s\n  timeout connect 10s\n  timeout server \

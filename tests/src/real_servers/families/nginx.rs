@@ -16,13 +16,13 @@ pub(super) const PROGRAM: &str = "usr/sbin/nginx";
 /// nginx in front of gunicorn, to which it keeps connections.
 pub const NGINX: Family = Family {
     name: "nginx-upstream",
-    needs: &[PROGRAM, "usr/bin/gunicorn"],
+    needs: &[PROGRAM, gunicorn::PROGRAM],
     service_secs: 0.05,
-    workers: 4,
+    workers: gunicorn::WORKERS,
     forks: false,
     wire: http,
     start: |stage| {
-        let app = gunicorn::threads(stage, stage.upstream())?;
+        let app = gunicorn::threads(stage, stage.upstream(), gunicorn::WORKERS)?;
         let upstream = stage.upstream().to_string();
         let proxy = proxy(stage, &to_http("behind"), &upstream)?;
         proxied(stage, vec![proxy, app])
