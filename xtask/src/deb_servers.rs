@@ -36,7 +36,7 @@ pub const SERVERS: Unpacked = Unpacked {
 pub const MORE_SERVERS: Unpacked = Unpacked {
     name: "more-servers",
     what: "Node, Redis, Apache, PHP-FPM, Go, Java and PostgreSQL",
-    why: "by the scenes of `cargo xtask test --thorough`, some 270 MB to download",
+    why: "by the scenes of `cargo xtask test --thorough`, some 250 MB to download",
     packages: &[
         "nodejs",
         "redis-server",

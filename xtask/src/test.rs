@@ -46,7 +46,7 @@ pub struct Args {
     #[arg(long)]
     quick: bool,
 
-    /// Also run all scenes with real servers, some of which are downloaded (270 MB); about twenty
+    /// Also run all scenes with real servers, some of which are downloaded (250 MB); about twenty
     /// minutes
     #[arg(long, conflicts_with = "quick")]
     thorough: bool,

@@ -4,15 +4,21 @@
 //! Needs root, and the servers that `SPILLWAY_SERVERS` and `SPILLWAY_MORE_SERVERS` name; those of
 //! the machine are used if one is not there.
 //!
-//! Exit codes: 0 at least 95 % were judged correctly, 1 fewer were.
+//! Exit codes: 0 at least 95 % were judged correctly, 1 fewer were, 130 stopped by a signal. A signal
+//! ends the scenes, so that nothing of them is left.
 
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Parser;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use spillway_tests::{
     Servers, is_root,
     real_servers::{Options, Outcome, named, recordings, rightly, run, table},
@@ -20,6 +26,9 @@ use spillway_tests::{
 
 /// Share of the scenes that have to be judged correctly.
 const SHARE_MIN: f64 = 0.95;
+
+/// Exit code of a program that SIGINT ended.
+const STOPPED: u8 = 130;
 
 /// Run scenes with real servers.
 #[derive(Debug, Parser)]
@@ -56,6 +65,11 @@ fn main() -> anyhow::Result<ExitCode> {
     if !is_root("the scenes") {
         bail!("the agent and the network namespaces of the scenes need root");
     }
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, stop.clone())
+            .with_context(|| format!("cannot handle signal {signal}"))?;
+    }
     let servers = Servers::find().map_err(|reason| anyhow!(reason))?;
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/requests");
     let options = Options {
@@ -63,8 +77,12 @@ fn main() -> anyhow::Result<ExitCode> {
         traces: cli.traces,
         all_traces: cli.all_traces,
         corpus: cli.corpus.then_some(corpus),
+        stop: stop.clone(),
     };
     let outcomes = run(&scenes, &servers, &options, &tell);
+    if stop.load(Ordering::Relaxed) {
+        return Ok(ExitCode::from(STOPPED));
+    }
     println!("\n{}", table(&outcomes));
     let (right, all) = rightly(&outcomes);
     println!("{right} of {all} scenes judged correctly");
@@ -80,7 +98,7 @@ fn tell(outcome: &Outcome) {
             let played = &seen.played;
             let judged = &seen.judged;
             println!(
-                "{}: {:?} {}; {:?}, before {:?}; matters {:.1?}; overloads {:?}; {}",
+                "{}: {:?} {}; {:?}, before {:?}; matters {:.1?}; overloads {:?}; {:?}",
                 outcome.name,
                 judged.is_right,
                 judged.fault.as_deref().unwrap_or_default(),

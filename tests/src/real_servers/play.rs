@@ -2,10 +2,11 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use tokio::{runtime, task::LocalSet, time::sleep};
 
 use super::{
@@ -100,13 +101,13 @@ pub struct Played {
 ///
 /// # Errors
 ///
-/// Returns an error if its server cannot be started.
+/// Returns an error if its server cannot be started, or the scene is stopped.
 pub(super) fn play(
     family: &Family,
     scene: &Scene,
     servers: &Servers,
     port: u16,
-    is_cleared: &IsCleared<'_>,
+    (is_cleared, stop): (&IsCleared<'_>, &AtomicBool),
 ) -> anyhow::Result<Played> {
     let played = || {
         let netns = own_network().context("a network namespace cannot be made")?;
@@ -117,7 +118,7 @@ pub(super) fn play(
         let target = started.target.clone();
         let patience = scene.patience_secs.map(Duration::from_secs_f64);
         let clients = Clients::new(target, (family.wire)(), patience);
-        let play = Play { family, scene, clients, origin: now(), truth: truth(family) };
+        let play = Play { family, scene, clients, origin: now(), truth: truth(family), stop };
         let local = LocalSet::new();
         local.block_on(&runtime, play.run(netns, &stage, started, is_cleared))
     };
@@ -140,6 +141,7 @@ struct Play<'a> {
     clients: Clients,
     origin: Instant,
     truth: Truth,
+    stop: &'a AtomicBool,
 }
 
 impl Play<'_> {
@@ -197,6 +199,7 @@ impl Play<'_> {
             calm >= AFTER_LASTS || is_over || (is_healthy && calm >= AFTER_CALM)
         })
         .await;
+        ensure!(!self.stop.load(Ordering::Relaxed), "stopped by a signal");
         let end_secs = self.elapsed().as_secs_f64();
         self.truth.finish();
         Ok(Played {
@@ -245,7 +248,7 @@ impl Play<'_> {
     /// Notes the truth for so long, or until it is over.
     async fn rest(&mut self, lasts: Duration, mut is_over: impl FnMut() -> bool) {
         let begun = now();
-        while begun.elapsed() < lasts && !is_over() {
+        while begun.elapsed() < lasts && !is_over() && !self.stop.load(Ordering::Relaxed) {
             sleep(STEP).await;
             let service = Duration::from_secs_f64(self.family.service_secs);
             let ages = self.clients.ages();

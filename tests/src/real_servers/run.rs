@@ -4,8 +4,8 @@ use std::{
     fs,
     path::PathBuf,
     sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
 };
@@ -36,6 +36,8 @@ pub struct Options {
     pub all_traces: bool,
     /// Directory of the corpus of request queues, for which scenes are recorded.
     pub corpus: Option<PathBuf>,
+    /// Ends all scenes once it is set.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// Result of a scene.
@@ -100,7 +102,10 @@ pub fn run(
     let lane = || loop {
         let index = next.fetch_add(1, Ordering::Relaxed);
         let Some((family, scene)) = scenes.get(index) else { return };
-        let seen = see(family, scene, servers, port(index), &watching);
+        if options.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let seen = see((family, scene), servers, port(index), &watching, &options.stop);
         let outcome = Outcome { name: name(family, scene), family, scene: *scene, seen };
         keep(&outcome, &watching, options);
         report(&outcome);
@@ -136,17 +141,17 @@ fn allow_files() {
 }
 
 fn see(
-    family: &Family,
-    scene: &Scene,
+    (family, scene): (&Family, &Scene),
     servers: &Servers,
     port: u16,
     watching: &Watching,
+    stop: &AtomicBool,
 ) -> Result<Seen, String> {
     for path in family.needs {
         find(servers, path).map_err(|error| error.to_string())?;
     }
     let is_cleared = |netns, watched: &[String]| watching.is_cleared(netns, watched);
-    let played = play(family, scene, servers, port, &is_cleared);
+    let played = play(family, scene, servers, port, (&is_cleared, stop));
     let played = played.map_err(|error| format!("{error:#}"))?;
     let claims = watching.claims(played.netns, &played.watched, played.dependency.as_deref());
     let judged = judge(family, scene, &played, &claims);
