@@ -130,7 +130,7 @@ impl Clients {
     }
 
     /// Sends a request and waits for its end; returns whether it was answered.
-    async fn ask(&self, connections: Connections) -> bool {
+    pub(super) async fn ask(&self, connections: Connections) -> bool {
         // Taken out however this ends, also if the client is aborted.
         let _noted = Noted::new(&self.shared);
         let asked = self.asked(connections);

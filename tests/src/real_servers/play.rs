@@ -24,10 +24,14 @@ use crate::{
     },
 };
 
-/// Time of half the load before anything happens: the agent looks for new UNIX listeners every ten
-/// seconds.
+/// Time of half the load before anything happens. The agent looks for new UNIX listeners every ten
+/// seconds, and takes a new one for starting for ten more.
 const BEFORE: Duration = Duration::from_secs(8);
-const BEFORE_UNIX: Duration = Duration::from_secs(12);
+const BEFORE_UNIX: Duration = Duration::from_secs(21);
+
+/// Requests, one after another, until the server has started: one that forks listens before.
+const FIRST: u32 = 20;
+const FIRST_WITHIN: Duration = Duration::from_secs(10);
 
 /// Time in which a server warms up, before anything is known of its waits.
 const WARMS: Duration = Duration::from_secs(3);
@@ -154,6 +158,11 @@ impl Play<'_> {
     ) -> anyhow::Result<Played> {
         let dependency = stage.dependency.map(Dependency::start).transpose()?;
         let scene = self.scene;
+        let first = Clients::new(started.target.clone(), (self.family.wire)(), Some(FIRST_WITHIN));
+        for _ in 0..FIRST {
+            first.ask(Connections::New).await;
+        }
+        self.origin = now();
         let connections = match scene.load {
             Load::Open(_, connections) => connections,
             Load::Closed(_) => Connections::Pooled,

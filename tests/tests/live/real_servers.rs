@@ -163,7 +163,7 @@ fn uvicorn_at_capacity_on_open_connections_is_claimed() {
 /// Scenes that every run of the tests has, beside each other; `cargo xtask test --thorough` has all.
 const SCENES: [&str; 4] = [
     "gunicorn-gthread/four-fifths-pooled",
-    "gunicorn-unix-behind-nginx/over-pooled",
+    "gunicorn-sync/stuck-pooled",
     "uvicorn/double-giving-up",
     "nginx-upstream/slow-pooled",
 ];
