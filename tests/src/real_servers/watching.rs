@@ -1,6 +1,6 @@
 //! Agent that watches the scenes on its defaults, and what it claims.
 
-use std::time::Instant;
+use std::{env, time::Instant};
 
 use anyhow::Context as _;
 use serde_json::Value;
@@ -53,7 +53,9 @@ impl Watching {
         command.arg("--json");
         let recorder = records.then(|| {
             let recorder = Recorder::start().expect("sensors can be attached");
-            recorder.begin(Box::new(is_of_a_scene)).expect("it has just been started");
+            let unix = format!("unix:{}/spillway-", env::temp_dir().display());
+            let concerns = move |fact: &Fact| is_of_a_scene(fact, &unix);
+            recorder.begin(Box::new(concerns)).expect("it has just been started");
             recorder
         });
         Self { agent: Running::start(command), recorder, scratch }
@@ -141,11 +143,12 @@ impl Watching {
     }
 }
 
-/// Returns true if a fact may be about a scene: others are not kept.
-fn is_of_a_scene(fact: &Fact) -> bool {
+/// Returns true if a fact may be about a scene: others are not kept. `unix` begins the addresses of
+/// UNIX listeners.
+fn is_of_a_scene(fact: &Fact, unix: &str) -> bool {
     let is_its = |addr: &str| {
         addr.strip_prefix("127.0.0.1:").is_some_and(|port| port.len() == 5 && port.starts_with('2'))
-            || addr.starts_with("unix:/tmp/spillway-")
+            || addr.starts_with(unix)
     };
     match fact {
         Fact::Listener(fact) => is_its(&fact.addr),
