@@ -139,6 +139,11 @@ impl Servers {
         }
     }
 
+    /// Root directory of the unpacked packages.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Runs the programs ahead of everything else on this machine.
     pub fn ahead(self) -> Self {
         Self { ahead: true, ..self }

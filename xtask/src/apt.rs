@@ -50,7 +50,8 @@ pub fn apt(arguments: &[&str]) -> Command {
     command
 }
 
-fn installed(package: &str) -> bool {
+/// Returns true if this package is installed.
+pub fn installed(package: &str) -> bool {
     let mut query = Command::new("dpkg-query");
     let state = child::output_of(query.args(["--show", "--showformat=${Status}", package]));
     state.is_some_and(|state| state.ends_with(" installed"))

@@ -14,10 +14,20 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use crate::apt::{apt, has_candidate};
+use crate::apt::{apt, has_candidate, installed};
 use crate::child::{self, OnInterrupt};
 use crate::sudo::authenticate;
 use crate::workspace::{cache_dir, on_path};
+
+/// Script that unpacks the packages. Absolute links would leave the directory: where they lead to
+/// something in it, they are made to stay.
+const UNPACK: &str = r#"
+for package in *.deb; do dpkg -x "$package" root && rm "$package" || exit 1; done
+find root -lname '/*' | while read -r link; do
+    inside="$PWD/root$(readlink "$link")"
+    if [ -e "$inside" ]; then ln -sfn "$inside" "$link" || exit 1; fi
+done
+"#;
 
 /// Set of programs that are used together.
 pub struct Unpacked {
@@ -29,8 +39,11 @@ pub struct Unpacked {
     pub why: &'static str,
     /// Packages of Debian.
     pub packages: &'static [&'static str],
-    /// Path of each program, the argument that prints its version, and the exit code of that call.
+    /// Path of each program, in which `*` stands for any part of a name, the argument that prints
+    /// its version, and the exit code of that call.
     pub programs: &'static [(&'static str, &'static str, i32)],
+    /// Set if an installed program serves as well as an unpacked one.
+    pub may_be_installed: bool,
 }
 
 impl Unpacked {
@@ -41,12 +54,14 @@ impl Unpacked {
 
     /// Returns true if all programs run.
     pub fn is_there(&self) -> anyhow::Result<bool> {
-        let root = self.root()?;
+        let installed = self.may_be_installed.then(|| PathBuf::from("/"));
+        let roots: Vec<_> = [Some(self.root()?), installed].into_iter().flatten().collect();
         Ok(self.programs.iter().all(|(program, version, code)| {
-            command(&root, program)
-                .arg(version)
-                .output()
-                .is_ok_and(|output| output.status.code() == Some(*code))
+            let runs = |root: &PathBuf| {
+                let output = command(root, &first_match(root, program)).arg(version).output();
+                output.is_ok_and(|output| output.status.code() == Some(*code))
+            };
+            roots.iter().any(runs)
         }))
     }
 
@@ -71,13 +86,19 @@ impl Unpacked {
 
     /// Returns the packages, and those that apt would install with them on this machine.
     fn with_needs(&self) -> BTreeSet<String> {
+        let wanted: Vec<_> = self
+            .packages
+            .iter()
+            .copied()
+            .filter(|package| !(self.may_be_installed && installed(package)))
+            .collect();
         let mut simulate = Command::new("apt-get");
-        simulate.args(["install", "--simulate", "--no-install-recommends"]).args(self.packages);
+        simulate.args(["install", "--simulate", "--no-install-recommends"]).args(&wanted);
         // The messages are parsed below.
         let simulated = child::output_of(simulate.env("LC_ALL", "C")).unwrap_or_default();
         let names =
             simulated.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
-        names.chain(self.packages.iter().copied()).map(str::to_owned).collect()
+        names.chain(wanted).map(str::to_owned).collect()
     }
 }
 
@@ -111,15 +132,38 @@ pub fn unpack_into(
         download()?;
     }
     let mut unpack = Command::new("sh");
-    let each =
-        r#"for package in *.deb; do dpkg -x "$package" root && rm "$package" || exit 1; done"#;
-    unpack.args(["-c", each]).current_dir(dir);
+    unpack.args(["-c", UNPACK]).current_dir(dir);
     child::quiet(
         &format!("unpack {what}"),
         &mut unpack,
         "check the free disk space",
         OnInterrupt::Stop,
     )
+}
+
+/// Returns the path below `root` of the first file that a pattern matches; the pattern itself if
+/// there is none.
+fn first_match(root: &Path, pattern: &str) -> String {
+    let mut found = vec![String::new()];
+    for part in pattern.split('/') {
+        let Some((before, after)) = part.split_once('*') else {
+            found.iter_mut().for_each(|path| path.push_str(&format!("/{part}")));
+            continue;
+        };
+        let in_one = |path: String| {
+            let names = fs::read_dir(root.join(&path[path.len().min(1)..])).into_iter().flatten();
+            let mut names: Vec<_> = names
+                .flatten()
+                .filter_map(|entry| entry.file_name().into_string().ok())
+                .filter(|name| name.starts_with(before) && name.ends_with(after))
+                .collect();
+            names.sort();
+            names.into_iter().map(move |name| format!("{path}/{name}")).collect::<Vec<_>>()
+        };
+        found = found.into_iter().flat_map(in_one).collect();
+    }
+    let paths = found.iter().map(|path| &path[1..]);
+    paths.into_iter().find(|path| root.join(path).is_file()).unwrap_or(pattern).to_owned()
 }
 
 /// Returns a command that runs one of the programs, with the unpacked libraries.
@@ -135,4 +179,29 @@ pub fn command(root: &Path, program: &str) -> Command {
 fn update(hint: &str) -> anyhow::Result<()> {
     authenticate("apt-get update")?;
     child::quiet("apt-get update", &mut apt(&["update"]), hint, OnInterrupt::Finish)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_in_paths_are_found() {
+        let root = std::env::temp_dir().join(format!("spillway-match-{}", std::process::id()));
+        for dir in ["usr/lib/a/9/bin", "usr/lib/a/15/bin", "usr/lib/a/empty/bin", "usr/sbin"] {
+            fs::create_dir_all(root.join(dir)).unwrap();
+        }
+        for file in ["usr/lib/a/9/bin/one", "usr/lib/a/15/bin/one", "usr/sbin/fpm8.2"] {
+            fs::write(root.join(file), "").unwrap();
+        }
+        let found = [
+            ("usr/lib/a/*/bin/one", "usr/lib/a/15/bin/one"),
+            ("usr/sbin/fpm*", "usr/sbin/fpm8.2"),
+            ("usr/sbin/fpm8.2", "usr/sbin/fpm8.2"),
+            ("usr/lib/b/*/bin/one", "usr/lib/b/*/bin/one"),
+        ]
+        .map(|(pattern, path)| (first_match(&root, pattern), path));
+        fs::remove_dir_all(&root).unwrap();
+        found.iter().for_each(|(found, path)| assert_eq!(found, path));
+    }
 }

@@ -1,5 +1,7 @@
 //! nginx, HAProxy, gunicorn, uvicorn and wrk, with which the live tests, the demo and the bench
 //! create load; Alertmanager, which receives their alerts; and kubectl, which reads manifests.
+//!
+//! Servers that only all of the scenes need are a set of their own, because they are large.
 
 use crate::deb_cache::Unpacked;
 
@@ -27,4 +29,31 @@ pub const SERVERS: Unpacked = Unpacked {
         // kubectl prints its version only after asking an API server.
         ("usr/bin/kubectl", "help", 0),
     ],
+    may_be_installed: false,
+};
+
+/// Debian's packages of the other servers in the scenes. Installed ones serve as well.
+pub const MORE_SERVERS: Unpacked = Unpacked {
+    name: "more-servers",
+    what: "Node, Redis, Apache, PHP-FPM, Go, Java and PostgreSQL",
+    why: "by the scenes of `cargo xtask test --thorough`, some 250 MB to download",
+    packages: &[
+        "nodejs",
+        "redis-server",
+        "apache2-bin",
+        "php-fpm",
+        "golang-go",
+        "default-jdk-headless",
+        "postgresql",
+    ],
+    programs: &[
+        ("usr/bin/node", "--version", 0),
+        ("usr/bin/redis-server", "--version", 0),
+        ("usr/sbin/apache2", "-v", 0),
+        ("usr/sbin/php-fpm*", "--version", 0),
+        ("usr/lib/go-*/bin/go", "version", 0),
+        ("usr/lib/jvm/*/bin/java", "-version", 0),
+        ("usr/lib/postgresql/*/bin/postgres", "--version", 0),
+    ],
+    may_be_installed: true,
 };

@@ -17,6 +17,7 @@ mod fuzz;
 mod progress;
 mod python_deps;
 mod run;
+mod scenes;
 mod setup;
 mod signals;
 mod sudo;

@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 
 use crate::apt::{apt_line, install};
 use crate::child;
-use crate::deb_servers::SERVERS;
+use crate::deb_servers::{MORE_SERVERS, SERVERS};
 use crate::toolchain::{self, Compiler, Next};
 use crate::tools::{CargoTool, DENY, NEXTEST};
 use crate::vm::emulator;
@@ -37,6 +37,9 @@ pub struct Args {
     /// Only print the next step
     #[arg(long)]
     check: bool,
+    /// Also unpack the servers that only `cargo xtask test --thorough` needs
+    #[arg(long, conflicts_with = "check")]
+    thorough: bool,
 }
 
 /// Runs the command.
@@ -53,6 +56,9 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     servers()?;
     python()?;
     python_deps::provide()?;
+    if args.thorough {
+        more_servers()?;
+    }
     eprintln!("setup: everything is installed; the BPF programs are built by {}", compiler.name());
     Ok(ExitCode::SUCCESS)
 }
@@ -164,6 +170,11 @@ pub fn vm() -> anyhow::Result<()> {
 pub fn servers() -> anyhow::Result<PathBuf> {
     python()?;
     SERVERS.provide()
+}
+
+/// Unpacks the servers that only all of the scenes need; returns their root directory.
+pub fn more_servers() -> anyhow::Result<PathBuf> {
+    MORE_SERVERS.provide()
 }
 
 /// Installs Python, which runs the receiver for Kubernetes and two of the servers.

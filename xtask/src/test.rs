@@ -1,5 +1,6 @@
 //! `cargo xtask test`: runs all tests, and lists those that could not run, with the reason; with
-//! `--quick`, only those that are fast enough to run between two edits.
+//! `--quick`, only those that are fast enough to run between two edits; with `--thorough`, also all
+//! scenes with real servers.
 //!
 //! A test that needs root or BPF and lacks it appends `name<TAB>reason` to the file named in
 //! `SPILLWAY_SKIPS` and passes. After the tests, the detectors are scored on the corpora, and every
@@ -22,7 +23,7 @@ use crate::tools::{DENY, NEXTEST};
 use crate::workspace::Workspace;
 use crate::{
     build::{self, RELEASE_BINARIES},
-    child, corpus, python_deps, setup, vm,
+    child, corpus, python_deps, scenes, setup, vm,
 };
 
 /// Run all tests: formatting, lints, unit, replay, host and kernel tests
@@ -32,7 +33,9 @@ use crate::{
     listed as skipped\n  \
     cargo xtask test --quick      formatting, lints, unit and pure tests, while you work\n  \
     cargo xtask test leak         only tests whose name contains \"leak\", without formatting and \
-    lints\n\n\
+    lints\n  \
+    cargo xtask test --thorough   everything, and all scenes with real servers\n  \
+    cargo xtask test --thorough redis/   scenes whose name contains \"redis/\", and such tests\n\n\
     Exit codes: 0 all passed, 1 something failed (or, if CI is set, was skipped unexpectedly).")]
 pub struct Args {
     /// Run only tests whose name contains one of these
@@ -42,6 +45,11 @@ pub struct Args {
     /// need no root, other kernel, server, corpus or thousand kills
     #[arg(long)]
     quick: bool,
+
+    /// Also run all scenes with real servers, some of which are downloaded (250 MB); about twenty
+    /// minutes
+    #[arg(long, conflicts_with = "quick")]
+    thorough: bool,
 }
 
 /// Number of parallel tests per processor: most of them wait most of the time.
@@ -100,6 +108,10 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if args.quick {
         command.args(["--profile", "quick"]);
     }
+    if args.thorough {
+        // The filters may name scenes alone.
+        command.args(["--no-tests", "pass"]);
+    }
     if env::var_os(THREADS).is_none() {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         command.env(THREADS, (THREADS_PER_PROCESSOR * processors).to_string());
@@ -124,6 +136,10 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
             "a detector misses its targets on the corpora; `cargo xtask corpus score` names them"
                 .to_owned(),
         );
+    }
+    if args.thorough && !scenes::run(&workspace, &args.filters, strict)? {
+        failures
+            .push("fewer than 95 % of the scenes with real servers were judged correctly".into());
     }
     if args.filters.is_empty() && has_programs {
         let (failed, skipped) = vm::all(&workspace)?;

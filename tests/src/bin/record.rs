@@ -15,8 +15,6 @@ mod label;
 mod plays;
 #[path = "../record/quota.rs"]
 mod quota;
-#[path = "../record/recorder.rs"]
-mod recorder;
 #[path = "../record/set.rs"]
 mod set;
 
@@ -30,11 +28,10 @@ use std::{
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Parser;
-use spillway_tests::{Servers, is_root, now};
+use spillway_tests::{Servers, is_root, now, recorder::Recorder};
 
 use self::{
     plays::{PLAYS, Play},
-    recorder::Recorder,
     set::Set,
 };
 

@@ -11,7 +11,7 @@ mod families;
 mod line;
 mod looks;
 mod manifest;
-mod plan;
+pub(crate) mod plan;
 mod ramp;
 pub mod requests;
 mod rules;

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use spillway_agent::sense::{Fact, Observation};
 use spillway_tests::{
     Servers, now,
     overload_live::{
@@ -15,20 +16,18 @@ use spillway_tests::{
         stage::Stage,
         truth::{History, Truth},
     },
+    recorder::{Head, Recorder},
 };
 
-use crate::{
-    label::Did,
-    plays::Play,
-    recorder::{Recorded, Recorder},
-};
+use crate::{label::Did, plays::Play};
 
 /// Time that the recorder runs before the server starts, and after the last sample of the truth.
 const AHEAD: Duration = Duration::from_secs(1);
 
 /// Result of a recording.
 pub(crate) struct Played {
-    pub(crate) recorded: Recorded,
+    pub(crate) head: Head,
+    pub(crate) observations: Vec<Observation>,
     pub(crate) history: History,
     pub(crate) addr: SocketAddr,
     pub(crate) did: Did,
@@ -59,11 +58,11 @@ impl Set {
         let mut set = Self { stage, recorder, under_way: None, did: Did::default() };
         let kept = (play.play)(&mut set)?;
         let Self { stage, recorder, under_way, did } = set;
-        let recorded = recorder.end()?;
+        let (head, observations) = recorder.end()?;
         let (addr, truth) = under_way.expect("the recording has no server");
         let history = truth.end();
         drop(kept);
-        Ok(Played { recorded, history, addr, did, target: stage.target })
+        Ok(Played { head, observations, history, addr, did, target: stage.target })
     }
 
     /// Returns the connections per second that a server of this kind completes.
@@ -77,7 +76,14 @@ impl Set {
         sockets: usize,
         start: impl FnOnce(&mut Stage) -> (S, SocketAddr),
     ) -> anyhow::Result<(S, SocketAddr)> {
-        self.recorder.begin(self.stage.netns)?;
+        let netns = self.stage.netns;
+        self.recorder.begin(Box::new(move |fact| match fact {
+            Fact::Listener(listener) => {
+                listener.netns == netns && !listener.addr.starts_with("unix:")
+            }
+            Fact::Sensing(_) => true,
+            _ => false,
+        }))?;
         sleep(AHEAD);
         let (server, addr) = start(&mut self.stage);
         self.under_way = Some((addr, Truth::watch_all(sockets)));

@@ -51,9 +51,10 @@ fn overloads_are_in_order_and_within_their_runs() {
 
 #[test]
 fn request_runs_are_the_same_each_time() {
-    for entry_then in entries().iter().filter(|entry| entry.seed % 500 == 3) {
+    for entry_then in entries() {
+        let Some(seed) = entry_then.seed.filter(|seed| seed % 500 == 3) else { continue };
         let family = FAMILIES.iter().find(|family| family.name == entry_then.family);
-        let now = entry(family.expect("its family is known"), entry_then.seed);
-        assert_eq!(now, *entry_then);
+        let now = entry(family.expect("its family is known"), seed);
+        assert_eq!(now, entry_then);
     }
 }

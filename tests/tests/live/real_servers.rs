@@ -13,8 +13,9 @@ use std::{
 
 use serde_json::Value;
 use spillway_tests::{
-    ANY_PORT, Program, Running, Scratch, Servers, Work, is_root, now, own_network, run_with, skip,
-    wait_for,
+    ANY_PORT, Program, Running, Scratch, Servers, Work, is_root, now, own_network,
+    real_servers::{Options, named, rightly, run, table},
+    run_with, skip, wait_for,
 };
 
 /// Finds the servers; `None`, reported as a skip, if the test cannot run.
@@ -173,6 +174,26 @@ fn scarce_at_capacity(test: &str, work: Work) -> Option<Value> {
     println!("{}", cleared["why"]);
     watching.stop();
     scarce
+}
+
+/// Scenes that every run of the tests has, beside each other; `cargo xtask test --thorough` has all.
+const SCENES: [&str; 4] = [
+    "gunicorn-gthread/four-fifths-pooled",
+    "gunicorn-sync/stuck-pooled",
+    "uvicorn/double-giving-up",
+    "nginx-upstream/slow-pooled",
+];
+
+#[test]
+fn scenes_with_real_servers_are_judged_correctly() {
+    let test = "scenes_with_real_servers_are_judged_correctly";
+    let Some(servers) = servers(test) else { return };
+    let scenes = named(&SCENES.map(str::to_owned));
+    assert_eq!(scenes.len(), SCENES.len());
+    let options = Options { lanes: SCENES.len(), ..Options::default() };
+    let outcomes = run(&scenes, &servers, &options, &|_| ());
+    println!("{}", table(&outcomes));
+    assert_eq!(rightly(&outcomes), (SCENES.len(), SCENES.len()));
 }
 
 const LOAD_TIME: Duration = Duration::from_secs(LOAD_SECS as u64);

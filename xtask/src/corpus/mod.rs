@@ -10,6 +10,8 @@ mod trace_summary;
 
 use std::process::ExitCode;
 
+use crate::scenes;
+
 pub use forward::meets_targets;
 
 /// Record, list, write or score the corpora of leaks and healthy processes, and of accept and
@@ -29,7 +31,8 @@ pub use forward::meets_targets;
     cargo xtask corpus queues score                       the same for accept queues\n  \
     cargo xtask corpus requests score                     the same for request queues\n  \
     cargo xtask corpus queues record nginx-ramp           load a real server and record its \
-    queue\n\n\
+    queue\n  \
+    cargo xtask corpus requests record redis              the same of request queues\n\n\
     Exit codes: 0 done, 1 failed or a target was missed, 2 wrong usage.")]
 pub struct Args {
     #[command(subcommand)]
@@ -40,8 +43,8 @@ pub struct Args {
 enum Command {
     /// Run real programs under load and record them with the agent's own sensors
     Record(record::Args),
-    /// list, write DIR, write-manifest or score, with their options; add queues first (also before
-    /// record) for accept queues, requests first for request queues
+    /// list, write DIR, write-manifest or score, with their options; add queues first for
+    /// accept queues, requests first for request queues, also before record
     #[command(external_subcommand)]
     Others(Vec<String>),
 }
@@ -53,6 +56,9 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Others(arguments) => match &arguments[..] {
             [queues, record, names @ ..] if queues == "queues" && record == "record" => {
                 queues::record(names)
+            }
+            [requests, record, names @ ..] if requests == "requests" && record == "record" => {
+                scenes::record(names)
             }
             _ => forward::main(arguments),
         },

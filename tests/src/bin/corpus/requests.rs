@@ -43,16 +43,18 @@ impl Corpus for Requests {
 
     fn about(entry: &Entry) -> About<'_> {
         let Entry { run, family, part, interval_secs, .. } = entry;
-        About { run, family, part: *part, recorded: None, interval_secs: *interval_secs }
+        // The name of a recording says what it is: a server, and a scene.
+        let recorded = entry.trace.as_deref();
+        About { run, family, part: *part, recorded, interval_secs: *interval_secs }
     }
 
-    fn observations(entry: &Entry, _dir: &Path) -> anyhow::Result<(HostInfo, Observations)> {
-        let stream = Stream::open(entry)?;
-        Ok((stream.host(), Box::new(stream.map(Ok))))
+    fn observations(entry: &Entry, dir: &Path) -> anyhow::Result<(HostInfo, Observations)> {
+        let stream = Stream::open(entry, dir)?;
+        Ok((stream.host(), Box::new(stream)))
     }
 
     /// Always scores the usual alerts too, which cost nothing.
-    fn score(entry: &Entry, _dir: &Path, _compared: Compared) -> anyhow::Result<Scored> {
-        score_run(entry)
+    fn score(entry: &Entry, dir: &Path, _compared: Compared) -> anyhow::Result<Scored> {
+        score_run(entry, dir)
     }
 }

@@ -14,10 +14,10 @@ mod run;
 mod score;
 mod seen;
 mod sim;
-mod truth;
+pub(crate) mod truth;
 
 pub use families::{FAMILIES, Family, HELD_OUT_FROM};
-pub use manifest::{Entry, load};
+pub use manifest::{Entry, load, put};
 pub use run::{Stream, entry};
-pub use score::{Report, Scored, score_run};
+pub use score::{RECORDED, Report, Scored, score_run};
 pub use truth::Overload;

@@ -1,7 +1,9 @@
 //! From a family and a seed to a run: its observations for the detector, and, once they are all
 //! told, its truth.
 
-use anyhow::Context as _;
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
 use spillway_agent::{engine::HostInfo, sense::Observation};
 
 use super::{
@@ -11,12 +13,17 @@ use super::{
     sim::Sim,
     truth::Overload,
 };
-use crate::corpus::{Part, rng::Rng};
+use crate::corpus::{Part, rng::Rng, run::Recording};
 
 const HOST: HostInfo = HostInfo { mem_total_bytes: 16 << 30, cpus: 4 };
 
 /// Observations of a run, in order of time.
-pub struct Stream(Seen);
+pub struct Stream(Origin);
+
+enum Origin {
+    Simulated(Box<Seen>),
+    Recorded(Recording),
+}
 
 fn part(seed: u64) -> Part {
     if seed >= HELD_OUT_FROM { Part::HeldOut } else { Part::Tuning }
@@ -38,7 +45,8 @@ pub fn entry(family: &Family, seed: u64) -> Entry {
         run: format!("{}/{seed}", family.name),
         family: family.name.to_owned(),
         part: part(seed),
-        seed,
+        seed: Some(seed),
+        trace: None,
         addr: seen.addr().to_owned(),
         overloads: seen.sim.truth.overloads.clone(),
         tolerated: seen.sim.truth.tolerated.clone(),
@@ -48,35 +56,51 @@ pub fn entry(family: &Family, seed: u64) -> Entry {
 }
 
 impl Stream {
-    /// The observations of a run in the manifest.
+    /// The observations of a run in the manifest; `dir` is the corpus's directory.
     ///
     /// # Errors
     ///
-    /// Returns an error if its family is not known.
-    pub fn open(entry: &Entry) -> anyhow::Result<Self> {
+    /// Returns an error if its family is not known or its trace cannot be read.
+    pub fn open(entry: &Entry, dir: &Path) -> anyhow::Result<Self> {
+        let seed = match (entry.seed, &entry.trace) {
+            (Some(seed), None) => seed,
+            (None, Some(trace)) => {
+                return Ok(Self(Origin::Recorded(Recording::open(&dir.join(trace))?)));
+            }
+            _ => bail!("{}: a simulated run needs `seed`, a recorded one `trace`", entry.run),
+        };
         let family =
             FAMILIES.iter().find(|family| family.name == entry.family).with_context(|| {
                 let hint = "`cargo xtask corpus requests list` names them";
                 format!("{}: no family {:?}\n  hint: {hint}", entry.run, entry.family)
             })?;
-        Ok(Self(simulate(family, entry.seed)))
+        Ok(Self(Origin::Simulated(Box::new(simulate(family, seed)))))
     }
 
     /// Host of the run.
     pub fn host(&self) -> HostInfo {
-        self.0.host()
+        match &self.0 {
+            Origin::Simulated(seen) => seen.host(),
+            Origin::Recorded(trace) => trace.host,
+        }
     }
 
-    /// Label that the simulation gives the run, once it has ended.
+    /// Label that the simulation gives the run, once it has ended; `None` for a recording.
     pub fn truth(&self) -> Option<&[Overload]> {
-        self.0.has_ended().then_some(&self.0.sim.truth.overloads)
+        match &self.0 {
+            Origin::Simulated(seen) => seen.has_ended().then_some(&seen.sim.truth.overloads),
+            Origin::Recorded(_) => None,
+        }
     }
 }
 
 impl Iterator for Stream {
-    type Item = Observation;
+    type Item = anyhow::Result<Observation>;
 
-    fn next(&mut self) -> Option<Observation> {
-        self.0.next()
+    fn next(&mut self) -> Option<Self::Item> {
+        match &mut self.0 {
+            Origin::Simulated(seen) => seen.next().map(Ok),
+            Origin::Recorded(trace) => trace.observations.next(),
+        }
     }
 }

@@ -5,6 +5,8 @@
 //! counts overloads. The target on time applies if the agent samples at least once a second: one
 //! that samples every two has seen the condition once by then, or not at all.
 
+use std::path::Path;
+
 use anyhow::bail;
 use serde::Serialize;
 use spillway_agent::{
@@ -44,6 +46,9 @@ const OLD_US: u64 = 1_000_000;
 const MANY: u32 = 64;
 const ALERT_SECS: f64 = 3.0;
 const CLEAR_SECS: f64 = 5.0;
+
+/// Family of all recorded runs.
+pub const RECORDED: &str = "recorded";
 
 const NAMES: [&str; 3] = ["spillway", "oldest > 1 s", "64 in flight"];
 
@@ -216,12 +221,13 @@ impl Outcome {
 ///
 /// # Errors
 ///
-/// If the run cannot be made, or its simulation says something else than the manifest.
-pub fn score_run(entry: &Entry) -> anyhow::Result<Scored> {
-    let mut stream = Stream::open(entry)?;
+/// If the run cannot be made or read, or its simulation says something else than the manifest.
+pub fn score_run(entry: &Entry, dir: &Path) -> anyhow::Result<Scored> {
+    let mut stream = Stream::open(entry, dir)?;
     let mut rules = Rule::all(stream.host());
     let mut claims = vec![Vec::new(); rules.len()];
     for observation in stream.by_ref() {
+        let observation = observation?;
         for (rule, claims) in rules.iter_mut().zip(&mut claims) {
             rule.observe(&observation, &entry.addr, claims);
         }
@@ -278,7 +284,9 @@ impl PartScore<Scored> for Report {
             rows: rows(&runs),
             families: FAMILIES
                 .iter()
-                .map(|one| family(one.name))
+                .map(|one| one.name)
+                .chain([RECORDED])
+                .map(family)
                 .filter(|family| family.runs > 0)
                 .collect(),
         }

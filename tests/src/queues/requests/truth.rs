@@ -51,9 +51,9 @@ pub struct Overload {
 
 /// Requests that wait now.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Waits {
-    pub(super) count: u32,
-    pub(super) longest: Nanos,
+pub(crate) struct Waits {
+    pub(crate) count: u32,
+    pub(crate) longest: Nanos,
 }
 
 /// A time in which requests wait noticeably.
@@ -65,24 +65,24 @@ struct Excursion {
     condition: Option<Nanos>,
 }
 
-pub(super) struct Truth {
+pub(crate) struct Truth {
     scarce: Scarce,
     /// Mean service of the upstream of a proxy; `None` for other servers.
     upstream_secs: Option<f64>,
     usual: Nanos,
     excursion: Option<Excursion>,
-    pub(super) overloads: Vec<Overload>,
+    pub(crate) overloads: Vec<Overload>,
     /// Times in which a claim is tolerated.
-    pub(super) tolerated: Vec<(f64, f64)>,
+    pub(crate) tolerated: Vec<(f64, f64)>,
 }
 
 impl Truth {
-    pub(super) fn new(scarce: Scarce, upstream_secs: Option<f64>) -> Self {
+    pub(crate) fn new(scarce: Scarce, upstream_secs: Option<f64>) -> Self {
         let (overloads, tolerated) = (Vec::new(), Vec::new());
         Self { scarce, upstream_secs, usual: 0, excursion: None, overloads, tolerated }
     }
 
-    pub(super) fn poll(&mut self, now: Nanos, waits: Waits) {
+    pub(crate) fn poll(&mut self, now: Nanos, waits: Waits) {
         let bar = match self.upstream_secs {
             None => nanos(OVERLOAD_SECS),
             Some(secs) => nanos(OVERLOAD_SECS.max(FACTOR * secs))
@@ -138,7 +138,7 @@ impl Truth {
     }
 
     /// Ends what goes on.
-    pub(super) fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.end();
     }
 }
