@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{in_real_time, wait_for};
+use crate::{OwnCgroup, in_real_time, wait_for};
 
 /// Time that a program gets to end after SIGTERM before it is killed.
 const ENDS_WITHIN: Duration = Duration::from_secs(3);
@@ -159,10 +159,37 @@ impl Servers {
         workers: u32,
         listen: &str,
     ) -> Program {
-        let at = dir.display();
-        let (www, config) = (dir.join("www"), dir.join("nginx.conf"));
+        let www = dir.join("www");
         fs::create_dir_all(&www).expect("making a directory");
         fs::write(www.join("index.html"), page).expect("writing the page");
+        let server = format!("listen {addr} {listen}; root {};", www.display());
+        listening(&mut self.nginx_serving(dir, workers, &server), addr)
+    }
+
+    /// Starts nginx with one worker before an upstream. Its connections with clients stay open, and
+    /// each request takes one to the upstream.
+    ///
+    /// # Panics
+    ///
+    /// Panics if nginx does not listen within five seconds.
+    pub fn nginx_before(
+        &self,
+        dir: &Path,
+        addr: SocketAddr,
+        upstream: SocketAddr,
+        cgroup: &OwnCgroup,
+    ) -> Program {
+        let server = format!("listen {addr}; location / {{ proxy_pass http://{upstream}; }}");
+        let mut command = self.nginx_serving(dir, 1, &server);
+        cgroup.admit(&mut command).expect("the process can join the cgroup");
+        listening(&mut command, addr)
+    }
+
+    /// Returns a command that runs nginx with these directives of its server and its own files in
+    /// `dir`.
+    fn nginx_serving(&self, dir: &Path, workers: u32, server: &str) -> Command {
+        let (at, config) = (dir.display(), dir.join("nginx.conf"));
+        fs::create_dir_all(dir).expect("making a directory");
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
         let temporary: String =
             temporary.iter().map(|name| format!("{name}_temp_path {at}/{name};\n")).collect();
@@ -173,12 +200,12 @@ impl Servers {
              events {{ worker_connections 8192; }}\n\
              http {{ access_log off; gzip on; gzip_types *; gzip_comp_level 9; default_type \
              text/html;\n{temporary}\
-             server {{ listen {addr} {listen}; root {at}/www; }} }}\n"
+             server {{ {server} }} }}\n"
         );
         fs::write(&config, text).expect("writing the configuration");
         let mut command = self.command(self.root.join("usr/sbin/nginx"));
         command.arg("-e").arg(dir.join("error.log")).arg("-c").arg(&config);
-        listening(&mut command, addr)
+        command
     }
 
     /// Starts HAProxy with one thread and its own files in `dir`. It responds to each connection

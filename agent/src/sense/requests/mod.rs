@@ -73,6 +73,17 @@ pub struct RequestSensor {
     pace: RequestPace,
     tick_ns: u64,
     cost: PassCost,
+    complete_t: Option<f64>,
+}
+
+/// Pass that read everything there was to read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CompletePass {
+    /// Time at which it began.
+    pub t: f64,
+    /// Network namespaces that it read; `None` if it read the connections of every listener whose
+    /// arrivals are counted, wherever it is.
+    pub namespaces: Option<Vec<u32>>,
 }
 
 /// Passes so far, and the processor time that they took.
@@ -142,7 +153,17 @@ impl RequestSensor {
             })),
         };
         let (table, pace) = (RequestTable::default(), RequestPace::default());
-        Self { source, table, pace, tick_ns: tick_ns(), cost: PassCost::default() }
+        let cost = PassCost::default();
+        Self { source, table, pace, tick_ns: tick_ns(), cost, complete_t: None }
+    }
+
+    /// Latest pass that was complete. An address without a fact of its time had no connection.
+    pub fn complete_pass(&self) -> Option<CompletePass> {
+        let namespaces = match &self.source {
+            RequestSource::Bpf(..) => None,
+            RequestSource::SockDiag(source) => Some(source.sockets.namespaces().collect()),
+        };
+        Some(CompletePass { t: self.complete_t?, namespaces })
     }
 
     /// Passes so far, and what they cost.
@@ -169,8 +190,11 @@ impl RequestSensor {
                 let connection = PeerConnection::from_sample(&sample, *tick_ns);
                 table.add((sample.netns, address), &connection);
             })
-            .map(|rest| losses.count_short_read(rest)),
-            RequestSource::SockDiag(source) => source.read(now, losses, table),
+            .map(|rest| {
+                losses.count_short_read(rest);
+                rest == 0
+            }),
+            RequestSource::SockDiag(source) => source.read(now, losses, table).map(|()| true),
         };
         let mut is_calm = true;
         let (connections, left_out) = table.end(|fact| {
@@ -184,7 +208,10 @@ impl RequestSensor {
         self.cost.passes += 1;
         self.cost.secs += took_secs;
         self.pace.rest(now, took_secs, connections, is_calm);
-        read
+        if read? && left_out == 0 {
+            self.complete_t = Some(now);
+        }
+        Ok(())
     }
 }
 

@@ -1,0 +1,275 @@
+//! Work that a node still has while it drains: the requests that its services have not answered.
+//!
+//! Idle connections are no work, and neither are requests of other programs. Requests are sampled,
+//! so none in flight is believed once two passes over connections found none that began after the
+//! node was drained, half a second apart: a request that follows a response within a tick of the
+//! kernel's clock may hide in one, and one that was on its way when the balancer was told arrives
+//! before the other. Where requests are unknown, connections are counted, and reports say so; if
+//! they cannot be counted, the work is unknown, and the drain waits until its deadline. Cold start:
+//! unknown.
+
+use std::sync::Arc;
+
+use crate::{
+    config::Pattern,
+    decide::{ListenerPlace, RequestsLeft, always_protected},
+    sense::{EstablishedConnections, Hierarchy, SocketList},
+};
+
+/// Interval between counts of connections while a node drains, in seconds. A count walks all
+/// connections, which may be a hundred thousand.
+const COUNT_EVERY_SECS: f64 = 2.0;
+
+/// Time for which a report of requests is awaited before connections are counted. A guess: several
+/// passes.
+const REPORTED_WITHIN_SECS: f64 = 5.0;
+
+/// Minimum time between the two passes that found no request. A guess: longer than most pauses
+/// between the requests of one page.
+const QUIET_SECS: f64 = 0.5;
+
+/// Work that a node has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkLeft {
+    /// Requests are seen at every service.
+    Requests {
+        /// Requests in flight.
+        in_flight: u64,
+        /// Connections that wait for accept().
+        waiting: u64,
+        /// Connections on which requests were looked for.
+        connections: u64,
+    },
+    /// Requests are unknown at some or all services.
+    Connections {
+        /// Connections at these.
+        connections: u64,
+        /// Requests in flight at the others.
+        in_flight: u64,
+        /// Connections that wait for accept().
+        waiting: u64,
+    },
+    /// Neither is known.
+    Unknown,
+}
+
+/// Counter of the work.
+pub struct Work {
+    connections: ConnectionCount,
+    report: Option<RequestsLeft>,
+    /// Time since which the work is counted.
+    counts_since: Option<f64>,
+    quiet: Quiet,
+    left: WorkLeft,
+}
+
+/// Passes in a row that found no request in flight.
+#[derive(Debug, Default)]
+struct Quiet {
+    /// Start of the first and of the last of them.
+    passes: Option<(f64, f64)>,
+}
+
+impl WorkLeft {
+    /// Returns whether there is none; unknown work is not none.
+    pub fn is_none(self) -> bool {
+        self.amount() == Some(0)
+    }
+
+    /// Requests and connections that are left; `None` if unknown.
+    fn amount(self) -> Option<u64> {
+        match self {
+            Self::Requests { in_flight, waiting, .. } => Some(in_flight + waiting),
+            Self::Connections { connections, in_flight, waiting } => {
+                Some(connections + in_flight + waiting)
+            }
+            Self::Unknown => None,
+        }
+    }
+
+    /// Returns the amounts before and after, of the same kind, and its name; `None` if they cannot
+    /// be compared.
+    pub fn compared(self, after: Self) -> Option<(u64, u64, &'static str)> {
+        let kind = match (self, after) {
+            (Self::Requests { .. }, Self::Requests { .. }) => "requests are in flight",
+            (Self::Connections { .. }, Self::Connections { .. }) => "connections are served",
+            _ => return None,
+        };
+        Some((self.amount()?, after.amount()?, kind))
+    }
+
+    /// Describes it in a sentence.
+    pub fn describe(self) -> String {
+        let parts = match self {
+            Self::Requests { in_flight: 0, waiting: 0, connections: 0 } => {
+                return "no request is in flight".to_owned();
+            }
+            Self::Requests { in_flight: 0, waiting: 0, connections } => {
+                let open = count(connections, "open connection", "open connections");
+                return format!("no request is in flight on {open}");
+            }
+            Self::Connections { connections: 0, in_flight: 0, waiting: 0 } => {
+                return "no connection is left, requests unknown".to_owned();
+            }
+            Self::Requests { in_flight, waiting, .. } => [
+                (in_flight, "request is in flight", "requests are in flight"),
+                (waiting, "connection waits for accept()", "connections wait for accept()"),
+                (0, "", ""),
+            ],
+            Self::Connections { connections, in_flight, waiting } => [
+                (in_flight, "request is in flight", "requests are in flight"),
+                (waiting, "connection waits for accept()", "connections wait for accept()"),
+                (
+                    connections,
+                    "connection is left, requests unknown",
+                    "connections are left, requests unknown",
+                ),
+            ],
+            Self::Unknown => return "the number of requests in flight is unknown".to_owned(),
+        };
+        let them = if self.amount() == Some(1) { "it" } else { "them" };
+        let parts = parts.into_iter().filter(|(number, ..)| *number > 0);
+        let parts: Vec<_> = parts.map(|(number, one, more)| count(number, one, more)).collect();
+        format!("{}, and the drain no longer waits for {them}", parts.join(" and "))
+    }
+}
+
+fn count(number: u64, one: &str, more: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { more })
+}
+
+impl Quiet {
+    /// Takes a pass that began at `t`, and whether it found no work.
+    fn take(&mut self, t: f64, is_quiet: bool) {
+        self.passes = is_quiet.then(|| (self.passes.map_or(t, |(first, _)| first), t));
+    }
+
+    fn is_believed(&self) -> bool {
+        self.passes.is_some_and(|(first, last)| last - first >= QUIET_SECS)
+    }
+}
+
+impl Work {
+    /// Creates a counter that leaves protected services out.
+    pub fn new(protected: &[Pattern], list: Option<Arc<SocketList>>) -> Self {
+        Self {
+            connections: ConnectionCount::new(protected, list),
+            report: None,
+            counts_since: None,
+            quiet: Quiet::default(),
+            left: WorkLeft::Unknown,
+        }
+    }
+
+    /// Takes a report of the requests left.
+    pub fn report(&mut self, report: RequestsLeft) {
+        self.report = Some(report);
+    }
+
+    /// Counts the work at `now` if `counts` is set. `drained_at` is the time at which the drain was
+    /// granted.
+    pub fn update(&mut self, now: f64, counts: bool, drained_at: Option<f64>) {
+        if !counts {
+            (self.counts_since, self.report, self.left) = (None, None, WorkLeft::Unknown);
+            self.connections.reset();
+            self.quiet = Quiet::default();
+            return;
+        }
+        let since = *self.counts_since.get_or_insert(now);
+        // A loop that stands still sends no report of its own standstill.
+        self.report.take_if(|report| report.pass_t.is_some() && now > report.valid_until);
+        self.left = match &self.report {
+            Some(report) if report.pass_t.is_some() && report.unseen.is_empty() => {
+                let RequestsLeft { in_flight, waiting, connections, .. } = *report;
+                WorkLeft::Requests { in_flight, waiting, connections }
+            }
+            None if now - since < REPORTED_WITHIN_SECS => WorkLeft::Unknown,
+            report => {
+                let report = report.as_ref();
+                let at = report.map_or(&[][..], |report| &report.unseen);
+                let (in_flight, waiting) =
+                    report.map_or((0, 0), |report| (report.in_flight, report.waiting));
+                match self.connections.count(now, at) {
+                    Some(connections) => WorkLeft::Connections { connections, in_flight, waiting },
+                    None => WorkLeft::Unknown,
+                }
+            }
+        };
+        match (drained_at, self.report.as_ref().and_then(|report| report.pass_t)) {
+            (Some(drained_at), Some(t)) if t > drained_at => {
+                self.quiet.take(t, self.left.is_none());
+            }
+            _ => self.quiet = Quiet::default(),
+        }
+    }
+
+    /// Returns whether none is left, and that is believed.
+    pub fn is_done(&self) -> bool {
+        // Connections do not hide: without a pass one count is enough.
+        let rests_on_pass = self.report.as_ref().is_some_and(|report| report.pass_t.is_some());
+        self.left.is_none() && (!rests_on_pass || self.quiet.is_believed())
+    }
+
+    /// Returns the work left.
+    pub fn left(&self) -> WorkLeft {
+        self.left
+    }
+}
+
+/// Count of connections, for services whose requests are unknown.
+struct ConnectionCount {
+    established: EstablishedConnections,
+    protected: Vec<Pattern>,
+    /// Latest count, its time, and the listeners that it is of.
+    latest: Option<(f64, Vec<ListenerPlace>, Option<u64>)>,
+}
+
+impl ConnectionCount {
+    fn new(protected: &[Pattern], list: Option<Arc<SocketList>>) -> Self {
+        let established = EstablishedConnections::new(Hierarchy::detect(), list);
+        Self { established, protected: protected.to_vec(), latest: None }
+    }
+
+    fn reset(&mut self) {
+        self.latest = None;
+    }
+
+    /// Counts the connections at these listeners, or without any those at every listener that is
+    /// not protected, unless the last count is recent; `None` if they cannot be counted.
+    fn count(&mut self, now: f64, at: &[ListenerPlace]) -> Option<u64> {
+        if let Some((counted_at, of, connections)) = &self.latest
+            && now - counted_at < COUNT_EVERY_SECS
+            && of == at
+        {
+            return *connections;
+        }
+        let counted = match at {
+            [] => self.count_all(now),
+            at => self.established.count_at(now, at),
+        };
+        let connections = counted
+            .inspect_err(|error| {
+                tracing::debug!(%error, "cannot count connections; draining until the deadline");
+            })
+            .ok();
+        self.latest = Some((now, at.to_vec(), connections));
+        connections
+    }
+
+    fn count_all(&mut self, now: f64) -> std::io::Result<u64> {
+        let own = std::process::id();
+        let protected = &self.protected;
+        self.established.count(now, |owner: Option<(u32, &str)>| {
+            owner.is_none_or(|(pid, cgroup)| {
+                pid != own
+                    && !always_protected()
+                        .iter()
+                        .chain(protected)
+                        .any(|pattern| pattern.covers(cgroup))
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
