@@ -87,7 +87,7 @@ struct AddressRequests {
 /// Work that the node's services have left.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RequestsLeft {
-    /// Start of the latest complete pass over connections; `None` if there is no recent one.
+    /// Begin of the latest complete pass over connections; `None` if there is no recent one.
     pub pass_t: Option<f64>,
     /// Time until which it is recent.
     pub valid_until: f64,
@@ -172,8 +172,8 @@ impl ServiceRequests {
     pub fn left(&self, now: f64, services: &Services, protected: &[Pattern]) -> RequestsLeft {
         let stale_secs = STALE_SECS.max(STALE_INTERVALS * self.interval_secs);
         let pass = self.pass.as_ref().filter(|pass| now - pass.t <= stale_secs && !self.is_full);
-        let pass_t = pass.map(|pass| pass.t);
-        let valid_until = pass_t.map_or(now, |t| t + stale_secs);
+        let valid_until = pass.map_or(now, |pass| pass.t + stale_secs);
+        let pass_t = pass.map(|pass| pass.began);
         let mut left = RequestsLeft { pass_t, valid_until, ..RequestsLeft::default() };
         for (place, address) in self.counted(services, protected) {
             self.add(&mut left, pass, place, address);
@@ -201,8 +201,10 @@ impl ServiceRequests {
         }
         let is_seen = is_open
             && !place.1.starts_with(UNIX)
-            && pass.is_some_and(|pass| address.is_reached(place.0, pass))
-            && requests.is_none_or(|requests| Some(requests.t) == left.pass_t);
+            && pass.is_some_and(|pass| {
+                address.is_reached(place.0, pass)
+                    && requests.is_none_or(|requests| requests.t == pass.t)
+            });
         if is_seen {
             left.in_flight += in_flight;
             left.connections += requests.map_or(0, |requests| u64::from(requests.connections));

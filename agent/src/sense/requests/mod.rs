@@ -73,13 +73,16 @@ pub struct RequestSensor {
     pace: RequestPace,
     tick_ns: u64,
     cost: PassCost,
-    complete_t: Option<f64>,
+    /// Begin and end of the latest complete pass.
+    complete: Option<(f64, f64)>,
 }
 
 /// Pass that read everything there was to read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CompletePass {
     /// Time at which it began.
+    pub began: f64,
+    /// Time at which it ended, which its facts have.
     pub t: f64,
     /// Network namespaces that it read; `None` if it read the connections of every listener whose
     /// arrivals are counted, wherever it is.
@@ -154,7 +157,7 @@ impl RequestSensor {
         };
         let (table, pace) = (RequestTable::default(), RequestPace::default());
         let cost = PassCost::default();
-        Self { source, table, pace, tick_ns: tick_ns(), cost, complete_t: None }
+        Self { source, table, pace, tick_ns: tick_ns(), cost, complete: None }
     }
 
     /// Latest pass that was complete. An address without a fact of its time had no connection.
@@ -163,7 +166,8 @@ impl RequestSensor {
             RequestSource::Bpf(..) => None,
             RequestSource::SockDiag(source) => Some(source.sockets.namespaces().collect()),
         };
-        Some(CompletePass { t: self.complete_t?, namespaces })
+        let (began, t) = self.complete?;
+        Some(CompletePass { began, t, namespaces })
     }
 
     /// Passes so far, and what they cost.
@@ -209,7 +213,7 @@ impl RequestSensor {
         self.cost.secs += took_secs;
         self.pace.rest(now, took_secs, connections, is_calm);
         if read? && left_out == 0 {
-            self.complete_t = Some(now);
+            self.complete = Some((now, now));
         }
         Ok(())
     }

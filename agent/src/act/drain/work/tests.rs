@@ -1,5 +1,15 @@
 //! When work counts as done, and what reports say of it.
 
+use std::{
+    env, fs,
+    net::{TcpListener, TcpStream},
+    os::unix::{
+        fs::MetadataExt as _,
+        net::{UnixListener, UnixStream},
+    },
+    process,
+};
+
 use super::*;
 
 fn report(t: f64, in_flight: u64, waiting: u64) -> RequestsLeft {
@@ -11,6 +21,10 @@ fn report(t: f64, in_flight: u64, waiting: u64) -> RequestsLeft {
         connections: 50,
         unseen: Vec::new(),
     }
+}
+
+fn own_netns() -> u32 {
+    fs::metadata("/proc/self/ns/net").unwrap().ino() as u32
 }
 
 /// Reports to a drain that was granted at 100, each with the time at which it is taken; returns
@@ -69,14 +83,12 @@ fn stale_and_missing_reports_are_not_none() {
 #[test]
 fn connections_of_unseen_listeners_are_counted() {
     // A listener of this test, whose connections are known.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
-    let netns =
-        std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/net").unwrap())
-            as u32;
+    let netns = own_netns();
     let mut work = Work::new(&[], None);
     let unseen = vec![(netns, Arc::from(addr.to_string()))];
-    let client = std::net::TcpStream::connect(addr).unwrap();
+    let client = TcpStream::connect(addr).unwrap();
     work.report(RequestsLeft { unseen: unseen.clone(), ..report(100.1, 2, 0) });
     work.update(100.1, true, Some(100.0));
     let left = WorkLeft::Connections { connections: 1, in_flight: 2, waiting: 0 };
@@ -99,20 +111,18 @@ fn connections_of_unseen_listeners_are_counted() {
 
 #[test]
 fn unix_connections_of_a_service_are_counted() {
-    let path = std::env::temp_dir().join(format!("spillway-work-{}.sock", std::process::id()));
-    let _ = std::fs::remove_file(&path);
-    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    let held = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let path = env::temp_dir().join(format!("spillway-work-{}.sock", process::id()));
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).unwrap();
+    let held = UnixStream::connect(&path).unwrap();
     let accepted = listener.accept().unwrap();
-    let netns =
-        std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/net").unwrap())
-            as u32;
+    let netns = own_netns();
     let mut established = EstablishedConnections::new(Hierarchy::detect(), None);
     let at = [(netns, Arc::from(format!("unix:{}", path.display())))];
     assert_eq!(established.count_at(0.0, &at).unwrap(), 1);
     drop((held, accepted));
     assert_eq!(established.count_at(1.0, &at).unwrap(), 0);
-    std::fs::remove_file(&path).unwrap();
+    fs::remove_file(&path).unwrap();
 }
 
 #[test]
