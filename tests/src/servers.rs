@@ -166,8 +166,9 @@ impl Servers {
         listening(&mut self.nginx_serving(dir, workers, &server), addr)
     }
 
-    /// Starts nginx with one worker before an upstream. Its connections with clients stay open, and
-    /// each request takes one to the upstream.
+    /// Starts nginx with one worker in a cgroup, before an upstream. Its connections with clients
+    /// stay open, and each request takes one to the upstream. `/file` has `file_bytes` bytes, of
+    /// which it sends 1 MiB a second.
     ///
     /// # Panics
     ///
@@ -177,9 +178,16 @@ impl Servers {
         dir: &Path,
         addr: SocketAddr,
         upstream: SocketAddr,
+        file_bytes: usize,
         cgroup: &OwnCgroup,
     ) -> Program {
-        let server = format!("listen {addr}; location / {{ proxy_pass http://{upstream}; }}");
+        fs::create_dir_all(dir).expect("making a directory");
+        fs::write(dir.join("file"), vec![b'.'; file_bytes]).expect("writing the file");
+        let server = format!(
+            "listen {addr}; location / {{ proxy_pass http://{upstream}; }} \
+             location /file {{ root {}; limit_rate 1m; }}",
+            dir.display()
+        );
         let mut command = self.nginx_serving(dir, 1, &server);
         cgroup.admit(&mut command).expect("the process can join the cgroup");
         listening(&mut command, addr)

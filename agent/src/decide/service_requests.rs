@@ -4,7 +4,8 @@
 //! host matches it, every TCP listener that is not protected. Requests are sampled by passes over
 //! connections, so zero is only as good as the pass that found it: see [`RequestsLeft::pass_t`].
 //! An address without a fact in a complete pass has no connection, and idle connections are no
-//! work. Connections that wait for accept() are, since none of their requests can be seen.
+//! work. Connections that wait for accept() are, since none of their requests can be seen, and so
+//! are responses that go on, such as downloads.
 //!
 //! Unknown is never zero: UNIX listeners, listeners that passes do not reach, and those that closed
 //! with requests in flight are named in [`RequestsLeft::unseen`], and all are without a recent
@@ -81,6 +82,7 @@ struct ServiceAddress {
 struct AddressRequests {
     t: f64,
     in_flight: u32,
+    responding: u32,
     connections: u32,
 }
 
@@ -93,6 +95,8 @@ pub struct RequestsLeft {
     pub valid_until: f64,
     /// Requests in flight that were seen.
     pub in_flight: u64,
+    /// Responses that go on.
+    pub responding: u64,
     /// Connections that wait for accept().
     pub waiting: u64,
     /// Connections on which requests were looked for.
@@ -133,6 +137,7 @@ impl ServiceRequests {
         let requests = AddressRequests {
             t,
             in_flight: fact.in_flight.max(fact.unread),
+            responding: fact.responding,
             connections: fact.connections.unwrap_or(0),
         };
         let Some(address) = self.address(fact.netns, &fact.addr) else { return };
@@ -207,6 +212,7 @@ impl ServiceRequests {
             });
         if is_seen {
             left.in_flight += in_flight;
+            left.responding += requests.map_or(0, |requests| u64::from(requests.responding));
             left.connections += requests.map_or(0, |requests| u64::from(requests.connections));
         } else {
             left.unseen.push(place.clone());

@@ -12,18 +12,21 @@ use std::{
 
 use spillway_agent::sense::Hierarchy;
 use spillway_tests::{
-    ANY_PORT, OwnCgroup, Program, Running, Scratch, Servers, Workload, agent,
+    ANY_PORT, OwnCgroup, Program, Refused, Running, Scratch, Servers, Workload, agent,
     drain_live::{SOON, backend, free_addr},
     http_server::respond,
     is_root, now,
     receiver::{Form, Receiver},
-    run_with, skip, wait_for,
+    refuse, run_with, skip, wait_for,
 };
 
 /// Time after which a drain that is not complete counts as complete.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Connections that stay open without a request.
 const IDLE: usize = 50;
+
+/// Size of a file that nginx takes six seconds to send.
+const FILE_BYTES: usize = 6 << 20;
 
 /// A node: nginx before an upstream, its agent, and the receiver that grants drains. Another
 /// program beside it has a connection whose request never ends.
@@ -37,8 +40,9 @@ struct Node {
 }
 
 impl Node {
-    /// Starts it; `None` if it cannot run here. The upstream answers after `takes`.
-    fn start(test: &str, takes: Duration) -> Option<Self> {
+    /// Starts it; `None` if it cannot run here. The upstream answers after `takes`. The agent has no
+    /// BPF if it is `refused`.
+    fn start(test: &str, takes: Duration, refused: Option<Refused>) -> Option<Self> {
         if !is_root(test) {
             return None;
         }
@@ -55,8 +59,13 @@ impl Node {
             OwnCgroup::make(Hierarchy::detect().mount().expect("cgroups are mounted"), test)
                 .expect("a cgroup can be created");
         let (nginx, other) = (free_addr(), backend(Duration::from_millis(20), "0", Some(&cgroup)));
-        let server =
-            servers.nginx_before(&scratch.0.join("nginx"), nginx, upstream(takes), &cgroup);
+        let server = servers.nginx_before(
+            &scratch.0.join("nginx"),
+            nginx,
+            upstream(takes),
+            FILE_BYTES,
+            &cgroup,
+        );
         let mut held = TcpStream::connect(other.addr()).expect("the backend listens");
         held.write_all(b"GET /").expect("the backend reads");
         let keys = scratch.secret("keys", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
@@ -74,6 +83,7 @@ impl Node {
         );
         let mut command: Command = run_with(&config);
         command.arg("--json");
+        refused.into_iter().for_each(|refused| refuse(&mut command, refused));
         let agent = Running::start(command);
         let _others = (held, other, server, cgroup, scratch);
         Some(Self { agent, config, receiver, nginx, _others })
@@ -135,11 +145,19 @@ fn answer(stream: &mut TcpStream) {
 
 #[test]
 fn idle_connections_do_not_hold_a_drain() {
-    const TEST: &str = "drain-idle";
-    let Some(node) = Node::start(TEST, Duration::from_millis(20)) else { return };
+    is_drained_beside_idle_connections("drain-idle", None);
+}
+
+#[test]
+fn idle_connections_do_not_hold_a_drain_without_bpf() {
+    is_drained_beside_idle_connections("drain-idle-diag", Some(Refused::BPF));
+}
+
+fn is_drained_beside_idle_connections(test: &str, refused: Option<Refused>) {
+    let Some(node) = Node::start(test, Duration::from_millis(20), refused) else { return };
     let idle: Vec<_> = (0..IDLE).map(|_| node.client()).collect();
     let (took, why) = node.drain();
-    println!("{TEST}: drained {took:.1?} after the grant beside {IDLE} connections: {why}");
+    println!("{test}: drained {took:.1?} after the grant beside {IDLE} connections: {why}");
     assert!(took < Duration::from_secs(8), "{took:?}: {why}");
     assert!(why.starts_with("no request is in flight"), "{why}");
     drop(idle);
@@ -147,10 +165,38 @@ fn idle_connections_do_not_hold_a_drain() {
 }
 
 #[test]
+fn response_holds_a_drain_until_it_is_sent() {
+    const TEST: &str = "drain-response";
+    let Some(node) = Node::start(TEST, Duration::from_millis(20), None) else { return };
+    let mut client = TcpStream::connect(node.nginx).expect("nginx listens");
+    client.write_all(b"GET /file HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("nginx reads");
+    let received = thread::spawn(move || {
+        let (mut bytes, mut part) = (0, vec![0; 1 << 16]);
+        while bytes < FILE_BYTES {
+            let read = client.read(&mut part).expect("nginx answers");
+            assert!(read > 0, "nginx closed the connection after {bytes} bytes");
+            bytes += read;
+        }
+        (Instant::now(), client)
+    });
+    let (took, why) = node.drain();
+    let drained = Instant::now();
+    let (received, _client) = received.join().expect("the thread does not panic");
+    println!(
+        "{TEST}: drained {took:.1?} after the grant, {:.1?} after the last byte: {why}",
+        drained.saturating_duration_since(received)
+    );
+    assert!(drained >= received, "{:?} too early: {why}", received.duration_since(drained));
+    assert!(drained < received + Duration::from_secs(8), "{took:?}: {why}");
+    assert!(why.starts_with("no request is in flight"), "{why}");
+    node.agent.stop();
+}
+
+#[test]
 fn request_holds_a_drain_until_it_is_answered() {
     const TEST: &str = "drain-request";
     const TAKES: Duration = Duration::from_secs(5);
-    let Some(node) = Node::start(TEST, TAKES) else { return };
+    let Some(node) = Node::start(TEST, TAKES, None) else { return };
     let mut slow = TcpStream::connect(node.nginx).expect("nginx listens");
     request(&mut slow);
     let asked = now();
@@ -173,7 +219,7 @@ fn request_holds_a_drain_until_it_is_answered() {
 fn load_on_open_connections_holds_a_drain_until_it_ends() {
     const TEST: &str = "drain-load";
     const SECS: u32 = 8;
-    let Some(node) = Node::start(TEST, Duration::from_millis(200)) else { return };
+    let Some(node) = Node::start(TEST, Duration::from_millis(200), None) else { return };
     let servers = Servers::find().expect("the node has them");
     let idle: Vec<_> = (0..IDLE).map(|_| node.client()).collect();
     let begun = now();
@@ -192,7 +238,7 @@ fn load_on_open_connections_holds_a_drain_until_it_ends() {
 #[test]
 fn request_that_never_ends_is_named_at_the_deadline() {
     const TEST: &str = "drain-endless";
-    let Some(node) = Node::start(TEST, 10 * DEADLINE) else { return };
+    let Some(node) = Node::start(TEST, 10 * DEADLINE, None) else { return };
     let endless = [(); 2].map(|()| {
         let mut stream = TcpStream::connect(node.nginx).expect("nginx listens");
         request(&mut stream);

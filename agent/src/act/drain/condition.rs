@@ -105,15 +105,18 @@ fn fell(before: f64, after: f64, left_max: f64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::act::drain::work::SeenWork;
 
     const NOTHING: WorkLeftThenAndNow = [WorkLeft::Unknown; 2];
 
     fn connections(numbers: [u64; 2]) -> WorkLeftThenAndNow {
-        numbers.map(|connections| WorkLeft::Connections { connections, in_flight: 0, waiting: 0 })
+        numbers.map(|connections| WorkLeft::Connections { connections, seen: SeenWork::default() })
     }
 
     fn requests(numbers: [u64; 2]) -> WorkLeftThenAndNow {
-        numbers.map(|in_flight| WorkLeft::Requests { in_flight, waiting: 0, connections: 40 })
+        numbers.map(|in_flight| {
+            WorkLeft::Requests(SeenWork { in_flight, connections: 40, ..SeenWork::default() })
+        })
     }
 
     fn queue(queued: u64, oldest_wait_us: Option<u64>) -> Condition {

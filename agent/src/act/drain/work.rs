@@ -32,25 +32,29 @@ const QUIET_SECS: f64 = 0.5;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkLeft {
     /// Requests are seen at every service.
-    Requests {
-        /// Requests in flight.
-        in_flight: u64,
-        /// Connections that wait for accept().
-        waiting: u64,
-        /// Connections on which requests were looked for.
-        connections: u64,
-    },
+    Requests(SeenWork),
     /// Requests are unknown at some or all services.
     Connections {
         /// Connections at these.
         connections: u64,
-        /// Requests in flight at the others.
-        in_flight: u64,
-        /// Connections that wait for accept().
-        waiting: u64,
+        /// Work that is seen.
+        seen: SeenWork,
     },
     /// Neither is known.
     Unknown,
+}
+
+/// Work that is seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SeenWork {
+    /// Requests in flight.
+    pub in_flight: u64,
+    /// Responses that go on.
+    pub responding: u64,
+    /// Connections that wait for accept().
+    pub waiting: u64,
+    /// Connections on which requests were looked for.
+    pub connections: u64,
 }
 
 /// Counter of the work.
@@ -79,10 +83,8 @@ impl WorkLeft {
     /// Requests and connections that are left; `None` if unknown.
     fn amount(self) -> Option<u64> {
         match self {
-            Self::Requests { in_flight, waiting, .. } => Some(in_flight + waiting),
-            Self::Connections { connections, in_flight, waiting } => {
-                Some(connections + in_flight + waiting)
-            }
+            Self::Requests(seen) => Some(seen.amount()),
+            Self::Connections { connections, seen } => Some(connections + seen.amount()),
             Self::Unknown => None,
         }
     }
@@ -91,7 +93,7 @@ impl WorkLeft {
     /// be compared.
     pub fn compared(self, after: Self) -> Option<(u64, u64, &'static str)> {
         let kind = match (self, after) {
-            (Self::Requests { .. }, Self::Requests { .. }) => "requests are in flight",
+            (Self::Requests(_), Self::Requests(_)) => "requests are in flight",
             (Self::Connections { .. }, Self::Connections { .. }) => "connections are served",
             _ => return None,
         };
@@ -100,37 +102,46 @@ impl WorkLeft {
 
     /// Describes it in a sentence.
     pub fn describe(self) -> String {
-        let parts = match self {
-            Self::Requests { in_flight: 0, waiting: 0, connections: 0 } => {
-                return "no request is in flight".to_owned();
-            }
-            Self::Requests { in_flight: 0, waiting: 0, connections } => {
-                let open = count(connections, "open connection", "open connections");
-                return format!("no request is in flight on {open}");
-            }
-            Self::Connections { connections: 0, in_flight: 0, waiting: 0 } => {
-                return "no connection is left, requests unknown".to_owned();
-            }
-            Self::Requests { in_flight, waiting, .. } => [
-                (in_flight, "request is in flight", "requests are in flight"),
-                (waiting, "connection waits for accept()", "connections wait for accept()"),
-                (0, "", ""),
-            ],
-            Self::Connections { connections, in_flight, waiting } => [
-                (in_flight, "request is in flight", "requests are in flight"),
-                (waiting, "connection waits for accept()", "connections wait for accept()"),
-                (
-                    connections,
-                    "connection is left, requests unknown",
-                    "connections are left, requests unknown",
-                ),
-            ],
+        let (seen, unseen) = match self {
+            Self::Requests(seen) => (seen, 0),
+            Self::Connections { connections, seen } => (seen, connections),
             Self::Unknown => return "the number of requests in flight is unknown".to_owned(),
         };
-        let them = if self.amount() == Some(1) { "it" } else { "them" };
+        let parts = [
+            (seen.in_flight, "request is in flight", "requests are in flight"),
+            (seen.responding, "response is being sent", "responses are being sent"),
+            (seen.waiting, "connection waits for accept()", "connections wait for accept()"),
+            (
+                unseen,
+                "connection is left, requests unknown",
+                "connections are left, requests unknown",
+            ),
+        ];
         let parts = parts.into_iter().filter(|(number, ..)| *number > 0);
         let parts: Vec<_> = parts.map(|(number, one, more)| count(number, one, more)).collect();
-        format!("{}, and the drain no longer waits for {them}", parts.join(" and "))
+        match (self, self.amount()) {
+            (Self::Requests(SeenWork { connections: 1.., .. }), Some(0)) => {
+                let open = count(seen.connections, "open connection", "open connections");
+                format!("no request is in flight on {open}")
+            }
+            (Self::Requests(_), Some(0)) => "no request is in flight".to_owned(),
+            (_, Some(0)) => "no connection is left, requests unknown".to_owned(),
+            (_, Some(1)) => format!("{}, and the drain no longer waits for it", parts.join("")),
+            _ => format!("{}, and the drain no longer waits for them", parts.join(" and ")),
+        }
+    }
+}
+
+impl SeenWork {
+    fn amount(self) -> u64 {
+        self.in_flight + self.responding + self.waiting
+    }
+}
+
+impl From<&RequestsLeft> for SeenWork {
+    fn from(left: &RequestsLeft) -> Self {
+        let RequestsLeft { in_flight, responding, waiting, connections, .. } = *left;
+        Self { in_flight, responding, waiting, connections }
     }
 }
 
@@ -180,17 +191,14 @@ impl Work {
         self.report.take_if(|report| report.pass_t.is_some() && now > report.valid_until);
         self.left = match &self.report {
             Some(report) if report.pass_t.is_some() && report.unseen.is_empty() => {
-                let RequestsLeft { in_flight, waiting, connections, .. } = *report;
-                WorkLeft::Requests { in_flight, waiting, connections }
+                WorkLeft::Requests(report.into())
             }
             None if now - since < REPORTED_WITHIN_SECS => WorkLeft::Unknown,
             report => {
-                let report = report.as_ref();
-                let at = report.map_or(&[][..], |report| &report.unseen);
-                let (in_flight, waiting) =
-                    report.map_or((0, 0), |report| (report.in_flight, report.waiting));
+                let at = report.as_ref().map_or(&[][..], |report| &report.unseen);
+                let seen = report.as_ref().map(SeenWork::from).unwrap_or_default();
                 match self.connections.count(now, at) {
-                    Some(connections) => WorkLeft::Connections { connections, in_flight, waiting },
+                    Some(connections) => WorkLeft::Connections { connections, seen },
                     None => WorkLeft::Unknown,
                 }
             }

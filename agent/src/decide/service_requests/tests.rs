@@ -75,6 +75,20 @@ fn idle_connections_are_no_work() {
 }
 
 #[test]
+fn responses_that_go_on_are_work() {
+    let fact = RequestsFact {
+        netns: 1,
+        addr: "0.0.0.0:80".into(),
+        connections: Some(9),
+        responding: 2,
+        ..RequestsFact::default()
+    };
+    let left =
+        left(&scanned(&[listener("0.0.0.0:80", API, 0), Fact::Requests(fact)]), &["api.service"]);
+    assert_eq!((seen(&left), left.responding), (Some((0, 0)), 2));
+}
+
+#[test]
 fn requests_of_other_programs_are_no_work() {
     let facts = [
         listener("0.0.0.0:80", API, 0),

@@ -19,7 +19,7 @@ fn report(t: f64, in_flight: u64, waiting: u64) -> RequestsLeft {
         in_flight,
         waiting,
         connections: 50,
-        unseen: Vec::new(),
+        ..RequestsLeft::default()
     }
 }
 
@@ -64,6 +64,12 @@ fn waiting_connections_are_work() {
 }
 
 #[test]
+fn responses_that_go_on_are_work() {
+    let download = |t| RequestsLeft { responding: 1, ..report(t, 0, 0) };
+    assert_eq!(done(&[download(100.1), download(100.9)]), [false, false]);
+}
+
+#[test]
 fn stale_and_missing_reports_are_not_none() {
     let mut work = Work::new(&[], None);
     work.update(100.0, true, Some(100.0));
@@ -75,7 +81,7 @@ fn stale_and_missing_reports_are_not_none() {
     assert!(work.is_done());
     // The loop stands still: connections are counted instead, which may be unknown.
     work.update(106.0, true, Some(100.0));
-    assert!(!matches!(work.left(), WorkLeft::Requests { .. }), "{:?}", work.left());
+    assert!(!matches!(work.left(), WorkLeft::Requests(_)), "{:?}", work.left());
     work.update(107.0, false, None);
     assert_eq!((work.left(), work.is_done()), (WorkLeft::Unknown, false));
 }
@@ -91,7 +97,8 @@ fn connections_of_unseen_listeners_are_counted() {
     let client = TcpStream::connect(addr).unwrap();
     work.report(RequestsLeft { unseen: unseen.clone(), ..report(100.1, 2, 0) });
     work.update(100.1, true, Some(100.0));
-    let left = WorkLeft::Connections { connections: 1, in_flight: 2, waiting: 0 };
+    let seen = SeenWork { in_flight: 2, connections: 50, ..SeenWork::default() };
+    let left = WorkLeft::Connections { connections: 1, seen };
     assert_eq!(work.left(), left);
     drop((client, listener));
     for t in [103.0, 103.1, 103.7] {
@@ -128,11 +135,14 @@ fn unix_connections_of_a_service_are_counted() {
 #[test]
 fn work_left_is_described() {
     let requests = |in_flight, waiting, connections| {
-        WorkLeft::Requests { in_flight, waiting, connections }.describe()
+        let seen = SeenWork { in_flight, waiting, connections, ..SeenWork::default() };
+        WorkLeft::Requests(seen).describe()
     };
     let connections = |connections, in_flight, waiting| {
-        WorkLeft::Connections { connections, in_flight, waiting }.describe()
+        let seen = SeenWork { in_flight, waiting, ..SeenWork::default() };
+        WorkLeft::Connections { connections, seen }.describe()
     };
+    let download = SeenWork { responding: 1, connections: 9, ..SeenWork::default() };
     for (text, described) in [
         (requests(0, 0, 0), "no request is in flight"),
         (requests(0, 0, 1), "no request is in flight on 1 open connection"),
@@ -141,6 +151,10 @@ fn work_left_is_described() {
             requests(2, 1, 9),
             "2 requests are in flight and 1 connection waits for accept(), and the drain no \
              longer waits for them",
+        ),
+        (
+            WorkLeft::Requests(download).describe(),
+            "1 response is being sent, and the drain no longer waits for it",
         ),
         (connections(0, 0, 0), "no connection is left, requests unknown"),
         (
