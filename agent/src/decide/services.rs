@@ -168,7 +168,8 @@ impl Services {
     /// or names pods and none was found on this node yet.
     pub fn has_list(&self) -> bool {
         let names_pods = self.patterns.iter().any(|pattern| pattern.pods().is_some());
-        !self.patterns.is_empty() && !(names_pods && self.named_pods.is_empty())
+        let lacks_pods = names_pods && self.named_pods.is_empty();
+        !self.patterns.is_empty() && !lacks_pods
     }
 
     /// Returns whether the operator's list names a listener, by its address or its owner.

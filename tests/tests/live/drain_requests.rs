@@ -7,13 +7,13 @@ use std::{
     path::PathBuf,
     process::Command,
     thread::{self, sleep},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use spillway_agent::sense::Hierarchy;
 use spillway_tests::{
-    ANY_PORT, OwnCgroup, Program, Refused, Running, Scratch, Servers, Workload, agent,
-    drain_live::{SOON, backend, free_addr},
+    ANY_PORT, OwnCgroup, Program, Refused, Running, Scratch, Servers, agent,
+    drain_live::{SOON, free_addr},
     http_server::respond,
     is_root, now,
     receiver::{Form, Receiver},
@@ -36,7 +36,7 @@ struct Node {
     receiver: Receiver,
     nginx: SocketAddr,
     /// Programs, their cgroup and their files, in the order in which they end.
-    _others: (TcpStream, Workload, Program, OwnCgroup, Scratch),
+    _others: (TcpStream, Program, OwnCgroup, Scratch),
 }
 
 impl Node {
@@ -58,7 +58,7 @@ impl Node {
         let cgroup =
             OwnCgroup::make(Hierarchy::detect().mount().expect("cgroups are mounted"), test)
                 .expect("a cgroup can be created");
-        let (nginx, other) = (free_addr(), backend(Duration::from_millis(20), "0", Some(&cgroup)));
+        let (nginx, other) = (free_addr(), upstream(10 * DEADLINE));
         let server = servers.nginx_before(
             &scratch.0.join("nginx"),
             nginx,
@@ -66,8 +66,8 @@ impl Node {
             FILE_BYTES,
             &cgroup,
         );
-        let mut held = TcpStream::connect(other.addr()).expect("the backend listens");
-        held.write_all(b"GET /").expect("the backend reads");
+        let mut held = TcpStream::connect(other).expect("the other program listens");
+        request(&mut held);
         let keys = scratch.secret("keys", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
         let config = scratch.file(
             "spillway.toml",
@@ -85,7 +85,7 @@ impl Node {
         command.arg("--json");
         refused.into_iter().for_each(|refused| refuse(&mut command, refused));
         let agent = Running::start(command);
-        let _others = (held, other, server, cgroup, scratch);
+        let _others = (held, server, cgroup, scratch);
         Some(Self { agent, config, receiver, nginx, _others })
     }
 
@@ -130,7 +130,7 @@ fn upstream(takes: Duration) -> SocketAddr {
 }
 
 fn request(stream: &mut TcpStream) {
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("nginx reads");
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("the server reads");
 }
 
 fn answer(stream: &mut TcpStream) {
@@ -177,10 +177,10 @@ fn response_holds_a_drain_until_it_is_sent() {
             assert!(read > 0, "nginx closed the connection after {bytes} bytes");
             bytes += read;
         }
-        (Instant::now(), client)
+        (now(), client)
     });
     let (took, why) = node.drain();
-    let drained = Instant::now();
+    let drained = now();
     let (received, _client) = received.join().expect("the thread does not panic");
     println!(
         "{TEST}: drained {took:.1?} after the grant, {:.1?} after the last byte: {why}",
@@ -202,10 +202,10 @@ fn request_holds_a_drain_until_it_is_answered() {
     let asked = now();
     let answered = thread::spawn(move || {
         answer(&mut slow);
-        (Instant::now(), slow)
+        (now(), slow)
     });
     let (took, why) = node.drain();
-    let drained = Instant::now();
+    let drained = now();
     assert!(asked.elapsed() >= TAKES, "drained {took:?} after the grant: {why}");
     let (answered, _slow) = answered.join().expect("the thread does not panic");
     let after = drained.duration_since(answered);
