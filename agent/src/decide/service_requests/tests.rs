@@ -259,10 +259,14 @@ fn table_that_is_full_knows_nothing() {
 /// flight, and waiting connections.
 type Place = (u32, u16, bool, u32, u32, u32);
 
+fn place() -> impl Strategy<Value = Place> {
+    (1..4_u32, 1..50_u16, any::<bool>(), 0..9_u32, 0..9_u32, 0..9_u32)
+}
+
 proptest! {
     #[test]
     fn work_is_the_sum_over_listeners_and_namespaces(
-        places in prop::collection::vec((1..4_u32, 1..50_u16, any::<bool>(), 0..9_u32, 0..9_u32, 0..9_u32), 1..30),
+        places in prop::collection::vec(place(), 1..30),
     ) {
         let mut one_each: BTreeMap<(u32, u16), Place> = BTreeMap::new();
         for place in places {
