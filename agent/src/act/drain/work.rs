@@ -4,9 +4,9 @@
 //! so none in flight is believed once two passes over connections found none that began after the
 //! node was drained, half a second apart: a request that follows a response within a tick of the
 //! kernel's clock may hide in one, and one that was on its way when the balancer was told arrives
-//! before the other. If requests are unknown, connections are counted, and reports say so; if
-//! those cannot be counted, the work is unknown, and the drain waits until its deadline. Cold start:
-//! unknown.
+//! before the other. If requests are unknown, connections are counted, and reports say so; if those
+//! cannot be counted either, the work is unknown, and the drain waits until its deadline. Cold
+//! start: unknown.
 
 use std::sync::Arc;
 
