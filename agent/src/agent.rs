@@ -114,6 +114,7 @@ pub fn run(
             service_pods: None,
             requests: ServiceRequests::default(),
             listeners_lost: 0,
+            pass_t: f64::NEG_INFINITY,
             printer,
             metrics,
             realtime: RealtimeUnderPressure::default(),
@@ -201,6 +202,8 @@ struct Agent {
     requests: ServiceRequests,
     /// Losses so far of what shows the listeners.
     listeners_lost: u64,
+    /// End of the latest pass over connections, counted or not.
+    pass_t: f64,
     printer: EventPrinter,
     metrics: Arc<Metrics>,
     realtime: RealtimeUnderPressure,
@@ -257,8 +260,11 @@ impl Agent {
         let lost = LISTENERS_LOST.iter().map(|loss| losses.total(*loss)).sum();
         let is_complete = std::mem::replace(&mut self.listeners_lost, lost) == lost;
         let pass = sensors.get::<RequestSensor>().and_then(RequestSensor::complete_pass);
-        if let Some(pass) = pass.filter(|_| is_complete) {
-            self.requests.note_pass(pass);
+        if let Some(pass) = pass.filter(|pass| pass.t > self.pass_t) {
+            self.pass_t = pass.t;
+            if is_complete {
+                self.requests.note_pass(pass);
+            }
         }
         let (now, services) = (self.clock.now(), self.engine.services());
         let count = || self.requests.left(now, services, &self.config.decide.protected);
@@ -558,6 +564,7 @@ mod tests {
             service_pods: None,
             requests: ServiceRequests::default(),
             listeners_lost: 0,
+            pass_t: f64::NEG_INFINITY,
             printer: EventPrinter::to(Box::new(printed.clone()), true),
             metrics: Arc::new(Metrics::new(clock, 1.0)),
             realtime: RealtimeUnderPressure::default(),

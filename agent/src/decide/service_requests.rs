@@ -196,9 +196,8 @@ impl ServiceRequests {
         address: &ServiceAddress,
     ) {
         let requests = address.requests;
-        let in_flight = requests.map_or(0, |requests| u64::from(requests.in_flight));
         let is_open = address.is_open(self.scan);
-        if !is_open && in_flight == 0 {
+        if !is_open && requests.is_none_or(|it| it.in_flight == 0 && it.responding == 0) {
             return;
         }
         if is_open {
@@ -211,9 +210,10 @@ impl ServiceRequests {
                     && requests.is_none_or(|requests| requests.t == pass.t)
             });
         if is_seen {
-            left.in_flight += in_flight;
-            left.responding += requests.map_or(0, |requests| u64::from(requests.responding));
-            left.connections += requests.map_or(0, |requests| u64::from(requests.connections));
+            let Some(requests) = requests else { return };
+            left.in_flight += u64::from(requests.in_flight);
+            left.responding += u64::from(requests.responding);
+            left.connections += u64::from(requests.connections);
         } else {
             left.unseen.push(place.clone());
         }

@@ -76,6 +76,7 @@ fn idle_connections_are_no_work() {
 
 #[test]
 fn responses_that_go_on_are_work() {
+    let open = listener("0.0.0.0:80", API, 0);
     let fact = RequestsFact {
         netns: 1,
         addr: "0.0.0.0:80".into(),
@@ -83,9 +84,12 @@ fn responses_that_go_on_are_work() {
         responding: 2,
         ..RequestsFact::default()
     };
-    let left =
-        left(&scanned(&[listener("0.0.0.0:80", API, 0), Fact::Requests(fact)]), &["api.service"]);
-    assert_eq!((seen(&left), left.responding), (Some((0, 0)), 2));
+    let mut tracker = scanned(&[open, Fact::Requests(fact), listener("0.0.0.0:81", API, 0)]);
+    let before = left(&tracker, &["api.service"]);
+    assert_eq!((seen(&before), before.responding), (Some((0, 0)), 2));
+    // The service stops to listen, and goes on sending.
+    scan(&mut tracker, 10.05, &[listener("0.0.0.0:81", API, 0), requests("0.0.0.0:80", 0, 0)]);
+    assert_eq!(left(&tracker, &["api.service"]).unseen, [(1, Arc::from("0.0.0.0:80"))]);
 }
 
 #[test]
