@@ -16,10 +16,10 @@ use std::{
 
 use crate::{
     act::{self, Executor, LimitWorker, Notifier, Outcome, drain::DrainWorker},
-    bpf::{ProbeState, ProbeStatus},
+    bpf::{Loss, ProbeState, ProbeStatus},
     clock::Clock,
     config::{self, Config, Mode, Reload},
-    decide::{Decision, IncidentId},
+    decide::{Decision, IncidentId, ServiceRequests},
     detect::Verdict,
     engine::{Engine, HostInfo, Output},
     os::{
@@ -30,7 +30,7 @@ use crate::{
     },
     output::EventPrinter,
     scan_loop::{Batch, Event, Intervals, ScanKind, watch},
-    sense::{Fact, Hierarchy, OwnSockets, Sensors},
+    sense::{Fact, Hierarchy, OwnSockets, RequestSensor, Sensors},
     serve::{Metrics, serve, serve_agent_check},
     service_pods::ServicePods,
     signals::{Hangup, stopped},
@@ -45,6 +45,16 @@ pub struct Recorded {
     /// Duration, in seconds.
     pub secs: f64,
 }
+
+/// Losses that leave listeners out of a scan.
+const LISTENERS_LOST: [Loss; 6] = [
+    Loss::ListenerScanFailed,
+    Loss::UnixScanFailed,
+    Loss::ShortRead,
+    Loss::ListenersLeftOut,
+    Loss::SockDiagFailed,
+    Loss::UnixDiagFailed,
+];
 
 /// Maximum wait at exit for the output to be written.
 const PRINTED_WITHIN: Duration = Duration::from_secs(1);
@@ -81,7 +91,7 @@ pub fn run(
         let drains = DrainWorker::start(config, clock, sensors.socket_list())?;
         metrics.show_drain(&drains.readiness());
         // The sandbox hides files of init.
-        engine.services().set_host_netns(host_netns());
+        engine.services_mut().set_host_netns(host_netns());
         self_protection::lower_oom_score();
         proc_reader::start()?;
         if config.mode == Mode::Enforce {
@@ -102,6 +112,9 @@ pub fn run(
             engine,
             executors: Vec::new(),
             service_pods: None,
+            requests: ServiceRequests::default(),
+            listeners_lost: 0,
+            pass_t: f64::NEG_INFINITY,
             printer,
             metrics,
             realtime: RealtimeUnderPressure::default(),
@@ -186,6 +199,11 @@ struct Agent {
     engine: Engine,
     executors: Vec<Box<dyn Executor>>,
     service_pods: Option<ServicePods>,
+    requests: ServiceRequests,
+    /// Losses so far of what shows the listeners.
+    listeners_lost: u64,
+    /// End of the latest pass over connections, counted or not.
+    pass_t: f64,
     printer: EventPrinter,
     metrics: Arc<Metrics>,
     realtime: RealtimeUnderPressure,
@@ -219,7 +237,9 @@ impl Agent {
                 );
             }
             self.engine.apply_into(observation, &mut self.output);
+            self.requests.observe(observation.t, &observation.fact);
         }
+        self.count_requests(batch.sensors);
         self.collect_outcomes();
         for verdict in &self.output.verdicts {
             self.metrics.note_verdict(verdict);
@@ -230,6 +250,26 @@ impl Agent {
         // Counting walks everything that is tracked: once per scan of processes is enough.
         if batch.read == ScanKind::Processes {
             self.on_process_scan();
+        }
+    }
+
+    /// Takes a pass over connections, if it was complete and so were the listeners, and offers the
+    /// requests that are left to every executor.
+    fn count_requests(&mut self, sensors: &Sensors) {
+        let losses = sensors.lost_at_scan();
+        let lost = LISTENERS_LOST.iter().map(|loss| losses.total(*loss)).sum();
+        let is_complete = std::mem::replace(&mut self.listeners_lost, lost) == lost;
+        let pass = sensors.get::<RequestSensor>().and_then(RequestSensor::complete_pass);
+        if let Some(pass) = pass.filter(|pass| pass.t > self.pass_t) {
+            self.pass_t = pass.t;
+            if is_complete {
+                self.requests.note_pass(pass);
+            }
+        }
+        let (now, services) = (self.clock.now(), self.engine.services());
+        let count = || self.requests.left(now, services, &self.config.decide.protected);
+        for executor in &mut self.executors {
+            executor.observe_requests(&count);
         }
     }
 
@@ -262,7 +302,7 @@ impl Agent {
 
     fn on_process_scan(&mut self) {
         if let Some(pods) = self.service_pods.as_ref().and_then(ServicePods::latest) {
-            self.engine.services().name_pods(pods);
+            self.engine.services_mut().name_pods(pods);
         }
         let now = self.clock.now();
         for executor in &mut self.executors {
@@ -522,6 +562,9 @@ mod tests {
             engine: Engine::new(&config, reader.header().host),
             executors: vec![boxed(pages)],
             service_pods: None,
+            requests: ServiceRequests::default(),
+            listeners_lost: 0,
+            pass_t: f64::NEG_INFINITY,
             printer: EventPrinter::to(Box::new(printed.clone()), true),
             metrics: Arc::new(Metrics::new(clock, 1.0)),
             realtime: RealtimeUnderPressure::default(),

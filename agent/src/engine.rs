@@ -150,9 +150,14 @@ impl Engine {
         self.info
     }
 
-    /// Registry of services, for what only the host knows.
-    pub fn services(&mut self) -> &mut Services {
+    /// Registry of services.
+    pub fn services(&self) -> &Services {
         self.policy.services()
+    }
+
+    /// Registry of services, for what only the host knows.
+    pub fn services_mut(&mut self) -> &mut Services {
+        self.policy.services_mut()
     }
 
     /// Takes another configuration in so far as it needs no restart (see

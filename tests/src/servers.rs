@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{in_real_time, wait_for};
+use crate::{OwnCgroup, in_real_time, wait_for};
 
 /// Time that a program gets to end after SIGTERM before it is killed.
 const ENDS_WITHIN: Duration = Duration::from_secs(3);
@@ -173,10 +173,45 @@ impl Servers {
         workers: u32,
         listen: &str,
     ) -> Program {
-        let at = dir.display();
-        let (www, config) = (dir.join("www"), dir.join("nginx.conf"));
+        let www = dir.join("www");
         fs::create_dir_all(&www).expect("making a directory");
         fs::write(www.join("index.html"), page).expect("writing the page");
+        let server = format!("listen {addr} {listen}; root {};", www.display());
+        listening(&mut self.nginx_serving(dir, workers, &server), addr)
+    }
+
+    /// Starts nginx with one worker in a cgroup, before an upstream. Its connections with clients
+    /// stay open, and each request takes one to the upstream. `/file` has `file_bytes` bytes, of
+    /// which it sends 1 MiB a second.
+    ///
+    /// # Panics
+    ///
+    /// Panics if nginx does not listen within five seconds.
+    pub fn nginx_before(
+        &self,
+        dir: &Path,
+        addr: SocketAddr,
+        upstream: SocketAddr,
+        file_bytes: usize,
+        cgroup: &OwnCgroup,
+    ) -> Program {
+        fs::create_dir_all(dir).expect("making a directory");
+        fs::write(dir.join("file"), vec![b'.'; file_bytes]).expect("writing the file");
+        let server = format!(
+            "listen {addr}; location / {{ proxy_pass http://{upstream}; }} \
+             location /file {{ root {}; limit_rate 1m; }}",
+            dir.display()
+        );
+        let mut command = self.nginx_serving(dir, 1, &server);
+        cgroup.admit(&mut command).expect("the process can join the cgroup");
+        listening(&mut command, addr)
+    }
+
+    /// Returns a command that runs nginx with these directives of its server and its own files in
+    /// `dir`.
+    fn nginx_serving(&self, dir: &Path, workers: u32, server: &str) -> Command {
+        let (at, config) = (dir.display(), dir.join("nginx.conf"));
+        fs::create_dir_all(dir).expect("making a directory");
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
         let temporary: String =
             temporary.iter().map(|name| format!("{name}_temp_path {at}/{name};\n")).collect();
@@ -187,12 +222,12 @@ impl Servers {
              events {{ worker_connections 8192; }}\n\
              http {{ access_log off; gzip on; gzip_types *; gzip_comp_level 9; default_type \
              text/html;\n{temporary}\
-             server {{ listen {addr} {listen}; root {at}/www; }} }}\n"
+             server {{ {server} }} }}\n"
         );
         fs::write(&config, text).expect("writing the configuration");
         let mut command = self.command(self.root.join("usr/sbin/nginx"));
         command.arg("-e").arg(dir.join("error.log")).arg("-c").arg(&config);
-        listening(&mut command, addr)
+        command
     }
 
     /// Starts HAProxy with one thread and its own files in `dir`. It responds to each connection

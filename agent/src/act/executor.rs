@@ -1,7 +1,11 @@
 //! Interface of all that carries out decisions.
 
 use super::{notify::Notifier, outcome::Outcome};
-use crate::{config::Config, decide::Decision, detect::Verdict};
+use crate::{
+    config::Config,
+    decide::{Decision, RequestsLeft},
+    detect::Verdict,
+};
 
 /// Carries out one kind of decision, beside the loop.
 ///
@@ -15,6 +19,10 @@ pub trait Executor {
 
     /// Takes all verdicts that are raised at `now`, after each scan of the processes.
     fn observe(&mut self, _now: f64, _raised: &mut dyn Iterator<Item = &Verdict>) {}
+
+    /// Takes the requests that the node's services have left, after each read of the sensors.
+    /// `count` computes them, for an executor that needs them now.
+    fn observe_requests(&mut self, _count: &dyn Fn() -> RequestsLeft) {}
 
     /// Returns the outcomes since the last call.
     fn outcomes(&mut self, now: f64) -> Vec<Outcome>;

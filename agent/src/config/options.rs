@@ -231,14 +231,17 @@ options! {
         /// Minimum time in each of the states healthy, draining, drained and verifying, so that the
         /// node does not flap. Commands of an operator take effect at once.
         dwell: Duration = Duration::from_secs(30), DurationIn(Duration::from_secs(1)..=DAY);
-        /// Time after which this node counts as drained although connections are still open.
+        /// Time after which this node counts as drained although its services (decide.services)
+        /// still have requests in flight or send responses: long polls and streams may never end.
+        /// Idle connections hold no drain. If requests are not seen, connections are counted.
         drained_within: Duration = Duration::from_mins(2),
             DurationIn(Duration::from_secs(1)..=DAY);
         /// Time without a reason for the drain before its end is requested.
         verify: Duration = MINUTE, DurationIn(Duration::from_secs(1)..=DAY);
         /// Time in which a drain has to help: the queue or the wait shrinks by a quarter, the
-        /// forecast of a leak moves away, or connections close. For a leak it starts when the node
-        /// is drained. A drain that does not help is undone, and not repeated in the same incident.
+        /// forecast of a leak moves away, or half of the requests in flight are gone. For a leak it
+        /// starts when the node is drained. A drain that does not help is undone, and not repeated
+        /// in the same incident.
         helps_within: Duration = Duration::from_secs(30),
             DurationIn(Duration::from_secs(1)..=DAY);
         /// CA certificates, in PEM, for act.drain.url; "none" uses those of this host.

@@ -5,12 +5,14 @@ mod guard;
 mod incident;
 pub mod kubepods;
 mod policy;
+mod service_requests;
 mod services;
 mod tenant;
 
 pub use decision::{Action, Decision};
 pub use guard::{ALWAYS_PROTECTED, Guard, GuardRefusal, always_protected};
 pub use policy::Policy;
+pub use service_requests::{ListenerPlace, RequestsLeft, ServiceRequests};
 pub use services::{ServiceStanding, Services};
 pub use tenant::Tenant;
 

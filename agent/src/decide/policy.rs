@@ -98,8 +98,13 @@ impl Policy {
         self.services.reload(&config.services);
     }
 
+    /// Registry of services.
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
     /// Registry of services, for what only the host knows.
-    pub fn services(&mut self) -> &mut Services {
+    pub fn services_mut(&mut self) -> &mut Services {
         &mut self.services
     }
 

@@ -143,20 +143,9 @@ impl Services {
         let cgroup = verdict.claim.cgroup();
         let tenant = Tenant::of(cgroup);
         let listener = verdict.claim.listener();
-        let is_named = |pattern: &&ServicePattern| match pattern {
-            ServicePattern::Workload(pattern) => pattern.covers(cgroup),
-            ServicePattern::Listener(addr) => {
-                // Other namespaces have an address of this name too, and any user can make one.
-                listener.is_some_and(|(netns, name)| **name == **addr && self.is_hosts(netns))
-            }
-        };
-        if let Some(pattern) = self.patterns.iter().find(is_named) {
-            return ServiceStanding::Named(pattern.to_string());
-        }
-        if let Tenant::Pod(uid) = &tenant
-            && let Some(pattern) = self.named_pods.get(&**uid)
-        {
-            return ServiceStanding::Named(pattern.clone());
+        let of = listener.map(|(netns, addr)| (netns, &**addr));
+        if let Some(pattern) = self.pattern_of(cgroup, &tenant, of) {
+            return ServiceStanding::Named(pattern);
         }
         let minutes = match listener {
             Some((netns, addr)) => {
@@ -173,6 +162,40 @@ impl Services {
         } else {
             ServiceStanding::Unproven(tenant)
         }
+    }
+
+    /// Returns whether it is known which listeners the operator's list names: not if it is empty,
+    /// or names pods and none was found on this node yet.
+    pub fn has_list(&self) -> bool {
+        let names_pods = self.patterns.iter().any(|pattern| pattern.pods().is_some());
+        let lacks_pods = names_pods && self.named_pods.is_empty();
+        !self.patterns.is_empty() && !lacks_pods
+    }
+
+    /// Returns whether the operator's list names a listener, by its address or its owner.
+    pub fn lists(&self, netns: u32, addr: &str, cgroup: &str) -> bool {
+        self.pattern_of(cgroup, &Tenant::of(cgroup), Some((netns, addr))).is_some()
+    }
+
+    /// Returns the operator's pattern that names a workload or its listener.
+    fn pattern_of(
+        &self,
+        cgroup: &str,
+        tenant: &Tenant,
+        listener: Option<(u32, &str)>,
+    ) -> Option<String> {
+        let is_named = |pattern: &&ServicePattern| match pattern {
+            ServicePattern::Workload(pattern) => pattern.covers(cgroup),
+            ServicePattern::Listener(addr) => {
+                // Other namespaces have an address of this name too, and any user can make one.
+                listener.is_some_and(|(netns, name)| name == addr && self.is_hosts(netns))
+            }
+        };
+        if let Some(pattern) = self.patterns.iter().find(is_named) {
+            return Some(pattern.to_string());
+        }
+        let Tenant::Pod(uid) = tenant else { return None };
+        self.named_pods.get(&**uid).cloned()
     }
 
     fn listener(&mut self, t: f64, fact: &ListenerFact) {

@@ -61,6 +61,11 @@ impl LossCounters {
         }
     }
 
+    /// Total of one loss.
+    pub fn total(&self, loss: Loss) -> u64 {
+        self.totals.get(&loss).copied().unwrap_or(0)
+    }
+
     /// Every loss counted so far, by name.
     pub fn totals(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         self.totals.iter().map(|(loss, &total)| (loss.name(), total))

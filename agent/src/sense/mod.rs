@@ -53,7 +53,7 @@ pub use process_events::{ProcessEventSensor, ProcessEventTotals};
 pub use process_memory::ProcessMemorySensor;
 pub use process_resources::ProcessResourceSensor;
 pub use program_list::ProgramList;
-pub use requests::{PassCost, RequestSensor};
+pub use requests::{CompletePass, PassCost, RequestSensor};
 use sensor::boxed;
 pub use sensor::{Observations, Schedule, Sensor, SensorEntry};
 pub use sensor_health::SensorHealthSensor;

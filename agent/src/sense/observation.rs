@@ -307,6 +307,10 @@ pub struct RequestsFact {
     pub unread: u32,
     /// Connections with a request that has no response yet, unread ones included.
     pub in_flight: u32,
+    /// Connections on which a response goes on: since the last sample more was sent, and nothing
+    /// came. A response that has begun is not in flight, but not at its end either.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub responding: u32,
     /// Age of the oldest unread request; `None` if there is none or it is unknown.
     #[serde(default)]
     pub oldest_unread_us: Option<u64>,
@@ -328,8 +332,8 @@ fn is_empty(text: &Arc<str>) -> bool {
     text.is_empty()
 }
 
-fn is_zero(number: &u64) -> bool {
-    *number == 0
+fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
+    *number == N::default()
 }
 
 impl fmt::Display for ProcessId {

@@ -391,7 +391,7 @@ fn node_that_still_serves_is_drained_only_after_a_timeout() {
         wait_for(SOON, || outcome(&agent, "drained")).expect("the node is drained in the end");
     assert!(begun.elapsed() > Duration::from_secs(3), "{:?}: {drained}", begun.elapsed());
     let why = drained["why"].as_str().unwrap_or_default();
-    assert!(why.contains("left, and the drain no longer waits for"), "{why}");
+    assert!(why.contains("in flight, and the drain no longer waits for"), "{why}");
     agent.stop();
     drop(backend);
     keep_alive.join().expect("the thread does not panic");

@@ -3,6 +3,7 @@
 
 mod allocations;
 mod drain;
+mod drain_requests;
 mod floods;
 mod listeners;
 mod overload;

@@ -223,17 +223,18 @@ fn outbound_fact() -> impl Strategy<Value = OutboundFact> {
 
 /// Requests of the same listeners, with arbitrary counts, ages and totals.
 fn requests_fact() -> impl Strategy<Value = RequestsFact> {
-    let counts =
-        (0..3_u32, prop_oneof![0..200_u32, any::<u32>()], prop_oneof![0..200_u32, any::<u32>()]);
+    let count = || prop_oneof![0..200_u32, any::<u32>()];
+    let counts = (0..3_u32, count(), count(), count());
     let age = || option::of(prop_oneof![0..9_000_000_u64, any::<u64>()]);
     let total = || option::of(prop_oneof![0..20_000_u64, any::<u64>()]);
     (counts, [age(), age(), age()], [total(), total()]).prop_map(
-        |((netns, unread, in_flight), ages, totals)| RequestsFact {
+        |((netns, unread, in_flight, responding), ages, totals)| RequestsFact {
             netns,
             addr: Arc::from("[::]:80"),
             connections: None,
             unread,
             in_flight,
+            responding,
             oldest_unread_us: ages[0],
             oldest_in_flight_us: ages[1],
             youngest_in_flight_us: ages[2],

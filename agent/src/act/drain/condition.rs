@@ -3,16 +3,17 @@
 //! Pure. A drain has helped where the claim is gone; where a queue or its oldest wait fell by a
 //! quarter, or no overflow is forecast any more; where a leak's end is no nearer than it was
 //! before, though time has passed. A leak need not slow down for that: a node that lost most of its
-//! connections has fewer requests to lose at the end. What cannot be compared is not held against a
+//! work has fewer requests to lose at the end. What cannot be compared is not held against a
 //! drain.
 
+use super::work::WorkLeft;
 use crate::detect::{Claim, Verdict};
 
 /// Part of a queue or a wait that may be left. A guess: well beyond the scatter of a queue that
 /// stands.
 const LEFT_MAX: f64 = 0.75;
-/// Part of the connections that may be left.
-const CONNECTIONS_LEFT_MAX: f64 = 0.5;
+/// Part of the work that may be left.
+const WORK_LEFT_MAX: f64 = 0.5;
 
 /// Harm of one incident at one time.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,8 +28,8 @@ pub struct Condition {
     pub oldest_wait_us: Option<u64>,
 }
 
-/// Established connections right after the drain began, and now.
-pub type Connections = [Option<u64>; 2];
+/// Work right after the drain began, and now.
+pub type WorkLeftThenAndNow = [WorkLeft; 2];
 
 impl Condition {
     /// Reads the harm of a raised verdict.
@@ -58,7 +59,7 @@ impl Condition {
         then: f64,
         after: Option<&Self>,
         now: f64,
-        connections: Connections,
+        work: WorkLeftThenAndNow,
     ) -> Result<(), String> {
         let Some(after) = after else { return Ok(()) };
         let (mut compared, mut better) = (Vec::new(), false);
@@ -88,10 +89,10 @@ impl Condition {
                 None => better = true,
             }
         }
-        if let ([Some(before), Some(after)], true) = (connections, self.is_leak) {
-            better |= after == 0 || fell(before as f64, after as f64, CONNECTIONS_LEFT_MAX);
-            compared
-                .push(format!("{after} connections are served, {before} right after the drain"));
+        let [before, after] = work;
+        if let (Some((before, after, are)), true) = (before.compared(after), self.is_leak) {
+            better |= after == 0 || fell(before as f64, after as f64, WORK_LEFT_MAX);
+            compared.push(format!("{after} {are}, {before} right after the drain"));
         }
         if better || compared.is_empty() { Ok(()) } else { Err(compared.join("; ")) }
     }
@@ -104,8 +105,19 @@ fn fell(before: f64, after: f64, left_max: f64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::act::drain::work::SeenWork;
 
-    const NOTHING: Connections = [None, None];
+    const NOTHING: WorkLeftThenAndNow = [WorkLeft::Unknown; 2];
+
+    fn connections(numbers: [u64; 2]) -> WorkLeftThenAndNow {
+        numbers.map(|connections| WorkLeft::Connections { connections, seen: SeenWork::default() })
+    }
+
+    fn requests(numbers: [u64; 2]) -> WorkLeftThenAndNow {
+        numbers.map(|in_flight| {
+            WorkLeft::Requests(SeenWork { in_flight, connections: 40, ..SeenWork::default() })
+        })
+    }
 
     fn queue(queued: u64, oldest_wait_us: Option<u64>) -> Condition {
         Condition { is_leak: false, ends_at: None, queued: Some(queued), oldest_wait_us }
@@ -131,17 +143,23 @@ mod tests {
     }
 
     #[test]
-    fn a_leaks_end_has_to_move_away_or_its_connections_to_go() {
+    fn a_leaks_end_has_to_move_away_or_its_work_to_go() {
         let before = leak(Some(700.0));
-        let judge =
-            |ends_at, connections| before.helped(100.0, Some(&leak(ends_at)), 250.0, connections);
+        let judge = |ends_at, work| before.helped(100.0, Some(&leak(ends_at)), 250.0, work);
         assert_eq!(judge(Some(700.0), NOTHING).unwrap_err(), "the end is 450 s away, 600 s before");
         assert_eq!(judge(Some(850.0), NOTHING), Ok(()), "it stopped");
         assert_eq!(judge(None, NOTHING), Ok(()));
-        assert_eq!(judge(Some(700.0), [Some(40), Some(0)]), Ok(()), "nobody is hit by the end");
-        assert_eq!(judge(Some(700.0), [Some(40), Some(20)]), Ok(()));
-        let why = judge(Some(700.0), [Some(40), Some(38)]).unwrap_err();
+        assert_eq!(judge(Some(700.0), connections([40, 0])), Ok(()), "nobody is hit by the end");
+        assert_eq!(judge(Some(700.0), connections([40, 20])), Ok(()));
+        let why = judge(Some(700.0), connections([40, 38])).unwrap_err();
         assert!(why.ends_with("38 connections are served, 40 right after the drain"), "{why}");
+        assert_eq!(judge(Some(700.0), requests([0, 0])), Ok(()), "connections are idle");
+        let why = judge(Some(700.0), requests([9, 9])).unwrap_err();
+        assert!(why.ends_with("9 requests are in flight, 9 right after the drain"), "{why}");
+        let [before, _] = requests([9, 9]);
+        let [_, after] = connections([9, 9]);
+        let why = judge(Some(700.0), [before, after]).unwrap_err();
+        assert_eq!(why, "the end is 450 s away, 600 s before", "of different kinds");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Controller of the drain: reads the operator's override and the number of connections, steps the
-//! state machine, saves each step to disk, and sends requests when they are due. Calls that may
+//! Controller of the drain: reads the operator's override and the work left, steps the state
+//! machine, saves each step to disk, and sends requests when they are due. Calls that may
 //! block are made by another thread.
 
 use std::{
@@ -14,7 +14,6 @@ use super::{
     active_lock::ActiveLock,
     client::{Attempt, Call},
     condition::Condition,
-    connections::ConnectionCount,
     operator_override::OverrideFile,
     pending_request::{EXPIRED, PendingRequest, Progress},
     readiness::ReadinessCell,
@@ -23,6 +22,7 @@ use super::{
     state_file::{SavedState, StateFile},
     state_machine::{DrainPhase, DrainState, DrainTimings, Inputs, Override, Reply, Transition},
     trial::{GivenUp, Trial},
+    work::Work,
 };
 use crate::{
     act::{
@@ -32,7 +32,7 @@ use crate::{
     },
     clock::Clock,
     config::{Config, Pattern},
-    decide::IncidentId,
+    decide::{IncidentId, RequestsLeft},
     os::host,
     sense::SocketList,
 };
@@ -78,7 +78,7 @@ pub struct DrainController {
     /// Channel to the thread that makes calls; `None` without a receiver.
     calls: Option<Sender<Call>>,
     is_closed: bool,
-    connections: ConnectionCount,
+    work: Work,
     store: StateFile,
     override_file: OverrideFile,
     pause: Pause,
@@ -135,7 +135,7 @@ impl DrainController {
             asked: None,
             calls,
             is_closed: false,
-            connections: ConnectionCount::new(&config.decide.protected, None),
+            work: Work::new(&config.decide.protected, None),
             store: StateFile::below(state_dir),
             override_file: OverrideFile::below(state_dir),
             pause: Pause::below(state_dir),
@@ -148,9 +148,14 @@ impl DrainController {
         }
     }
 
-    /// Counts connections from this list from now on.
+    /// Counts connections from this list from now on, if requests are unknown.
     pub fn count_from(&mut self, protected: &[Pattern], list: Arc<SocketList>) {
-        self.connections = ConnectionCount::new(protected, Some(list));
+        self.work = Work::new(protected, Some(list));
+    }
+
+    /// Takes a report of the requests that the node's services have left.
+    pub fn report_requests(&mut self, report: RequestsLeft) {
+        self.work.report(report);
     }
 
     /// Continues from the state that an earlier run or another agent has saved. `claim` is the lock
@@ -274,11 +279,10 @@ impl DrainController {
             {
                 self.want(None);
             }
-            // From the request until the drain is judged, connections are counted for comparison.
-            let phase = self.machine.phase();
-            let counts = matches!(phase, DrainPhase::DrainRequested | DrainPhase::Draining)
-                || self.trial.is_some();
-            self.connections.update(now, counts);
+            // Until the drain is judged, the work is counted for comparison.
+            let drains = self.machine.phase() == DrainPhase::Draining;
+            let drained_at = drains.then(|| self.machine.since());
+            self.work.update(now, drains || self.trial.is_some(), drained_at);
             self.judge(now);
             let is_given_up = self.is_given_up();
             let facts = Inputs {
@@ -290,7 +294,7 @@ impl DrainController {
                     && !self.is_delayed(now),
                 is_useless: is_given_up,
                 word: self.operator_override,
-                connections: self.connections.connections(),
+                is_done: self.work.is_done(),
             };
             match self.machine.step(facts) {
                 Some(step) => self.entered(now, step, None),
@@ -322,11 +326,11 @@ impl DrainController {
     /// once the node has no more work.
     fn judge(&mut self, now: f64) {
         let (Some(trial), Some(conditions)) = (&mut self.trial, &self.conditions) else { return };
-        trial.count(self.connections.connections());
+        trial.count(self.work.left());
         if !trial.is_due(now, &self.machine, self.helps_within_secs) {
             return;
         }
-        let failed = trial.failed(now, conditions, self.connections.connections());
+        let failed = trial.failed(now, conditions, self.work.left());
         self.trial = None;
         // An operator's override needs no other reason.
         let Some(given_up) = failed.filter(|_| self.operator_override.is_none()) else { return };
@@ -373,7 +377,7 @@ impl DrainController {
     fn entered(&mut self, now: f64, step: Transition, answered: Option<String>) {
         let Transition { from, to } = step;
         self.asked = None;
-        let left = self.connections.left();
+        let left = self.work.left().describe();
         let refused =
             from == DrainPhase::DrainRequested && answered.is_some() && to != DrainPhase::Draining;
         if let Some(why) = answered.clone().filter(|_| refused) {
@@ -417,10 +421,9 @@ impl DrainController {
                 Some((OutcomeKind::Draining, "its reason has returned".to_owned()))
             }
             DrainPhase::Draining => {
-                let connections = self.connections.connections();
                 self.trial = self.cause.as_ref().and_then(|cause| {
                     let id = cause.incident.as_ref()?;
-                    Some(Trial::new(id, *self.condition(cause)?, now, connections))
+                    Some(Trial::new(id, *self.condition(cause)?, now))
                 });
                 Some((OutcomeKind::Draining, answered.unwrap_or_default()))
             }

@@ -10,7 +10,8 @@
 //! takes the node out of rotation, after a delay of the node's own (`stagger`), because a leak ends
 //! whatever the load; an overload lowers the weight to a floor, because its load would only move to
 //! nodes that are as busy. After a drain, the harm is compared with that before (`condition`), and
-//! a drain that did not help is undone.
+//! a drain that did not help is undone. A node is drained once its services have no request in
+//! flight (`work`).
 //!
 //! Of several agents with one state directory one drains, and the others stand by. An operator's
 //! [`Override`] applies whatever the agent sees.
@@ -18,7 +19,6 @@
 mod active_lock;
 mod client;
 mod condition;
-mod connections;
 mod controller;
 mod operator_override;
 mod pending_request;
@@ -29,6 +29,7 @@ mod state_file;
 mod state_machine;
 mod trial;
 mod weight;
+mod work;
 mod worker;
 
 pub(super) use client::DrainClient;

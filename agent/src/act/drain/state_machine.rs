@@ -44,7 +44,7 @@ pub enum Override {
 pub struct DrainTimings {
     /// Minimum time in each state that does not wait for a reply.
     pub dwell_secs: f64,
-    /// Maximum wait for connections to close.
+    /// Maximum wait for the node's work to end.
     pub drained_within_secs: f64,
     /// Time without a reason before a drain ends.
     pub verify_secs: f64,
@@ -65,8 +65,8 @@ pub struct Inputs {
     pub is_useless: bool,
     /// Override by the operator.
     pub word: Option<Override>,
-    /// Established connections; `None` if unknown.
-    pub connections: Option<u64>,
+    /// Set if this node has no work left; not if that is unknown.
+    pub is_done: bool,
 }
 
 /// Reply to a request.
@@ -185,7 +185,7 @@ impl DrainState {
     /// Takes the next transition that the inputs allow. One from
     /// [`DrainPhase::UndrainRequested`] to itself repeats the request.
     pub fn step(&mut self, facts: Inputs) -> Option<Transition> {
-        let Inputs { now, wanted, may_drain, is_useless, word, connections } = facts;
+        let Inputs { now, wanted, may_drain, is_useless, word, is_done } = facts;
         if std::mem::replace(&mut self.word, word) != word && word.is_some() {
             // A new override does not wait because of an earlier reply.
             self.held_until = f64::NEG_INFINITY;
@@ -214,9 +214,10 @@ impl DrainState {
             DrainPhase::Draining | DrainPhase::Drained if !called_for => {
                 Some(DrainPhase::Verifying)
             }
-            DrainPhase::Draining => (connections == Some(0)
-                || age >= self.pace.drained_within_secs)
-                .then_some(DrainPhase::Drained),
+            DrainPhase::Draining => {
+                let is_late = age >= self.pace.drained_within_secs;
+                (is_done || is_late).then_some(DrainPhase::Drained)
+            }
             DrainPhase::Drained => None,
             DrainPhase::Verifying if called_for => Some(DrainPhase::Draining),
             DrainPhase::Verifying => {

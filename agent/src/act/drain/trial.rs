@@ -5,7 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{condition::Condition, state_machine::DrainPhase, state_machine::DrainState};
+use super::{
+    condition::Condition,
+    state_machine::{DrainPhase, DrainState},
+    work::WorkLeft,
+};
 use crate::decide::IncidentId;
 
 /// Drain that is not judged yet.
@@ -15,8 +19,8 @@ pub struct Trial {
     /// Harm at the grant, and the time of the grant.
     before: Condition,
     then: f64,
-    /// Connections at the grant, or at the first count after it.
-    connections: Option<u64>,
+    /// Work at the first count after the grant.
+    work: WorkLeft,
 }
 
 /// Incident for which this node is not drained again.
@@ -30,13 +34,15 @@ pub struct GivenUp {
 
 impl Trial {
     /// Begins the judgement of a drain for incident `id`, granted at `then`.
-    pub fn new(id: &IncidentId, before: Condition, then: f64, connections: Option<u64>) -> Self {
-        Self { id: id.clone(), before, then, connections }
+    pub fn new(id: &IncidentId, before: Condition, then: f64) -> Self {
+        Self { id: id.clone(), before, then, work: WorkLeft::Unknown }
     }
 
-    /// Takes a count of connections.
-    pub fn count(&mut self, connections: Option<u64>) {
-        self.connections = self.connections.or(connections);
+    /// Takes a count of the work.
+    pub fn count(&mut self, work: WorkLeft) {
+        if self.work == WorkLeft::Unknown {
+            self.work = work;
+        }
     }
 
     /// Returns whether a drain that helps would show it by now.
@@ -55,12 +61,10 @@ impl Trial {
         &self,
         now: f64,
         harm: &BTreeMap<IncidentId, Condition>,
-        connections: Option<u64>,
+        work: WorkLeft,
     ) -> Option<GivenUp> {
-        let figures = self
-            .before
-            .helped(self.then, harm.get(&self.id), now, [self.connections, connections])
-            .err()?;
+        let figures =
+            self.before.helped(self.then, harm.get(&self.id), now, [self.work, work]).err()?;
         let secs = now - self.then;
         Some(GivenUp {
             id: self.id.clone(),
@@ -81,12 +85,14 @@ mod tests {
         ask_again_secs: 600.0,
     };
 
+    const UNKNOWN: WorkLeft = WorkLeft::Unknown;
+
     #[test]
     fn queue_is_judged_while_draining_and_leak_once_idle() {
         let harm =
             |is_leak| Condition { is_leak, ends_at: None, queued: Some(9), oldest_wait_us: None };
         let due = |is_leak, phase, since, now| {
-            let trial = Trial::new(&IncidentId::from("it"), harm(is_leak), 0.0, None);
+            let trial = Trial::new(&IncidentId::from("it"), harm(is_leak), 0.0);
             trial.is_due(now, &DrainState::resume(PACE, phase, since, true), 30.0)
         };
         assert!(
@@ -110,9 +116,9 @@ mod tests {
         let harm =
             Condition { is_leak: false, ends_at: None, queued: Some(9), oldest_wait_us: None };
         let [it, other] = ["it", "other"].map(IncidentId::from);
-        let trial = Trial::new(&it, harm, 0.0, None);
-        assert!(trial.failed(30.0, &BTreeMap::from([(other, harm)]), None).is_none());
-        let failed = trial.failed(30.0, &BTreeMap::from([(it.clone(), harm)]), None).unwrap();
+        let trial = Trial::new(&it, harm, 0.0);
+        assert!(trial.failed(30.0, &BTreeMap::from([(other, harm)]), UNKNOWN).is_none());
+        let failed = trial.failed(30.0, &BTreeMap::from([(it.clone(), harm)]), UNKNOWN).unwrap();
         assert_eq!(
             (failed.id, failed.why.as_str()),
             (it, "the drain did not help in 30 s: 9 connections wait, 9 before")

@@ -24,7 +24,7 @@ use super::{
     client::{self, Attempt, DrainClient},
     condition::Condition,
     controller::{CHECK_INTERVAL, DrainController},
-    readiness::ReadinessCell,
+    readiness::{Readiness, ReadinessCell},
     request::DrainReason,
     weight::Weight,
 };
@@ -36,7 +36,7 @@ use crate::{
     },
     clock::Clock,
     config::{Config, Mode},
-    decide::{Action, Decision, IncidentId},
+    decide::{Action, Decision, IncidentId, RequestsLeft},
     detect::Verdict,
     sense::SocketList,
 };
@@ -48,6 +48,7 @@ enum DrainOrder {
     Drain(DrainReason),
     Undrain,
     Observed(BTreeMap<IncidentId, Condition>),
+    Requests(RequestsLeft),
     Answered(Attempt),
     Stop,
 }
@@ -79,7 +80,8 @@ pub struct DrainWorker {
 }
 
 impl DrainWorker {
-    /// Starts the threads. Connections are counted from `sockets` if BPF lists them.
+    /// Starts the threads. Connections are counted from `sockets` if BPF lists them and requests
+    /// are unknown.
     ///
     /// # Errors
     ///
@@ -242,6 +244,14 @@ impl Executor for DrainWorker {
         self.worker.send(DrainOrder::Observed(conditions));
     }
 
+    /// Passes the requests left on, while a drain waits for them or is judged by them.
+    fn observe_requests(&mut self, count: &dyn Fn() -> RequestsLeft) {
+        let is_out = !matches!(self.readiness.says(), Readiness::Ready(_));
+        if is_out && self.is_ours.load(Ordering::Relaxed) {
+            self.worker.send(DrainOrder::Requests(count()));
+        }
+    }
+
     fn outcomes(&mut self, _now: f64) -> Vec<Outcome> {
         let outcomes = self.worker.outcomes();
         for outcome in &outcomes {
@@ -276,7 +286,7 @@ fn wait(
         match orders.recv_timeout(CHECK_INTERVAL) {
             Ok(DrainOrder::Drain(cause)) => wanted = Some(Some(cause)),
             Ok(DrainOrder::Undrain) => wanted = Some(None),
-            Ok(DrainOrder::Answered(_) | DrainOrder::Observed(_))
+            Ok(DrainOrder::Answered(_) | DrainOrder::Observed(_) | DrainOrder::Requests(_))
             | Err(RecvTimeoutError::Timeout) => {}
             Ok(DrainOrder::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
         }
@@ -303,6 +313,7 @@ fn run(controller: &mut DrainController, orders: &Receiver<DrainOrder>) -> bool 
             Ok(DrainOrder::Drain(cause)) => controller.want(Some(cause)),
             Ok(DrainOrder::Undrain) => controller.want(None),
             Ok(DrainOrder::Observed(conditions)) => controller.observe(conditions),
+            Ok(DrainOrder::Requests(report)) => controller.report_requests(report),
             Ok(DrainOrder::Answered(answered)) => controller.answered(answered),
             Err(RecvTimeoutError::Timeout) => {}
             Ok(DrainOrder::Stop) | Err(RecvTimeoutError::Disconnected) => return false,

@@ -393,7 +393,7 @@ fn others_prove_a_service_only_at_its_own_address() {
     assert_eq!(run.update(&overload(3_700.0, ClaimState::Raised, stuck)), NONE);
     // A namespace that somebody made.
     let mut run = Run::new(|_| {});
-    run.policy.services().set_host_netns(vec![1]);
+    run.policy.services_mut().set_host_netns(vec![1]);
     run.serves(0.0, 3_600, &web, 5);
     run.judge(overload(3_600.0, ClaimState::Raised, stuck));
     assert_eq!(run.update(&overload(3_700.0, ClaimState::Raised, stuck)), NONE);

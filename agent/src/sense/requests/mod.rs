@@ -84,6 +84,20 @@ pub struct RequestSensor {
     pace: RequestPace,
     tick_ns: u64,
     cost: PassCost,
+    /// Begin and end of the latest complete pass.
+    complete: Option<(f64, f64)>,
+}
+
+/// Pass that read everything there was to read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CompletePass {
+    /// Time at which it began.
+    pub began: f64,
+    /// Time at which it ended, which its facts have.
+    pub t: f64,
+    /// Network namespaces that it read; `None` if it read the connections of every listener whose
+    /// arrivals are counted, wherever it is.
+    pub namespaces: Option<Vec<u32>>,
 }
 
 /// Passes so far, and the processor time that they took.
@@ -177,8 +191,18 @@ impl RequestSensor {
                 listeners: HashSet::new(),
             })),
         };
-        let pace = RequestPace::default();
-        Self { source, table, pace, tick_ns: tick_ns(), cost: PassCost::default() }
+        let (pace, cost) = (RequestPace::default(), PassCost::default());
+        Self { source, table, pace, tick_ns: tick_ns(), cost, complete: None }
+    }
+
+    /// Latest pass that was complete. An address without a fact of its time had no connection.
+    pub fn complete_pass(&self) -> Option<CompletePass> {
+        let namespaces = match &self.source {
+            RequestSource::Bpf(..) => None,
+            RequestSource::SockDiag(source) => Some(source.sockets.namespaces().collect()),
+        };
+        let (began, t) = self.complete?;
+        Some(CompletePass { began, t, namespaces })
     }
 
     /// Passes so far, and what they cost.
@@ -205,10 +229,11 @@ impl RequestSensor {
             RequestSource::SockDiag(source) => {
                 table.begin(now);
                 let read = source.read(now, losses, table);
-                (Some(EndedPass { began: now, secs: thread_secs() - before }), read)
+                let secs = thread_secs() - before;
+                (Some(EndedPass { began: now, secs, is_complete: read.is_ok() }), read)
             }
         };
-        if let Some(EndedPass { began, secs }) = ended {
+        if let Some(EndedPass { began, secs, is_complete }) = ended {
             let mut is_calm = true;
             let before_end = thread_secs();
             let (connections, left_out) = table.end(|fact| {
@@ -220,6 +245,9 @@ impl RequestSensor {
             }
             self.cost.passes += 1;
             self.pace.rest(began, secs + thread_secs() - before_end, connections, is_calm);
+            if is_complete && left_out == 0 {
+                self.complete = Some((began, now));
+            }
         }
         let turn_secs = thread_secs() - before;
         if read.is_err() && is_due {

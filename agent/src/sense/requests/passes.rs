@@ -49,6 +49,9 @@ struct Visits {
     /// Number of connections that each CPU has noted so far.
     noted_totals: Vec<u64>,
     has_found_once: bool,
+    /// Start of the first pass over open files that may find every connection left out so far;
+    /// `None` if none is.
+    left_out_until: Option<f64>,
     find_due: f64,
     find_began: Option<f64>,
     finding_secs: f64,
@@ -60,6 +63,8 @@ pub(super) struct EndedPass {
     pub(super) began: f64,
     /// Processor time that it may rest for.
     pub(super) secs: f64,
+    /// Set if it read every connection that there was.
+    pub(super) is_complete: bool,
 }
 
 impl Passes {
@@ -72,6 +77,7 @@ impl Passes {
             noted: context.take("NEW_CONNECTIONS")?,
             noted_totals: Vec::new(),
             has_found_once: false,
+            left_out_until: None,
             find_due: 0.0,
             find_began: None,
             finding_secs: 0.0,
@@ -120,25 +126,30 @@ impl Passes {
         };
         let is_ready = self.visits.as_ref().is_none_or(|visits| visits.has_found_once);
         let goes_on = self.began.is_some() || (is_due && is_ready);
-        let ended = if goes_on { self.go_on(now, tick_ns, table, losses) } else { Ok(false) };
+        let ended = if goes_on { self.go_on(now, tick_ns, table, losses) } else { Ok(None) };
         self.spent_secs += thread_secs() - start - found_secs;
-        if matches!(ended, Ok(false)) {
+        if matches!(ended, Ok(None)) {
             return Ok(None);
         }
         let began = self.began.take().unwrap_or(now);
         let spent_secs = std::mem::take(&mut self.spent_secs);
         let share = if self.has_slots() { 1.0 - pace::SHARE_OF_FINDING } else { 1.0 };
-        ended.map(|_| Some(EndedPass { began, secs: spent_secs / share }))
+        let has_all = self.visits.as_ref().is_none_or(|visits| visits.left_out_until.is_none());
+        Ok(ended?.map(|is_whole| EndedPass {
+            began,
+            secs: spent_secs / share,
+            is_complete: is_whole && has_all,
+        }))
     }
 
-    /// Returns whether the pass has ended.
+    /// Returns, once the pass has ended, whether it read everything.
     fn go_on(
         &mut self,
         now: f64,
         tick_ns: u64,
         table: &mut RequestTable,
         losses: &mut LossCounters,
-    ) -> io::Result<bool> {
+    ) -> io::Result<Option<bool>> {
         if self.began.is_none() {
             self.began = Some(now);
             if let Some(visits) = &mut self.visits {
@@ -160,16 +171,16 @@ impl Passes {
             });
         };
         let Visits { walk, slots, .. } = &mut **visits;
-        let has_ended = walk.go_on(TURN_SECS, losses, |sample| {
+        let ended = walk.go_on(TURN_SECS, losses, |sample| {
             slots.saw(sample.slot, sample.sock);
             if sample.state != TCP_NOT_ACCEPTED && !add(&sample) {
                 slots.free(sample.slot);
             }
         })?;
-        if has_ended {
+        if ended.is_some() {
             slots.end();
         }
-        Ok(has_ended)
+        Ok(ended)
     }
 }
 
@@ -183,8 +194,8 @@ impl Visits {
         table: &RequestTable,
         losses: &mut LossCounters,
     ) -> f64 {
-        if let Err(error) = self.take_noted(losses) {
-            losses.count_failure(Loss::RequestReadFailed, &error);
+        if !self.take_noted(losses) {
+            self.left_out_until = Some(now);
         }
         if now < self.find_due {
             return 0.0;
@@ -200,10 +211,14 @@ impl Visits {
         });
         if left_out {
             losses.count(Loss::RequestsLeftOut);
+            self.left_out_until = Some(now);
         }
         let secs = thread_secs() - start;
         self.finding_secs += secs;
-        if !matches!(found, Ok(false)) {
+        if matches!(found, Ok(Some(true))) {
+            self.left_out_until = self.left_out_until.filter(|left_out| *left_out >= began);
+        }
+        if !matches!(found, Ok(None)) {
             let rest = pace::rest_of_finding(self.finding_secs, table.followed());
             self.find_due = began + rest.max(FIND_EVERY.as_secs_f64());
             (self.find_began, self.finding_secs, self.has_found_once) = (None, 0.0, true);
@@ -214,8 +229,15 @@ impl Visits {
         secs
     }
 
-    fn take_noted(&mut self, losses: &mut LossCounters) -> io::Result<()> {
-        let cpus = self.noted.get(&0, 0).map_err(io::Error::other)?;
+    /// Gives slots to the connections that were noted; returns whether all have one.
+    fn take_noted(&mut self, losses: &mut LossCounters) -> bool {
+        let cpus = match self.noted.get(&0, 0) {
+            Ok(cpus) => cpus,
+            Err(error) => {
+                losses.count_failure(Loss::RequestReadFailed, &io::Error::other(error));
+                return false;
+            }
+        };
         self.noted_totals.resize(cpus.len(), 0);
         let mut left_out = false;
         for (SharedStruct(of_cpu), seen) in cpus.iter().zip(&mut self.noted_totals) {
@@ -232,7 +254,7 @@ impl Visits {
         if left_out {
             losses.count(Loss::RequestsLeftOut);
         }
-        Ok(())
+        !left_out
     }
 }
 
@@ -248,14 +270,14 @@ impl SampleWalk {
         Self { iter, buffer: Vec::new(), open: None }
     }
 
-    /// Goes on with a pass for so much processor time, and with one read at least; returns whether
-    /// it has ended. After an error the next pass begins anew.
+    /// Goes on with a pass for so much processor time, and with one read at least. Returns, once it
+    /// has ended, whether it read everything. After an error the next pass begins anew.
     fn go_on(
         &mut self,
         secs: f64,
         losses: &mut LossCounters,
         mut each: impl FnMut(RequestSample),
-    ) -> io::Result<bool> {
+    ) -> io::Result<Option<bool>> {
         let until = thread_secs() + secs;
         let mut pass = match self.open.take() {
             Some(pass) => pass,
@@ -264,11 +286,11 @@ impl SampleWalk {
         loop {
             if let Some(rest) = pass.read(&mut self.buffer, &mut each)? {
                 losses.count_short_read(rest);
-                return Ok(true);
+                return Ok(Some(rest == 0));
             }
             if thread_secs() >= until {
                 self.open = Some(pass);
-                return Ok(false);
+                return Ok(None);
             }
         }
     }

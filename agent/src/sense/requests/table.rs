@@ -58,6 +58,8 @@ pub(super) struct RequestTable {
     pass: u32,
     /// Start of the current pass.
     now: f64,
+    /// Time since the start of the last pass.
+    interval_us: u64,
     /// Set after the first pass.
     is_warm: bool,
     left_out: u64,
@@ -98,6 +100,7 @@ struct RequestCounts {
     connections: u32,
     unread: u32,
     in_flight: u32,
+    responding: u32,
     oldest_unread_us: Option<u64>,
     oldest_us: Option<u64>,
     youngest_us: Option<u64>,
@@ -111,6 +114,7 @@ impl RequestTable {
 
     /// Begins a pass at `now`, in seconds on any monotonic clock.
     pub(super) fn begin(&mut self, now: f64) {
+        self.interval_us = ((now - self.now).max(0.0) * 1e6) as u64;
         self.now = now;
         self.pass = self.pass.wrapping_add(1);
         self.left_out = 0;
@@ -138,7 +142,17 @@ impl RequestTable {
             self.left_out += 1;
             return true;
         };
-        let Self { addresses, connections, has_slots, pass, now, is_warm, left_out, .. } = self;
+        let Self {
+            addresses,
+            connections,
+            has_slots,
+            pass,
+            now,
+            interval_us,
+            is_warm,
+            left_out,
+            ..
+        } = self;
         let Some(address) = addresses.get_mut(place) else { return true };
         let is_full = !*has_slots && connections.len() >= room_for(share, FOLLOWED_MAX);
         let entry = connections.entry(connection.socket);
@@ -154,6 +168,9 @@ impl RequestTable {
             || before.is_some_and(|before| still_waits(&before, connection));
         address.active_t = *now;
         address.now.add(connection, is_in_flight);
+        address.now.responding += u32::from(
+            !is_in_flight && before.is_some_and(|it| goes_on(&it, connection, *interval_us)),
+        );
         if *is_warm {
             address.answered += u64::from(is_answered(before, connection, is_in_flight));
             let was_left = before.is_some_and(|before| before.is_left);
@@ -256,6 +273,14 @@ fn still_waits(before: &KnownConnection, connection: &PeerConnection) -> bool {
         && connection.received_us == connection.sent_us
 }
 
+/// Returns whether more of a response was sent since the last pass, to a request from before it.
+/// One that was begun and ended in between has a request in between.
+fn goes_on(before: &KnownConnection, connection: &PeerConnection, interval_us: u64) -> bool {
+    !connection.is_left
+        && before.received_bytes == connection.received_bytes
+        && connection.sent_us < interval_us
+}
+
 /// Returns whether a response has begun since the last pass.
 fn is_answered(
     before: Option<KnownConnection>,
@@ -294,6 +319,7 @@ impl RequestAddress {
             connections: Some(counts.connections),
             unread: counts.unread,
             in_flight: counts.in_flight,
+            responding: counts.responding,
             oldest_unread_us: counts.oldest_unread_us,
             oldest_in_flight_us: counts.oldest_us,
             youngest_in_flight_us: counts.youngest_us,
@@ -430,6 +456,24 @@ mod tests {
         assert_eq!(passes.totals(&[upload]), (3, 0));
         // A connection that is new, and has been answered.
         assert_eq!(passes.totals(&[answered(9, 4_000)]), (4, 0));
+    }
+
+    #[test]
+    fn response_that_goes_on_is_seen_until_it_ends() {
+        let mut passes = Passes::default();
+        let next = |received_bytes, one: PeerConnection| PeerConnection { received_bytes, ..one };
+        let mut counts = |one: PeerConnection| {
+            let fact = passes.make(&[one]);
+            (fact.in_flight, fact.responding)
+        };
+        assert_eq!(counts(waiting(1, 10_000)), (1, 0));
+        assert_eq!(counts(answered(1, 300_000)), (0, 1), "it was begun since the last pass");
+        assert_eq!(counts(answered(1, 2_000)), (0, 1));
+        assert_eq!(counts(answered(1, 1_002_000)), (0, 0), "nothing more was sent");
+        // Short responses to requests in between, such as those to health checks.
+        assert_eq!(counts(next(200, answered(1, 2_000))), (0, 0));
+        assert_eq!(counts(next(300, answered(1, 2_000))), (0, 0));
+        assert_eq!(counts(PeerConnection { is_left: true, ..answered(1, 2_000) }), (0, 0));
     }
 
     #[test]

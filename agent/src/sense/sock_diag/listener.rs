@@ -100,12 +100,17 @@ fn listener_at(address: SocketAddr, backlog: u32, backlog_max: u32) -> ListenerF
     }
 }
 
-pub(super) fn unix_fact(response: &unix::UnixResponse) -> ListenerFact {
-    let addr = match response.name() {
+/// Returns the name of a UNIX socket.
+pub(super) fn unix_name(response: &unix::UnixResponse) -> Arc<str> {
+    match response.name() {
         Some(UnixDiagName::Pathname(path)) => addr::unix_path(path.as_bytes()),
         Some(UnixDiagName::Abstract(name)) => addr::unix_abstract(name),
         None => addr::unix_path(b""),
-    };
+    }
+}
+
+pub(super) fn unix_fact(response: &unix::UnixResponse) -> ListenerFact {
+    let addr = unix_name(response);
     let backlog = response.number_of_pending_connection().unwrap_or(0);
     ListenerFact {
         addr,

@@ -27,8 +27,10 @@ use netlink_sys::Socket;
 use spillway_ebpf::SocketSample;
 
 use self::{
-    listener::{ListenerAddr, fact},
-    netlink::{dump, open, tcp_connections, tcp_listeners, tcp_sockets, unix_listeners},
+    listener::{ListenerAddr, fact, unix_name},
+    netlink::{
+        dump, open, tcp_connections, tcp_listeners, tcp_sockets, unix_connections, unix_listeners,
+    },
     proc_walk::ProcWalk,
 };
 use super::{
@@ -233,6 +235,74 @@ impl SockDiag {
             }
         }
         Ok(connections)
+    }
+
+    /// Counts the established connections at these listeners, which may have closed meanwhile.
+    /// `refresh` is as in [`SockDiag::scan`].
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the namespace of one of them cannot be read.
+    pub(super) fn connections_at(
+        &mut self,
+        refresh: bool,
+        cgroups: &CgroupPaths,
+        losses: &mut LossCounters,
+        listeners: &[(u32, Arc<str>)],
+    ) -> io::Result<u64> {
+        if refresh {
+            self.refresh(cgroups, losses);
+        }
+        let (mut ports, mut names) = (HashSet::new(), HashSet::new());
+        for (netns, addr) in listeners {
+            match addr.parse::<SocketAddr>() {
+                Ok(address) => drop(ports.insert((*netns, address.port()))),
+                Err(_) => drop(names.insert((*netns, &**addr))),
+            }
+        }
+        let is_asked = |netns: u32| self.namespaces.contains_key(&u64::from(netns));
+        let is_hidden = |&(netns, _): &(u32, u16)| !is_asked(netns) && self.list.is_none();
+        if ports.iter().any(is_hidden) || names.iter().any(|&(netns, _)| !is_asked(netns)) {
+            return Err(io::Error::other("connections of another network namespace are not seen"));
+        }
+        let mut connections = 0;
+        if let Some(list) = &self.list
+            && ports.iter().any(|&(netns, _)| !is_asked(netns))
+        {
+            let listed = Listed::read(list, cgroups, |netns| !is_asked(netns))?;
+            losses.count_short_read(listed.rest);
+            if listed.rest != 0 {
+                return Err(io::Error::other("the list of connections ended early"));
+            }
+            let places = listed.established.values();
+            connections += places.filter(|&place| ports.contains(place)).count() as u64;
+        }
+        for (&netns, NetNamespace { socket, .. }) in &self.namespaces {
+            let netns = netns as u32;
+            if ports.iter().any(|&(of, _)| of == netns) {
+                for family in [AF_INET, AF_INET6] {
+                    dump(socket, tcp_sockets(family, StateFlags::ESTABLISHED), |response| {
+                        let ListenerAddr::Tcp(InetResponse { header, .. }) = response else {
+                            return;
+                        };
+                        let port = (netns, header.socket_id.source_port);
+                        connections += u64::from(ports.contains(&port));
+                    })?;
+                }
+            }
+            if names.iter().any(|&(of, _)| of == netns) {
+                dump(socket, unix_connections(), |response| {
+                    let ListenerAddr::Unix(response) = response else { return };
+                    connections += u64::from(names.contains(&(netns, &*unix_name(response))));
+                })?;
+            }
+        }
+        Ok(connections)
+    }
+
+    /// Network namespaces that can be read.
+    pub(super) fn namespaces(&self) -> impl Iterator<Item = u32> {
+        self.namespaces.keys().map(|&netns| netns as u32)
     }
 
     /// Passes on every connection that came to a listener, with its listener; those that wait for

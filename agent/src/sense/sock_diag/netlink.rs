@@ -74,8 +74,17 @@ fn tcp_request(family: u8, states: StateFlags, extensions: ExtensionFlags) -> So
 }
 
 pub(super) fn unix_listeners() -> SockDiagMessage {
+    unix_sockets(unix::StateFlags::LISTEN)
+}
+
+/// Requests connections. The server's end has the name of its listener.
+pub(super) fn unix_connections() -> SockDiagMessage {
+    unix_sockets(unix::StateFlags::ESTABLISHED)
+}
+
+fn unix_sockets(state_flags: unix::StateFlags) -> SockDiagMessage {
     SockDiagMessage::UnixRequest(unix::UnixRequest {
-        state_flags: unix::StateFlags::LISTEN,
+        state_flags,
         inode: 0,
         show_flags: unix::ShowFlags::NAME | unix::ShowFlags::RQLEN,
         cookie: [0xFF; 8],

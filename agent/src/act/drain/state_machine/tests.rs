@@ -12,7 +12,7 @@ const PACE: DrainTimings = DrainTimings {
 };
 
 fn facts(now: f64, wanted: bool) -> Inputs {
-    Inputs { now, wanted, may_drain: true, is_useless: false, word: None, connections: Some(0) }
+    Inputs { now, wanted, may_drain: true, is_useless: false, word: None, is_done: true }
 }
 
 /// Steps once a second until `until`, and gives each state with the time at which it was entered.
@@ -42,7 +42,7 @@ fn walk(
 fn a_node_goes_all_the_way_out_and_back() {
     let mut machine = DrainState::new(PACE);
     let walked = walk(&mut machine, 0, 400, |now| Inputs {
-        connections: Some(if now < 50.0 { 3 } else { 0 }),
+        is_done: now >= 50.0,
         ..facts(now, now < 100.0)
     });
     let all = [
@@ -57,9 +57,9 @@ fn a_node_goes_all_the_way_out_and_back() {
 }
 
 #[test]
-fn connections_are_waited_for_and_not_for_ever() {
+fn work_is_waited_for_and_not_for_ever() {
     let mut machine = DrainState::new(PACE);
-    let walked = walk(&mut machine, 0, 200, |now| Inputs { connections: None, ..facts(now, true) });
+    let walked = walk(&mut machine, 0, 200, |now| Inputs { is_done: false, ..facts(now, true) });
     assert_eq!(walked.last(), Some(&(120, DrainPhase::Drained)));
 }
 
@@ -181,14 +181,13 @@ fn answers() -> impl Strategy<Value = Option<Reply>> {
     ]
 }
 
-/// Seconds since the last, whether a drain is wanted and may be asked for, connections, and what is
-/// answered.
-type Moment = (f64, bool, bool, Option<u64>, Option<Reply>);
+/// Seconds since the last, whether a drain is wanted and may be asked for, whether the work is done,
+/// and what is answered.
+type Moment = (f64, bool, bool, bool, Option<Reply>);
 
 fn moments() -> impl Strategy<Value = Vec<Moment>> {
-    let connections = prop_oneof![Just(None), Just(Some(0)), Just(Some(7))];
     prop::collection::vec(
-        (0.0..40.0_f64, any::<bool>(), any::<bool>(), connections, answers()),
+        (0.0..40.0_f64, any::<bool>(), any::<bool>(), any::<bool>(), answers()),
         1..300,
     )
 }
@@ -202,7 +201,7 @@ proptest! {
         useless in prop::collection::vec(any::<bool>(), 300),
     ) {
         let (mut machine, mut now, mut was_granted) = (DrainState::new(PACE), 0.0, false);
-        for (nth, (later, wanted, may_drain, connections, answer)) in moments.into_iter().enumerate() {
+        for (nth, (later, wanted, may_drain, is_done, answer)) in moments.into_iter().enumerate() {
             now += later;
             if restarts[nth] < 20 {
                 // The next run begins its clock anew, and goes on where this one was.
@@ -213,7 +212,7 @@ proptest! {
                 }
             }
             let mut steps = Vec::new();
-            steps.extend(machine.step(Inputs { now, wanted, may_drain, is_useless: useless[nth], word: words[nth], connections }));
+            steps.extend(machine.step(Inputs { now, wanted, may_drain, is_useless: useless[nth], word: words[nth], is_done }));
             if let Some(answer) = answer {
                 was_granted |= answer == Reply::Granted && machine.phase() == DrainPhase::DrainRequested;
                 steps.extend(machine.answered(now, answer));
@@ -234,10 +233,10 @@ proptest! {
         let (mut machine, mut now) = (DrainState::new(PACE), 0.0);
         let (mut entered, mut taken_out) = (f64::NEG_INFINITY, f64::NEG_INFINITY);
         let mut given_back = f64::NEG_INFINITY;
-        for (later, wanted, may_drain, connections, answer) in moments {
+        for (later, wanted, may_drain, is_done, answer) in moments {
             now += later;
             let was_out = machine.is_out();
-            let stepped = machine.step(Inputs { now, wanted, may_drain, is_useless: false, word: None, connections });
+            let stepped = machine.step(Inputs { now, wanted, may_drain, is_useless: false, word: None, is_done });
             let answered = answer.and_then(|answer| machine.answered(now, answer));
             for step in stepped.into_iter().chain(answered) {
                 if !step.from.is_request() {
@@ -263,9 +262,9 @@ proptest! {
     #[test]
     fn an_operators_word_wins(moments in moments(), says_drain in any::<bool>()) {
         let (mut machine, mut now) = (DrainState::new(PACE), 0.0);
-        for (later, wanted, may_drain, connections, answer) in moments {
+        for (later, wanted, may_drain, is_done, answer) in moments {
             now += later;
-            machine.step(Inputs { now, wanted, may_drain, is_useless: false, word: None, connections });
+            machine.step(Inputs { now, wanted, may_drain, is_useless: false, word: None, is_done });
             answer.map(|answer| machine.answered(now, answer));
         }
         let word = Some(if says_drain { Override::Drain } else { Override::Undrain });
@@ -277,7 +276,7 @@ proptest! {
                 may_drain: !says_drain,
                 is_useless: true,
                 word,
-                connections: Some(0),
+                is_done: true,
             });
             machine.answered(now, Reply::Granted);
         }
