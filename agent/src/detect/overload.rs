@@ -12,14 +12,17 @@
 //! - filling: it grows from sample to sample while connections are accepted all along, and
 //!   overflows within a second;
 //! - standing for `sustain`, and deeper, or with more accepted meanwhile, than random arrivals at
-//!   nine tenths of capacity explain.
+//!   nine tenths of capacity explain;
+//! - slow: four or more wait, and each for half a second or more, for three seconds, at any load
+//!   and even while it drains.
 //!
 //! A queue that is not standing and drops connections again and again has a backlog that is too
 //! small. If the oldest wait cannot be read (a sensor without BPF, UNIX listeners), stricter rules
 //! read the depth: a quarter of the limit, for twice as long, or full and dropping, or four
 //! connections or more that have not become fewer for thrice as long, so that none was accepted.
 //! Their claims say so and are less certain. Each claim names the resource that the service is
-//! short of, as far as that could be read. An oldest wait that is long proves how long its queue
+//! short of, as far as that could be read; facts about other subjects add that no file descriptor
+//! is left, or which service it waits for. An oldest wait that is long proves how long its queue
 //! has been standing, so that a standing time may begin before the first sample. Cold start: none
 //! but the standing time itself. A gap between samples restarts it and the forecast. A sensor that
 //! stops looks like a listener that disappears. Empty queues are never claimed. Requests that wait

@@ -141,8 +141,8 @@ impl Rates {
     }
 
     /// Share of the waiting connections, at least, whose clients have gone: each retry follows a
-    /// try that was given up. `None` unless clients were seen to retry since the queue began to stand
-    /// and connections are accepted as before again.
+    /// try that was given up. `None` unless clients were seen to retry since the queue began to
+    /// stand and connections are accepted as before again.
     pub(super) fn gone_share(&self) -> Option<f64> {
         let (secs, arrived) = self.storm;
         let share = 1.0 - self.arrivals.before_per_sec * secs / arrived.max(1) as f64;
