@@ -121,7 +121,7 @@ impl Passes {
         }
         let is_ready = self.visits.as_ref().is_none_or(|visits| visits.has_found_once);
         let goes_on = self.began.is_some() || (is_due && is_ready);
-        // Only what a pass costs is rested for: the cost of every turn would put passes off for ever.
+        // Only what a pass costs is rested for: that of every turn would put passes off for ever.
         let start = thread_secs();
         let ended = if goes_on { self.go_on(now, tick_ns, table, losses) } else { Ok(false) };
         self.spent_secs += thread_secs() - start;
