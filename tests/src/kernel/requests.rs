@@ -27,7 +27,10 @@ const LOOKS: u32 = 40;
 /// Interval of turns, and the most that a pass takes here: together less than from one search for
 /// connections to the next.
 const TURN_SECS: f64 = 0.1;
-const TURNS_MAX: u32 = 40;
+const TURNS_MAX: u32 = 20;
+
+/// Time within which a connection that comes is seen, three times less than between two searches.
+const NOTED_SECS: f64 = 2.0;
 
 /// Error that means may have: in flight, and the age of the oldest.
 const IN_FLIGHT_OFF: f64 = 0.05;
@@ -256,8 +259,9 @@ pub fn newcomers(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let of = |count: usize| (Some(count as u32 + 1), count as u32 + 1, count as u32 + 1);
     let mut wait_for = |count: usize, what: &str| -> anyhow::Result<()> {
         let mut fact = look_soon(sensors, &mut t, addr)?;
-        if seen(&fact) != of(count) {
-            // A pass that began before.
+        let before = t;
+        // A pass that began before, or that comes before the connections are taken in.
+        while seen(&fact) != of(count) && t < before + NOTED_SECS {
             t += TURN_SECS;
             fact = look_soon(sensors, &mut t, addr)?;
         }

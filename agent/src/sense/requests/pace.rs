@@ -12,7 +12,8 @@ const SHARE_OF_MANY: f64 = 0.01;
 const SHARE_OF_CALM: f64 = 0.001;
 const CALM_SECS_MAX: f64 = 1.0;
 
-/// Part of the share that finds connections which nobody noted, if others are visited.
+/// Part of the share that takes what was noted, and again that finds what was not, if connections
+/// are visited.
 pub(super) const SHARE_OF_FINDING: f64 = 0.1;
 
 const FEW: f64 = 10_000.0;
@@ -39,7 +40,7 @@ impl RequestPace {
     }
 }
 
-/// Returns the rest of a pass that only finds connections, of which so many are known.
+/// Returns the rest of one that finds connections, of which so many are known.
 pub(super) fn rest_of_finding(took_secs: f64, connections: usize) -> f64 {
     took_secs / (share(connections) * SHARE_OF_FINDING)
 }

@@ -36,7 +36,7 @@ pub(super) struct Passes {
     visits: Option<Box<Visits>>,
     /// Start of the pass that goes on.
     began: Option<f64>,
-    /// Processor time since the last pass ended, except for finding.
+    /// Processor time of the pass that goes on.
     spent_secs: f64,
 }
 
@@ -48,6 +48,7 @@ struct Visits {
     noted: PerCpuArray<MapData, SharedStruct<NewConnections>>,
     /// Number of connections that each CPU has noted so far.
     noted_totals: Vec<u64>,
+    noted_due: f64,
     has_found_once: bool,
     /// Start of the first pass over open files that may find every connection left out so far;
     /// `None` if none is.
@@ -76,6 +77,7 @@ impl Passes {
             map: context.take("CONNECTIONS")?,
             noted: context.take("NEW_CONNECTIONS")?,
             noted_totals: Vec::new(),
+            noted_due: 0.0,
             has_found_once: false,
             left_out_until: None,
             find_due: 0.0,
@@ -119,21 +121,22 @@ impl Passes {
         table: &mut RequestTable,
         losses: &mut LossCounters,
     ) -> io::Result<Option<EndedPass>> {
-        let start = thread_secs();
-        let found_secs = match &mut self.visits {
-            Some(visits) => visits.find(now, &mut self.files, table, losses),
-            None => 0.0,
-        };
+        if let Some(visits) = &mut self.visits {
+            visits.take_noted_if_due(now, table, losses);
+            visits.find(now, &mut self.files, table, losses);
+        }
         let is_ready = self.visits.as_ref().is_none_or(|visits| visits.has_found_once);
         let goes_on = self.began.is_some() || (is_due && is_ready);
+        // Only what a pass costs is rested for: that of every turn would put passes off for ever.
+        let start = thread_secs();
         let ended = if goes_on { self.go_on(now, tick_ns, table, losses) } else { Ok(None) };
-        self.spent_secs += thread_secs() - start - found_secs;
+        self.spent_secs += thread_secs() - start;
         if matches!(ended, Ok(None)) {
             return Ok(None);
         }
         let began = self.began.take().unwrap_or(now);
         let spent_secs = std::mem::take(&mut self.spent_secs);
-        let share = if self.has_slots() { 1.0 - pace::SHARE_OF_FINDING } else { 1.0 };
+        let share = if self.has_slots() { 1.0 - 2.0 * pace::SHARE_OF_FINDING } else { 1.0 };
         let has_all = self.visits.as_ref().is_none_or(|visits| visits.left_out_until.is_none());
         Ok(ended?.map(|is_whole| EndedPass {
             began,
@@ -185,20 +188,28 @@ impl Passes {
 }
 
 impl Visits {
-    /// Gives slots to connections that were noted, and goes on to find others if that is due.
-    /// Returns the processor time of finding.
+    /// Gives slots to connections that were noted, less often on hosts with a great many CPUs.
+    fn take_noted_if_due(&mut self, now: f64, table: &RequestTable, losses: &mut LossCounters) {
+        if now < self.noted_due {
+            return;
+        }
+        let start = thread_secs();
+        if !self.take_noted(losses) {
+            self.left_out_until = Some(now);
+        }
+        self.noted_due = now + pace::rest_of_finding(thread_secs() - start, table.followed());
+    }
+
+    /// Goes on to find connections that nobody noted, if that is due.
     fn find(
         &mut self,
         now: f64,
         files: &mut SampleWalk,
         table: &RequestTable,
         losses: &mut LossCounters,
-    ) -> f64 {
-        if !self.take_noted(losses) {
-            self.left_out_until = Some(now);
-        }
+    ) {
         if now < self.find_due {
-            return 0.0;
+            return;
         }
         let start = thread_secs();
         let began = *self.find_began.get_or_insert(now);
@@ -213,8 +224,7 @@ impl Visits {
             losses.count(Loss::RequestsLeftOut);
             self.left_out_until = Some(now);
         }
-        let secs = thread_secs() - start;
-        self.finding_secs += secs;
+        self.finding_secs += thread_secs() - start;
         if matches!(found, Ok(Some(true))) {
             self.left_out_until = self.left_out_until.filter(|left_out| *left_out >= began);
         }
@@ -226,7 +236,6 @@ impl Visits {
         if let Err(error) = found {
             losses.count_failure(Loss::RequestReadFailed, &error);
         }
-        secs
     }
 
     /// Gives slots to the connections that were noted; returns whether all have one.
