@@ -162,10 +162,10 @@ fn uvicorn_at_capacity_on_open_connections_is_claimed() {
 
 /// Scenes that every run of the tests has, beside each other; `cargo xtask test --thorough` has all.
 const SCENES: [&str; 4] = [
+    "gunicorn-sync/over-pooled",
     "gunicorn-gthread/four-fifths-pooled",
-    "gunicorn-sync/stuck-pooled",
-    "uvicorn/double-giving-up",
-    "nginx-upstream/slow-pooled",
+    "uvicorn/over-pooled",
+    "nginx-upstream/over-pooled",
 ];
 
 #[test]
