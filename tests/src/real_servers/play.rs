@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use tokio::{runtime, task::LocalSet, time::sleep};
 
 use super::{
@@ -92,7 +92,7 @@ pub struct Played {
     pub overloads: Vec<Overload>,
     /// Times in which requests wait noticeably.
     pub tolerated: Vec<(f64, f64)>,
-    /// Requests before the time that matters, and all.
+    /// Requests before the time that matters.
     pub before: Counts,
     /// All requests.
     pub counts: Counts,
@@ -100,8 +100,8 @@ pub struct Played {
     pub error: Option<String>,
 }
 
-/// Plays a scene in a thread and a network namespace of its own. It ends
-/// soon after its claim.
+/// Plays a scene in a thread and a network namespace of its own. It ends soon after its claim has
+/// been cleared.
 ///
 /// # Errors
 ///
@@ -130,8 +130,9 @@ pub(super) fn play(
         scope.spawn(|| catch_unwind(AssertUnwindSafe(played))).join().unwrap_or_else(Err)
     });
     caught.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
-        Err(anyhow::anyhow!("panicked: {text}"))
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(anyhow!("panicked: {}", text.unwrap_or("without a message")))
     })
 }
 

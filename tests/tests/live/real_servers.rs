@@ -178,10 +178,10 @@ fn scarce_at_capacity(test: &str, work: Work) -> Option<Value> {
 
 /// Scenes that every run of the tests has, beside each other; `cargo xtask test --thorough` has all.
 const SCENES: [&str; 4] = [
+    "gunicorn-sync/over-pooled",
     "gunicorn-gthread/four-fifths-pooled",
-    "gunicorn-sync/stuck-pooled",
-    "uvicorn/double-giving-up",
-    "nginx-upstream/slow-pooled",
+    "uvicorn/over-pooled",
+    "nginx-upstream/over-pooled",
 ];
 
 #[test]
