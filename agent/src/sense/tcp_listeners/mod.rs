@@ -35,7 +35,7 @@ use super::{
     service_pressure::{ServicePressureSensor, WaitingAt},
     shares::{self, Shares},
     sock_diag::{DiagListener, Kinds, SockDiag},
-    waiting_requests::WaitingRequests,
+    waiting_requests::BusyAddresses,
 };
 use crate::bpf::{
     Fallback, FallbackChain, Hook, IterHandle, Loader, Need, Probe, SharedStruct,
@@ -217,7 +217,7 @@ impl TcpListenerSensor {
     fn scan(
         &mut self,
         now: f64,
-        waiting: &WaitingRequests,
+        waiting: &BusyAddresses,
         losses: &mut LossCounters,
         each: impl FnMut(ListenerFact),
     ) -> io::Result<()> {
@@ -281,7 +281,7 @@ impl BpfSource {
         &mut self,
         now: f64,
         refresh: bool,
-        waiting: &WaitingRequests,
+        waiting: &BusyAddresses,
         cgroups: &CgroupPaths,
         losses: &mut LossCounters,
         mut each: impl FnMut(ListenerFact),
@@ -427,7 +427,7 @@ impl BpfSource {
 
 /// Returns what waits at a listener longer than it takes to wake a thread, so that it is worth
 /// examining its service.
-fn waiting_at(fact: &ListenerFact, requests: &WaitingRequests) -> Option<WaitingAt> {
+fn waiting_at(fact: &ListenerFact, requests: &BusyAddresses) -> Option<WaitingAt> {
     let has_connections = match fact.oldest_wait_us {
         Some(us) => us >= WAITS_MIN_US,
         None => fact.backlog > 1,
