@@ -3,7 +3,7 @@
 use std::{any::Any, io};
 
 use super::{
-    Fact, Hierarchy, Loss, LossCounters, Observation, OwnSockets, waiting_requests::WaitingRequests,
+    Fact, Hierarchy, Loss, LossCounters, Observation, OwnSockets, waiting_requests::BusyAddresses,
 };
 use crate::bpf::{FallbackChain, Loader, ProbeStatus};
 
@@ -57,7 +57,7 @@ pub struct Observations<'a> {
     pub(super) losses: &'a mut LossCounters,
     pub(super) probes: &'a [ProbeStatus],
     pub(super) own: &'a mut Option<OwnSockets>,
-    pub(super) waiting: &'a mut WaitingRequests,
+    pub(super) waiting: &'a mut BusyAddresses,
 }
 
 impl Observations<'_> {

@@ -7,7 +7,7 @@ use super::{
     ProcessEventSensor, ProcessEventTotals, ProcessMemorySensor, ProgramList, SENSORS, SocketList,
     TcpListenerSensor, UnixListenerSensor,
     sensor::{Observations, Schedule, Sensor, SensorEntry},
-    waiting_requests::WaitingRequests,
+    waiting_requests::BusyAddresses,
 };
 use crate::bpf::{FallbackChain, Hook, LoadOptions, LoadedBpf, Loader, ProbeStatus};
 
@@ -26,7 +26,7 @@ pub struct Sensors {
     sensors: Vec<Box<dyn Sensor>>,
     losses: LossCounters,
     own: Option<OwnSockets>,
-    waiting: WaitingRequests,
+    waiting: BusyAddresses,
 }
 
 impl Sensors {
@@ -60,7 +60,7 @@ impl Sensors {
             sensors,
             losses: LossCounters::default(),
             own: None,
-            waiting: WaitingRequests::default(),
+            waiting: BusyAddresses::default(),
         }
     }
 

@@ -48,7 +48,7 @@ pub(super) struct ServicePressureSensor {
 
 /// What waits at a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Waiting {
+pub(super) enum WaitingAt {
     Connections,
     Requests,
 }
@@ -84,14 +84,14 @@ impl ServicePressureSensor {
     pub(super) fn read(
         &mut self,
         now: f64,
-        waiting: Waiting,
+        waiting: WaitingAt,
         pid: u32,
         holders: &[u32],
     ) -> Option<ServicePressureFact> {
         self.wanted += 1;
         let every_secs = match waiting {
-            Waiting::Connections => self.every_secs,
-            Waiting::Requests => self.every_secs.max(EVERY_SECS_OF_REQUESTS),
+            WaitingAt::Connections => self.every_secs,
+            WaitingAt::Requests => self.every_secs.max(EVERY_SECS_OF_REQUESTS),
         };
         let last = self.readings.get_mut(&pid);
         let is_due = last.is_none_or(|last| {
@@ -189,7 +189,7 @@ pub(super) fn stall_us(pressure: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Waiting::Connections, *};
+    use super::{WaitingAt::Connections, *};
 
     #[test]
     fn pressure_file_is_parsed_or_rejected() {
@@ -270,7 +270,7 @@ mod tests {
         let mut read = Vec::new();
         for scan in 0..=10 {
             let now = f64::from(scan) / 10.0;
-            if sensor.read(now, Waiting::Requests, pid, &[pid]).is_some() {
+            if sensor.read(now, WaitingAt::Requests, pid, &[pid]).is_some() {
                 read.push(scan);
             }
             sensor.end_scan(now);

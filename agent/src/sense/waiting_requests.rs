@@ -17,11 +17,11 @@ const WAITS_MIN_US: u64 = 100_000;
 
 /// Addresses at which requests wait, by network namespace.
 #[derive(Debug, Default)]
-pub(super) struct WaitingRequests {
+pub(super) struct BusyAddresses {
     addresses: HashSet<(u32, Arc<str>)>,
 }
 
-impl WaitingRequests {
+impl BusyAddresses {
     /// Takes what a pass saw.
     pub(super) fn take(&mut self, fact: &RequestsFact) {
         let oldest_us = fact.oldest_in_flight_us.max(fact.oldest_unread_us);
@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn address_counts_until_no_request_has_waited_long() {
-        let mut waiting = WaitingRequests::default();
+        let mut waiting = BusyAddresses::default();
         let addr: Arc<str> = Arc::from("127.0.0.1:80");
         let fact = |us| RequestsFact {
             netns: 7,

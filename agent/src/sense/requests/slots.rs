@@ -21,7 +21,7 @@ const SYSTEM: u64 = 0;
 /// Connections to visit.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionSlots {
-    slots: Vec<Slot>,
+    slots: Vec<ConnectionSlot>,
     free: Vec<u32>,
     /// Connections noted since the last pass began.
     noted: usize,
@@ -35,7 +35,7 @@ pub(super) struct ConnectionSlots {
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Slot {
+struct ConnectionSlot {
     /// Address of the socket; 0 if the slot is free.
     sock: u64,
     share: u64,
@@ -82,7 +82,7 @@ impl ConnectionSlots {
     /// Frees a slot whose connection has another one too.
     pub(super) fn free(&mut self, slot: u32) {
         let Some(place) = self.slots.get_mut(slot as usize) else { return };
-        let Slot { sock, share, .. } = std::mem::take(place);
+        let ConnectionSlot { sock, share, .. } = std::mem::take(place);
         if sock == 0 {
             return;
         }
@@ -114,7 +114,7 @@ impl ConnectionSlots {
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None if self.slots.len() < CONNECTIONS_MAX as usize => {
-                self.slots.push(Slot::default());
+                self.slots.push(ConnectionSlot::default());
                 (self.slots.len() - 1) as u32
             }
             None => match self.take_away_for(share) {
@@ -123,7 +123,7 @@ impl ConnectionSlots {
             },
         };
         let Some(place) = self.slots.get_mut(slot as usize) else { return false };
-        *place = Slot { sock, share, pass: self.pass };
+        *place = ConnectionSlot { sock, share, pass: self.pass };
         *self.owners.entry(share).or_default() += 1;
         self.changed.insert(slot / CHUNK_LEN as u32);
         true

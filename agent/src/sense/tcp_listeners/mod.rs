@@ -32,10 +32,10 @@ use super::{
     outside::{Outside, listens_at},
     overflows::{DropRise, Overflows},
     sensor::{Observations, Schedule, Sensor},
-    service_pressure::{ServicePressureSensor, Waiting},
+    service_pressure::{ServicePressureSensor, WaitingAt},
     shares::{self, Shares},
     sock_diag::{DiagListener, Kinds, SockDiag},
-    waiting_requests::WaitingRequests,
+    waiting_requests::BusyAddresses,
 };
 use crate::bpf::{
     Fallback, FallbackChain, Hook, IterHandle, Loader, Need, Probe, SharedStruct,
@@ -217,7 +217,7 @@ impl TcpListenerSensor {
     fn scan(
         &mut self,
         now: f64,
-        waiting: &WaitingRequests,
+        waiting: &BusyAddresses,
         losses: &mut LossCounters,
         each: impl FnMut(ListenerFact),
     ) -> io::Result<()> {
@@ -281,7 +281,7 @@ impl BpfSource {
         &mut self,
         now: f64,
         refresh: bool,
-        waiting: &WaitingRequests,
+        waiting: &BusyAddresses,
         cgroups: &CgroupPaths,
         losses: &mut LossCounters,
         mut each: impl FnMut(ListenerFact),
@@ -427,15 +427,15 @@ impl BpfSource {
 
 /// Returns what waits at a listener longer than it takes to wake a thread, so that it is worth
 /// examining its service.
-fn waiting_at(fact: &ListenerFact, requests: &WaitingRequests) -> Option<Waiting> {
+fn waiting_at(fact: &ListenerFact, requests: &BusyAddresses) -> Option<WaitingAt> {
     let has_connections = match fact.oldest_wait_us {
         Some(us) => us >= WAITS_MIN_US,
         None => fact.backlog > 1,
     };
     if has_connections {
-        return Some(Waiting::Connections);
+        return Some(WaitingAt::Connections);
     }
-    requests.wait_at(fact.netns, &fact.addr).then_some(Waiting::Requests)
+    requests.wait_at(fact.netns, &fact.addr).then_some(WaitingAt::Requests)
 }
 
 /// Removes a closed socket from the number of those at its address.
