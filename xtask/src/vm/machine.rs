@@ -84,10 +84,10 @@ impl Machine {
         ]);
         qemu.arg("-kernel").arg(vmlinuz).arg("-initrd").arg(&image);
         // On a busy machine the emulated timer is late, and a kernel that checks its timer gives
-        // up. Mitigations of processors' flaws have nothing to mitigate here, and cost much: separate
-        // page tables for the kernel make the emulator flush all translations at every system call,
-        // and without the others and the clearing of all memory that the kernel hands out the checks
-        // of a kernel take 97 s of CPU instead of 110. No check depends on them.
+        // up. Mitigations of processors' flaws have nothing to mitigate here, and cost much:
+        // separate page tables for the kernel make the emulator flush all translations at every
+        // system call. Without the others, and without clearing all memory that the kernel hands
+        // out, the checks of a kernel take 97 s of CPU instead of 110. No check depends on them.
         let append = format!(
             "console=ttyS0 panic=-1 loglevel=5 no_timer_check mitigations=off init_on_alloc=0 \
              {arguments}"
