@@ -175,7 +175,7 @@ const ROWS: [Row; 71] = [
     (About::Probe(Probe::Requests), On::Every, "in flight", requests::in_flight),
     (About::Probe(Probe::Requests), On::Every, "back to back", requests::back_to_back),
     (About::Probe(Probe::Requests), On::Every, "abandoned", requests::abandoned),
-    (About::Probe(Probe::Requests), On::Every, "newcomers", requests::newcomers),
+    (About::Probe(Probe::Requests), On::Bpf, "newcomers", requests::newcomers),
     (About::Pressure, On::Every, "readable", pressure::readable),
     (About::Pressure, On::Every, "throttled cgroup", pressure::throttled_cgroup),
     (About::Limit, On::Every, "held", containment::held),

@@ -269,8 +269,7 @@ pub fn newcomers(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         t += TURN_SECS;
         Ok(())
     };
-    // `sock_diag` counts those that wait too.
-    wait_for(if is_bpf(rung) { COUNT / 2 } else { COUNT }, "accepted")?;
+    wait_for(COUNT / 2, "accepted")?;
     servers.extend((0..COUNT / 2).map(|_| listener.accept()).collect::<Result<Vec<_>, _>>()?);
     wait_for(COUNT, "accepted by now")?;
     servers.truncate(COUNT / 4);
