@@ -311,7 +311,8 @@ impl RequestQueue {
             count >= WAITING_MIN
                 && age_secs >= WAITS_STILL_SECS.max(usual.age_secs)
                 && (share.is_none_or(|share| share >= OVERTAKEN_SHARE)
-                    || self.pressure.is_short_of_cpu())
+                    || self.pressure.is_short_of_cpu()
+                    || self.waits_long_unread())
         };
         waits(self.unread.at(t), f64::from(self.fact.unread), self.unread_secs())
             || waits(self.in_flight.at(t), self.count(), self.age_secs())

@@ -29,6 +29,13 @@ const FAR_RESPONSE_FACTOR: f64 = 3.0;
 /// queue it is all of them; if requests are served at random or all at once it is less.
 const STANDING_SHARE: f64 = 0.5;
 
+/// Mean wait for being read, by Little's law, from which requests wait too long in whatever order
+/// they are served: several processes with a queue each are as one that serves at random.
+const MEAN_WAIT_SECS: f64 = 0.5;
+
+/// Multiple of `sustain` for which they must.
+const MEAN_WAIT_FACTOR: f64 = 2.0;
+
 /// Smaller share while CPU is short, which explains that requests are served all at once.
 const SHARED_CPU_SHARE: f64 = 0.2;
 
@@ -125,6 +132,18 @@ impl RequestQueue {
         (per_sec > 0.0 && self.count() > 0.0).then(|| self.count() / per_sec)
     }
 
+    /// Returns whether the mean wait for being read is too long. Samples count at most one response a
+    /// connection each: if that is near, there were more responses, and the wait is unknown.
+    pub(super) fn waits_long_unread(&self) -> bool {
+        let per_sec = self.history.ended_lately().answered_per_sec();
+        let (Some(interval_secs), Some(connections)) = (self.interval_secs, self.fact.connections)
+        else {
+            return false;
+        };
+        let is_counted = per_sec > 0.0 && 2.0 * per_sec * interval_secs <= f64::from(connections);
+        is_counted && f64::from(self.fact.unread) >= MEAN_WAIT_SECS * per_sec
+    }
+
     /// Returns the condition that this sample meets.
     pub(super) fn condition(&self, t: f64, config: &OverloadConfig) -> Option<WaitingCondition> {
         self.stuck(t, config)
@@ -157,14 +176,20 @@ impl RequestQueue {
         let is_warm = self.unread.is_warm();
         let wait_secs = if is_warm { WAIT_MIN_SECS } else { WAIT_COLD_SECS };
         let wanted_secs = wait_secs.max(AGE_FACTOR * usual.age_secs + AGE_MORE_SECS);
+        let stands =
+            self.standing_share(count, age_secs).is_none_or(|share| share >= STANDING_SHARE);
         let holds = age_secs >= wanted_secs
             && count >= WAITING_MIN.max(COUNT_FACTOR * usual.count + COUNT_MORE)
-            && self.standing_share(count, age_secs).is_none_or(|share| share >= STANDING_SHARE)
+            && (stands || self.waits_long_unread())
             && !self.history.drains(true);
         holds.then_some(WaitingCondition {
             trigger: RequestTrigger::Unread,
             secs: age_secs - wanted_secs,
-            factor: if is_warm { 1.0 } else { UNSURE_FACTOR },
+            factor: match (is_warm, stands) {
+                (true, true) => 1.0,
+                (false, true) => UNSURE_FACTOR,
+                (_, false) => MEAN_WAIT_FACTOR,
+            },
         })
     }
 

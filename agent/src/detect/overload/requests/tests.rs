@@ -493,3 +493,36 @@ fn stuck_workers_whose_dependency_is_silent_name_it() {
     assert_eq!(claim.scarce, Some(Bottleneck::Dependency), "{}", scene.verdicts[0].why);
     assert_eq!(claim.dependency.as_deref(), Some("10.0.0.7:5432"));
 }
+
+/// Feeds samples of processes with a queue each, five times a second, in which the oldest request
+/// has waited longer than its share of the arrivals explains. Returns whether they were claimed.
+fn uneven_queues_are_claimed(unread: impl Fn(f64) -> f64, secs: f64) -> bool {
+    let mut scene = Scene::new(4, 0.05, false);
+    scene.run(10.0, 20.0);
+    let (start, answered) = (scene.t, scene.answered);
+    for step in 1..=(5.0 * secs) as u32 {
+        let elapsed = f64::from(step) / 5.0;
+        scene.t = start + elapsed;
+        let (unread, oldest_us) = (unread(elapsed) as u32, Some((0.65 * elapsed * 1e6) as u64));
+        scene.apply(Fact::Requests(RequestsFact {
+            netns: 1,
+            addr: Arc::from("0.0.0.0:8080"),
+            connections: Some(unread + 40),
+            unread,
+            in_flight: unread + 4,
+            oldest_unread_us: oldest_us,
+            oldest_in_flight_us: oldest_us,
+            answered_total: Some(answered + u64::from(16 * step)),
+            abandoned_total: Some(0),
+            ..RequestsFact::default()
+        }));
+    }
+    !scene.verdicts.is_empty()
+}
+
+#[test]
+fn uneven_queues_of_processes_are_claimed_by_mean_wait() {
+    // 80 requests/s are answered, and 24 more arrive.
+    assert!(uneven_queues_are_claimed(|elapsed| 24.0 * elapsed, 4.5));
+    assert!(!uneven_queues_are_claimed(|_| 12.0, 20.0), "few wait, in one of the queues");
+}
