@@ -132,8 +132,8 @@ impl RequestQueue {
         (per_sec > 0.0 && self.count() > 0.0).then(|| self.count() / per_sec)
     }
 
-    /// Returns whether the mean wait for being read is too long. Samples count at most one response a
-    /// connection each: if that is near, there were more responses, and the wait is unknown.
+    /// Returns whether the mean wait for being read is too long. Samples count at most one response
+    /// a connection each: if that is near, there were more responses, and the wait is unknown.
     pub(super) fn waits_long_unread(&self) -> bool {
         let per_sec = self.history.ended_lately().answered_per_sec();
         let (Some(interval_secs), Some(connections)) = (self.interval_secs, self.fact.connections)
