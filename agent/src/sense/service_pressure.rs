@@ -26,7 +26,7 @@ const READS_MAX: usize = 16;
 /// Time between two readings of a service.
 const EVERY_SECS: f64 = 0.1;
 
-/// The same while only requests wait, as they do at many healthy services: a fifth of the cost.
+/// Interval while only requests wait, as they do at many healthy services: a fifth of the cost.
 const EVERY_SECS_OF_REQUESTS: f64 = 0.5;
 
 /// Maximum age of a reading to compare with: a queue that comes and goes is measured in its current
@@ -46,7 +46,7 @@ pub(super) struct ServicePressureSensor {
     every_secs: f64,
 }
 
-/// What waits at a service.
+/// Kind of work that waits at a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WaitingAt {
     Connections,

@@ -33,8 +33,8 @@ const TURNS_MAX: u32 = 20;
 /// Time within which a connection that comes is seen, three times less than between two searches.
 const NOTED_SECS: f64 = 2.0;
 
-/// The same on an emulated processor, on which taking in what was noted lasts for milliseconds and
-/// is put off for seconds: a search may find them first.
+/// Such a time on an emulated processor, on which taking in the noted connections lasts for
+/// milliseconds and is put off for seconds: a search may find them first.
 const NOTED_EMULATED_SECS: f64 = 60.0;
 
 /// Error that means may have: in flight, and the age of the oldest.

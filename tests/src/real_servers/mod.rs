@@ -4,7 +4,7 @@
 //! A family is a server of one kind: a file in `families/` and a line in [`FAMILIES`]. It says how
 //! the server is started and what it can do; its scenes say what its clients do, what fails, and
 //! the right answer. Every scene runs in a network namespace, a cgroup and a directory of its own.
-//! Its clients note how long each request waits, which is the truth that claims are judged by. The
+//! The clients note how long each request waits, which is the truth that claims are judged by. The
 //! definition of an overload is that of the corpus of request queues.
 
 mod clients;

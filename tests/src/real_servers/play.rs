@@ -43,7 +43,7 @@ const LASTS: Duration = Duration::from_secs(9);
 /// been answered. It ends earlier once the claim has been cleared.
 const AFTER: f64 = 0.2;
 const AFTER_LASTS: Duration = Duration::from_secs(15);
-/// The same if nothing has been claimed.
+/// Duration of that load if nothing has been claimed.
 const AFTER_CALM: Duration = Duration::from_secs(5);
 
 /// Maximum duration of all that comes afterwards.
@@ -70,7 +70,7 @@ pub struct Started {
     pub watched: Vec<String>,
     /// Begins and ends a fault.
     pub fault: Faults,
-    /// Its programs, which end with this.
+    /// Programs of the server, which end with this.
     pub programs: Vec<Program>,
 }
 

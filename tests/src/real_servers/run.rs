@@ -48,15 +48,15 @@ pub struct Outcome {
     pub family: &'static Family,
     /// The scene.
     pub scene: Scene,
-    /// What was seen, or the reason why it could not run.
+    /// Outcome, or the reason why it could not run.
     pub seen: Result<Seen, String>,
 }
 
 /// Scene that was seen.
 pub struct Seen {
-    /// What happened.
+    /// Course of the scene.
     pub played: Played,
-    /// What the agent claimed.
+    /// Claims of the agent.
     pub claims: Vec<Claim>,
     /// Judgement.
     pub judged: Judged,

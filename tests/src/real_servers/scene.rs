@@ -19,7 +19,7 @@ pub struct Family {
     pub wire: fn() -> Wire,
     /// Starts the server.
     pub start: fn(&Stage) -> anyhow::Result<Started>,
-    /// Its scenes.
+    /// Returns the scenes.
     pub scenes: fn() -> Vec<Scene>,
 }
 
@@ -64,7 +64,7 @@ pub enum Expected {
     Healthy,
     /// Overload of the server, raised in time and cleared after it.
     Overload,
-    /// The same, short of workers or of the service that it depends on; or a claim about that
+    /// Such an overload, short of workers or of the service that it depends on; or a claim about that
     /// service.
     Dependency,
 }

@@ -32,7 +32,7 @@ pub struct Claim {
     pub verdict: String,
     /// Severity.
     pub severity: String,
-    /// What the service is short of.
+    /// Resource that the service is short of.
     pub scarce: Option<String>,
     /// Sentence.
     pub why: String,

@@ -73,10 +73,10 @@ pub struct OverloadClaim {
     /// Whether fewer are accepted than before although no more arrive.
     #[serde(skip)]
     pub is_slower: bool,
-    /// Whether connections are accepted as before, but of clients that have gone.
+    /// True if connections are accepted as before, but of clients that have gone.
     #[serde(skip)]
     pub is_for_nobody: bool,
-    /// Whether a thread of it runs all the time, so that it waits for no other service.
+    /// True if a thread of it runs all the time, so that it waits for no other service.
     #[serde(skip)]
     pub is_busy: bool,
     /// Process of the service that has no file descriptor left, if one is known.

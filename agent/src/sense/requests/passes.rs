@@ -24,7 +24,7 @@ use crate::{
 /// Processor time of a pass in one turn of the loop. A guess: a twentieth of the shortest interval.
 const TURN_SECS: f64 = 0.004;
 
-/// The same of a pass that only finds connections.
+/// Processor time in one turn of a pass that only finds connections.
 const FINDING_SECS: f64 = 0.001;
 
 /// Shortest time between two of those.
