@@ -1,6 +1,7 @@
 //! Plays one scene, and notes the truth about its requests as its clients see it.
 
 use std::{
+    net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -72,6 +73,14 @@ pub struct Started {
     pub fault: Faults,
     /// Programs of the server, which end with this.
     pub programs: Vec<Program>,
+}
+
+impl Started {
+    /// Creates a server of one program at one address.
+    pub fn at(addr: SocketAddr, fault: Faults, program: Program) -> Self {
+        let (target, watched) = (Target::Tcp(addr), vec![addr.to_string()]);
+        Self { target, watched, fault, programs: vec![program] }
+    }
 }
 
 /// Scene that was played.

@@ -3,11 +3,10 @@
 use super::{
     super::{
         play::Started,
-        scene::{Family, SLOW_SECS, dependent, slowed, usual},
+        scene::{Family, dependent, slowed, usual},
         stage::find,
-        wire::Target,
     },
-    http,
+    http, in_millis,
 };
 
 const PROGRAM: &str = "usr/lib/go-*/bin/go";
@@ -53,10 +52,7 @@ pub const GO: Family = Family {
     wire: http,
     start: |stage| {
         let addr = stage.addr();
-        let app = APP
-            .replace("WORKERS", &WORKERS.to_string())
-            .replace("SLOW", &format!("{:.0}", SLOW_SECS * 1e3))
-            .replace("SECS", &format!("{:.0}", SERVICE_SECS * 1e3));
+        let app = in_millis(APP, WORKERS, SERVICE_SECS);
         let source = stage.file("app.go", &app)?;
         let (go, root) = find(&stage.servers, PROGRAM)?;
         let mut build = stage.program(PROGRAM)?;
@@ -72,9 +68,8 @@ pub const GO: Family = Family {
         if let Some(dependency) = stage.dependency {
             command.env("DEPENDENCY", dependency.to_string());
         }
-        let programs = vec![stage.tcp(&mut command, addr)?];
-        let watched = vec![addr.to_string()];
-        Ok(Started { target: Target::Tcp(addr), watched, fault: stage.by_files(), programs })
+        let program = stage.tcp(&mut command, addr)?;
+        Ok(Started::at(addr, stage.by_files(), program))
     },
     scenes: || [usual(200), dependent(), slowed()].concat(),
 };

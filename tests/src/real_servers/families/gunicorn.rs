@@ -48,8 +48,8 @@ pub const SYNC: Family = Family {
     start: |stage| {
         let mut command = command(stage, &stage.addr().to_string())?;
         command.arg(format!("--workers={WORKERS}"));
-        let programs = vec![stage.tcp(&mut command, stage.addr())?];
-        Ok(started(stage, programs))
+        let program = stage.tcp(&mut command, stage.addr())?;
+        Ok(Started::at(stage.addr(), stage.by_files(), program))
     },
     scenes: || [usual(CLOSED), dependent(), slowed()].concat(),
 };
@@ -58,8 +58,8 @@ pub const SYNC: Family = Family {
 pub const THREADS: Family = Family {
     name: "gunicorn-gthread",
     start: |stage| {
-        let programs = vec![threads(stage, stage.addr(), WORKERS)?];
-        Ok(started(stage, programs))
+        let program = threads(stage, stage.addr(), WORKERS)?;
+        Ok(Started::at(stage.addr(), stage.by_files(), program))
     },
     ..SYNC
 };
@@ -96,9 +96,4 @@ fn command(stage: &Stage, bind: &str) -> anyhow::Result<Command> {
     let mut command = stage.program(PROGRAM)?;
     command.arg(format!("--bind={bind}")).args(["--timeout=120", "--log-level=error", "app:app"]);
     Ok(command)
-}
-
-fn started(stage: &Stage, programs: Vec<Program>) -> Started {
-    let (addr, fault) = (stage.addr(), stage.by_files());
-    Started { target: Target::Tcp(addr), watched: vec![addr.to_string()], fault, programs }
 }

@@ -3,10 +3,9 @@
 use super::{
     super::{
         play::Started,
-        scene::{Family, SLOW_SECS, dependent, slowed, usual},
-        wire::Target,
+        scene::{Family, dependent, slowed, usual},
     },
-    http,
+    http, in_millis,
 };
 
 const PROGRAM: &str = "usr/lib/jvm/*/bin/java";
@@ -57,17 +56,13 @@ pub const FIXED_POOL: Family = Family {
     wire: http,
     start: |stage| {
         let addr = stage.addr();
-        let app = APP
-            .replace("WORKERS", &WORKERS.to_string())
-            .replace("SLOW", &format!("{:.0}", SLOW_SECS * 1e3))
-            .replace("SECS", &format!("{:.0}", SERVICE_SECS * 1e3));
+        let app = in_millis(APP, WORKERS, SERVICE_SECS);
         let source = stage.file("App.java", &app)?;
         let mut command = stage.program(PROGRAM)?;
         command.args(["-Xmx128m", "-XX:+UseSerialGC", "-Djava.net.preferIPv4Stack=true"]);
         command.arg(source).arg(addr.port().to_string());
-        let programs = vec![stage.tcp(&mut command, addr)?];
-        let watched = vec![addr.to_string()];
-        Ok(Started { target: Target::Tcp(addr), watched, fault: stage.by_files(), programs })
+        let program = stage.tcp(&mut command, addr)?;
+        Ok(Started::at(addr, stage.by_files(), program))
     },
     scenes: || [usual(200), dependent(), slowed()].concat(),
 };

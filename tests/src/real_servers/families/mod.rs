@@ -12,7 +12,10 @@ mod postgres;
 mod redis;
 mod uvicorn;
 
-use super::{scene::Family, wire::Wire};
+use super::{
+    scene::{Family, SLOW_SECS},
+    wire::Wire,
+};
 
 /// Every server.
 pub static FAMILIES: [&Family; 14] = [
@@ -34,4 +37,11 @@ pub static FAMILIES: [&Family; 14] = [
 
 fn http() -> Wire {
     Wire::Http
+}
+
+/// Returns an application with its number of workers and its times in milliseconds.
+fn in_millis(app: &str, workers: u32, service_secs: f64) -> String {
+    app.replace("WORKERS", &workers.to_string())
+        .replace("SLOW", &format!("{:.0}", SLOW_SECS * 1e3))
+        .replace("SECS", &format!("{:.0}", service_secs * 1e3))
 }

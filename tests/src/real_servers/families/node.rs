@@ -5,7 +5,6 @@ use super::{
         play::Started,
         scene::{Family, SLOW_SECS, dependent, slowed, usual},
         stage::Stage,
-        wire::Target,
     },
     http,
 };
@@ -66,7 +65,6 @@ fn start(stage: &Stage, workers: u32, secs: f64) -> anyhow::Result<Started> {
         addr.port()
     );
     stage.file("app.js", &format!("{settings}{APP}"))?;
-    let programs = vec![stage.tcp(stage.program(PROGRAM)?.arg("app.js"), addr)?];
-    let watched = vec![addr.to_string()];
-    Ok(Started { target: Target::Tcp(addr), watched, fault: stage.by_files(), programs })
+    let program = stage.tcp(stage.program(PROGRAM)?.arg("app.js"), addr)?;
+    Ok(Started::at(addr, stage.by_files(), program))
 }

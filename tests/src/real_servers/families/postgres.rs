@@ -12,7 +12,7 @@ use super::super::{
     play::Started,
     scene::{Family, Fault, usual},
     stage::{Stage, find},
-    wire::{POSTGRES_HELLO, Target, Wire, postgres_query},
+    wire::{POSTGRES_HELLO, Wire, postgres_query},
 };
 
 const PROGRAM: &str = "usr/lib/postgresql/*/bin/postgres";
@@ -58,7 +58,7 @@ pub const POSTGRES: Family = Family {
         let mut command = as_nobody(stage, PROGRAM)?;
         command.args(["-D", "data", "-h", "127.0.0.1", "-p", &addr.port().to_string()]);
         command.args(["-k", "", "-N", "900", "-c", "fsync=off", "-c", "shared_buffers=16MB"]);
-        let programs = vec![stage.tcp(&mut command, addr)?];
+        let program = stage.tcp(&mut command, addr)?;
         let mut holder = None;
         let fault = move |fault: Fault, begins: bool| {
             drop(holder.take());
@@ -67,8 +67,7 @@ pub const POSTGRES: Family = Family {
             }
             Ok(())
         };
-        let watched = vec![addr.to_string()];
-        Ok(Started { target: Target::Tcp(addr), watched, fault: Box::new(fault), programs })
+        Ok(Started::at(addr, Box::new(fault), program))
     },
     scenes: || usual(150),
 };

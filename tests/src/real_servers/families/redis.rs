@@ -8,7 +8,7 @@ use std::{
 use super::super::{
     play::Started,
     scene::{Family, Fault, usual},
-    wire::{Target, Wire},
+    wire::Wire,
 };
 
 const PROGRAM: &str = "usr/bin/redis-server";
@@ -33,7 +33,7 @@ pub const REDIS: Family = Family {
         let mut command = stage.program(PROGRAM)?;
         command.args(["--bind", "127.0.0.1", "--port", &addr.port().to_string()]);
         command.args(["--save", "", "--appendonly", "no", "--enable-debug-command", "yes"]);
-        let programs = vec![stage.tcp(&mut command, addr)?];
+        let program = stage.tcp(&mut command, addr)?;
         let mut stuck: Option<TcpStream> = None;
         let fault = move |fault: Fault, begins: bool| {
             match (fault, begins, stuck.take()) {
@@ -47,8 +47,7 @@ pub const REDIS: Family = Family {
             }
             Ok(())
         };
-        let watched = vec![addr.to_string()];
-        Ok(Started { target: Target::Tcp(addr), watched, fault: Box::new(fault), programs })
+        Ok(Started::at(addr, Box::new(fault), program))
     },
     scenes: || usual(300),
 };

@@ -4,7 +4,6 @@ use super::{
     super::{
         play::Started,
         scene::{Family, SLOW_SECS, dependent, slowed, usual},
-        wire::Target,
     },
     http,
 };
@@ -48,9 +47,8 @@ pub const UVICORN: Family = Family {
         let mut command = stage.program(PROGRAM)?;
         command.args(["--lifespan=off", "--log-level=error", "--host=127.0.0.1"]);
         command.arg(format!("--port={}", addr.port())).arg("--app-dir=.").arg("app:app");
-        let programs = vec![stage.tcp(&mut command, addr)?];
-        let watched = vec![addr.to_string()];
-        Ok(Started { target: Target::Tcp(addr), watched, fault: stage.by_files(), programs })
+        let program = stage.tcp(&mut command, addr)?;
+        Ok(Started::at(addr, stage.by_files(), program))
     },
     scenes: || [usual(CLOSED), dependent(), slowed()].concat(),
 };
