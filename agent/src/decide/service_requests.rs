@@ -7,9 +7,9 @@
 //! work. Connections that wait for accept() are, since none of their requests can be seen, and so
 //! are responses that go on, such as downloads.
 //!
-//! Unknown is never zero: UNIX listeners, listeners that passes do not reach or of whose connections
-//! they leave some out, and those that closed
-//! with requests in flight are named in [`RequestsLeft::unseen`], and all are without a recent
+//! Unknown is never zero: UNIX listeners, listeners that passes do not reach or of whose
+//! connections they leave some out, and those that closed with requests in flight are named in
+//! [`RequestsLeft::unseen`], and all are without a recent
 //! pass. Of several requests on one connection (HTTP/2) only the newest is seen. Pure; time is an
 //! argument. Cold start: nothing is known until the first complete pass.
 
