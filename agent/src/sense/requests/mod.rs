@@ -318,7 +318,7 @@ fn tick_ns() -> u64 {
 #[cfg(any(test, fuzzing))]
 pub(super) fn addresses(
     samples: impl Iterator<Item = spillway_ebpf::RequestSample>,
-) -> Vec<std::sync::Arc<str>> {
+) -> Vec<Arc<str>> {
     let mut table = RequestTable::default();
     table.begin(0.0);
     for sample in samples {
