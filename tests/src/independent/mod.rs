@@ -39,7 +39,7 @@ pub use truth::Due;
 pub const SEED: u64 = 20_121_022;
 
 /// Runs of each mechanism in a set, unless another number is asked for.
-pub const RUNS_OF_EACH: usize = 3;
+pub const RUNS_OF_EACH: usize = 4;
 
 /// Way in which memory grows, leaking or not.
 #[derive(Clone, Copy)]

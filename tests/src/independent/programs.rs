@@ -221,7 +221,7 @@ impl Kind {
         let libraries = MIB * rng.log_range(3.0, 90.0);
         let program = program.with(Sort::File, 0.0, steady(rng, libraries, 0.002));
         let boot_secs = rng.log_range(1.0, 60.0);
-        let (rest, flicker) = (bytes, rng.log_range(0.000_2, 0.01));
+        let (rest, flicker) = (bytes, rng.log_range(0.000_02, 0.006));
         let still = {
             let mut grown = boot(1.0, boot_secs);
             let mut steady = steady(rng, rest, flicker);

@@ -7,7 +7,7 @@ use spillway_agent::{engine::HostInfo, sense::Observation};
 use super::{
     Mechanism, mechanisms,
     shapes::HOUR,
-    truth::{Clockwork, Due, Ledger},
+    truth::{Clockwork, Due},
     world::{World, observations},
 };
 use crate::{
@@ -115,6 +115,13 @@ impl Run {
         Ok(Self::new(mechanism, entry.nth, entry.seed))
     }
 
+    /// Makes scans rarer, for tests of what the run contains: programs live on as they would.
+    pub fn every(mut self, secs: f64) -> Self {
+        self.world.interval = self.world.interval.max(secs);
+        self.entry.interval_secs = self.world.interval;
+        self
+    }
+
     /// Host of the run.
     pub fn host(&self) -> HostInfo {
         self.world.info
@@ -150,12 +157,6 @@ impl Run {
     /// True if memory ran out.
     pub fn exhausted(&self) -> bool {
         self.world.exhausted
-    }
-
-    /// Bytes that have leaked, of all that are held by what leaks.
-    pub fn leaked_of_held(&mut self) -> (f64, f64) {
-        let Ledger { leaked, healthy, .. } = self.world.ledger();
-        (leaked, leaked + healthy)
     }
 
     /// Bytes in use on the host that the kernel could not drop.

@@ -58,11 +58,20 @@ pub(super) fn noise(rng: &mut Rng, sd: f64, memory_secs: f64) -> impl FnMut(f64)
     }
 }
 
-/// Memory that stays, with the small movements that nothing real lacks.
+/// Memory that stays, with small movements: an allocator takes and gives in pieces, and between two
+/// of them nothing changes at all, as in most processes most of the time.
 pub(super) fn steady(rng: &mut Rng, bytes: f64, swing_share: f64) -> Shape {
     let memory_secs = rng.log_range(5.0, 600.0);
+    let piece = rng.pick(&[4.0, 132.0, 132.0, 1_024.0, 4_096.0]) * KIB;
     let mut noise = noise(rng, bytes * swing_share, memory_secs);
-    Box::new(move |now| (bytes + noise(now.dt)).max(0.0))
+    let mut held = bytes;
+    Box::new(move |now| {
+        let asked = (bytes + noise(now.dt)).max(0.0);
+        if (asked - held).abs() >= piece {
+            held = asked;
+        }
+        held
+    })
 }
 
 /// Start of a program: libraries, configuration, first connections; most at once, then slower.

@@ -143,6 +143,8 @@ struct Life {
     threads: f64,
     files: f64,
     group: usize,
+    /// Error of the plain counter.
+    blur: f64,
     mem: [f64; 6],
     leaked: f64,
     comm: std::sync::Arc<str>,
@@ -340,6 +342,7 @@ impl World {
             threads: 1.0,
             files: 3.0,
             group,
+            blur: 0.0,
             mem: [0.0; 6],
             leaked: 0.0,
             comm: program.comm.as_str().into(),
@@ -551,7 +554,11 @@ impl World {
         for life in &mut self.living {
             let charge = &self.groups[life.group];
             let [anon, inherited, file, shmem, common, swap] = life.mem;
-            let blur = self.sees.blur * 4_096.0 * (2.0 * self.rng.unit() - 1.0);
+            // Counters kept per CPU are off by what their slots hold: it changes as tasks move.
+            if self.rng.chance(0.03) {
+                life.blur = self.sees.blur * 4_096.0 * (2.0 * self.rng.unit() - 1.0);
+            }
+            let blur = life.blur;
             seen.push(Sight::Process(
                 t,
                 SeenProcess {

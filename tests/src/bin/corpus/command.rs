@@ -109,7 +109,7 @@ pub(crate) struct Choice {
     /// quoted on]
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// Number of runs of the independent part [default: three of each mechanism]
+    /// Number of runs of the independent part [default: four of each mechanism]
     #[arg(long)]
     pub(crate) runs: Option<usize>,
 }

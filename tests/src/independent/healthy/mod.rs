@@ -50,6 +50,6 @@ fn service(rng: &mut Rng, born: f64) -> Program {
 
 /// Scene with as many neighbours as its length allows: long runs are expensive.
 fn scene(rng: &mut Rng, program: Program, secs: f64) -> Scene {
-    let count = if secs > 4.0 * HOUR { 2 } else { 4 + rng.below(10) };
+    let count = if secs > 4.0 * HOUR { 6 } else { 4 + rng.below(10) };
     Scene::healthy(program, secs).and(neighbours(rng, count))
 }

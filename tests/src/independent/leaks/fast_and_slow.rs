@@ -68,7 +68,7 @@ fn slow_day(rng: &mut Rng) -> Scene {
     let program = daemon(rng, born);
     let pace = rng.pick(&[Pace::Straight, Pace::WithLoad]);
     let scene = Scene::leaking(program.leaks(rng, start, rate, pace), start);
-    Scene { secs: 30.0 * HOUR, interval: Some(2.0), ..scene }.and(neighbours(rng, 2))
+    Scene { secs: 30.0 * HOUR, interval: Some(2.0), ..scene }.and(neighbours(rng, 4))
 }
 
 fn slow_from_birth(rng: &mut Rng) -> Scene {
@@ -76,7 +76,7 @@ fn slow_from_birth(rng: &mut Rng) -> Scene {
     let (rate, start) = (rng.log_range(KIB, 5.0 * KIB), born + rng.range(5.0, 120.0));
     let program = daemon(rng, born);
     let scene = Scene::leaking(program.leaks(rng, start, rate, Pace::Straight), start);
-    Scene { secs: 26.0 * HOUR, interval: Some(2.0), ..scene }.and(neighbours(rng, 2))
+    Scene { secs: 26.0 * HOUR, interval: Some(2.0), ..scene }.and(neighbours(rng, 4))
 }
 
 fn collector_2012(rng: &mut Rng) -> Scene {

@@ -51,7 +51,7 @@ pub(super) const MECHANISMS: &[Mechanism] = &[
 
 fn scene(rng: &mut Rng, program: Program, start: f64, rate: f64, pace: Pace) -> Scene {
     let secs = start + need(&program) / rate;
-    let count = if secs > 4.0 * HOUR { 2 } else { 3 + rng.below(8) };
+    let count = if secs > 4.0 * HOUR { 4 } else { 3 + rng.below(8) };
     Scene::leaking(program.leaks(rng, start, rate, pace), start).and(neighbours(rng, count))
 }
 
