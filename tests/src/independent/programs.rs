@@ -328,18 +328,18 @@ pub(super) fn neighbours(rng: &mut Rng, count: u64) -> Vec<Program> {
                 // Under the load of people, in proportion.
                 0 => {
                     let depth = rng.range(0.1, 0.6);
-                    let bytes = 0.2 * neighbour.bound;
+                    let bytes = 0.18 * neighbour.bound;
                     let load = daily_load(rng, depth);
                     let lag = rng.log_range(10.0, 900.0);
                     neighbour.load(load).anon(2.0 * bytes, with_load(bytes, lag))
                 }
                 // Caches that were filled hours ago, or still fill.
                 1 => {
-                    let (bytes, tau) = (0.4 * neighbour.bound, rng.log_range(600.0, 3.0 * HOUR));
+                    let (bytes, tau) = (0.22 * neighbour.bound, rng.log_range(600.0, 3.0 * HOUR));
                     neighbour.anon(bytes, saturating(bytes, tau))
                 }
                 2 => {
-                    let (bytes, tau) = (0.4 * neighbour.bound, rng.log_range(60.0, HOUR));
+                    let (bytes, tau) = (0.22 * neighbour.bound, rng.log_range(60.0, HOUR));
                     let power = rng.range(0.6, 1.5);
                     neighbour.anon(bytes, heaps(bytes, tau, power))
                 }

@@ -95,6 +95,8 @@ pub(super) struct Scene {
     /// Bytes that the leak may take before it is due, for the size of the host.
     pub(super) room: f64,
     pub(super) needs: Needs,
+    /// True if what leaks is measured against the whole workload.
+    pub(super) size_of_all: bool,
     /// True if no observer can tell this from a leak before it ends.
     pub(super) untellable: bool,
 }
@@ -114,6 +116,7 @@ impl Scene {
             interval: None,
             room: 0.0,
             needs: Needs::default(),
+            size_of_all: false,
             untellable: false,
         }
     }
@@ -189,6 +192,7 @@ pub(super) struct World {
     strangers: Vec<(f64, f64)>,
     sees: Sees,
     uptime: f64,
+    size_of_all: bool,
     next_pid: u32,
     scans: u64,
     handles_at: f64,
@@ -267,6 +271,7 @@ impl World {
             strangers: Vec::new(),
             sees,
             uptime: rng.log_range(MINUTE, 10.0 * DAY) - oldest,
+            size_of_all: scene.size_of_all,
             next_pid: 300 + rng.below(30_000) as u32,
             scans: 0,
             handles_at: rng.range(0.0, HANDLES_SECS),
@@ -482,7 +487,8 @@ impl World {
         let (mut leaked, mut size) = (0.0, 0.0);
         for life in &self.living {
             let [anon, inherited, _, shmem, common, swap] = life.mem;
-            if life.program.parts.iter().any(|part| part.leaks) {
+            let counts = self.size_of_all && self.is_subject(&life.program);
+            if counts || life.program.parts.iter().any(|part| part.leaks) {
                 leaked += life.leaked;
                 size += anon + inherited + shmem + common + swap - life.leaked;
             }

@@ -62,7 +62,9 @@ fn cycles(rng: &mut Rng) -> Scene {
     let (rests, secs) = (rng.log_range(20.0, 3_600.0), rng.range(2.0, 8.0) * HOUR);
     let (mut points, mut at) = (Vec::new(), -6.0 * HOUR + rng.unit() * 3_600.0);
     while at < secs {
-        let size = bytes * rng.range(0.6, 1.0);
+        // The largest was long ago.
+        let share = if points.is_empty() { 1.0 } else { rng.range(0.6, 1.0) };
+        let size = bytes * share;
         let (end, stays) = (at + loads * size / bytes, works * rng.range(0.5, 1.5));
         points.extend([(at, 0.0), (end, size), (end + stays, size), (end + stays + 2.0, 0.0)]);
         at = end + stays + 2.0 + rests * rng.range(0.5, 1.5);

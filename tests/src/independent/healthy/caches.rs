@@ -33,7 +33,7 @@ pub(super) const MECHANISMS: &[Mechanism] = &[
     },
     Mechanism {
         name: "cache-large-slow",
-        why: "an old cache goes on filling, by less than half of its size",
+        why: "an old cache goes on filling, by less than a quarter of its size",
         scene: large_slow,
     },
     Mechanism {
@@ -113,7 +113,7 @@ fn switched_on(rng: &mut Rng) -> Scene {
 fn large_slow(rng: &mut Rng) -> Scene {
     let born = -rng.log_range(HOUR, 30.0 * DAY);
     let program = service(rng, born);
-    let more = (program.bound * rng.range(0.1, 0.4)).max(20.0 * MIB);
+    let more = (program.bound * rng.range(0.05, 0.22)).max(20.0 * MIB);
     let (from, secs) = (rng.range(-HOUR, HOUR), rng.range(0.5, 10.0) * HOUR);
     let program = program.anon(more, script(vec![(from, 0.0), (from + secs, more)]));
     scene(rng, program, (from + secs + HOUR).max(2.0 * HOUR))

@@ -28,7 +28,7 @@ pub(super) const MECHANISMS: &[Mechanism] = &[
     },
     Mechanism {
         name: "python-generation-2",
-        why: "cycles of reference counting are collected every 5 to 40 minutes; under half the size",
+        why: "cycles of reference counting are collected every 5 to 40 minutes; under a quarter of the size",
         scene: generation_2,
     },
     Mechanism {
@@ -47,8 +47,8 @@ fn long_cycles(rng: &mut Rng) -> Scene {
     let secs = rng.log_range(10.0 * MINUTE, 6.0 * HOUR);
     let born = -(2.5 * secs + rng.log_range(HOUR, 30.0 * DAY));
     let program = service_of(rng, Kind::Java, born, 0.2);
-    let (bytes, ragged) = (program.bound * rng.range(0.2, 2.0), rng.range(0.02, 0.2));
-    let keeps = rng.range(0.0, 0.03);
+    let (bytes, ragged) = (program.bound * rng.range(0.2, 1.5), rng.range(0.02, 0.1));
+    let keeps = rng.range(0.0, 0.01);
     let saw = Teeth { bytes, secs, ragged, keeps, phase: None }.shape(rng);
     let program = program.anon(1.5 * bytes, saw);
     let mut scene = scene(rng, program, (1.5 * secs).clamp(2.0 * HOUR, 8.0 * HOUR));
@@ -83,7 +83,7 @@ fn gogc(rng: &mut Rng) -> Scene {
 fn generation_2(rng: &mut Rng) -> Scene {
     let born = -rng.log_range(HOUR, 30.0 * DAY);
     let program = service_of(rng, Kind::Python, born, 0.1);
-    let (bytes, secs) = (program.bound * rng.range(0.1, 0.4), rng.range(5.0, 40.0) * MINUTE);
+    let (bytes, secs) = (program.bound * rng.range(0.05, 0.22), rng.range(5.0, 40.0) * MINUTE);
     let saw = Teeth { bytes, secs, ragged: 0.1, keeps: 0.0, phase: None }.shape(rng);
     let program = program.anon(1.2 * bytes, saw);
     let secs = rng.log_range(2.0, 10.0) * HOUR;

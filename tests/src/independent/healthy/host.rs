@@ -25,7 +25,7 @@ pub(super) const MECHANISMS: &[Mechanism] = &[
     },
     Mechanism {
         name: "huge-pages",
-        why: "khugepaged fills gaps of a sparse heap, 2 MB at a time, by less than half of its size",
+        why: "khugepaged fills gaps of a sparse heap, 2 MB at a time, by less than a quarter of its size",
         scene: huge_pages,
     },
 ];
@@ -63,7 +63,7 @@ fn swap(rng: &mut Rng) -> Scene {
 fn huge_pages(rng: &mut Rng) -> Scene {
     let born = old(rng);
     let program = service(rng, born);
-    let (more, tau) = (program.bound * rng.range(0.05, 0.4), rng.log_range(120.0, 2.0 * HOUR));
+    let (more, tau) = (program.bound * rng.range(0.05, 0.22), rng.log_range(120.0, 2.0 * HOUR));
     let at = rng.range(-0.5, 1.0) * HOUR;
     let grown = Box::new(move |now: &crate::independent::shapes::Now| {
         let huge = 2_097_152.0;

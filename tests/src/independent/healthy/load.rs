@@ -18,7 +18,7 @@ pub(super) const MECHANISMS: &[Mechanism] = &[
     },
     Mechanism {
         name: "day-small",
-        why: "memory follows the load of a day, by less than half of its size",
+        why: "memory follows the load of a day, by less than a quarter of its size",
         scene: day_small,
     },
     Mechanism {
@@ -60,12 +60,12 @@ fn day(rng: &mut Rng) -> Scene {
 
 fn day_small(rng: &mut Rng) -> Scene {
     let secs = rng.range(12.0, 26.0) * HOUR;
-    daily(rng, (0.1, 0.3), (0.3, 0.6), secs)
+    daily(rng, (0.1, 0.25), (0.2, 0.45), secs)
 }
 
 fn week(rng: &mut Rng) -> Scene {
     let secs = rng.range(3.0, 7.0) * DAY;
-    let mut scene = daily(rng, (0.1, 0.3), (0.3, 0.6), secs);
+    let mut scene = daily(rng, (0.1, 0.25), (0.2, 0.45), secs);
     scene.interval = Some(5.0);
     scene
 }

@@ -1,6 +1,7 @@
 //! Healthy runs, at least as many as leaks and as close to them as hosts come.
 //!
-//! Each mechanism says what gives it away: growth below half of its size, an earlier peak, memory that
+//! Each mechanism says what gives it away: growth below a quarter of its size (a leak is due at half of
+//! it), an earlier peak, memory that
 //! was mapped as a whole, connections, a rate that falls, an end before a leak of that rate would be
 //! due. One has none of these and is called untellable.
 
@@ -50,6 +51,6 @@ fn service(rng: &mut Rng, born: f64) -> Program {
 
 /// Scene with as many neighbours as its length allows: long runs are expensive.
 fn scene(rng: &mut Rng, program: Program, secs: f64) -> Scene {
-    let count = if secs > 4.0 * HOUR { 6 } else { 4 + rng.below(10) };
+    let count = if secs > 4.0 * HOUR { 12 } else { 4 + rng.below(10) };
     Scene::healthy(program, secs).and(neighbours(rng, count))
 }

@@ -18,7 +18,7 @@ pub(super) const MECHANISMS: &[Mechanism] = &[
     },
     Mechanism {
         name: "pool-recycled-slowly",
-        why: "the same over hours, by less than half of a worker's size",
+        why: "the same over hours, by less than a quarter of a worker's size",
         scene: recycled_slowly,
     },
     Mechanism {
@@ -68,13 +68,13 @@ fn cycle(rng: &mut Rng, secs: f64, life: f64, share: f64) -> Scene {
 }
 
 fn recycled(rng: &mut Rng) -> Scene {
-    let (life, share) = (rng.log_range(2.0 * MINUTE, 20.0 * MINUTE), rng.range(0.1, 1.2));
+    let (life, share) = (rng.log_range(2.0 * MINUTE, 14.0 * MINUTE), rng.range(0.1, 1.2));
     let secs = rng.range(1.0, 4.0) * HOUR;
     cycle(rng, secs, life, share)
 }
 
 fn recycled_slowly(rng: &mut Rng) -> Scene {
-    let (life, share) = (rng.log_range(20.0 * MINUTE, 4.0 * HOUR), rng.range(0.05, 0.4));
+    let (life, share) = (rng.log_range(14.0 * MINUTE, 4.0 * HOUR), rng.range(0.05, 0.22));
     let secs = rng.range(2.0, 8.0) * HOUR;
     cycle(rng, secs, life, share)
 }

@@ -1,6 +1,6 @@
 //! Restarts: releases that are heavier, releases in a row, and loops that are no leak.
 
-use super::{Mechanism, name, scene};
+use super::{Mechanism, name, scene, service};
 use crate::{
     corpus::rng::Rng,
     independent::{
@@ -20,6 +20,11 @@ pub(super) const MECHANISMS: &[Mechanism] = &[
         name: "releases-in-a-row",
         why: "deployed again and again; each warms up, slower and slower",
         scene: in_a_row,
+    },
+    Mechanism {
+        name: "host-boot",
+        why: "all services of a host start with the agent: libraries, connections, caches, pools",
+        scene: host_boot,
     },
     Mechanism {
         name: "crash-loop-by-itself",
@@ -76,6 +81,21 @@ fn in_a_row(rng: &mut Rng) -> Scene {
     let mut scene = scene(rng, first, secs).and(rest);
     scene.room = 1.5 * (bytes + cache);
     scene
+}
+
+fn host_boot(rng: &mut Rng) -> Scene {
+    let mut services: Vec<Program> = (0..5 + rng.below(12))
+        .map(|_| {
+            let born = rng.range(0.5, 120.0);
+            let service = service(rng, born);
+            let (share, tau) = (rng.range(0.1, 2.0), rng.log_range(10.0, 400.0));
+            let (cache, power) = (share * service.bound, rng.range(0.6, 2.0));
+            service.anon(cache, heaps(cache, tau, power))
+        })
+        .collect();
+    let first = services.remove(0);
+    let secs = rng.range(1.0, 10.0) * HOUR;
+    Scene::healthy(first, secs).and(services)
 }
 
 fn crash_loop(rng: &mut Rng) -> Scene {

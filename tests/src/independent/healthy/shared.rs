@@ -18,7 +18,7 @@ pub(super) const MECHANISMS: &[Mechanism] = &[
     },
     Mechanism {
         name: "tmpfs-rotated",
-        why: "logs in memory grow and are rotated, by less than half of the cgroup",
+        why: "logs in memory grow and are rotated, by less than a quarter of the cgroup",
         scene: rotated,
     },
     Mechanism {
@@ -65,7 +65,7 @@ fn segments(rng: &mut Rng) -> Scene {
 
 fn rotated(rng: &mut Rng) -> Scene {
     let (program, bytes) = holder(rng);
-    let (size, secs) = (bytes * rng.range(0.1, 0.4), rng.log_range(600.0, 4.0 * HOUR));
+    let (size, secs) = (bytes * rng.range(0.05, 0.22), rng.log_range(600.0, 4.0 * HOUR));
     let saw = Teeth { bytes: size, secs, ragged: 0.05, keeps: 0.0, phase: None }.shape(rng);
     let group = Group { files: Some(saw), ..Group::new(&program.cgroup) };
     let limited = rng.chance(0.6);

@@ -45,7 +45,7 @@ pub(super) const MECHANISMS: &[Mechanism] = &[
 const SPAN: (f64, f64) = (15.0 * MINUTE, 20.0 * HOUR);
 
 fn neighbourhood(rng: &mut Rng, secs: f64) -> Vec<Program> {
-    let count = if secs > 4.0 * HOUR { 4 } else { 3 + rng.below(8) };
+    let count = if secs > 4.0 * HOUR { 7 } else { 3 + rng.below(8) };
     neighbours(rng, count)
 }
 

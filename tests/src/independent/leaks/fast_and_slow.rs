@@ -24,7 +24,7 @@ pub(super) const MECHANISMS: &[Mechanism] = &[
     },
     Mechanism {
         name: "slow-from-birth",
-        why: "1 to 5 KB a second from birth: found within a day",
+        why: "half a KB to 5 KB a second from birth: found within a day",
         scene: slow_from_birth,
     },
     Mechanism {
@@ -51,10 +51,13 @@ fn fast(rng: &mut Rng) -> Scene {
     Scene { room: scene.room + 150.0 * rate, ..scene }
 }
 
+/// A day's leak is a third of the size at least: nobody can ask for less of it to be seen.
+const A_DAY: f64 = 3.0 * DAY;
+
 /// Quiet daemon of any age. What moves by more than the leak takes in hours would hide it from
 /// everybody.
-fn daemon(rng: &mut Rng, born: f64) -> Program {
-    let (name, bytes) = (name(rng), MIB * rng.log_range(6.0, 250.0));
+fn daemon(rng: &mut Rng, born: f64, most: f64) -> Program {
+    let (name, bytes) = (name(rng), (MIB * rng.log_range(6.0, 250.0)).min(most));
     let (group, kind) = (cgroup(rng, name), rng.pick(&[Kind::C, Kind::Python, Kind::Go]));
     let comm = kind.comm(rng);
     let program = Program::new(rng, comm, &group, born);
@@ -65,18 +68,18 @@ fn daemon(rng: &mut Rng, born: f64) -> Program {
 fn slow_day(rng: &mut Rng) -> Scene {
     let (born, start) = (old(rng), rng.range(0.05, 4.0) * HOUR);
     let rate = rng.range(60.0, 110.0) * MIB / DAY;
-    let program = daemon(rng, born);
+    let program = daemon(rng, born, A_DAY * rate);
     let pace = rng.pick(&[Pace::Straight, Pace::WithLoad]);
     let scene = Scene::leaking(program.leaks(rng, start, rate, pace), start);
-    Scene { secs: 30.0 * HOUR, interval: Some(2.0), ..scene }.and(neighbours(rng, 4))
+    Scene { secs: 30.0 * HOUR, interval: Some(2.0), ..scene }.and(neighbours(rng, 6))
 }
 
 fn slow_from_birth(rng: &mut Rng) -> Scene {
     let born = rng.log_range(30.0, HOUR);
-    let (rate, start) = (rng.log_range(KIB, 5.0 * KIB), born + rng.range(5.0, 120.0));
-    let program = daemon(rng, born);
+    let (rate, start) = (rng.log_range(0.5 * KIB, 5.0 * KIB), born + rng.range(5.0, 120.0));
+    let program = daemon(rng, born, A_DAY * rate);
     let scene = Scene::leaking(program.leaks(rng, start, rate, Pace::Straight), start);
-    Scene { secs: 26.0 * HOUR, interval: Some(2.0), ..scene }.and(neighbours(rng, 4))
+    Scene { secs: 26.0 * HOUR, interval: Some(2.0), ..scene }.and(neighbours(rng, 6))
 }
 
 fn collector_2012(rng: &mut Rng) -> Scene {
@@ -100,7 +103,7 @@ fn collector_2012(rng: &mut Rng) -> Scene {
 
 fn small_beside_large(rng: &mut Rng) -> Scene {
     let (born, start) = (old(rng), rng.log_range(2.0 * MINUTE, 3.0 * HOUR));
-    let program = daemon(rng, born);
+    let program = daemon(rng, born, f64::INFINITY);
     let rate = rate(rng, &program, (2.0 * KIB, 200.0 * KIB), (10.0 * MINUTE, 12.0 * HOUR));
     let bytes = 100.0 * program.bound;
     let (age, swing) = (old(rng), rng.range(0.05, 0.5));

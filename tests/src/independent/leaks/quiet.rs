@@ -51,7 +51,7 @@ pub(super) const MECHANISMS: &[Mechanism] = &[
 
 fn scene(rng: &mut Rng, program: Program, start: f64, rate: f64, pace: Pace) -> Scene {
     let secs = start + need(&program) / rate;
-    let count = if secs > 4.0 * HOUR { 4 } else { 3 + rng.below(8) };
+    let count = if secs > 4.0 * HOUR { 7 } else { 3 + rng.below(8) };
     Scene::leaking(program.leaks(rng, start, rate, pace), start).and(neighbours(rng, count))
 }
 
@@ -87,7 +87,9 @@ fn stairs(rng: &mut Rng) -> Scene {
     let (born, start) = (old(rng), rng.log_range(3.0 * MINUTE, 4.0 * HOUR));
     let kind = rng.pick(&[Kind::C, Kind::Python, Kind::Node, Kind::Ruby, Kind::Go, Kind::Cpp]);
     let program = service_of(rng, kind, born, 0.2);
-    let (step, every) = (rng.range(8.0, 48.0) * MIB, rng.range(2.0, 10.0) * MINUTE);
+    // Four steps at least, or nobody could call it a staircase.
+    let step = (rng.range(8.0, 48.0) * MIB).min(0.25 * need(&program));
+    let every = rng.range(2.0, 10.0) * MINUTE;
     scene(rng, program, start, step / every, Pace::Stairs(step))
 }
 

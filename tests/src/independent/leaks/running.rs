@@ -45,7 +45,7 @@ fn leaking(rng: &mut Rng, program: Program, rate: f64, pace: Pace) -> Scene {
     let longest = (3.0 * need(&program) / rate).min(-program.born);
     let start = -rng.log_range(5.0 * MINUTE, longest.max(6.0 * MINUTE)).min(-program.born);
     let secs = need(&program) / rate;
-    let count = if secs > 4.0 * HOUR { 4 } else { 3 + rng.below(8) };
+    let count = if secs > 4.0 * HOUR { 7 } else { 3 + rng.below(8) };
     let room = 2.0 * (-start * rate);
     let scene = Scene::leaking(program.leaks(rng, start, rate, pace), start);
     let room = scene.room + room;
@@ -102,7 +102,7 @@ fn loaded(rng: &mut Rng) -> Scene {
 fn stairs(rng: &mut Rng) -> Scene {
     let born = old(rng);
     let program = service(rng, born);
-    let step = rng.range(8.0, 48.0) * MIB;
+    let step = (rng.range(8.0, 48.0) * MIB).min(0.25 * need(&program));
     let every = rng.range(2.0, 10.0) * MINUTE;
     leaking(rng, program, step / every, Pace::Stairs(step))
 }

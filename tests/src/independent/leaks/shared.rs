@@ -6,7 +6,7 @@ use crate::{
     corpus::{manifest::Subject, rng::Rng},
     independent::{
         programs::{Program, Sort, cgroup, neighbours, old},
-        shapes::{HOUR, KIB, MIB, MINUTE, Pace, leak, steady},
+        shapes::{HOUR, KIB, MIB, MINUTE, Pace, boot, leak, steady},
         world::{Group, Needs, Scene},
     },
 };
@@ -28,6 +28,11 @@ pub(super) const MECHANISMS: &[Mechanism] = &[
         scene: files_free,
     },
     Mechanism {
+        name: "shared-processes",
+        why: "a helper process is left behind every few seconds to minutes; each is small and flat",
+        scene: processes,
+    },
+    Mechanism {
         name: "shared-kernel",
         why: "sockets, dentries or page tables pile up in a cgroup until its limit is near",
         scene: kernel,
@@ -40,7 +45,34 @@ fn mapping(rng: &mut Rng) -> Scene {
     let rate = rate(rng, &program, (2.0 * KIB, 20.0 * MIB), (3.0 * MINUTE, 10.0 * HOUR));
     let pace = rng.pick(&[Pace::Straight, Pace::WithLoad]);
     let program = program.leaks_as(rng, Sort::Shmem, start, rate, pace);
-    Scene::leaking(program, start).and(neighbours(rng, 4))
+    Scene::leaking(program, start).and(neighbours(rng, 6))
+}
+
+/// Children that nobody waits for or ends: a browser, a converter, a shell with a pipe that hangs.
+fn processes(rng: &mut Rng) -> Scene {
+    let (born, start) = (old(rng), rng.log_range(3.0 * MINUTE, 2.0 * HOUR));
+    let name = name(rng);
+    let path = cgroup(rng, name);
+    let bytes = MIB * rng.log_range(20.0, 300.0);
+    let program = Program::new(rng, name, &path, born);
+    let part = steady(rng, bytes, 0.002);
+    let program = program.anon(bytes, part);
+    let each = MIB * rng.log_range(1.0, 10.0);
+    let rate = rate(rng, &program, (2.0 * KIB, MIB), (10.0 * MINUTE, 5.0 * HOUR));
+    let rate = rate.min(each / 2.0);
+    let (mut left, mut at) = (Vec::new(), start);
+    while (left.len() as f64) * each < 2.0 * need(&program) {
+        let mut child = Program::new(rng, "converter", &path, at);
+        let (size, takes) = (each * rng.range(0.7, 1.3), rng.range(0.1, 3.0));
+        child = child.anon(0.0, boot(size, takes));
+        child.parts.iter_mut().for_each(|part| part.leaks = true);
+        left.push(child);
+        at += each / rate * (0.3 + 0.7 * rng.exponential());
+    }
+    let mut scene = Scene::leaking(program, start).and(left).and(neighbours(rng, 4));
+    scene.subject = Subject { cgroup: path, comm: String::new() };
+    scene.size_of_all = true;
+    scene
 }
 
 /// Cgroup that leaks beside its processes: two small ones, as in a container with a helper.

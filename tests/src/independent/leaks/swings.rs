@@ -39,7 +39,7 @@ pub(super) const MECHANISMS: &[Mechanism] = &[
 ];
 
 fn scene(rng: &mut Rng, program: Program, start: f64, secs: f64) -> Scene {
-    let count = if start + secs > 4.0 * HOUR { 4 } else { 3 + rng.below(8) };
+    let count = if start + secs > 4.0 * HOUR { 7 } else { 3 + rng.below(8) };
     Scene::leaking(program, start).and(neighbours(rng, count))
 }
 
