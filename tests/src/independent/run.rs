@@ -8,7 +8,7 @@ use super::{
     Mechanism, mechanisms,
     shapes::HOUR,
     truth::{Clockwork, Due},
-    world::{World, observations},
+    world::{Scene, World, observations},
 };
 use crate::{
     corpus::{
@@ -68,33 +68,39 @@ pub fn set(seed: u64, runs: usize) -> Vec<Entry> {
     (0..runs)
         .map(|place| {
             let (mechanism, _) = order[place % order.len()];
-            Run::new(mechanism, place / order.len(), seed).entry
+            draft(mechanism, place / order.len(), seed).2
         })
         .collect()
+}
+
+/// Scene of a run and its entry, before its host is simulated.
+fn draft(mechanism: &Mechanism, nth: usize, seed: u64) -> (Rng, Scene, Entry) {
+    let mut rng = Rng::new(&format!("independent/{}/{nth}", mechanism.name), seed);
+    let mut scene = (mechanism.scene)(&mut rng);
+    let interval_secs = scene.interval.unwrap_or_else(|| rng.pick(&[1.0, 1.0, 2.0]));
+    scene.interval = Some(interval_secs);
+    let entry = Entry {
+        run: format!("{}/{nth}", mechanism.name),
+        mechanism: mechanism.name.to_owned(),
+        nth,
+        seed,
+        label: if scene.leak_start.is_some() { Label::Leak } else { Label::Healthy },
+        subject: scene.subject.clone(),
+        leak_start_secs: scene.leak_start,
+        untellable: scene.untellable,
+        interval_secs,
+        secs: scene.secs,
+        why: mechanism.why.to_owned(),
+    };
+    (rng, scene, entry)
 }
 
 impl Run {
     /// Run of a mechanism; always the same.
     pub fn new(mechanism: &Mechanism, nth: usize, seed: u64) -> Self {
-        let mut rng = Rng::new(&format!("independent/{}/{nth}", mechanism.name), seed);
-        let scene = (mechanism.scene)(&mut rng);
+        let (mut rng, scene, entry) = draft(mechanism, nth, seed);
         let clock = scene.leak_start.map(|start| Clockwork::new(start, scene.loops));
-        let mut entry = Entry {
-            run: format!("{}/{nth}", mechanism.name),
-            mechanism: mechanism.name.to_owned(),
-            nth,
-            seed,
-            label: if clock.is_some() { Label::Leak } else { Label::Healthy },
-            subject: scene.subject.clone(),
-            leak_start_secs: scene.leak_start,
-            untellable: scene.untellable,
-            interval_secs: 0.0,
-            secs: scene.secs,
-            why: mechanism.why.to_owned(),
-        };
-        let world = World::new(&mut rng, scene);
-        entry.interval_secs = world.interval;
-        Self { entry, world, clock, over: false }
+        Self { entry, world: World::new(&mut rng, scene), clock, over: false }
     }
 
     /// Run of an entry.

@@ -28,7 +28,7 @@ const HANDLES_SECS: f64 = 10.0;
 
 /// Longest time before the agent's start that is simulated, and the steps it takes.
 const BEFORE_SECS: f64 = 3.0 * DAY;
-const BEFORE_STEPS: u32 = 1_500;
+const BEFORE_STEPS: u32 = 600;
 
 /// Time in which a cgroup's page cache piles up.
 const CACHE_SECS: f64 = 2_400.0;
@@ -90,7 +90,7 @@ pub(super) struct Scene {
     pub(super) rebirth: Option<Rebirth>,
     /// Length of a healthy run, and the longest of a leaking one.
     pub(super) secs: f64,
-    /// Seconds between scans; at random if `None`.
+    /// Seconds between scans; every one or two at random if `None`.
     pub(super) interval: Option<f64>,
     /// Bytes that the leak may take before it is due, for the size of the host.
     pub(super) room: f64,
@@ -218,7 +218,6 @@ impl World {
         let wanted = scene.programs.iter().map(|program| program.bound).sum::<f64>()
             + scene.room
             + scene.groups.iter().map(|group| group.cache.min(GIB)).sum::<f64>();
-        let interval = scene.interval.unwrap_or_else(|| rng.pick(&[1.0, 1.0, 2.0]));
         let least = 1.35 * wanted + 0.4 * GIB;
         let fitting: Vec<f64> =
             HOST_GIB.iter().map(|gib| gib * GIB).filter(|bytes| *bytes >= least).collect();
@@ -258,7 +257,7 @@ impl World {
                 mem_total_bytes: total as u64,
                 cpus: rng.pick(&[2, 4, 8, 16, 32, 64]),
             },
-            interval,
+            interval: scene.interval.unwrap_or(1.0),
             t: 0.0,
             waiting,
             living: Vec::new(),

@@ -17,14 +17,10 @@ use spillway_tests::{
 const MIB: f64 = 1_048_576.0;
 const DAY: f64 = 86_400.0;
 
-/// Seeds other than the one that figures are quoted on.
-const SEEDS: [u64; 2] = [SEED + 1, SEED + 2];
-
+/// One run of each mechanism, by another seed than the one that figures are quoted on.
 fn each_run(every: f64, mut check: impl FnMut(Run)) {
     for (mechanism, _) in mechanisms() {
-        for seed in SEEDS {
-            check(Run::new(mechanism, 0, seed).every(every));
-        }
+        check(Run::new(mechanism, 0, SEED + 1).every(every));
     }
 }
 
@@ -41,9 +37,10 @@ fn bytes(run: Run, take: usize) -> Vec<u8> {
 fn same_seed_gives_the_same_bytes() {
     for (mechanism, _) in mechanisms() {
         let of = |nth, seed| bytes(Run::new(mechanism, nth, seed), 600);
-        assert!(of(0, 1) == of(0, 1), "{}", mechanism.name);
-        assert!(of(0, 1) != of(0, 2), "{}: seeds", mechanism.name);
-        assert!(of(0, 1) != of(1, 1), "{}: numbers", mechanism.name);
+        let first = of(0, 1);
+        assert!(first == of(0, 1), "{}", mechanism.name);
+        assert!(first != of(0, 2), "{}: seeds", mechanism.name);
+        assert!(first != of(1, 1), "{}: numbers", mechanism.name);
     }
 }
 
@@ -132,7 +129,7 @@ fn leaks_have_taken_what_makes_them_due() {
             "{name}: seen to grow by {grown:.0}, leaked {taken_bytes:.0} bytes"
         );
     });
-    assert!(capped < 12, "{capped} leaks are due by the clock alone");
+    assert!(capped < 8, "{capped} leaks are due by the clock alone");
 }
 
 #[test]
@@ -171,12 +168,12 @@ fn crash_loops_are_due_when_the_third_life_ends() {
         assert!(ends.iter().all(|end| end.2 > 0.85), "{name}: killed far from its limit: {ends:?}");
         seen_any += 1;
     });
-    assert_eq!(seen_any, 8);
+    assert_eq!(seen_any, 4);
 }
 
 #[test]
 fn hosts_add_up() {
-    each_run(20.0, |mut run| {
+    each_run(30.0, |mut run| {
         let (name, total) = (run.entry.run.clone(), run.host().mem_total_bytes as f64);
         let is_healthy = run.entry.label == Label::Healthy;
         // Shared and inherited memory is counted with each process that maps it.
@@ -216,7 +213,7 @@ fn hosts_add_up() {
 
 #[test]
 fn healthy_runs_lose_nothing_to_limits() {
-    each_run(20.0, |mut run| {
+    each_run(30.0, |mut run| {
         if run.entry.label == Label::Leak {
             return;
         }
@@ -236,7 +233,7 @@ fn healthy_runs_lose_nothing_to_limits() {
 #[test]
 fn small_growth_is_below_half_of_the_size() {
     let small = ["cache-large-slow", "huge-pages", "day-small", "python-generation-2"];
-    each_run(20.0, |mut run| {
+    each_run(30.0, |mut run| {
         if !small.contains(&&*run.entry.mechanism) {
             return;
         }
