@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use spillway_agent::sense::{
-    Fact, HostFact, Observation, ProcessFact, ProcessId, ProcessResourcesFact,
+    CgroupFact, Fact, HostFact, Observation, ProcessFact, ProcessId, ProcessResourcesFact,
 };
 
 /// One thing seen, and when.
@@ -94,8 +94,8 @@ impl Sight {
         *t
     }
 
-    /// Observation with this content; `None` if the trace format has no field for it yet.
-    pub fn observation(&self) -> Option<Observation> {
+    /// Observation with this content.
+    pub fn observation(&self) -> Observation {
         let fact = match self {
             Self::Exec(_, id) => Fact::Exec(*id),
             Self::Exit(_, id) => Fact::Exit(*id),
@@ -116,6 +116,7 @@ impl Sight {
                 memory_charged_bytes: seen.charged_bytes,
                 faulted_bytes_total: seen.faulted_bytes,
                 mapped_bytes: seen.mapped_bytes,
+                peak_rss_bytes: seen.peak_rss_bytes,
             }),
             Self::Handles(_, id, fds, threads) => Fact::Handles(ProcessResourcesFact {
                 id: *id,
@@ -124,8 +125,16 @@ impl Sight {
                 threads: *threads,
                 close_wait: None,
             }),
-            Self::Cgroup(..) => return None,
+            Self::Cgroup(_, seen) => Fact::Cgroup(CgroupFact {
+                cgroup: seen.cgroup.clone(),
+                current_bytes: Some(seen.current_bytes),
+                anon_bytes: Some(seen.anon_bytes),
+                shmem_bytes: Some(seen.shmem_bytes),
+                kernel_bytes: Some(seen.kernel_bytes),
+                max_bytes: seen.max_bytes,
+                oom_kills_total: Some(seen.oom_kills_total),
+            }),
         };
-        Some(Observation { t: self.t(), fact })
+        Observation { t: self.t(), fact }
     }
 }

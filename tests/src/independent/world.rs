@@ -623,5 +623,5 @@ fn page(bytes: f64) -> u64 {
 
 /// Observations of a scan, as the agent's types carry them.
 pub(super) fn observations(seen: &[Sight]) -> impl Iterator<Item = Observation> + '_ {
-    seen.iter().filter_map(Sight::observation)
+    seen.iter().map(Sight::observation)
 }
