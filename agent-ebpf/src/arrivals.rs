@@ -27,7 +27,7 @@ use spillway_ebpf::{ABSENT, LISTENERS_MAX, Loss};
 
 use crate::{
     atomic::add_u64,
-    kernel_read::{Helper, Reading, Typed, count, offset, read_or_zero},
+    kernel_read::{Helper, Members, OneByOne, Reading as _, Typed, count, offset, read_or_zero},
     sock::AF_INET6,
 };
 
@@ -44,7 +44,7 @@ const PORTS_MAX: usize = 1 << 16;
 /// Address of a listener. The network namespace is identified by its kernel address, which takes
 /// one read less than its number.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(crate) net: u64,
     pub(crate) addr: [u32; 4],
@@ -75,18 +75,21 @@ pub(crate) fn address_of_listener(sock: *const c_void) -> Option<Address> {
     // `skc_num` has the same port, but is already zero when a listener closes whose port the kernel
     // had chosen.
     let port = Helper::read(sock, offset!(inet_sport))?;
-    address::<Helper>(sock, u16::from_be(port))
+    address(&OneByOne::<Helper>::of(sock), u16::from_be(port))
 }
 
 #[inline(always)]
-fn address<R: Reading>(sock: *const c_void, port: u16) -> Option<Address> {
-    let net = R::pointer(sock, offset!(sock_net))? as u64;
-    let family = R::read(sock, offset!(sock_family))?;
+fn address(sock: &impl Members, port: u16) -> Option<Address> {
+    let net = sock.read::<*const c_void>(offset!(sock_net))? as u64;
+    if net == 0 {
+        return None;
+    }
+    let family = sock.read(offset!(sock_family))?;
     let mut addr = [0; 4];
     if family == AF_INET6 {
-        addr = R::read(sock, offset!(sock_v6_rcv_saddr))?;
+        addr = sock.read(offset!(sock_v6_rcv_saddr))?;
     } else {
-        addr[0] = R::read(sock, offset!(sock_rcv_saddr))?;
+        addr[0] = sock.read(offset!(sock_rcv_saddr))?;
     }
     Some(Address { net, addr, family, port, reserved: 0 })
 }
@@ -164,7 +167,7 @@ pub(crate) fn established(child: *const c_void) {
 /// addresses.
 #[inline(always)]
 fn counted_for(child: *const c_void, port: u16) -> Option<*mut Arrivals> {
-    let mut address = address::<Typed>(child, port)?;
+    let mut address = address(&OneByOne::<Typed>::of(child), port)?;
     if let Some(arrivals) = ARRIVALS.get_ptr_mut(address) {
         return Some(arrivals);
     }
@@ -180,19 +183,25 @@ fn index(port: &u16) -> usize {
     usize::from(unsafe { ptr::read_volatile(port) })
 }
 
-/// Returns the address of the listener that a connection came to; `None` if none is known there.
+/// Returns the own address of a connection; `None` if nothing listens at its port.
 #[inline(always)]
-pub(crate) fn listener_of<R: Reading>(connection: *const c_void) -> Option<Address> {
+pub(crate) fn address_of_connection(connection: &impl Members) -> Option<Address> {
     // The first line of the cache has `skc_num`; it is zero in a connection that was reset.
-    let mut port = R::read::<u16>(connection, offset!(sock_num))?;
+    let mut port = connection.read::<u16>(offset!(sock_num))?;
     if port == 0 {
-        port = u16::from_be(R::read(connection, offset!(inet_sport))?);
+        port = u16::from_be(connection.read(offset!(inet_sport))?);
     }
     // SAFETY: as in `opened`.
     if unsafe { (*PORTS.get_ptr(0)?)[index(&port)] } == 0 {
         return None;
     }
-    let mut address = address::<R>(connection, port)?;
+    address(connection, port)
+}
+
+/// Returns the address of the listener that connections at this address came to; `None` if none is
+/// known there.
+#[inline(always)]
+pub(crate) fn listener_at(mut address: Address) -> Option<Address> {
     if ARRIVALS.get_ptr(address).is_none() {
         address.addr = [0; 4];
         ARRIVALS.get_ptr(address)?;

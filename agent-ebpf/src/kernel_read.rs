@@ -2,7 +2,7 @@
 //!
 //! There are two ways to read, see [`Reading`].
 
-use core::{ffi::c_void, mem::MaybeUninit, ptr};
+use core::{ffi::c_void, marker::PhantomData, mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
     helpers::generated::{bpf_get_current_pid_tgid, bpf_probe_read_kernel, bpf_seq_write},
@@ -83,6 +83,62 @@ impl Reading for Helper {
         // SAFETY: status 0 means that all bytes were written; every T used here is valid for any
         // bytes.
         (status == 0).then(|| unsafe { value.assume_init() })
+    }
+}
+
+/// Members of one struct, whichever way they are read.
+pub(crate) trait Members {
+    /// Reads a member as [`Reading`] does.
+    fn read<T: Copy>(&self, offset: usize) -> Option<T>;
+}
+
+/// Members that are read one by one.
+pub(crate) struct OneByOne<R>(*const c_void, PhantomData<R>);
+
+impl<R> OneByOne<R> {
+    #[inline(always)]
+    pub(crate) fn of(pointer: *const c_void) -> Self {
+        Self(pointer, PhantomData)
+    }
+}
+
+impl<R: Reading> Members for OneByOne<R> {
+    #[inline(always)]
+    fn read<T: Copy>(&self, offset: usize) -> Option<T> {
+        R::read(self.0, offset)
+    }
+}
+
+/// Copy of `LEN` bytes of a struct, in a map. The verifier knows the offsets, and removes the
+/// comparisons: a member in the copy costs one instruction.
+#[repr(C, align(8))]
+pub(crate) struct Window<const LEN: usize>([u8; LEN]);
+
+impl<const LEN: usize> Window<LEN> {
+    /// Copies the struct's bytes from those at `offset` on, with one call of the helper.
+    #[inline(always)]
+    pub(crate) fn fill(&mut self, pointer: *const c_void, offset: usize) -> Option<()> {
+        // SAFETY: the helper writes exactly `LEN` bytes to the copy or fails, and never faults on
+        // a bad address.
+        let status = unsafe {
+            bpf_probe_read_kernel(
+                (&raw mut self.0).cast(),
+                LEN as u32,
+                pointer.wrapping_byte_add(offset),
+            )
+        };
+        (status == 0).then_some(())
+    }
+
+    /// Returns the member at `offset` if it is in the copy, which begins at `start`.
+    #[inline(always)]
+    pub(crate) fn get<T: Copy>(&self, start: usize, offset: usize) -> Option<T> {
+        if offset < start || offset + size_of::<T>() > start + LEN {
+            return None;
+        }
+        let place = (&raw const self.0).wrapping_byte_add(offset - start);
+        // SAFETY: it is within the bytes, and every T used here is valid for any bytes.
+        Some(unsafe { ptr::read_unaligned(place.cast::<T>()) })
     }
 }
 

@@ -302,6 +302,12 @@ pub struct NewConnection {
     pub sock: u64,
     /// Owner of the connection, see [`share_of`].
     pub share: u64,
+    /// Inode of the network namespace.
+    pub netns: u32,
+    /// Port of the listener, host byte order.
+    pub port: u16,
+    /// Always zero.
+    pub reserved: u16,
 }
 
 /// Latest connections of one CPU.
@@ -324,7 +330,7 @@ pub const TCP_NOT_ACCEPTED: u16 = 0;
 pub struct RequestSample {
     /// Address of the socket in the kernel.
     pub sock: u64,
-    /// Owner of the connection, see [`share_of`].
+    /// Owner of the connection, see [`share_of`]; 0 in a visit, since its slot has it.
     pub share: u64,
     /// Address of the listener, each word in network byte order; IPv4 in the first.
     pub addr: [u32; 4],
@@ -802,7 +808,7 @@ plain! {
     SocketSample = 2 * 8 + 4 * 4 + 7 * 4 + 6 * 2,
     RequestSample = 2 * 8 + 4 * 4 + 8 * 4 + 4 * 2 + 2 * 4,
     ConnectionChunk = CHUNK_LEN * 8,
-    NewConnections = 8 + NEW_CONNECTIONS_KEPT * 16,
+    NewConnections = 8 + NEW_CONNECTIONS_KEPT * 24,
     ProgramNameSample = 3 * 4 + PROGRAM_NAME_LEN,
     UnixFoundSample = 2 * 8 + 7 * 4 + UNIX_NAME_LEN,
     UnixSample = 3 * 8 + 4 * 4,

@@ -32,8 +32,11 @@ use spillway_ebpf::{
 };
 
 use crate::{
-    arrivals,
-    kernel_read::{Helper, IterMapElem, IterTaskFile, Reading, Typed, emit, load, offset},
+    arrivals::{self, Address},
+    kernel_read::{
+        Helper, IterMapElem, IterTaskFile, Members, OneByOne, Reading, Typed, Window, emit, load,
+        offset,
+    },
     rounds::Rounds,
     shares::owner_in,
     sock::{is_tcp, socket_of},
@@ -74,7 +77,8 @@ pub extern "C" fn visit_connections(ctx: *mut IterMapElem<u32, ConnectionChunk>)
         let sock = unsafe { ptr::read_volatile(&raw const (*socks).socks[place as usize]) };
         // SAFETY: the entry is there as long as the map; only one pass is made at a time, and it
         // does not leave this CPU.
-        if visit_connection(sock, chunk * CHUNK_LEN as u32 + place as u32) != 0
+        if sock != 0
+            && visit_connection(sock, chunk * CHUNK_LEN as u32 + place as u32) != 0
             && !emit(meta, unsafe { &*visited })
         {
             // The kernel repeats the element.
@@ -84,17 +88,16 @@ pub extern "C" fn visit_connections(ctx: *mut IterMapElem<u32, ConnectionChunk>)
     0
 }
 
-/// Samples the connection of a slot into [`VISITED`]; returns 0 if there is none. `sock` is 0 if
-/// the slot is free.
+/// Samples the connection of a slot into [`VISITED`]; returns 0 if there is none.
 ///
 /// A global function takes no pointers. In return the verifier walks it once: within the loop it
 /// walked 3,000 instructions for each connection of an element.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn visit_connection(sock: u64, slot: u32) -> i32 {
-    let Some(visited) = VISITED.get_ptr_mut(0).filter(|_| sock != 0) else { return 0 };
+    let Some(visited) = VISITED.get_ptr_mut(0) else { return 0 };
     let sock = sock as *const c_void;
-    let Some(mut sample) = sample::<Helper>(sock) else { return 0 };
+    let Some(mut sample) = visit(sock) else { return 0 };
     if Helper::pointer(sock, offset!(sock_socket)).is_none() {
         // No process holds it: it waits for accept(), or its process has closed it.
         if sample.state == TCP_CLOSE {
@@ -142,7 +145,7 @@ pub extern "C" fn list_requests(ctx: *mut IterTaskFile) -> i32 {
     if tcp.is_null() {
         return 0;
     }
-    if let Some(sample) = sample::<Typed>(tcp.cast_const().cast()) {
+    if let Some(sample) = found::<Typed>(tcp.cast_const().cast()) {
         emit(meta, &sample);
     }
     0
@@ -163,50 +166,172 @@ pub extern "C" fn list_requests_by_helper(ctx: *mut IterTaskFile) -> i32 {
     if is_tcp::<Helper>(sock) != Some(true) {
         return 0;
     }
-    if let Some(sample) = sample::<Helper>(sock) {
+    if let Some(sample) = found::<Helper>(sock) {
         emit(meta, &sample);
     }
     0
 }
 
+/// Listener at which connections of one address came.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Listener {
+    address: Address,
+    netns: u32,
+}
+
+/// Listener of the last connection that was visited: the next one is often its neighbour.
+#[repr(C)]
+struct LatestListener {
+    /// Address of the connection.
+    asked: Address,
+    listener: Listener,
+    /// Tick in which it was looked up; another listener may be there in the next.
+    tick: u32,
+}
+
+#[map]
+static LATEST_LISTENER: Array<LatestListener> = Array::with_max_entries(1, 0);
+
+/// Copies of members of a connection that are neighbours: each call of the helper costs as much as
+/// the copy of many bytes. What a kernel has elsewhere is read by itself.
+#[repr(C)]
+struct Copies {
+    /// Addresses, ports and the state, with which a socket begins.
+    head: Window<96>,
+    /// From `copied_seq` on.
+    copied: Window<8>,
+    /// From `rcv_nxt` on.
+    received: Window<16>,
+    /// From `write_seq` on.
+    written: Window<16>,
+}
+
+/// Copies of the connection that is visited: the stack has no room for them.
+#[map]
+static COPIES: Array<Copies> = Array::with_max_entries(1, 0);
+
+/// A connection that is visited.
+struct Visited<'a> {
+    sock: *const c_void,
+    copies: &'a Copies,
+}
+
+impl<'a> Visited<'a> {
+    #[inline(always)]
+    fn read(sock: *const c_void, copies: &'a mut Copies) -> Option<Self> {
+        copies.head.fill(sock, 0)?;
+        // A count that rises is read after the one that it is compared with.
+        copies.copied.fill(sock, offset!(tcp_copied_seq))?;
+        copies.received.fill(sock, offset!(tcp_rcv_nxt))?;
+        copies.written.fill(sock, offset!(tcp_write_seq))?;
+        Some(Self { sock, copies })
+    }
+}
+
+impl Members for Visited<'_> {
+    #[inline(always)]
+    fn read<T: Copy>(&self, offset: usize) -> Option<T> {
+        let Copies { head, copied, received, written } = self.copies;
+        if let Some(member) = head.get(0, offset) {
+            return Some(member);
+        }
+        if let Some(member) = copied.get(offset!(tcp_copied_seq), offset) {
+            return Some(member);
+        }
+        if let Some(member) = received.get(offset!(tcp_rcv_nxt), offset) {
+            return Some(member);
+        }
+        if let Some(member) = written.get(offset!(tcp_write_seq), offset) {
+            return Some(member);
+        }
+        Helper::read(self.sock, offset)
+    }
+}
+
+/// Samples a connection of the map; `None` unless it still is one of a known listener.
+#[inline(always)]
+fn visit(sock: *const c_void) -> Option<RequestSample> {
+    // SAFETY: the entry is there as long as the map, and only one pass is made at a time.
+    let copies = unsafe { &mut *COPIES.get_ptr_mut(0)? };
+    let members = Visited::read(sock, copies)?;
+    let state = state_of(&members)?;
+    let asked = arrivals::address_of_connection(&members)?;
+    let now = tick();
+    let latest = LATEST_LISTENER.get_ptr_mut(0)?;
+    // SAFETY: as above.
+    let latest = unsafe { &mut *latest };
+    if latest.tick != now || latest.asked != asked {
+        let address = arrivals::listener_at(asked)?;
+        let netns = Helper::read(address.net as *const c_void, offset!(net_inum))?;
+        *latest = LatestListener { asked, listener: Listener { address, netns }, tick: now };
+    }
+    // The agent knows the owner from when the connection was noted or found.
+    sample(sock, &members, state, &latest.listener, 0)
+}
+
 /// Samples a TCP socket; `None` unless it is a connection of a known listener.
 #[inline(always)]
-fn sample<R: Reading>(sock: *const c_void) -> Option<RequestSample> {
-    let state = u16::from(R::read::<u8>(sock, offset!(sock_state))?);
-    if state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT && state != TCP_CLOSE {
-        return None;
-    }
-    let listener = arrivals::listener_of::<R>(sock)?;
+fn found<R: Reading>(sock: *const c_void) -> Option<RequestSample> {
+    let members = OneByOne::<R>::of(sock);
+    let state = state_of(&members)?;
+    let address = arrivals::listener_at(arrivals::address_of_connection(&members)?)?;
+    let netns = R::read(R::pointer(sock, offset!(sock_net))?, offset!(net_inum))?;
+    let listener = Listener { address, netns };
+    sample(sock, &members, state, &listener, owner_in::<R>(sock, netns))
+}
+
+/// Returns the state of a socket on which a request may be.
+#[inline(always)]
+fn state_of(sock: &impl Members) -> Option<u16> {
+    let state = u16::from(sock.read::<u8>(offset!(sock_state))?);
+    (state == TCP_ESTABLISHED || state == TCP_CLOSE_WAIT || state == TCP_CLOSE).then_some(state)
+}
+
+/// Returns the low half of the kernel's tick count.
+#[inline(always)]
+fn tick() -> u32 {
+    // SAFETY: a plain helper without arguments.
+    unsafe { bpf_jiffies64() as u32 }
+}
+
+/// Samples the times and the bytes of a connection.
+#[inline(always)]
+fn sample(
+    sock: *const c_void,
+    members: &impl Members,
+    state: u16,
+    listener: &Listener,
+    share: u64,
+) -> Option<RequestSample> {
     // A count that rises is read after the one that it is compared with.
-    let copied: u32 = R::read(sock, offset!(tcp_copied_seq))?;
-    let received_end: u32 = R::read(sock, offset!(tcp_rcv_nxt))?;
-    let received: u32 = R::read(sock, offset!(icsk_received))?;
-    let sent: u32 = R::read(sock, offset!(tcp_sent))?;
+    let copied: u32 = members.read(offset!(tcp_copied_seq))?;
+    let received_end: u32 = members.read(offset!(tcp_rcv_nxt))?;
+    let received: u32 = members.read(offset!(icsk_received))?;
+    let sent: u32 = members.read(offset!(tcp_sent))?;
     let (mut unacked, mut newest) = (0, 0);
     // Only a tie needs them, and each may be in another line of the cache.
     if received == sent {
-        let acked: u32 = R::read(sock, offset!(tcp_snd_una))?;
-        let written: u32 = R::read(sock, offset!(tcp_write_seq))?;
-        let window_from: u32 = R::read(sock, offset!(tcp_snd_wl1))?;
+        let acked: u32 = members.read(offset!(tcp_snd_una))?;
+        let written: u32 = members.read(offset!(tcp_write_seq))?;
+        let window_from: u32 = members.read(offset!(tcp_snd_wl1))?;
         (unacked, newest) = (written.wrapping_sub(acked), received_end.wrapping_sub(window_from));
     }
-    let netns = R::read(R::pointer(sock, offset!(sock_net))?, offset!(net_inum))?;
     Some(RequestSample {
         sock: sock as u64,
-        share: owner_in::<R>(sock, netns),
-        addr: listener.addr,
-        netns,
+        share,
+        addr: listener.address.addr,
+        netns: listener.netns,
         received,
         sent,
-        // SAFETY: a plain helper without arguments.
-        now: unsafe { bpf_jiffies64() } as u32,
+        now: tick(),
         unread: received_end.wrapping_sub(copied),
         unacked,
         newest,
-        received_bytes: R::read::<u64>(sock, offset!(tcp_bytes_received))? as u32,
-        family: listener.family,
-        port: listener.port,
-        peer_port: R::read(sock, offset!(sock_dport))?,
+        received_bytes: members.read::<u64>(offset!(tcp_bytes_received))? as u32,
+        family: listener.address.family,
+        port: listener.address.port,
+        peer_port: members.read(offset!(sock_dport))?,
         state,
         slot: 0,
         reserved: 0,

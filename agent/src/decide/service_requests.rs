@@ -7,8 +7,9 @@
 //! work. Connections that wait for accept() are, since none of their requests can be seen, and so
 //! are responses that go on, such as downloads.
 //!
-//! Unknown is never zero: UNIX listeners, listeners that passes do not reach, and those that closed
-//! with requests in flight are named in [`RequestsLeft::unseen`], and all are without a recent
+//! Unknown is never zero: UNIX listeners, listeners that passes do not reach or of whose
+//! connections they leave some out, and those that closed with requests in flight are named in
+//! [`RequestsLeft::unseen`], and all are without a recent
 //! pass. Of several requests on one connection (HTTP/2) only the newest is seen. Pure; time is an
 //! argument. Cold start: nothing is known until the first complete pass.
 
@@ -206,7 +207,7 @@ impl ServiceRequests {
         let is_seen = is_open
             && !place.1.starts_with(UNIX)
             && pass.is_some_and(|pass| {
-                address.is_reached(place.0, pass)
+                address.is_reached(place, pass)
                     && requests.is_none_or(|requests| requests.t == pass.t)
             });
         if is_seen {
@@ -269,10 +270,16 @@ impl ServiceAddress {
         self.seen_t.is_none_or(|seen_t| scan.t - seen_t <= within_secs)
     }
 
-    /// Returns whether a pass reaches its connections.
-    fn is_reached(&self, netns: u32, pass: &CompletePass) -> bool {
+    /// Returns whether a pass reached all of its connections.
+    fn is_reached(&self, (netns, addr): &ListenerPlace, pass: &CompletePass) -> bool {
+        let port = || addr.rsplit(':').next().and_then(|port| port.parse().ok());
+        if !pass.partial.is_empty()
+            && port().is_none_or(|port| pass.partial.contains(&(*netns, port)))
+        {
+            return false;
+        }
         match &pass.namespaces {
-            Some(namespaces) => namespaces.contains(&netns),
+            Some(namespaces) => namespaces.contains(netns),
             None => self.is_in_map || self.seen_t.is_none(),
         }
     }

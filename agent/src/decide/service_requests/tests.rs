@@ -49,7 +49,7 @@ fn services(patterns: &[&str]) -> Services {
 /// Takes a scan of listeners and a pass over connections at `t`.
 fn scan(tracker: &mut ServiceRequests, t: f64, facts: &[Fact]) {
     facts.iter().for_each(|fact| tracker.observe(t, fact));
-    tracker.note_pass(CompletePass { began: t, t, namespaces: None });
+    tracker.note_pass(CompletePass { began: t, t, ..CompletePass::default() });
 }
 
 fn scanned(facts: &[Fact]) -> ServiceRequests {
@@ -175,7 +175,7 @@ fn pass_in_pieces_counts_from_its_begin() {
     let mut tracker = ServiceRequests::default();
     let facts = [listener("0.0.0.0:80", API, 0), requests("0.0.0.0:80", 9, 3)];
     facts.iter().for_each(|fact| tracker.observe(10.0, fact));
-    tracker.note_pass(CompletePass { began: 9.4, t: 10.0, namespaces: None });
+    tracker.note_pass(CompletePass { began: 9.4, t: 10.0, ..CompletePass::default() });
     let left = left(&tracker, &["api.service"]);
     assert_eq!((left.pass_t, seen(&left)), (Some(9.4), Some((3, 0))));
 }
@@ -223,8 +223,30 @@ fn listener_out_of_reach_of_passes_is_unseen() {
     let mut elsewhere = ServiceRequests::default();
     elsewhere.observe(10.0, &listener("0.0.0.0:80", API, 0));
     elsewhere.observe(10.0, &listener_in(2, "0.0.0.0:80", API, 0));
-    elsewhere.note_pass(CompletePass { began: 10.0, t: 10.0, namespaces: Some(vec![1]) });
+    elsewhere.note_pass(CompletePass {
+        began: 10.0,
+        t: 10.0,
+        namespaces: Some(vec![1]),
+        ..CompletePass::default()
+    });
     assert_eq!(left_of(&elsewhere), [(2, Arc::from("0.0.0.0:80"))], "its namespace is not read");
+}
+
+#[test]
+fn listener_with_connections_left_out_is_unseen() {
+    let mut tracker = ServiceRequests::default();
+    let facts = [
+        listener("0.0.0.0:80", API, 0),
+        requests("0.0.0.0:80", 9, 3),
+        listener("[::]:81", API, 0),
+        listener_in(2, "0.0.0.0:81", API, 0),
+    ];
+    facts.iter().for_each(|fact| tracker.observe(10.0, fact));
+    let partial = Arc::new([(1, 81)].into());
+    tracker.note_pass(CompletePass { began: 10.0, t: 10.0, partial, ..CompletePass::default() });
+    let left = left(&tracker, &["api.service"]);
+    assert_eq!((left.pass_t, left.in_flight), (Some(10.0), 3));
+    assert_eq!(left.unseen, [(1, Arc::from("[::]:81"))], "others' counts hold");
 }
 
 #[test]
@@ -249,7 +271,7 @@ fn table_that_is_full_knows_nothing() {
     for n in 0..=ADDRESSES_MAX {
         tracker.observe(10.0, &listener(&format!("0.0.0.0:{n}"), API, 0));
     }
-    tracker.note_pass(CompletePass { began: 10.0, t: 10.0, namespaces: None });
+    tracker.note_pass(CompletePass { began: 10.0, t: 10.0, ..CompletePass::default() });
     assert_eq!(left(&tracker, &["api.service"]).pass_t, None);
     tracker.observe(10.0 + FORGET_SECS, &listener("0.0.0.0:1", API, 0));
     tracker.observe(

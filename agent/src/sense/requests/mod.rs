@@ -12,12 +12,18 @@
 //! tick: neither a configuration file nor a calibration is needed.
 
 mod connection;
+mod left_out;
 mod pace;
 mod passes;
 mod slots;
 mod table;
 
-use std::{collections::HashSet, io, net::SocketAddr};
+use std::{
+    collections::{BTreeSet, HashSet},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use nix::time::{ClockId, clock_getres};
 use spillway_ebpf::WATCHES_REQUESTS;
@@ -84,12 +90,12 @@ pub struct RequestSensor {
     pace: RequestPace,
     tick_ns: u64,
     cost: PassCost,
-    /// Begin and end of the latest complete pass.
-    complete: Option<(f64, f64)>,
+    /// Latest complete pass, without its namespaces.
+    complete: Option<CompletePass>,
 }
 
-/// Pass that read everything there was to read.
-#[derive(Debug, Clone, PartialEq)]
+/// Pass that read everything there was to read, except at some listeners.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct CompletePass {
     /// Time at which it began.
     pub began: f64,
@@ -98,6 +104,8 @@ pub struct CompletePass {
     /// Network namespaces that it read; `None` if it read the connections of every listener whose
     /// arrivals are counted, wherever it is.
     pub namespaces: Option<Vec<u32>>,
+    /// Network namespaces and ports of listeners some of whose connections it did not read.
+    pub partial: Arc<BTreeSet<(u32, u16)>>,
 }
 
 /// Passes so far, and the processor time that they took.
@@ -201,8 +209,7 @@ impl RequestSensor {
             RequestSource::Bpf(..) => None,
             RequestSource::SockDiag(source) => Some(source.sockets.namespaces().collect()),
         };
-        let (began, t) = self.complete?;
-        Some(CompletePass { began, t, namespaces })
+        Some(CompletePass { namespaces, ..self.complete.clone()? })
     }
 
     /// Passes so far, and what they cost.
@@ -230,10 +237,11 @@ impl RequestSensor {
                 table.begin(now);
                 let read = source.read(now, losses, table);
                 let secs = thread_secs() - before;
-                (Some(EndedPass { began: now, secs, is_complete: read.is_ok() }), read)
+                let partial = read.is_ok().then(BTreeSet::new);
+                (Some(EndedPass { began: now, secs, partial }), read)
             }
         };
-        if let Some(EndedPass { began, secs, is_complete }) = ended {
+        if let Some(EndedPass { began, secs, partial }) = ended {
             let mut is_calm = true;
             let before_end = thread_secs();
             let (connections, left_out) = table.end(|fact| {
@@ -245,8 +253,10 @@ impl RequestSensor {
             }
             self.cost.passes += 1;
             self.pace.rest(began, secs + thread_secs() - before_end, connections, is_calm);
-            if is_complete && left_out == 0 {
-                self.complete = Some((began, now));
+            if let Some((mut partial, not_followed)) = partial.zip(self.table.partial()) {
+                partial.extend(not_followed);
+                let partial = Arc::new(partial);
+                self.complete = Some(CompletePass { began, t: now, namespaces: None, partial });
             }
         }
         let turn_secs = thread_secs() - before;
@@ -308,7 +318,7 @@ fn tick_ns() -> u64 {
 #[cfg(any(test, fuzzing))]
 pub(super) fn addresses(
     samples: impl Iterator<Item = spillway_ebpf::RequestSample>,
-) -> Vec<std::sync::Arc<str>> {
+) -> Vec<Arc<str>> {
     let mut table = RequestTable::default();
     table.begin(0.0);
     for sample in samples {

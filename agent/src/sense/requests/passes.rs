@@ -6,16 +6,22 @@
 //! beside the visits and at a tenth of their cost. The first one comes before the first visit: what
 //! was there before the agent is not news.
 
-use std::{io, time::Duration};
+use std::{collections::BTreeSet, io, time::Duration};
 
 use aya::maps::{Array, MapData, PerCpuArray};
 use nix::time::{ClockId, clock_gettime};
 use spillway_ebpf::{
     ConnectionChunk, NEW_CONNECTIONS_KEPT, NewConnection, NewConnections, RequestSample,
-    TCP_NOT_ACCEPTED,
+    SHARE_OF_ALL, TCP_NOT_ACCEPTED,
 };
 
-use super::{connection::PeerConnection, pace, slots::ConnectionSlots, table::RequestTable};
+use super::{
+    connection::PeerConnection,
+    left_out::{LeftOut, ListenerPort},
+    pace,
+    slots::ConnectionSlots,
+    table::RequestTable,
+};
 use crate::{
     bpf::{AttachContext, IterHandle, OpenPass, SharedStruct, Unavailable},
     sense::{Loss, LossCounters, addr::inet_addr},
@@ -50,9 +56,8 @@ struct Visits {
     noted_totals: Vec<u64>,
     noted_due: f64,
     has_found_once: bool,
-    /// Start of the first pass over open files that may find every connection left out so far;
-    /// `None` if none is.
-    left_out_until: Option<f64>,
+    /// Connections left out since the last pass over open files that found all.
+    left_out: LeftOut,
     find_due: f64,
     find_began: Option<f64>,
     finding_secs: f64,
@@ -64,8 +69,8 @@ pub(super) struct EndedPass {
     pub(super) began: f64,
     /// Processor time that it may rest for.
     pub(super) secs: f64,
-    /// Set if it read every connection that there was.
-    pub(super) is_complete: bool,
+    /// Listeners some of whose connections it did not read; `None` if it failed to read any.
+    pub(super) partial: Option<BTreeSet<ListenerPort>>,
 }
 
 impl Passes {
@@ -79,7 +84,7 @@ impl Passes {
             noted_totals: Vec::new(),
             noted_due: 0.0,
             has_found_once: false,
-            left_out_until: None,
+            left_out: LeftOut::default(),
             find_due: 0.0,
             find_began: None,
             finding_secs: 0.0,
@@ -137,11 +142,14 @@ impl Passes {
         let began = self.began.take().unwrap_or(now);
         let spent_secs = std::mem::take(&mut self.spent_secs);
         let share = if self.has_slots() { 1.0 - 2.0 * pace::SHARE_OF_FINDING } else { 1.0 };
-        let has_all = self.visits.as_ref().is_none_or(|visits| visits.left_out_until.is_none());
+        let partial = match &self.visits {
+            Some(visits) => visits.left_out.partial(),
+            None => Some(BTreeSet::new()),
+        };
         Ok(ended?.map(|is_whole| EndedPass {
             began,
             secs: spent_secs / share,
-            is_complete: is_whole && has_all,
+            partial: partial.filter(|_| is_whole),
         }))
     }
 
@@ -163,20 +171,21 @@ impl Passes {
             }
             table.begin(now);
         }
-        let mut add = |sample: &RequestSample| {
+        let mut add = |sample: &RequestSample, share| {
             let address = inet_addr(sample.family, sample.addr, sample.port);
             let connection = PeerConnection::from_sample(sample, tick_ns);
-            table.add((sample.netns, address), sample.share, &connection)
+            table.add((sample.netns, address), share, &connection)
         };
         let Some(visits) = &mut self.visits else {
             return self.files.go_on(TURN_SECS, losses, |sample| {
-                add(&sample);
+                add(&sample, sample.share);
             });
         };
         let Visits { walk, slots, .. } = &mut **visits;
         let ended = walk.go_on(TURN_SECS, losses, |sample| {
-            slots.saw(sample.slot, sample.sock);
-            if sample.state != TCP_NOT_ACCEPTED && !add(&sample) {
+            // One whose slot was given to another in between is some user's.
+            let share = slots.saw(sample.slot, sample.sock).unwrap_or(SHARE_OF_ALL);
+            if sample.state != TCP_NOT_ACCEPTED && !add(&sample, share) {
                 slots.free(sample.slot);
             }
         })?;
@@ -194,9 +203,7 @@ impl Visits {
             return;
         }
         let start = thread_secs();
-        if !self.take_noted(losses) {
-            self.left_out_until = Some(now);
-        }
+        self.take_noted(now, losses);
         self.noted_due = now + pace::rest_of_finding(thread_secs() - start, table.followed());
     }
 
@@ -214,19 +221,23 @@ impl Visits {
         let start = thread_secs();
         let began = *self.find_began.get_or_insert(now);
         let budget = if self.has_found_once { FINDING_SECS } else { TURN_SECS };
-        let (slots, mut left_out) = (&mut self.slots, false);
+        let (slots, left_out, mut is_left_out) = (&mut self.slots, &mut self.left_out, false);
         let found = files.go_on(budget, losses, |sample| {
-            if !table.follows(sample.sock) {
-                left_out |= !slots.add(NewConnection { sock: sample.sock, share: sample.share });
+            let RequestSample { sock, share, netns, port, .. } = sample;
+            if !table.follows(sock)
+                && let Some(listener) =
+                    slots.add(NewConnection { sock, share, netns, port, reserved: 0 })
+            {
+                left_out.note(listener, now);
+                is_left_out = true;
             }
         });
-        if left_out {
+        if is_left_out {
             losses.count(Loss::RequestsLeftOut);
-            self.left_out_until = Some(now);
         }
         self.finding_secs += thread_secs() - start;
         if matches!(found, Ok(Some(true))) {
-            self.left_out_until = self.left_out_until.filter(|left_out| *left_out >= began);
+            self.left_out.forget_before(began);
         }
         if !matches!(found, Ok(None)) {
             let rest = pace::rest_of_finding(self.finding_secs, table.followed());
@@ -238,32 +249,38 @@ impl Visits {
         }
     }
 
-    /// Gives slots to the connections that were noted; returns whether all have one.
-    fn take_noted(&mut self, losses: &mut LossCounters) -> bool {
+    /// Gives slots to the connections that were noted.
+    fn take_noted(&mut self, now: f64, losses: &mut LossCounters) {
         let cpus = match self.noted.get(&0, 0) {
             Ok(cpus) => cpus,
             Err(error) => {
                 losses.count_failure(Loss::RequestReadFailed, &io::Error::other(error));
-                return false;
+                self.left_out.note_any(now);
+                return;
             }
         };
         self.noted_totals.resize(cpus.len(), 0);
-        let mut left_out = false;
+        let mut is_left_out = false;
         for (SharedStruct(of_cpu), seen) in cpus.iter().zip(&mut self.noted_totals) {
             let new = of_cpu.total.wrapping_sub(*seen);
             *seen = of_cpu.total;
-            left_out |= new > NEW_CONNECTIONS_KEPT as u64;
+            if new > NEW_CONNECTIONS_KEPT as u64 {
+                self.left_out.note_any(now);
+                is_left_out = true;
+            }
             for back in 1..=new.min(NEW_CONNECTIONS_KEPT as u64) {
                 let place = of_cpu.total.wrapping_sub(back) % NEW_CONNECTIONS_KEPT as u64;
-                if let Some(&connection) = of_cpu.latest.get(place as usize) {
-                    left_out |= !self.slots.note(connection);
+                if let Some(&connection) = of_cpu.latest.get(place as usize)
+                    && let Some(listener) = self.slots.note(connection)
+                {
+                    self.left_out.note(listener, now);
+                    is_left_out = true;
                 }
             }
         }
-        if left_out {
+        if is_left_out {
             losses.count(Loss::RequestsLeftOut);
         }
-        !left_out
     }
 }
 

@@ -3,12 +3,14 @@
 //! A connection keeps its slot from when it is noted or found until a pass finds it gone. While
 //! slots are free, everybody gets one. Once none is, owners share them: who has fewer than the
 //! largest owner gets one of that owner's, and the system gets a quarter of all in any case. So no
-//! user's connections hide those of a service. Bound: [`CONNECTIONS_MAX`] slots, which take 3 MiB.
+//! user's connections hide those of a service. Bound: [`CONNECTIONS_MAX`] slots, which take 4 MiB.
 
 use std::collections::BTreeSet;
 
 use foldhash::HashMap;
 use spillway_ebpf::{CHUNK_LEN, CONNECTIONS_MAX, ConnectionChunk, NewConnection};
+
+use super::left_out::ListenerPort;
 
 /// Maximum number of connections that are noted between two passes, three quarters of it for others
 /// than the system. A guess: a pass then takes some milliseconds however many connections came and
@@ -39,17 +41,19 @@ struct ConnectionSlot {
     /// Address of the socket; 0 if the slot is free.
     sock: u64,
     share: u64,
+    /// Listener that it came to.
+    listener: ListenerPort,
     /// Last pass that saw it, or began before it came.
     pass: u32,
 }
 
 impl ConnectionSlots {
-    /// Adds a connection that was noted when it was established. Returns false if it is left out.
-    pub(super) fn note(&mut self, connection: NewConnection) -> bool {
+    /// Adds a connection that was noted when it was established. Returns what [`Self::add`] does.
+    pub(super) fn note(&mut self, connection: NewConnection) -> Option<ListenerPort> {
         let most = if connection.share == SYSTEM { NOTED_MAX } else { NOTED_MAX / 4 * 3 };
         let has_room = self.noted < most;
         self.noted += usize::from(has_room);
-        has_room && self.add(connection)
+        if has_room { self.add(connection) } else { Some((connection.netns, connection.port)) }
     }
 
     /// Begins a pass: passes on each chunk that has changed.
@@ -70,13 +74,12 @@ impl ConnectionSlots {
         Ok(())
     }
 
-    /// Notes that a pass has seen a connection.
-    pub(super) fn saw(&mut self, slot: u32, sock: u64) {
-        if let Some(slot) = self.slots.get_mut(slot as usize)
-            && slot.sock == sock
-        {
-            slot.pass = self.pass;
-        }
+    /// Notes that a pass has seen a connection, and returns its owner; `None` if the slot has been
+    /// given to another.
+    pub(super) fn saw(&mut self, slot: u32, sock: u64) -> Option<u64> {
+        let slot = self.slots.get_mut(slot as usize).filter(|slot| slot.sock == sock)?;
+        slot.pass = self.pass;
+        Some(slot.share)
     }
 
     /// Frees a slot whose connection has another one too.
@@ -109,28 +112,34 @@ impl ConnectionSlots {
         }
     }
 
-    /// Gives a slot to a connection, at any time; returns false if its owner has its share.
-    pub(super) fn add(&mut self, NewConnection { sock, share }: NewConnection) -> bool {
+    /// Gives a slot to a connection, at any time. Returns the listener one of whose connections has
+    /// none then: this one's if its owner has his share, or that of one that made room for it.
+    pub(super) fn add(&mut self, connection: NewConnection) -> Option<ListenerPort> {
+        let NewConnection { sock, share, netns, port, .. } = connection;
+        let listener = (netns, port);
+        let mut left_out = None;
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None if self.slots.len() < CONNECTIONS_MAX as usize => {
                 self.slots.push(ConnectionSlot::default());
                 (self.slots.len() - 1) as u32
             }
-            None => match self.take_away_for(share) {
-                Some(slot) => slot,
-                None => return false,
-            },
+            None => {
+                let Some((slot, from)) = self.take_away_for(share) else { return Some(listener) };
+                left_out = Some(from);
+                slot
+            }
         };
-        let Some(place) = self.slots.get_mut(slot as usize) else { return false };
-        *place = ConnectionSlot { sock, share, pass: self.pass };
+        let Some(place) = self.slots.get_mut(slot as usize) else { return Some(listener) };
+        *place = ConnectionSlot { sock, share, listener, pass: self.pass };
         *self.owners.entry(share).or_default() += 1;
         self.changed.insert(slot / CHUNK_LEN as u32);
-        true
+        left_out
     }
 
-    /// Takes a slot away from the owner with the most, for one with fewer.
-    fn take_away_for(&mut self, share: u64) -> Option<u32> {
+    /// Takes a slot away from the owner with the most, for one with fewer. Returns it, and the
+    /// listener of the connection that had it.
+    fn take_away_for(&mut self, share: u64) -> Option<(u32, ListenerPort)> {
         let own = self.owners.get(&share).copied().unwrap_or(0);
         let quarter = CONNECTIONS_MAX as usize / 4;
         let is_reserved = |owner: u64, count: usize| owner == SYSTEM && count <= quarter;
@@ -146,9 +155,10 @@ impl ConnectionSlots {
         let place = (self.next..count)
             .chain(0..self.next)
             .find(|&slot| self.slots.get(slot).is_some_and(|slot| slot.share == largest))?;
+        let listener = self.slots.get(place)?.listener;
         self.next = (place + 1) % count;
         self.free(place as u32);
-        self.free.pop()
+        Some((self.free.pop()?, listener))
     }
 
     fn chunk(&self, chunk: u32) -> ConnectionChunk {
@@ -169,6 +179,15 @@ mod tests {
 
     const MAX: u64 = CONNECTIONS_MAX as u64;
 
+    /// Returns a connection to the listener of its owner.
+    fn connection(sock: u64, share: u64) -> NewConnection {
+        NewConnection { sock, share, netns: 1, port: share as u16, reserved: 0 }
+    }
+
+    fn port_of(connection: &NewConnection) -> ListenerPort {
+        (connection.netns, connection.port)
+    }
+
     /// Slots, and the map that they are written to.
     #[derive(Default)]
     struct Written {
@@ -184,8 +203,8 @@ mod tests {
             added: impl IntoIterator<Item = (u64, u64)>,
             alive: impl Fn(u64) -> bool,
         ) -> usize {
-            let added = added.into_iter().map(|(sock, share)| NewConnection { sock, share });
-            let left_out = added.filter(|one| !self.slots.add(*one)).count();
+            let added = added.into_iter().map(|(sock, share)| connection(sock, share));
+            let left_out = added.filter(|one| self.slots.add(*one) == Some(port_of(one))).count();
             let map = &mut self.map;
             let Ok(()) = self.slots.begin(|chunk, socks| {
                 map.insert(chunk, socks.socks);
@@ -265,7 +284,7 @@ mod tests {
             });
         };
         begin(&mut slots);
-        assert!(slots.add(NewConnection { sock: 9, share: SYSTEM }));
+        assert_eq!(slots.add(connection(9, SYSTEM)), None);
         slots.end();
         begin(&mut slots);
         slots.end();
@@ -274,10 +293,22 @@ mod tests {
     }
 
     #[test]
+    fn listener_is_told_whose_connection_is_left_out() {
+        const USER: u64 = 1 << 32 | 1_000;
+        let mut slots = ConnectionSlots::default();
+        assert!((1..=MAX).all(|sock| slots.add(connection(sock, USER)).is_none()));
+        assert_eq!(slots.add(connection(MAX + 1, USER)), Some((1, 1_000)), "he has his share");
+        assert_eq!(slots.add(connection(MAX + 2, SYSTEM)), Some((1, 1_000)), "his made room");
+        assert_eq!(slots.saw(0, MAX + 2), Some(SYSTEM));
+        assert_eq!(slots.saw(0, 1), None);
+    }
+
+    #[test]
     fn user_cannot_take_all_that_is_noted_between_passes() {
         let mut slots = ConnectionSlots::default();
-        let mut note =
-            |share| (1..=MAX).take_while(|&sock| slots.note(NewConnection { sock, share })).count();
+        let mut note = |share| {
+            (1..=MAX).take_while(|&sock| slots.note(connection(sock, share)).is_none()).count()
+        };
         assert_eq!(note(1 << 32 | 1_000), NOTED_MAX / 4 * 3);
         assert_eq!(note(SYSTEM), NOTED_MAX / 4);
     }

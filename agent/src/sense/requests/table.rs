@@ -14,12 +14,19 @@
 //! system, and no other owner gets more than a quarter of the addresses: users cannot hide a
 //! service.
 
-use std::{collections::hash_map::Entry, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeSet, hash_map::Entry},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use foldhash::HashMap;
 use spillway_ebpf::{CONNECTIONS_MAX, LISTENERS_MAX};
 
-use super::connection::PeerConnection;
+use super::{
+    connection::PeerConnection,
+    left_out::{LeftOut, ListenerPort},
+};
 use crate::sense::RequestsFact;
 
 /// Maximum number of connections that are followed from pass to pass. They take 6 MiB.
@@ -62,7 +69,9 @@ pub(super) struct RequestTable {
     interval_us: u64,
     /// Set after the first pass.
     is_warm: bool,
+    /// Number of connections that the current pass could not follow, and their listeners.
     left_out: u64,
+    left_out_at: LeftOut,
 }
 
 /// A connection when it was last seen.
@@ -118,6 +127,7 @@ impl RequestTable {
         self.now = now;
         self.pass = self.pass.wrapping_add(1);
         self.left_out = 0;
+        self.left_out_at = LeftOut::default();
     }
 
     /// Returns whether a socket was in the last pass.
@@ -140,6 +150,7 @@ impl RequestTable {
     ) -> bool {
         let Some(place) = self.place(listener, share) else {
             self.left_out += 1;
+            self.left_out_at.note(port_of(listener), self.now);
             return true;
         };
         let Self {
@@ -151,6 +162,7 @@ impl RequestTable {
             interval_us,
             is_warm,
             left_out,
+            left_out_at,
             ..
         } = self;
         let Some(address) = addresses.get_mut(place) else { return true };
@@ -187,10 +199,18 @@ impl RequestTable {
         };
         match entry {
             Entry::Occupied(mut entry) => drop(entry.insert(known)),
-            Entry::Vacant(_) if is_full => *left_out += 1,
+            Entry::Vacant(_) if is_full => {
+                *left_out += 1;
+                left_out_at.note(port_of(listener), *now);
+            }
             Entry::Vacant(entry) => drop(entry.insert(known)),
         }
         true
+    }
+
+    /// Listeners some of whose connections the last pass could not follow; `None` if any may be.
+    pub(super) fn partial(&self) -> Option<BTreeSet<ListenerPort>> {
+        self.left_out_at.partial()
     }
 
     /// Returns the place of an address, new or not; `None` if there are too many.
@@ -257,6 +277,10 @@ impl RequestTable {
         }
         (seen, *left_out)
     }
+}
+
+fn port_of((netns, addr): ListenerKey) -> ListenerPort {
+    (netns, addr.port())
 }
 
 /// Returns the part of all room that an owner finds before it is full.
@@ -526,6 +550,8 @@ mod tests {
             let ended = table.end(|fact| in_flight = fact.in_flight as usize);
             let left_out = FOLLOWED_MAX as u64 / 4 + 5;
             assert_eq!(ended, (FOLLOWED_MAX + 6, left_out));
+            let user_port = (LISTENER.0, LISTENER.1.port());
+            assert_eq!(table.partial(), Some(BTreeSet::from([user_port])));
             assert_eq!(in_flight, FOLLOWED_MAX + 6);
             assert!(table.follows(service), "the system's quarter is free");
             assert!(table.follows(0) && !table.follows(service - 5));
