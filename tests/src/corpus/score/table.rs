@@ -88,6 +88,7 @@ impl Table<'_> {
         let part = match self.part {
             Part::Tuning => "tuning",
             Part::HeldOut => "held-out",
+            Part::Broad => "broad",
             Part::Untellable => "untellable",
         };
         let _ = writeln!(text, "{part} part: {}\n", self.what);
