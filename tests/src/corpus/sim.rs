@@ -128,7 +128,7 @@ pub(super) struct Sim {
     pub(super) actors: Vec<Actor>,
     /// Memory held by the kernel and unwatched processes.
     pub(super) other_bytes: f64,
-    /// What that adds to or takes from it over time.
+    /// Memory that this adds or takes over time.
     pub(super) restless: Curve,
     pub(super) secs: f64,
     pub(super) interval_secs: f64,
