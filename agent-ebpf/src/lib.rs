@@ -717,6 +717,9 @@ pub struct Offsets {
     pub sock_uid: u32,
     /// Inode of the initial network namespace: not an offset, but as constant.
     pub init_netns: u32,
+    /// Number of CPUs that this kernel can have, at most [`CPUS_MAX`]: the verifier walks a loop
+    /// over them once for each.
+    pub cpus: u32,
     pub sock_type: u32,
     pub sock_socket: u32,
     pub sock_receive_queue_len: u32,
@@ -806,5 +809,5 @@ plain! {
     OutboundKey = 4 * 4 + 2 * 4 + 2 * 2,
     OutboundCount = 6 * 8,
     OutboundConnect = 2 * 8 + size_of::<OutboundKey>() + 4,
-    Offsets = 78 * 4,
+    Offsets = 79 * 4,
 }

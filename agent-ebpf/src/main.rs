@@ -19,6 +19,7 @@ mod process_memory;
 mod process_resources;
 mod program_list;
 mod requests;
+mod rounds;
 mod shares;
 mod sock;
 mod sock_state;

@@ -145,7 +145,8 @@ fn add_slots(mm: *const c_void, pages: &mut [i64; COUNTERS]) {
         load(mm, offset!(mm_rss_slots) + counter * offset!(mm_rss_stride))
     });
     let mut cpu = 0;
-    while cpu < CPUS_MAX {
+    // The compiler knows the first bound, the verifier the second.
+    while cpu < CPUS_MAX && cpu < offset!(cpus) {
         // SAFETY: `cpu` is in range. The loader writes the offsets before the first pass,
         // and never again.
         let offset = unsafe { ptr::read_volatile(&raw const (*cpus)[cpu]) };
@@ -206,7 +207,7 @@ pub extern "C" fn find_cpu_slots(ctx: *mut IterMap) -> i32 {
     }
     let key = 0u32;
     let Some(base) = Helper::read::<u64>(map, offset!(array_slots)) else { return 0 };
-    for cpu in 0..CPUS_MAX as u32 {
+    for cpu in 0..offset!(cpus) as u32 {
         let map = (&raw const CPU_SLOT).cast_mut().cast();
         // SAFETY: the map is a per-CPU array with a key of 0; the result is null beyond the last
         // CPU.

@@ -24,7 +24,7 @@ use core::{ffi::c_void, ptr};
 use aya_ebpf::{
     helpers::generated::{bpf_jiffies64, bpf_skc_to_tcp_sock, bpf_sock_from_file},
     macros::map,
-    maps::Array,
+    maps::{Array, PerCpuArray},
 };
 use spillway_ebpf::{
     CHUNK_LEN, CONNECTIONS_MAX, ConnectionChunk, RequestSample, TCP_CLOSE, TCP_CLOSE_WAIT,
@@ -34,6 +34,7 @@ use spillway_ebpf::{
 use crate::{
     arrivals,
     kernel_read::{Helper, IterMapElem, IterTaskFile, Reading, Typed, emit, load, offset},
+    rounds::Rounds,
     shares::owner_in,
     sock::{is_tcp, socket_of},
 };
@@ -42,6 +43,10 @@ use crate::{
 #[map]
 static CONNECTIONS: Array<ConnectionChunk> =
     Array::with_max_entries(CONNECTIONS_MAX / CHUNK_LEN as u32, 0);
+
+/// Sample of the connection that was last visited on this CPU.
+#[map]
+static VISITED: PerCpuArray<RequestSample> = PerCpuArray::with_max_entries(1, 0);
 
 /// Number of open files that the current read has seen.
 #[map]
@@ -62,27 +67,45 @@ pub extern "C" fn visit_connections(ctx: *mut IterMapElem<u32, ConnectionChunk>)
     let chunk = unsafe { *key };
     // The verifier lets a program read the value at a variable offset only through the map.
     let Some(socks) = CONNECTIONS.get_ptr(chunk) else { return 0 };
-    for place in 0..CHUNK_LEN {
+    let Some(visited) = VISITED.get_ptr(0) else { return 0 };
+    let mut places = Rounds::new();
+    while let Some(place) = places.next(CHUNK_LEN as u64) {
         // SAFETY: the element is there as long as the map; an aligned u64 is read whole.
-        let sock = unsafe { ptr::read_volatile(&raw const (*socks).socks[place]) };
-        if sock == 0 {
-            continue;
-        }
-        let Some(mut sample) = sample::<Helper>(sock as *const c_void) else { continue };
-        if Helper::pointer(sock as *const c_void, offset!(sock_socket)).is_none() {
-            // No process holds it: it waits for accept(), or its process has closed it.
-            if sample.state == TCP_CLOSE {
-                continue;
-            }
-            sample.state = TCP_NOT_ACCEPTED;
-        }
-        sample.slot = chunk * CHUNK_LEN as u32 + place as u32;
-        if !emit(meta, &sample) {
+        let sock = unsafe { ptr::read_volatile(&raw const (*socks).socks[place as usize]) };
+        // SAFETY: the entry is there as long as the map; only one pass is made at a time, and it
+        // does not leave this CPU.
+        if visit_connection(sock, chunk * CHUNK_LEN as u32 + place as u32) != 0
+            && !emit(meta, unsafe { &*visited })
+        {
             // The kernel repeats the element.
             break;
         }
     }
     0
+}
+
+/// Samples the connection of a slot into [`VISITED`]; returns 0 if there is none. `sock` is 0 if
+/// the slot is free.
+///
+/// A global function takes no pointers. In return the verifier walks it once: within the loop it
+/// walked 3,000 instructions for each connection of an element.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn visit_connection(sock: u64, slot: u32) -> i32 {
+    let Some(visited) = VISITED.get_ptr_mut(0).filter(|_| sock != 0) else { return 0 };
+    let sock = sock as *const c_void;
+    let Some(mut sample) = sample::<Helper>(sock) else { return 0 };
+    if Helper::pointer(sock, offset!(sock_socket)).is_none() {
+        // No process holds it: it waits for accept(), or its process has closed it.
+        if sample.state == TCP_CLOSE {
+            return 0;
+        }
+        sample.state = TCP_NOT_ACCEPTED;
+    }
+    sample.slot = slot;
+    // SAFETY: as where it is read.
+    unsafe { *visited = sample };
+    1
 }
 
 /// Counts an open file; returns whether the read ends before it. The kernel repeats it at the next.

@@ -35,6 +35,7 @@ fn processes(growth_bytes: u64) -> Vec<Observation> {
             memory_charged_bytes: None,
             faulted_bytes_total: None,
             mapped_bytes: Some(160 << 20),
+            peak_rss_bytes: None,
         })
     };
     std::iter::once(host)

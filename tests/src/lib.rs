@@ -9,6 +9,7 @@ mod crash_schedule;
 pub mod drain_live;
 mod held;
 pub mod http_server;
+pub mod independent;
 mod known_requests;
 pub mod limit_live;
 pub mod manifests;

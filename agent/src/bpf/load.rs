@@ -8,7 +8,7 @@ use aya::{
     programs::Program,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use spillway_ebpf::{Loss, Offsets, Probe};
+use spillway_ebpf::{CPUS_MAX, Loss, Offsets, Probe};
 
 use super::{
     attach::{self, AttachContext},
@@ -222,7 +222,8 @@ fn try_load(
         features.ruled_out.insert(hook, Unavailable::new(Cause::Unwanted, "it is not wanted"));
     }
     raise_memlock();
-    let offsets = Offsets { init_netns: initial_network_namespace(), ..found.offsets };
+    let offsets =
+        Offsets { init_netns: initial_network_namespace(), cpus: possible_cpus(), ..found.offsets };
     let mut loader = EbpfLoader::new();
     // By default it reads all of the kernel's type information, which our programs do not need.
     loader.btf(None);
@@ -283,6 +284,20 @@ fn initial_network_namespace() -> u32 {
     namespace.map_or(0, |namespace| namespace.ino() as u32)
 }
 
+/// Returns the number of CPUs that this kernel can have, those that are missing included, or the
+/// most that are supported if it is unknown.
+fn possible_cpus() -> u32 {
+    fs::read_to_string("/sys/devices/system/cpu/possible")
+        .ok()
+        .and_then(|ranges| end_of(&ranges))
+        .map_or(CPUS_MAX as u32, |cpus| cpus.min(CPUS_MAX as u32))
+}
+
+/// Parses ranges of CPUs, such as `0-3,8`: returns the number after the last.
+fn end_of(ranges: &str) -> Option<u32> {
+    ranges.trim().rsplit([',', '-']).next()?.parse::<u32>().ok()?.checked_add(1)
+}
+
 /// Raises the agent's own limit on locked memory, against which kernels before 5.11 count maps. If
 /// even that is not allowed, the error of creating the maps says so.
 fn raise_memlock() {
@@ -301,5 +316,19 @@ fn release_freed_memory() {
     // SAFETY: the function takes a number and locks the allocator itself.
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_cpus_end_after_the_last() {
+        assert_eq!(end_of("0-7\n"), Some(8));
+        assert_eq!(end_of("0\n"), Some(1));
+        assert_eq!(end_of("0-3,8,16-31\n"), Some(32));
+        assert_eq!(end_of("0-4294967295\n"), None);
+        assert_eq!(end_of("\n"), None);
     }
 }

@@ -45,6 +45,8 @@ pub enum Fact {
     Outbound(OutboundFact),
     /// Requests on the connections of one listening address.
     Requests(RequestsFact),
+    /// The memory charged to one cgroup.
+    Cgroup(CgroupFact),
     /// A process replaced its program image: its growth from here on is that of a new program.
     Exec(ProcessId),
     /// A process has ended.
@@ -126,6 +128,37 @@ pub struct ProcessFact {
     /// unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mapped_bytes: Option<u64>,
+    /// Highest resident size of its life, all kinds of memory together: `VmHWM` of
+    /// `/proc/PID/status`; `None` if unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_rss_bytes: Option<u64>,
+}
+
+/// The memory charged to one cgroup and those below it; a value that the kernel does not give is
+/// `None`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupFact {
+    /// Path of the cgroup, as in [`ProcessFact::cgroup`].
+    #[serde(deserialize_with = "printable::deserialize")]
+    pub cgroup: Arc<str>,
+    /// All that is charged, page cache included: `memory.current`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_bytes: Option<u64>,
+    /// Anonymous memory: `anon` of `memory.stat`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anon_bytes: Option<u64>,
+    /// Shared memory and files in memory, mapped or not: `shmem` of `memory.stat`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shmem_bytes: Option<u64>,
+    /// Memory of the kernel: `kernel` of `memory.stat`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_bytes: Option<u64>,
+    /// Hard limit: `memory.max`; `None` if there is none.
+    #[serde(default)]
+    pub max_bytes: Option<u64>,
+    /// Processes killed at that limit: `oom_kill` of `memory.events`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_kills_total: Option<u64>,
 }
 
 impl ProcessFact {

@@ -204,6 +204,7 @@ impl ProcessMemorySensor {
                 .then(|| sample.fault_samples * FAULT_SAMPLE_PERIOD_PAGES * self.page_bytes),
             mapped_bytes: (sample.mapped_pages != PAGES_UNKNOWN)
                 .then(|| sample.mapped_pages * self.page_bytes),
+            peak_rss_bytes: None,
             comm: self.name(&sample.comm),
             cgroup,
             memory_max_bytes: limit.map(|limit| limit.max_bytes),
@@ -255,6 +256,7 @@ impl ProcessMemorySensor {
             memory_charged_bytes: limit.and_then(|limit| limit.charged_bytes),
             faulted_bytes_total: None,
             mapped_bytes: memory.data_bytes,
+            peak_rss_bytes: None,
         })
     }
 }

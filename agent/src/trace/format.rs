@@ -255,6 +255,7 @@ fn check(observation: &Observation) -> Result<(), &'static str> {
                 (process.swap_bytes, "swap_bytes"),
                 (process.memory_charged_bytes.unwrap_or(0), "memory_charged_bytes"),
                 (process.mapped_bytes.unwrap_or(0), "mapped_bytes"),
+                (process.peak_rss_bytes.unwrap_or(0), "peak_rss_bytes"),
             ];
             sizes.into_iter().try_for_each(|(bytes, name)| require(bytes <= BYTES_MAX, name))?;
             require(process.comm.len() <= COMM_BYTES_MAX, "comm is too long")?;
@@ -281,6 +282,19 @@ fn check(observation: &Observation) -> Result<(), &'static str> {
         }
         Fact::Requests(requests) => {
             require(requests.addr.len() <= ADDR_BYTES_MAX, "addr is too long")
+        }
+        Fact::Cgroup(cgroup) => {
+            let sizes = [
+                (cgroup.current_bytes, "current_bytes"),
+                (cgroup.anon_bytes, "anon_bytes"),
+                (cgroup.shmem_bytes, "shmem_bytes"),
+                (cgroup.kernel_bytes, "kernel_bytes"),
+                (cgroup.max_bytes, "max_bytes"),
+            ];
+            sizes
+                .into_iter()
+                .try_for_each(|(bytes, name)| require(bytes.unwrap_or(0) <= BYTES_MAX, name))?;
+            require(cgroup.cgroup.len() <= CGROUP_BYTES_MAX, "cgroup is too long")
         }
         // Other kinds have no impossible values: unknown names are ignored, and the length of a
         // line is bounded.
@@ -323,10 +337,17 @@ mod tests {
             r#"{"t":6.0,"kind":"outbound","netns":4026531840,"addr":"10.0.0.7:5432","cgroup":"/system.slice/api.service","pid":812,"comm":"api","established_total":90,"refused_total":3,"timed_out_total":2,"abandoned_total":1,"pending":4}"#,
             "\n",
             r#"{"t":6.0,"kind":"requests","netns":4026531840,"addr":"0.0.0.0:8080","unread":3,"in_flight":12,"oldest_unread_us":4000,"oldest_in_flight_us":90000,"answered_total":88120,"abandoned_total":2}"#,
+            "\n",
+            r#"{"t":6.0,"kind":"cgroup","cgroup":"/system.slice/api.service","current_bytes":9,"anon_bytes":7,"shmem_bytes":1,"kernel_bytes":1,"max_bytes":null,"oom_kills_total":2}"#,
         );
         let read = read(body);
-        assert_eq!(read.len(), 8);
+        assert_eq!(read.len(), 9);
         assert!(read.iter().all(Result::is_ok), "{read:?}");
+        let Ok(Observation { fact: Fact::Cgroup(cgroup), .. }) = &read[8] else {
+            panic!("{read:?}")
+        };
+        assert_eq!((cgroup.current_bytes, cgroup.kernel_bytes), (Some(9), Some(1)));
+        assert_eq!((cgroup.max_bytes, cgroup.oom_kills_total), (None, Some(2)));
         let Ok(Observation { fact: Fact::Requests(requests), .. }) = &read[7] else {
             panic!("{read:?}")
         };

@@ -62,6 +62,8 @@ pub enum Part {
     Broad,
     /// Healthy, but identical to a leak until its end: reported, without targets.
     Untellable,
+    /// For published figures too, by a second generator (see [`crate::independent`]).
+    Independent,
 }
 
 /// Source of observations.

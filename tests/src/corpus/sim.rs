@@ -259,6 +259,7 @@ fn fact(actor: &mut Actor, t: f64, memory: &Memory, blur: f64) -> ProcessFact {
         memory_charged_bytes: None,
         faulted_bytes_total: None,
         mapped_bytes: Some(actor.mapped_bytes as u64),
+        peak_rss_bytes: None,
     }
 }
 

@@ -118,7 +118,7 @@ enum On {
 
 type Row = (About, On, &'static str, Run);
 
-const ROWS: [Row; 71] = [
+const ROWS: [Row; 72] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "mapped", memory::mapped),
     (About::Probe(Probe::ProcessMemory), On::Every, "identity", memory::identity),
@@ -198,6 +198,7 @@ const ROWS: [Row; 71] = [
     (About::Limit, On::Every, "divided, killed anywhere", containment::divided_and_killed),
     (About::Limit, On::Every, "racing allocators", containment::racing),
     (About::Agent, On::Every, "doctor", agent::doctor),
+    (About::Agent, On::Every, "verified", agent::verified),
     (About::Agent, On::Every, "low RLIMIT_MEMLOCK", survival::low_memlock),
     // The last: nothing undoes it.
     (About::Agent, On::Every, "lockdown", survival::lockdown),

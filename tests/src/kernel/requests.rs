@@ -102,6 +102,10 @@ pub fn back_to_back(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
     held_to_truth(sensors, "[::]:0", "127.0.0.1", &habits, is_bpf(rung))
 }
 
+fn is_emulated() -> bool {
+    guest::machine().is_some_and(|name| name != "host")
+}
+
 fn held_to_truth(
     sensors: &mut Sensors,
     at: &str,
@@ -161,9 +165,9 @@ fn held_to_truth(
     );
     ensure!(last.connections == Some(habits.len() as u32), "{last:?}: {} are true", habits.len());
     // A server that reads at once takes a moment for it: of those in flight few are unread, and
-    // those for a tick, a tenth of this.
-    const AGE_MS: f64 = 40.0;
-    let of = [truth[0], truth[0], truth[2].max(AGE_MS), truth[3].max(AGE_MS)];
+    // those for a tick, a tenth of this; for milliseconds if its processor is emulated.
+    let age_ms = if is_emulated() { 150.0 } else { 40.0 };
+    let of = [truth[0], truth[0], truth[2].max(age_ms), truth[3].max(age_ms)];
     let off = |n: usize| (seen[n] - truth[n]).abs() / of[n].max(1.0);
     if counts_all {
         ensure!(off(0) <= IN_FLIGHT_OFF && off(1) <= IN_FLIGHT_OFF, "counts are off: {detail}");
@@ -263,8 +267,7 @@ pub fn newcomers(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let mut servers = (0..COUNT / 2).map(|_| listener.accept()).collect::<Result<Vec<_>, _>>()?;
     let seen = |fact: &RequestsFact| (fact.connections, fact.in_flight, fact.unread);
     let of = |count: usize| (Some(count as u32 + 1), count as u32 + 1, count as u32 + 1);
-    let is_emulated = guest::machine().is_some_and(|name| name != "host");
-    let within_secs = if is_emulated { NOTED_EMULATED_SECS } else { NOTED_SECS };
+    let within_secs = if is_emulated() { NOTED_EMULATED_SECS } else { NOTED_SECS };
     let mut wait_for = |count: usize, what: &str| -> anyhow::Result<()> {
         let mut fact = look_soon(sensors, &mut t, addr)?;
         let before = t;

@@ -57,6 +57,7 @@ fn process_fact(pid: u32, start_ticks: u64, anon_bytes: u64) -> ProcessFact {
         memory_charged_bytes: None,
         faulted_bytes_total: None,
         mapped_bytes: None,
+        peak_rss_bytes: None,
     }
 }
 

@@ -71,6 +71,7 @@ fn process(t: f64, id: ProcessId, comm: &str, mib: f64) -> Observation {
         memory_charged_bytes: None,
         faulted_bytes_total: None,
         mapped_bytes: None,
+        peak_rss_bytes: None,
     };
     Observation { t, fact: Fact::Process(fact) }
 }

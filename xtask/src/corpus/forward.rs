@@ -5,6 +5,7 @@
 //! It needs neither root nor the BPF programs. `cargo xtask test` runs `score --check` on all
 //! corpora.
 
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use crate::workspace::Workspace;
@@ -12,26 +13,40 @@ use crate::{build, child};
 
 /// Runs the binary with these arguments.
 pub fn main(arguments: &[String]) -> anyhow::Result<ExitCode> {
-    run(&Workspace::find()?, arguments)
+    let workspace = Workspace::find()?;
+    run(&workspace, Command::new(binary(&workspace)), arguments)
 }
 
-/// Scores the detectors on the held-out parts of all corpora, and on a week of healthy hosts;
-/// returns `false` if a target is missed.
+/// Scores the detectors on the held-out parts of all corpora, and on a week of healthy hosts, with
+/// what others leave of the processors; returns `false` if a target is missed.
 pub fn meets_targets(workspace: &Workspace) -> anyhow::Result<bool> {
     const CHECK: [&str; 5] = ["score", "--part", "held-out", "--check", "--detector-only"];
     let mut met = true;
+    let run = |arguments: &[String]| {
+        let mut yielding = Command::new("nice");
+        yielding.args(["-n", "19"]).arg(binary(workspace));
+        run(workspace, yielding, arguments)
+    };
     for corpus in [&[][..], &["queues"], &["requests"]] {
         let arguments: Vec<_> =
             corpus.iter().chain(&CHECK).map(|part| String::from(*part)).collect();
-        met &= run(workspace, &arguments)? == ExitCode::SUCCESS;
+        met &= run(&arguments)? == ExitCode::SUCCESS;
     }
     let week = ["week", "--part", "held-out", "--check"].map(String::from);
-    Ok(met & (run(workspace, &week)? == ExitCode::SUCCESS))
+    Ok(met & (run(&week)? == ExitCode::SUCCESS))
 }
 
-fn run(workspace: &Workspace, arguments: &[String]) -> anyhow::Result<ExitCode> {
+fn binary(workspace: &Workspace) -> PathBuf {
+    workspace.binary(true, "corpus")
+}
+
+/// Builds the binary and runs a command that starts it.
+fn run(
+    workspace: &Workspace,
+    mut corpus: Command,
+    arguments: &[String],
+) -> anyhow::Result<ExitCode> {
     build::binaries(workspace, true, &["corpus"])?;
-    let mut corpus = Command::new(workspace.binary(true, "corpus"));
     let code = child::streaming("corpus", corpus.args(arguments))?.code();
     Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }

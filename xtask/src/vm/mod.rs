@@ -73,7 +73,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     build::bpf(&workspace)?;
     let only = args.only.iter().map(|only| format!("--only={only}"));
     let arguments: Vec<_> = only.chain(args.thorough.then(|| "--thorough".to_owned())).collect();
-    let reports = run(&workspace, &args.kernels, &arguments)?;
+    let reports = run(&workspace, &args.kernels, &arguments, || Ok(()))?;
     if let Some(only) = args.only.as_ref().filter(|_| reports.iter().all(Report::is_empty)) {
         bail!(
             "no check's name contains `{only}`\n  hint: a name is probe/rung/check, such as \
@@ -91,10 +91,14 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Checks every kernel, for `cargo xtask test`, and prints the table. Returns the failures, and the
-/// skipped kernels with the reason.
-pub fn all(workspace: &Workspace) -> anyhow::Result<(Vec<String>, BTreeMap<String, String>)> {
-    let reports = run(workspace, &[], &[])?;
+/// Checks every kernel, for `cargo xtask test`, and prints the table. Calls `before_host` when the
+/// emulated machines have ended, to wait for whatever runs beside them. Returns the failures, and
+/// the skipped kernels with the reason.
+pub fn all(
+    workspace: &Workspace,
+    before_host: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<(Vec<String>, BTreeMap<String, String>)> {
+    let reports = run(workspace, &[], &[], before_host)?;
     println!("{}", report::print(&reports));
     let skipped =
         |report: &Report| Some((format!("vm {}", report.name), report.skipped()?.to_owned()));
@@ -105,6 +109,7 @@ fn run(
     workspace: &Workspace,
     wanted: &[String],
     arguments: &[String],
+    before_host: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<Vec<Report>> {
     let wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
     build::binaries(workspace, true, &["spillway", "workload", "crash_target", "kernel"])?;
@@ -133,6 +138,7 @@ fn run(
     }
     let at_once = thread::available_parallelism().map_or(1, usize::from);
     let mut checked = machine::run(machines, at_once)?;
+    before_host()?;
     if wanted(HOST) {
         // Alone: these checks must not see other machines start and end processes.
         let checks = workspace.binary(true, "kernel");

@@ -67,6 +67,7 @@ impl Run {
             memory_charged_bytes: None,
             faulted_bytes_total: None,
             mapped_bytes: None,
+            peak_rss_bytes: None,
         };
         self.feed(t, Fact::Process(fact));
     }

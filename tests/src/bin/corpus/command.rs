@@ -17,7 +17,7 @@ use spillway_tests::corpus::{Compared, Part, PartScore, render};
 use crate::each::each;
 
 /// A corpus.
-pub(crate) trait Corpus {
+pub(crate) trait Corpus: Sized {
     /// Line of its manifest.
     type Entry: Serialize + Clone + Send + Sync;
     /// Run with its result.
@@ -33,6 +33,16 @@ pub(crate) trait Corpus {
     /// Returns the seed of the first run of a family in a part.
     fn first_seed(_part: Part) -> u64 {
         0
+    }
+    /// Returns all runs that may be chosen from.
+    fn chosen(choice: &Choice) -> anyhow::Result<Vec<Self::Entry>> {
+        if choice.seed.is_some() || choice.runs.is_some() {
+            bail!(
+                "`--seed` and `--runs` are for `--part independent`\n  hint: the other parts are in a \
+                manifest"
+            );
+        }
+        Self::load(&manifest::<Self>())
     }
     /// Loads all runs of the manifest at this path.
     fn load(manifest: &Path) -> anyhow::Result<Vec<Self::Entry>>;
@@ -95,11 +105,18 @@ pub(crate) struct Choice {
     /// Only this run
     #[arg(long)]
     run: Option<String>,
+    /// Seed of the independent part: each makes another set [default: the one that figures are
+    /// quoted on]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Number of runs of the independent part [default: four of each mechanism]
+    #[arg(long)]
+    pub(crate) runs: Option<usize>,
 }
 
 impl Choice {
     fn entries<C: Corpus>(&self) -> anyhow::Result<Vec<C::Entry>> {
-        let mut entries = C::load(&manifest::<C>())?;
+        let mut entries = C::chosen(self)?;
         entries.retain(|entry| {
             let about = C::about(entry);
             self.part.is_none_or(|part| about.part == part)
@@ -122,6 +139,16 @@ pub(crate) fn manifest<C: Corpus>() -> PathBuf {
 }
 
 impl Command {
+    /// Part that was asked for.
+    pub(crate) fn part(&self) -> Option<Part> {
+        match self {
+            Self::List(choice) | Self::Write { choice, .. } | Self::Score { choice, .. } => {
+                choice.part
+            }
+            Self::WriteManifest => None,
+        }
+    }
+
     pub(crate) fn run<C: Corpus>(&self) -> anyhow::Result<ExitCode> {
         match self {
             Self::List(choice) => list::<C>(choice),
@@ -203,7 +230,7 @@ fn score<C: Corpus>(
             .with_context(|| format!("cannot score {}", C::about(entry).run))
     });
     let scored = scored.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-    let parts = [Part::Tuning, Part::Broad, Part::HeldOut, Part::Untellable];
+    let parts = [Part::Tuning, Part::Broad, Part::HeldOut, Part::Untellable, Part::Independent];
     let reports = parts.into_iter().map(|part| (part, C::Report::new(part, &scored)));
     let reports: Vec<_> = reports.filter(|(_, report)| report.runs() > 0).collect();
     if json {

@@ -4,6 +4,7 @@
 
 mod command;
 mod each;
+mod independent;
 mod leaks;
 mod queues;
 mod requests;
@@ -14,7 +15,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use spillway_tests::corpus::Part;
 
-use self::{command::Command, leaks::Leaks, queues::Queues, requests::Requests};
+use self::{
+    command::Command, independent::Independent, leaks::Leaks, queues::Queues, requests::Requests,
+};
 
 /// The published corpora: of leaks and of healthy processes, and of accept and request
 /// queues.
@@ -51,6 +54,9 @@ enum Which {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Which::Leaks(command) if command.part() == Some(Part::Independent) => {
+            command.run::<Independent>()
+        }
         Which::Leaks(command) => command.run::<Leaks>(),
         Which::Queues { command } => command.run::<Queues>(),
         Which::Requests { command } => command.run::<Requests>(),

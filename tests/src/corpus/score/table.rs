@@ -84,12 +84,18 @@ pub(crate) struct Table<'a> {
 impl Table<'_> {
     /// Renders the table for a terminal.
     pub(crate) fn render(&self) -> String {
+        self.figures() + &self.by_family()
+    }
+
+    /// Renders the figures.
+    pub(crate) fn figures(&self) -> String {
         let mut text = String::new();
         let part = match self.part {
             Part::Tuning => "tuning",
             Part::HeldOut => "held-out",
             Part::Broad => "broad",
             Part::Untellable => "untellable",
+            Part::Independent => "independent",
         };
         let _ = writeln!(text, "{part} part: {}\n", self.what);
         let _ = write!(text, "{:<36}", "");
@@ -118,6 +124,11 @@ impl Table<'_> {
             let met = row.met().map_or("", |met| if met { "met" } else { "missed" });
             let _ = writeln!(text, "  {target:>8}  {met}");
         }
+        text
+    }
+
+    fn by_family(&self) -> String {
+        let mut text = String::new();
         let _ = writeln!(
             text,
             "\n{:<36}{:>6}  runs found and runs with a false alarm, by rule",
