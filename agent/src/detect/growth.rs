@@ -316,6 +316,12 @@ fn even(points: &[Point], line: &FittedLine, fell: f64) -> Option<f64> {
     is_even.then_some(late.slope)
 }
 
+/// Returns the slope of points that rise in a line of which neither half is markedly flatter.
+pub(super) fn climb(points: &[Point]) -> Option<f64> {
+    let line = FittedLine::through(points).filter(|line| line.p_value() <= SIGNIFICANCE_MAX)?;
+    even(points, &line, 1.0).map(|_| line.slope)
+}
+
 impl Growth {
     /// Time to the limit, with all of the workload's growth.
     pub(super) fn exhaustion_secs(&self) -> f64 {

@@ -12,6 +12,7 @@
 
 mod headroom;
 mod limit_history;
+mod lives;
 mod open_leaks;
 mod peers;
 mod process;
@@ -26,6 +27,7 @@ pub use self::process::PROCESS_STATE_BYTES;
 use self::{
     headroom::Headroom,
     limit_history::LimitHistory,
+    lives::Lives,
     open_leaks::OpenLeaks,
     peers::Peers,
     process::{Leak, Process, loading_secs},
@@ -61,6 +63,7 @@ pub(super) struct LeakDetector {
     open: OpenLeaks,
     members: Members,
     limits: LimitHistory,
+    lives: Lives,
     clock: WatchedTime,
     /// First scan seen: a process that only a later one shows has just started.
     first_scan: Option<u32>,
@@ -99,6 +102,7 @@ impl LeakDetector {
             open: OpenLeaks::default(),
             members: Members::default(),
             limits: LimitHistory::default(),
+            lives: Lives::default(),
             clock: WatchedTime::default(),
             first_scan: None,
             untracked_total: 0,
@@ -124,6 +128,7 @@ impl LeakDetector {
         };
         if process.start_ticks != fact.id.start_ticks {
             self.open.leave(context, process, "its pid now belongs to another process");
+            self.lives.end(process, fact.id.pid, now, &self.horizons);
             members.leave(&process.workload, fact.id.pid);
             *process = Process::new(fact, now, context.scan, loading_secs, members);
         }
@@ -133,6 +138,7 @@ impl LeakDetector {
             self.open.follow(context, fact.id, &workload, process);
         }
         self.open.inherit(process);
+        self.lives.see(fact, now);
         if closed.horizons == 0 && !closed.trough {
             return;
         }
@@ -144,6 +150,23 @@ impl LeakDetector {
         if closed.trough {
             self.on_trough(&scan, findings);
         }
+        self.on_life(&scan, findings);
+    }
+
+    /// Judges a process by the lives of its workload that ended at the limit.
+    fn on_life(&mut self, scan: &ProcessScan<'_>, findings: &mut Findings) -> Option<()> {
+        let ProcessScan { context, fact, now, headroom } = scan;
+        let process = self.processes.get(&fact.id.pid).filter(|one| one.leak.is_none())?;
+        let again = self.lives.again(process, fact, *now, headroom.bytes, &self.horizons)?;
+        let (growth, mut why) = (again.growth, again.why);
+        let confidence = growth.confidence();
+        let confidence = context.sensor_health.weigh(Rule::Leak, context.t, confidence, &mut why);
+        self.open.raise(scan, process, &growth, confidence, why, findings);
+        self.open.expect_restart(&process.workload);
+        let horizon = self.horizons.covering(again.lived_secs);
+        let process = self.processes.get_mut(&fact.id.pid)?;
+        process.leak = Some(Box::new(Leak::new(&growth, horizon, confidence)));
+        Some(())
     }
 
     /// Judges a process by a horizon of which a bucket has closed, or is judged while it fills.
@@ -256,6 +279,7 @@ impl LeakDetector {
             return;
         };
         self.open.leave(context, process, "it executed another program");
+        self.lives.forget(id.pid);
         process.begin_anew(self.clock.now(context.t), loading_secs(&self.config));
     }
 
@@ -264,16 +288,19 @@ impl LeakDetector {
         if entry.get().start_ticks == id.start_ticks {
             self.open.leave(context, entry.get_mut(), "it exited");
             let process = entry.remove();
+            self.lives.end(&process, id.pid, self.clock.now(context.t), &self.horizons);
             self.members.leave(&process.workload, id.pid);
         }
     }
 
     fn prune(&mut self, context: &Context<'_>, findings: &mut Findings) {
         let (open, members) = (&mut self.open, &mut self.members);
+        let (lives, horizons, now) = (&mut self.lives, &self.horizons, self.clock.now(context.t));
         self.processes.retain(|pid, process| {
             let is_gone = is_gone(context, process.seen_scan);
             if is_gone {
                 open.leave(context, process, "it disappeared from the last scans");
+                lives.end(process, *pid, now, horizons);
                 members.leave(&process.workload, *pid);
             }
             !is_gone
@@ -314,6 +341,8 @@ impl Detector for LeakDetector {
     }
 }
 
+#[cfg(test)]
+mod lives_tests;
 #[cfg(test)]
 mod sawtooth_tests;
 #[cfg(test)]

@@ -14,6 +14,10 @@ use crate::{
     units::{Frequency, Size, Span, rounded},
 };
 
+/// Time to exhaustion above which a leak is shown, and nobody is paged: even if its rate nearly
+/// doubles, a day is left.
+const FAR_SECS: f64 = 172_800.0;
+
 /// Owner of the limit that a leak reaches first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Bound {
@@ -114,7 +118,12 @@ impl ClaimDetails for LeakClaim {
     fn severity(&self, assessment: &Assessment<'_>) -> (Severity, String) {
         let Assessment { exhaustion_secs, importance, config, .. } = assessment;
         let is_near = exhaustion_secs.is_some_and(|secs| secs <= config.drain_within.as_secs_f64());
-        let severity = if is_near { Severity::Critical } else { Severity::Warning };
+        let is_far = exhaustion_secs.is_some_and(|secs| secs > FAR_SECS);
+        let severity = match (is_near, is_far) {
+            (true, _) => Severity::Critical,
+            (false, true) => Severity::Info,
+            (false, false) => Severity::Warning,
+        };
         let when = exhaustion_secs
             .map_or_else(|| "at an unknown time".to_owned(), |secs| format!("in {}", Span(secs)));
         let (noun, reason) = (self.resource.noun(), &importance.reason);
@@ -124,7 +133,7 @@ impl ClaimDetails for LeakClaim {
                 (severity, format!("it runs out of {noun} {when}; {reason}"))
             }
             Bound::Own => (
-                importance.severity_if_alone(),
+                importance.severity_if_alone().min(severity),
                 format!("no other workload is affected, and {reason}"),
             ),
         }

@@ -12,7 +12,7 @@ use std::{
 
 use spillway_agent::{
     config::Config,
-    detect::{Claim, ClaimState, Resource},
+    detect::{Claim, ClaimState, Resource, Severity},
     engine::{Engine, HostInfo, Output},
     sense::{Fact, Observation, ProcessFact, ProcessId},
 };
@@ -61,6 +61,8 @@ pub struct Alarm {
     pub comm: Arc<str>,
     /// Cgroup of the process.
     pub cgroup: Arc<str>,
+    /// Urgency; `None` for a rule that knows none.
+    pub severity: Option<Severity>,
     /// Seconds until memory is exhausted.
     pub exhaustion_secs: Option<f64>,
     /// Interval of that forecast; `None` for a rule that gives none.
@@ -144,11 +146,13 @@ impl Rule for Detector {
                 let (why, exhaustion_interval_secs) =
                     (verdict.why, verdict.exhaustion_interval_secs);
                 let (comm, cgroup) = (claim.comm, claim.cgroup);
+                let severity = verdict.harm.map(|harm| harm.severity);
                 alarms.push(Alarm {
                     t,
                     id,
                     comm,
                     cgroup,
+                    severity,
                     exhaustion_secs,
                     exhaustion_interval_secs,
                     why,
@@ -234,6 +238,7 @@ impl Baseline {
                 id: fact.id,
                 comm: fact.comm.clone(),
                 cgroup: fact.cgroup.clone(),
+                severity: None,
                 exhaustion_secs,
                 exhaustion_interval_secs: None,
                 why: String::new(),

@@ -39,6 +39,9 @@ pub struct Entry {
     /// Time of exhaustion without intervention, on the run's clock; `None` if unknown or never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exhausted_secs: Option<f64>,
+    /// Time by which the leak is to be found; `None` where deadlines are by rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due_secs: Option<f64>,
     /// Length of the run.
     pub secs: f64,
     /// Interval between two scans.
@@ -55,6 +58,8 @@ pub enum Part {
     Tuning,
     /// For published figures.
     HeldOut,
+    /// For work on the detector, on hosts of any size.
+    Broad,
     /// Healthy, but identical to a leak until its end: reported, without targets.
     Untellable,
     /// For published figures too, by a second generator (see [`crate::independent`]).

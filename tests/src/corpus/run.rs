@@ -13,7 +13,7 @@ use spillway_agent::{engine::HostInfo, sense::Observation, trace::TraceReader};
 
 use super::{
     bystanders,
-    curve::{Curve, GIB, MIB},
+    curve::{Curve, GIB, MIB, flat, noise},
     families::{FAMILIES, Family},
     manifest::{Entry, Label, Part, Source, Subject},
     rng::Rng,
@@ -32,6 +32,9 @@ const EVALUATIONS: usize = 200;
 /// Minimum spare share on top of a healthy host's use: with less, its own kernel would be
 /// unhealthy. A guess.
 const SPARE: f64 = 0.05;
+
+/// Time over which what else runs on a host changes what is available.
+const RESTLESS_SECS: f64 = 400.0;
 
 /// Evaluations of a healthy run to find its peak.
 const PEAK_EVALUATIONS: usize = 400;
@@ -59,6 +62,8 @@ pub(super) struct Leak {
     pub(super) leaked: Curve,
     /// True if restarts always come before exhaustion.
     pub(super) never_ends: bool,
+    /// Time by which it is to be found; `None` in the families whose deadlines are by rate.
+    pub(super) due: Option<f64>,
 }
 
 /// Distance to the limit.
@@ -67,6 +72,8 @@ pub(super) enum Room {
     Left(f64),
     /// Share of the run's peak by which the limit exceeds it.
     AbovePeak(f64),
+    /// A host of a given size, whatever runs on it, perhaps with a limit of the subject's.
+    Host { total_bytes: f64, used_share: f64, restless_share: f64, max_bytes: Option<f64> },
 }
 
 impl Plan {
@@ -77,7 +84,7 @@ impl Plan {
         left: f64,
         leaked: Curve,
     ) -> Self {
-        let leak = Some(Leak { start, leaked, never_ends: false });
+        let leak = Some(Leak { start, leaked, never_ends: false, due: None });
         Self {
             subjects,
             secs,
@@ -153,6 +160,7 @@ impl Draft {
             host: HostInfo { mem_total_bytes: 0, cpus: rng.pick(&[1, 2, 4, 8, 16]) },
             actors,
             other_bytes: 0.0,
+            restless: flat(0.0),
             secs: plan.secs,
             interval_secs,
             gaps: plan.gaps.clone(),
@@ -192,6 +200,9 @@ impl Draft {
                 }
                 (worst.0 + left, worst.1 + left)
             }
+            (Room::Host { total_bytes, max_bytes, .. }, _) => {
+                (max_bytes.unwrap_or(f64::INFINITY), *total_bytes)
+            }
             (Room::AbovePeak(share), _) => {
                 let (share, secs) = (*share, self.plan.secs);
                 let mut times: Vec<_> = (0..=PEAK_EVALUATIONS)
@@ -218,6 +229,16 @@ impl Draft {
     }
 
     fn limit(mut self, (own, all): (f64, f64)) -> Self {
+        if let Room::Host { total_bytes, used_share, restless_share, max_bytes } = self.plan.room {
+            self.sim.host.mem_total_bytes = total_bytes as u64;
+            self.sim.other_bytes = total_bytes * used_share;
+            let swings = noise(self.sim.seed ^ 7, RESTLESS_SECS, total_bytes * restless_share);
+            self.sim.restless = swings;
+            let max = max_bytes.map(|max| ((max / MIB).ceil() * MIB) as u64);
+            let subjects = &mut self.sim.actors[..self.subjects];
+            subjects.iter_mut().for_each(|actor| actor.memory_max_bytes = max);
+            return self;
+        }
         let wanted = if self.limited { 2.0 * (own + all) } else { 1.15 * all };
         let fits = HOST_GIB.iter().map(|gib| gib * GIB).find(|bytes| *bytes >= wanted);
         let total = fits.unwrap_or_else(|| (wanted / GIB).ceil() * GIB);
@@ -260,6 +281,7 @@ impl Run {
         };
         let mut draft = draft().limit(needs);
         let secs = exhausted_secs.map_or(draft.plan.secs, |end| end.min(draft.plan.secs)).floor();
+        let due_secs = draft.plan.leak.as_ref().and_then(|leak| leak.due).map(f64::round);
         draft.sim.secs = secs;
         let leak = draft.plan.leak.as_mut();
         let leak = leak.map(|leak| {
@@ -282,6 +304,7 @@ impl Run {
             leak_start_secs: leak.map(|leak| leak.0.round()),
             leak_bytes_per_sec: leak.map(|leak| leak.1),
             exhausted_secs: exhausted_secs.map(f64::round),
+            due_secs,
             secs,
             interval_secs: draft.sim.interval_secs,
             why: family.why.to_owned(),

@@ -128,6 +128,8 @@ pub(super) struct Sim {
     pub(super) actors: Vec<Actor>,
     /// Memory held by the kernel and unwatched processes.
     pub(super) other_bytes: f64,
+    /// Memory that this adds or takes over time.
+    pub(super) restless: Curve,
     pub(super) secs: f64,
     pub(super) interval_secs: f64,
     /// Spans without observations: the host sleeps.
@@ -188,7 +190,7 @@ impl Scans {
         }
         let first = self.alive.is_empty();
         self.alive.resize(sim.actors.len(), false);
-        let mut all = sim.other_bytes;
+        let mut all = sim.other_bytes + (sim.restless)(t);
         let mut scan = Vec::with_capacity(1 + sim.actors.len());
         let mut facts = Vec::with_capacity(sim.actors.len());
         let mut charged: HashMap<Arc<str>, f64> = HashMap::new();

@@ -25,6 +25,22 @@ const SWING_SHARE: f64 = 0.02;
 /// Rate, a gibibyte in five minutes, above which half a minute of growth is enough.
 const STEEP_BYTES_PER_SEC: f64 = 3_500_000.0;
 
+/// Time to the limit up to which growth of a process met at work is believed after minutes:
+/// a job in progress grows as fast, and there is time to see whether it ends.
+const URGENT_SECS: f64 = 7_200.0;
+
+/// Growth that counts on a host of any size: more than half of what is due to be found, and of the
+/// process's own size, since a large one has larger caches.
+const SUBSTANTIAL_BYTES: f64 = 36.0 * 1_048_576.0;
+const SUBSTANTIAL_SHARE: f64 = 0.3;
+
+/// Time for which a process must have been watched for that: longer than what most programs load at
+/// their start, and most bursts and jobs in progress last.
+const SUBSTANTIAL_WATCHED_SECS: f64 = 1_380.0;
+
+/// First horizon that shows it, a quarter of an hour by default.
+const SUBSTANTIAL_HORIZON_MIN: usize = 3;
+
 /// Standard errors by which either half's slope may be off when the strongest possible deceleration
 /// is computed: of a process that started under watch, of one whose growth has quickened since, and
 /// of one that ran before.
@@ -54,7 +70,9 @@ impl HorizonView<'_> {
     /// about to end.
     pub(super) fn goes_on(&self, stretch: &Stretch<'_>, quickened: bool) -> bool {
         let slope = stretch.slope_bytes_per_sec;
-        let fast = !self.young && slope >= FAST_BYTES_PER_SEC;
+        let is_urgent = self.headroom_bytes <= slope * URGENT_SECS;
+        let known = self.watched_secs >= self.config.warm_up.as_secs_f64();
+        let fast = !self.young && slope >= FAST_BYTES_PER_SEC && (known || is_urgent);
         let soonest = if !fast {
             MINUTES_HORIZON_MIN
         } else if slope >= STEEP_BYTES_PER_SEC {
@@ -71,9 +89,24 @@ impl HorizonView<'_> {
             && stretch.points.len() >= points_min
             && seen_enough
             && stretch.grown_kib >= SWING_SHARE * stretch.points[stretch.points.len() - 1].y
-            && (fast || comes_nearer)
             && self.is_as_fast_for_longer(slope)
-            && !self.may_end(stretch, fast, quickened)
+            && ((fast || comes_nearer)
+                && !self.may_end(stretch, self.headroom_bytes, fast, quickened)
+                || self.is_substantial(stretch, quickened))
+    }
+
+    /// Returns whether growth is a leak however far the limit is: a good part of the process's own
+    /// size, in a process watched for most of half an hour, and a leak if the limit were so near
+    /// that growth brought it nearer.
+    fn is_substantial(&self, stretch: &Stretch<'_>, quickened: bool) -> bool {
+        let grown_bytes = stretch.grown_kib * KIB;
+        let size_bytes = stretch.points[0].y * KIB;
+        let near_bytes = (grown_bytes / HEADROOM_SHARE).min(self.headroom_bytes);
+        self.horizon >= SUBSTANTIAL_HORIZON_MIN
+            && self.watched_secs >= SUBSTANTIAL_WATCHED_SECS
+            && grown_bytes >= SUBSTANTIAL_BYTES.max(SUBSTANTIAL_SHARE * size_bytes)
+            && stretch.points.len() >= YOUNG_POINTS_MIN
+            && !self.may_end(stretch, near_bytes, false, quickened)
     }
 
     /// Returns whether growth was markedly faster over some longer span, covered in full or not:
@@ -105,10 +138,10 @@ impl HorizonView<'_> {
                 .is_none_or(|slope| slope * per_sec >= RECENT_SHARE_MIN * slope_bytes_per_sec)
     }
 
-    /// Returns whether growth would end below the limit: by the stretch, if it slowed down as much
-    /// as its scatter allows, or by the latter part of any longer horizon, if it slowed down as
-    /// much as it does there. Growth that has quickened has left its longer past behind.
-    fn may_end(&self, stretch: &Stretch<'_>, fast: bool, quickened: bool) -> bool {
+    /// Returns whether growth would end within so many bytes: by the stretch, if it slowed down as
+    /// much as its scatter allows, or by the latter part of any longer horizon, if it slowed down
+    /// as much as it does there. Growth that has quickened has left its longer past behind.
+    fn may_end(&self, stretch: &Stretch<'_>, left_bytes: f64, fast: bool, quickened: bool) -> bool {
         let own = if fast {
             0.0
         } else if !self.young {
@@ -121,12 +154,7 @@ impl HorizonView<'_> {
         let pooled = if stretch.grown_kib < self.worth_kib() { POOL_ERRORS } else { 0.0 };
         let pool = stretch.together_kib() / stretch.grown_kib;
         let ends = |horizon: usize, points: &[Point], errors: f64| {
-            ends_below(
-                self.headroom_bytes / pool / KIB,
-                points,
-                self.activity.fell_to(horizon),
-                errors,
-            )
+            ends_below(left_bytes / pool / KIB, points, self.activity.fell_to(horizon), errors)
         };
         let mut longer = self.horizon + 1..self.horizons.count();
         ends(self.horizon, stretch.points, own + pooled).unwrap_or(true)

@@ -24,6 +24,9 @@ use crate::{
 /// the beginning of a crash loop.
 const WAIT_SECS: f64 = 30.0;
 
+/// Time to wait in a crash loop: the kubelet waits five minutes at most.
+const RESTART_SECS: f64 = 400.0;
+
 /// Open claims by workload; a tree, because output has an order.
 #[derive(Default)]
 pub(super) struct OpenLeaks {
@@ -37,6 +40,8 @@ struct OpenLeak {
     id: ProcessId,
     /// Number of processes that leak now.
     leaking: u32,
+    /// Time to wait for a successor.
+    patience_secs: f64,
     /// Set if none does: the last one's leak, the time since which, and its fate.
     waits: Option<(Leak, f64, &'static str)>,
 }
@@ -72,7 +77,18 @@ impl OpenLeaks {
             exhaustion_interval_secs: exhaustion_interval(growth, slopes),
             ..Verdict::raised(scan.context.t, claim, confidence, why)
         });
-        self.open.insert(workload, OpenLeak { id: scan.fact.id, leaking: 1, waits: None });
+        self.open.insert(
+            workload,
+            OpenLeak { id: scan.fact.id, leaking: 1, patience_secs: WAIT_SECS, waits: None },
+        );
+    }
+
+    /// Makes the claim of a workload wait as long as a supervisor may, which restarts it ever more
+    /// seldom.
+    pub(super) fn expect_restart(&mut self, workload: &Workload) {
+        if let Some(open) = self.open.get_mut(workload) {
+            open.patience_secs = RESTART_SECS;
+        }
     }
 
     /// Makes the claim of a leaking process that is gone, or another program now, wait for a
@@ -149,11 +165,26 @@ impl OpenLeaks {
         if self.waiting == 0 || process.leak.is_some() {
             return;
         }
+        self.follow_restart(&process.workload);
         let Some(open) = self.open.get_mut(&process.workload) else { return };
         if let Some((leak, ..)) = open.waits.take() {
             self.waiting -= 1;
             open.leaking = 1;
             process.leak = Some(Box::new(leak.inherited()));
+        }
+    }
+
+    /// Moves a claim that waits to the cgroup in which its pod was restarted.
+    fn follow_restart(&mut self, workload: &Arc<Workload>) {
+        let lineage = workload.lineage();
+        if lineage == **workload || self.open.contains_key(workload) {
+            return;
+        }
+        let mut waiting = self.open.iter().filter(|(_, open)| open.waits.is_some());
+        let before =
+            waiting.find(|(known, _)| known.lineage() == lineage).map(|(known, _)| known.clone());
+        if let Some(open) = before.and_then(|known| self.open.remove(&known)) {
+            self.open.insert(workload.clone(), open);
         }
     }
 
@@ -165,7 +196,7 @@ impl OpenLeaks {
         let waiting = &mut self.waiting;
         self.open.retain(|workload, open| {
             let Some((leak, since_t, because)) = open.waits else { return true };
-            let is_over = context.t - since_t >= WAIT_SECS;
+            let is_over = context.t - since_t >= open.patience_secs;
             if is_over {
                 *waiting -= 1;
                 let because = format!("{because}, and no process has replaced it");

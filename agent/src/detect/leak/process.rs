@@ -58,7 +58,7 @@ pub(super) struct Process {
     /// bytes, not sixteen.
     faulted_from_bytes: Option<NonZeroU64>,
     /// Private KiB at the same moment.
-    private_from_kib: u32,
+    pub(super) private_from_kib: u32,
     /// Memory mapped when last seen; 0 if unknown.
     mapped_kib: u32,
     /// Memory in use when that last grew.
@@ -286,7 +286,7 @@ fn faulted_from(fact: &ProcessFact) -> Option<NonZeroU64> {
     fact.faulted_bytes_total.map(|bytes| NonZeroU64::MIN.saturating_add(bytes))
 }
 
-fn kib(fact: &ProcessFact) -> u32 {
+pub(super) fn kib(fact: &ProcessFact) -> u32 {
     to_kib(fact.private_bytes())
 }
 

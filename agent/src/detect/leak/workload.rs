@@ -19,6 +19,17 @@ impl Workload {
         Self { cgroup: fact.cgroup.clone(), comm: fact.comm.clone() }
     }
 
+    /// Workload that outlives a container: of a pod's container, whose cgroup each restart changes,
+    /// the pod's.
+    pub(super) fn lineage(&self) -> Self {
+        let parent = self.cgroup.rsplit_once('/').map(|(parent, _)| parent);
+        let pod = parent.filter(|parent| {
+            let name = parent.rsplit('/').next().unwrap_or_default();
+            self.cgroup.contains("kubepods") && name.contains("pod")
+        });
+        Self { cgroup: pod.map_or_else(|| self.cgroup.clone(), Arc::from), ..self.clone() }
+    }
+
     pub(super) fn is_of(&self, fact: &ProcessFact) -> bool {
         self.comm == fact.comm && self.cgroup == fact.cgroup
     }

@@ -230,7 +230,7 @@ fn score<C: Corpus>(
             .with_context(|| format!("cannot score {}", C::about(entry).run))
     });
     let scored = scored.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-    let parts = [Part::Tuning, Part::HeldOut, Part::Untellable, Part::Independent];
+    let parts = [Part::Tuning, Part::Broad, Part::HeldOut, Part::Untellable, Part::Independent];
     let reports = parts.into_iter().map(|part| (part, C::Report::new(part, &scored)));
     let reports: Vec<_> = reports.filter(|(_, report)| report.runs() > 0).collect();
     if json {

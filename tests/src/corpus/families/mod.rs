@@ -11,6 +11,7 @@
 //! growth with load comes with connections. Families without any such sign are a part of their own:
 //! scored and shown, without targets.
 
+mod broad;
 mod growth;
 mod kernel;
 mod leaks;
@@ -40,6 +41,13 @@ const LEAKS: u64 = 44;
 /// negatives.
 const HEALTHY: u64 = 40;
 
+/// Runs of a family on hosts of any size: there are fifteen, and each run is of hours.
+const BROAD: u64 = 16;
+
+const fn broad(name: &'static str, plan: fn(&mut Rng) -> Plan, why: &'static str) -> Family {
+    Family { name, part: Broad, runs: BROAD, why, plan }
+}
+
 const fn leak(
     name: &'static str,
     part: Part,
@@ -58,7 +66,7 @@ const fn healthy(
     Family { name, part, runs: HEALTHY, why, plan }
 }
 
-use Part::{HeldOut, Tuning, Untellable};
+use Part::{Broad, HeldOut, Tuning, Untellable};
 
 /// Families in pairs: the two variants of a mechanism are adjacent.
 pub const FAMILIES: &[Family] = &[
@@ -342,4 +350,47 @@ pub const FAMILIES: &[Family] = &[
         load::first_job,
         "an old process builds a table in a straight line, then frees it",
     ),
+    broad(
+        "birth-leak",
+        broad::from_birth,
+        "leaks from its first request on, in a process that starts under watch",
+    ),
+    broad("running-leak", broad::already_running, "leaks already when the agent starts"),
+    broad("short-quiet-leak", broad::after_short_quiet, "leaks after ten to thirty quiet minutes"),
+    broad(
+        "long-quiet-leak",
+        broad::after_long_quiet,
+        "leaks after half an hour to six quiet hours",
+    ),
+    broad("collector-leak", broad::collector, "a collector of 45 MB leaks a megabyte a minute"),
+    broad("daily-megabytes-leak", broad::megabytes_a_day, "leaks 60 to 110 MB a day"),
+    broad("tall-stairs-leak", broad::tall_stairs, "leaks 8 to 48 MB every two to ten minutes"),
+    broad("crash-loop-leak", broad::crash_loop, "is killed at its limit every few minutes"),
+    broad(
+        "long-cycles",
+        broad::long_cycles,
+        "collections minutes to two hours apart, met at any phase",
+    ),
+    broad(
+        "burst-to-plateau",
+        broad::burst_to_plateau,
+        "fills within minutes of its start, or of the agent's",
+    ),
+    broad(
+        "running-job",
+        broad::running_job,
+        "a job that reads its input in, again and again, met at any phase",
+    ),
+    broad(
+        "buffer-pool",
+        broad::buffer_pool,
+        "memory mapped at the start is filled for up to an hour and a half",
+    ),
+    broad(
+        "heavier-release",
+        broad::heavier_release,
+        "a new release warms up to more than the one before",
+    ),
+    broad("connection-memory", broad::for_connections, "memory follows connections over hours"),
+    broad("restless", broad::restless, "noise of all periods"),
 ];

@@ -36,7 +36,7 @@ fn lives(rng: &mut Rng, lengths: &mut dyn FnMut(&mut Rng) -> f64) -> Plan {
         dies = born + lengths(rng).clamp(mean * 0.4, mean * 1.3);
         pid += 1 + rng.below(900) as u32;
     }
-    let leak = Leak { start: 0.0, leaked: ramp(0.0, rate), never_ends: true };
+    let leak = Leak { start: 0.0, leaked: ramp(0.0, rate), never_ends: true, due: None };
     let room = Room::Left(left);
     Plan {
         subjects: actors,

@@ -10,7 +10,10 @@ use std::{
 };
 
 use serde::Serialize;
-use spillway_agent::sense::{Fact, Observation, ProcessFact, ProcessId};
+use spillway_agent::{
+    detect::Severity,
+    sense::{Fact, Observation, ProcessFact, ProcessId},
+};
 
 use super::super::{
     baselines::{Alarm, Compared, rules},
@@ -40,6 +43,8 @@ pub struct Outcome {
     pub detection: Option<Detection>,
     /// Process-days with a wrong claim.
     pub false_alarm_days: u64,
+    /// Process-days with a wrong claim that is a warning or critical.
+    pub false_severe_days: u64,
     /// First wrong claim: time, process and explanation.
     pub first_false_alarm: Option<(f64, String, String)>,
 }
@@ -103,7 +108,7 @@ impl Outcome {
         alarm: &Alarm,
         entry: &Entry,
         used: f64,
-        days: &mut HashSet<(ProcessId, u64)>,
+        days: &mut HashSet<(ProcessId, u64, bool)>,
     ) {
         let about_subject =
             *alarm.comm == *entry.subject.comm && *alarm.cgroup == *entry.subject.cgroup;
@@ -120,7 +125,14 @@ impl Outcome {
             let detection =
                 Detection { after_secs, headroom_used: used, forecast_error, interval_holds };
             self.detection.get_or_insert(detection);
-        } else if days.insert((alarm.id, (alarm.t / DAY) as u64)) {
+            return;
+        }
+        let day = (alarm.t / DAY) as u64;
+        let is_severe = alarm.severity.is_some_and(|severity| severity > Severity::Info);
+        if is_severe && days.insert((alarm.id, day, true)) {
+            self.false_severe_days += 1;
+        }
+        if days.insert((alarm.id, day, false)) {
             self.false_alarm_days += 1;
             let who = || format!("{} in {}", alarm.comm, alarm.cgroup);
             self.first_false_alarm.get_or_insert_with(|| (alarm.t, who(), alarm.why.clone()));
@@ -194,6 +206,7 @@ mod tests {
             id: ProcessId { pid: 1, start_ticks: 1 },
             comm: comm.into(),
             cgroup: entry.subject.cgroup.as_str().into(),
+            severity: None,
             exhaustion_secs: Some(1_080.0),
             exhaustion_interval_secs: Some([1_000.0, 1_090.0]),
             why: String::new(),

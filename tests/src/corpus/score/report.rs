@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{
     judge::Scored,
     table::{FamilyRow, PartScore, Table},
-    targets::{Row, rows},
+    targets::{Row, is_in_time, rows, rows_of_broad},
 };
 use crate::corpus::{
     families::FAMILIES,
@@ -47,7 +47,11 @@ impl PartScore<Scored> for Report {
             runs: runs.len(),
             leaks: runs.iter().filter(|run| run.entry.label == Label::Leak).count(),
             healthy_process_days: runs.iter().map(|run| run.healthy_process_days).sum(),
-            rows: rows(&runs, rules.len()),
+            rows: if part == Part::Broad {
+                rows_of_broad(&runs, rules.len())
+            } else {
+                rows(&runs, rules.len())
+            },
             families: names.into_iter().map(|name| family(name, &runs, rules.len())).collect(),
             rules,
         }
@@ -83,7 +87,7 @@ fn family(name: &str, runs: &[&Scored], rules: usize) -> FamilyRow {
         runs,
         rules,
         |run| run.entry.label == Label::Leak,
-        |run, rule| run.outcomes[rule].detection.is_some(),
+        |run, rule| is_in_time(run, &run.outcomes[rule]),
         |run, rule| run.outcomes[rule].false_alarm_days > 0,
     )
 }

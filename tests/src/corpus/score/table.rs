@@ -93,6 +93,7 @@ impl Table<'_> {
         let part = match self.part {
             Part::Tuning => "tuning",
             Part::HeldOut => "held-out",
+            Part::Broad => "broad",
             Part::Untellable => "untellable",
             Part::Independent => "independent",
         };

@@ -63,6 +63,49 @@ impl Row {
 /// Outcome of one rule in each run.
 type Pairs<'a> = [(&'a Scored, &'a Outcome)];
 
+/// Rows of the report over some runs with deadlines of their own.
+pub(super) fn rows_of_broad(scored: &[&Scored], rules: usize) -> Vec<Row> {
+    let days: f64 = scored.iter().map(|run| run.healthy_process_days).sum();
+    let row = |what, target, figure: &dyn Fn(&Pairs<'_>) -> Figure| {
+        let figures = (0..rules).map(|rule| {
+            figure(&scored.iter().map(|run| (*run, &run.outcomes[rule])).collect::<Vec<_>>())
+        });
+        Row { what, figures: figures.collect(), target: Some(target) }
+    };
+    let precision = |runs: &Pairs<'_>, wrong: &dyn Fn(&Outcome) -> bool| {
+        let right = runs.iter().filter(|(_, outcome)| outcome.detection.is_some()).count();
+        share(right, right + runs.iter().filter(|(_, outcome)| wrong(outcome)).count())
+    };
+    vec![
+        row("precision of warning and critical", Target::AtLeast(0.99), &|runs| {
+            precision(runs, &|outcome| outcome.false_severe_days > 0)
+        }),
+        row("precision of all, by run", Target::AtLeast(0.97), &|runs| {
+            precision(runs, &|outcome| outcome.false_alarm_days > 0)
+        }),
+        row("recall in time, by run", Target::AtLeast(0.97), &|runs| {
+            let leaks = || runs.iter().filter(|(run, _)| run.entry.label == Label::Leak);
+            let in_time = leaks().filter(|(run, outcome)| is_in_time(run, outcome)).count();
+            share(in_time, leaks().count())
+        }),
+        row("false and paged in 1,000 process-days", Target::AtMost(1.0), &|runs| {
+            let wrong = runs.iter().map(|(_, outcome)| outcome.false_severe_days).sum();
+            rate(wrong, days / 1_000.0)
+        }),
+        row("false alarms in 1,000 process-days", Target::AtMost(3.0), &|runs| {
+            let wrong = runs.iter().map(|(_, outcome)| outcome.false_alarm_days).sum();
+            rate(wrong, days / 1_000.0)
+        }),
+    ]
+}
+
+/// Returns whether a leak was found by the time at which it was due, or at all if it has none.
+pub(super) fn is_in_time(run: &Scored, outcome: &Outcome) -> bool {
+    let start = run.entry.leak_start_secs.unwrap_or(0.0);
+    let within = run.entry.due_secs.map_or(f64::INFINITY, |due| due - start);
+    outcome.detection.is_some_and(|found| found.after_secs <= within)
+}
+
 /// Rows of the report over some runs.
 pub(super) fn rows(scored: &[&Scored], rules: usize) -> Vec<Row> {
     let row = |what, target, figure: &dyn Fn(&Pairs<'_>) -> Figure| {

@@ -1,0 +1,209 @@
+//! Lives of a workload that ended at its limit: evidence of a leak, however short they are.
+//!
+//! A crash loop never lives long enough for a warm-up to pass, or for a line to be long. But a life
+//! that climbs without slowing down and ends at its limit, and the next that does the same, leave
+//! little to explain; the third that climbs alike is claimed on its way. The kernel's reason for an
+//! end is not asked for: an end at the limit, at the same pace, twice, is not chance. Cold start:
+//! two lives. A life of which less than a minute was recorded is none.
+
+use std::collections::HashMap;
+
+use super::{
+    process::{Process, kib},
+    workload::Workload,
+};
+use crate::{
+    detect::{
+        growth::{Beginning, Growth, climb},
+        window::{Horizons, KIB},
+    },
+    sense::ProcessFact,
+    units::{Size, Span},
+};
+
+/// Workloads whose ends are kept, and for how long.
+const WORKLOADS_MAX: usize = 1_024;
+const KEPT_SECS: f64 = 6.0 * 3_600.0;
+
+/// Share of the limit from which a process may be about to end there, and that must have been used
+/// when it did, with what it took since it was last seen.
+const NEAR_SHARE: f64 = 0.7;
+const END_SHARE: f64 = 0.95;
+
+/// Longest time since it was last seen that is taken for growth.
+const UNSEEN_SECS_MAX: f64 = 60.0;
+
+/// Share of the limit by which the process itself must have grown in its life.
+const GROWN_SHARE: f64 = 0.25;
+
+/// Shortest record of a life.
+const RECORDED_SECS_MIN: f64 = 60.0;
+
+/// Factor within which two lives climb alike.
+const ALIKE: f64 = 2.0;
+
+/// Lives that make the next one a leak once it has used this share of its limit.
+const LIVES_MIN: u32 = 2;
+const AGAIN_SHARE: f64 = 0.5;
+
+/// Ends of the lives of workloads.
+#[derive(Default)]
+pub(super) struct Lives {
+    ended: HashMap<Workload, EndedLives>,
+    /// Processes near their limit, by pid, as they were last seen.
+    near: HashMap<u32, Near>,
+}
+
+/// Process near its limit.
+struct Near {
+    seen_t: f64,
+    charged_bytes: f64,
+    max_bytes: f64,
+    size_kib: u32,
+}
+
+/// Lives of one workload that ended at its limit, all alike.
+#[derive(Clone, Copy)]
+struct EndedLives {
+    lives: u32,
+    /// Time of the first end, and of the last.
+    first_t: f64,
+    last_t: f64,
+    /// Rate and record of the last.
+    bytes_per_sec: f64,
+    lived_secs: f64,
+}
+
+/// Life that climbs as those before it, which ended at the limit.
+pub(super) struct Again {
+    pub(super) growth: Growth,
+    pub(super) why: String,
+    pub(super) lived_secs: f64,
+}
+
+impl Lives {
+    /// Takes a process at one scan.
+    pub(super) fn see(&mut self, fact: &ProcessFact, t: f64) {
+        let Some((charged_bytes, max_bytes)) = charged_of_max(fact) else { return };
+        if charged_bytes >= NEAR_SHARE * max_bytes {
+            let near = Near { seen_t: t, charged_bytes, max_bytes, size_kib: kib(fact) };
+            self.near.insert(fact.id.pid, near);
+        } else if !self.near.is_empty() {
+            self.near.remove(&fact.id.pid);
+        }
+    }
+
+    /// Takes the end of a process.
+    pub(super) fn end(&mut self, process: &Process, pid: u32, t: f64, horizons: &Horizons) {
+        let Some(near) = self.near.remove(&pid) else { return };
+        let recorded_secs = near.seen_t - process.origin_t;
+        let grown_bytes = (f64::from(near.size_kib) - f64::from(process.private_from_kib)) * KIB;
+        let Some(bytes_per_sec) = pace(process, grown_bytes, recorded_secs, horizons) else {
+            return;
+        };
+        let unseen_bytes = bytes_per_sec * (t - near.seen_t).clamp(0.0, UNSEEN_SECS_MAX);
+        if grown_bytes < GROWN_SHARE * near.max_bytes
+            || near.charged_bytes + unseen_bytes < END_SHARE * near.max_bytes
+        {
+            return;
+        }
+        self.ended.retain(|_, ended| t - ended.last_t < KEPT_SECS);
+        let workload = process.workload.lineage();
+        let before = self.ended.get(&workload).copied();
+        let alike = before.filter(|before| is_alike(before.bytes_per_sec, bytes_per_sec));
+        if before.is_some() || self.ended.len() < WORKLOADS_MAX {
+            let (lives, first_t) = alike.map_or((0, t), |before| (before.lives, before.first_t));
+            let (lives, lived_secs) = (lives.saturating_add(1), recorded_secs);
+            self.ended.insert(
+                workload,
+                EndedLives { lives, first_t, last_t: t, bytes_per_sec, lived_secs },
+            );
+        }
+    }
+
+    /// Forgets that a process was near its limit, since it is another program now.
+    pub(super) fn forget(&mut self, pid: u32) {
+        self.near.remove(&pid);
+    }
+
+    /// Returns the leak of a process that climbs as the lives before it did.
+    pub(super) fn again(
+        &self,
+        process: &Process,
+        fact: &ProcessFact,
+        t: f64,
+        headroom_bytes: f64,
+        horizons: &Horizons,
+    ) -> Option<Again> {
+        if self.ended.is_empty() {
+            return None;
+        }
+        let (_, max_bytes) =
+            charged_of_max(fact).filter(|(charged, max)| *charged >= AGAIN_SHARE * max)?;
+        let ended = self.ended.get(&process.workload.lineage())?;
+        if ended.lives < LIVES_MIN || t - ended.last_t >= KEPT_SECS {
+            return None;
+        }
+        let recorded_secs = t - process.origin_t;
+        let grown_bytes = (f64::from(kib(fact)) - f64::from(process.private_from_kib)) * KIB;
+        let slope = pace(process, grown_bytes, recorded_secs, horizons)?;
+        if !is_alike(slope, ended.bytes_per_sec) {
+            return None;
+        }
+        let growth = Growth {
+            headroom_bytes,
+            others_bytes_per_sec: 0.0,
+            slope_bytes_per_sec: slope,
+            slope_error_bytes_per_sec: (slope - ended.bytes_per_sec).abs(),
+            recent_share: 1.0,
+            grown_bytes,
+            grown_secs: recorded_secs,
+            completeness: 1.0,
+            points: ended.lives as usize + 1,
+            base_kib: process.private_from_kib,
+            peak_kib: kib(fact),
+            beginning: Beginning::Unseen,
+            under_sawtooth: false,
+        };
+        let why = format!(
+            "{} has ended at its cgroup's memory.max of {} {} times in {}, each time after growth \
+            without slowing down; now (pid {}) it grows alike, by {}/s, and ends there again in {}",
+            process.workload.comm,
+            Size(max_bytes),
+            ended.lives,
+            Span(t - ended.first_t + ended.lived_secs),
+            fact.id.pid,
+            Size(slope),
+            Span(growth.exhaustion_secs()),
+        );
+        Some(Again { growth, why, lived_secs: ended.lived_secs })
+    }
+}
+
+/// Returns what is charged against a process's limit, and the limit.
+fn charged_of_max(fact: &ProcessFact) -> Option<(f64, f64)> {
+    let max = fact.memory_max_bytes.filter(|max| *max > 0)?;
+    let charged = fact.memory_charged_bytes.unwrap_or_else(|| fact.private_bytes());
+    Some((charged as f64, max as f64))
+}
+
+fn is_alike(one: f64, other: f64) -> bool {
+    one <= ALIKE * other && other <= ALIKE * one
+}
+
+/// Returns the rate at which a process has grown in its life, if its latest part, a third or so, is
+/// a straight climb at that rate.
+fn pace(
+    process: &Process,
+    grown_bytes: f64,
+    recorded_secs: f64,
+    horizons: &Horizons,
+) -> Option<f64> {
+    if recorded_secs < RECORDED_SECS_MIN || grown_bytes <= 0.0 {
+        return None;
+    }
+    let horizon = horizons.covering(recorded_secs).saturating_sub(1);
+    let latest = climb(process.window.floors(horizon).points())? * KIB;
+    let mean = grown_bytes / recorded_secs;
+    is_alike(latest / horizons.bucket_secs(horizon), mean).then_some(mean)
+}

@@ -1,0 +1,99 @@
+//! Leaks that end at their limit again and again, and leaks on hosts with far more memory than they
+//! can use in a day.
+
+use std::sync::Arc;
+
+use super::tests::{Run, noise, one};
+use crate::{
+    detect::{Claim, ClaimState, Verdict},
+    sense::{Fact, ProcessId},
+};
+
+const MIB: f64 = 1_048_576.0;
+
+/// Limit of the process that lives again and again, in MiB.
+const LIMIT_MIB: f64 = 200.0;
+
+/// Lives of 5.5 minutes, nine seconds apart, each with its share of the limit in use by its age in
+/// minutes, and its cgroup.
+fn lives(count: u32, share: impl Fn(f64) -> f64, cgroup: impl Fn(u32) -> String) -> Vec<Verdict> {
+    let mut run = Run::new(1.0, 20.0, Some(LIMIT_MIB / 1_024.0));
+    for step in 0..count * 339 {
+        let (life, age) = (step / 339, f64::from(step % 339));
+        let t = f64::from(step);
+        let id = ProcessId { pid: 900 + life, start_ticks: u64::from(life) + 1 };
+        if age == 330.0 {
+            run.feed(t, Fact::Exit(id));
+        }
+        let mut fact = run.fact(4.0 + (LIMIT_MIB - 4.0) * share(age / 5.5 / 60.0));
+        (fact.id, fact.cgroup) = (id, Arc::from(cgroup(life)));
+        if age == 0.0 {
+            run.feed(t, Fact::Exec(id));
+        }
+        run.scan(t, (age < 330.0).then_some(fact));
+    }
+    run.verdicts
+}
+
+fn same(_: u32) -> String {
+    "/svc-f/c1".to_owned()
+}
+
+#[test]
+fn crash_loop_is_one_leak_in_its_third_life() {
+    let verdict = one(lives(7, |age| age, same));
+    assert!((678.0..1_017.0).contains(&verdict.t), "{verdict:?}");
+    assert!(verdict.why.contains("ended at its cgroup's memory.max of 200.0 MiB 2 times"));
+    assert!(verdict.exhaustion_secs.unwrap() < 200.0, "{verdict:?}");
+}
+
+#[test]
+fn crash_loop_of_a_pod_is_one_leak_in_any_cgroup() {
+    let pod = |life| format!("/kubepods.slice/kubepods-pod7a.slice/cri-{life}.scope");
+    let verdict = one(lives(7, |age| age, pod));
+    assert!((678.0..1_017.0).contains(&verdict.t), "{verdict:?}");
+}
+
+#[test]
+fn lives_that_end_below_the_limit_or_at_rest_are_silent() {
+    assert_eq!(lives(7, |age| 0.8 * age, same), []);
+    assert_eq!(lives(7, |age| 0.98 * (2.0 * age).min(1.0), same), []);
+}
+
+/// A process that starts under watch, at 10 s, on a host with 60 GiB available; MiB by its age.
+fn born(secs: u32, mib: impl Fn(f64) -> f64) -> Vec<Verdict> {
+    let mut run = Run::new(2.0, 60.0, None);
+    for step in 0..secs / 2 {
+        let t = f64::from(step) * 2.0;
+        let fact = (t >= 10.0).then(|| run.fact(mib(t - 10.0)));
+        run.scan(t, fact);
+    }
+    run.verdicts
+}
+
+#[test]
+fn leak_from_birth_is_found_on_a_large_host() {
+    for kb_per_sec in [50.0, 300.0] {
+        let grows = kb_per_sec * 1e3 / MIB;
+        let due = (64.0 / grows).max(60.0) + 1_500.0;
+        let verdict = one(born(6_000, |age| 60.0 + grows * age + noise(age, 4) / 4.0));
+        assert!(verdict.t < due, "{kb_per_sec}: {verdict:?}");
+    }
+}
+
+#[test]
+fn fill_of_a_large_host_that_slows_or_stops_is_silent() {
+    assert_eq!(born(12_000, |age| 60.0 + 900.0 * (1.0 - (-age / 1_800.0).exp())), []);
+    assert_eq!(born(6_000, |age| 60.0 + age.min(1_200.0)), []);
+}
+
+#[test]
+fn collector_of_45_mb_is_found_and_pages_nobody_for_days() {
+    let leak = |t: f64| 45.0 + (t - 5_400.0).max(0.0) * 1.2 / 60.0 + noise(t, 6) / 2.0;
+    let verdict = one(Run::new(2.0, 60.0, None).shape(9_400.0, leak));
+    assert_eq!(verdict.state, ClaimState::Raised);
+    assert!((5_400.0..8_800.0).contains(&verdict.t), "{verdict:?}");
+    let severity = verdict.harm.as_ref().map(|harm| harm.severity);
+    assert_eq!(severity, Some(crate::detect::Severity::Info), "{verdict:?}");
+    assert!(matches!(verdict.claim, Claim::Leak(_)));
+}
