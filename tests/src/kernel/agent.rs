@@ -42,7 +42,7 @@ pub fn doctor(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: processes, detail })
 }
 
-/// Maximum number of instructions that the verifier walks in one program. The largest took 13,793
+/// Maximum number of instructions that the verifier walks in one program. The largest took 15,666
 /// on 6.18. A loop that the verifier walks once for each of many rounds takes hundreds of
 /// thousands, with which a slow host needs seconds to start the agent.
 const VERIFIED_MAX: u32 = 30_000;
