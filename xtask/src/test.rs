@@ -3,9 +3,9 @@
 //! scenes with real servers.
 //!
 //! A test that needs root or BPF and lacks it appends `name<TAB>reason` to the file named in
-//! `SPILLWAY_SKIPS` and passes. After the tests, the detectors are scored on the corpora, and beside it
-//! every probe is checked on every available kernel. Skipped tests are listed last. If `CI` is set, a
-//! skip that `.ci/expected-skips` does not list fails the run, because CI promises to run
+//! `SPILLWAY_SKIPS` and passes. After the tests, every probe is checked on every available kernel,
+//! and the detectors are scored on the corpora beside it. Skipped tests are listed last. If `CI` is
+//! set, a skip that `.ci/expected-skips` does not list fails the run, because CI promises to run
 //! everything else.
 
 use std::collections::BTreeMap;
