@@ -17,9 +17,11 @@ use crate::{
 const PROGRAM: &str = "/usr/local/bin/spillway";
 
 /// Places in which a host keeps persistent and volatile files. The systemd journal, which is not
-/// the agent's to remove, is left out.
+/// the agent's to remove, is left out, and so are the copies that Debian's dpkg-db-backup makes at
+/// midnight.
 const PLACES: [&str; 6] = ["/etc", "/run", "/usr/local", "/var", "/sys/fs/cgroup", "/sys/fs/bpf"];
-const LEFT_OUT: [&str; 3] = ["/run/log/journal", "/var/log/journal", "/run/systemd/journal"];
+const LEFT_OUT: [&str; 4] =
+    ["/run/log/journal", "/var/log/journal", "/run/systemd/journal", "/var/backups"];
 
 /// Prefix of systemd's own BPF programs, which it reloads at any time.
 const OF_SYSTEMD: &str = "sd_";

@@ -84,11 +84,17 @@ pub struct Killed {
 impl fmt::Display for Killed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { calls, changing, states, kills, left, found } = self;
+        // A share of the kills is made without counting all calls.
+        if *calls > 0 {
+            write!(
+                f,
+                "{changing} of {calls} system calls may change something, with {states} states; "
+            )?;
+        }
         write!(
             f,
-            "{changing} of {calls} system calls may change something, with {states} states; \
-             killed before {kills} of \
-             them, it left a limit {left} times, and a journal entry {found} times"
+            "killed before {kills} calls that may change something, it left a limit {left} times, \
+             and a journal entry {found} times"
         )
     }
 }
