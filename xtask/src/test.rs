@@ -20,7 +20,7 @@ use anyhow::Context as _;
 use crate::deb_servers::SERVERS;
 use crate::signals::Interrupted;
 use crate::tools::{DENY, NEXTEST};
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, is_ci};
 use crate::{
     build::{self, RELEASE_BINARIES},
     child, corpus, python_deps, scenes, setup, vm,
@@ -61,7 +61,7 @@ const THREADS: &str = "NEXTEST_TEST_THREADS";
 /// Runs the command.
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find()?;
-    let strict = env::var_os("CI").is_some_and(|value| !value.is_empty());
+    let strict = is_ci();
     let nextest = setup::cargo_tool(&workspace, &NEXTEST)?;
     let mut skips = BTreeMap::new();
     let mut has_programs = !args.quick;

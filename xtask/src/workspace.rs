@@ -57,6 +57,10 @@ impl Workspace {
         let mut command = Command::new(cargo());
         command.arg(subcommand);
         self.equip(&mut command);
+        if is_ci() {
+            // A tree that is built once gains nothing from it; the tests took a fifth longer.
+            command.env("CARGO_INCREMENTAL", "0");
+        }
         command
     }
 
@@ -94,6 +98,11 @@ pub fn cache_dir() -> anyhow::Result<PathBuf> {
         .context(
             "no place for built tools: neither XDG_CACHE_HOME nor HOME is set\n  hint: set HOME",
         )
+}
+
+/// Returns true if `CI` is set, as it is in continuous integration.
+pub fn is_ci() -> bool {
+    env::var_os("CI").is_some_and(|value| !value.is_empty())
 }
 
 /// Returns true if this process is root.
