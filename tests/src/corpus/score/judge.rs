@@ -41,6 +41,8 @@ pub struct Outcome {
     pub rule: &'static str,
     /// First right claim.
     pub detection: Option<Detection>,
+    /// Worst severity of right claims; `None` for a rule that knows none.
+    pub severity: Option<Severity>,
     /// Process-days with a wrong claim.
     pub false_alarm_days: u64,
     /// Process-days with a wrong claim that is a warning or critical.
@@ -125,6 +127,7 @@ impl Outcome {
             let detection =
                 Detection { after_secs, headroom_used: used, forecast_error, interval_holds };
             self.detection.get_or_insert(detection);
+            self.severity = self.severity.max(alarm.severity);
             return;
         }
         let day = (alarm.t / DAY) as u64;

@@ -6,6 +6,7 @@
 //! Forecasts are judged if the truth is known.
 
 use serde::Serialize;
+use spillway_agent::detect::Severity;
 
 use super::{
     judge::{Outcome, Scored},
@@ -72,16 +73,21 @@ pub(super) fn rows_of_broad(scored: &[&Scored], rules: usize) -> Vec<Row> {
         });
         Row { what, figures: figures.collect(), target: Some(target) }
     };
-    let precision = |runs: &Pairs<'_>, wrong: &dyn Fn(&Outcome) -> bool| {
-        let right = runs.iter().filter(|(_, outcome)| outcome.detection.is_some()).count();
-        share(right, right + runs.iter().filter(|(_, outcome)| wrong(outcome)).count())
+    let precision = |runs: &Pairs<'_>, right: fn(&Outcome) -> bool, wrong: fn(&Outcome) -> bool| {
+        let count = |is: fn(&Outcome) -> bool| runs.iter().filter(|(_, one)| is(one)).count();
+        share(count(right), count(right) + count(wrong))
     };
+    let is_severe = |outcome: &Outcome| outcome.severity > Some(Severity::Info);
     vec![
         row("precision of warning and critical", Target::AtLeast(0.99), &|runs| {
-            precision(runs, &|outcome| outcome.false_severe_days > 0)
+            precision(runs, is_severe, |outcome| outcome.false_severe_days > 0)
         }),
         row("precision of all, by run", Target::AtLeast(0.97), &|runs| {
-            precision(runs, &|outcome| outcome.false_alarm_days > 0)
+            precision(
+                runs,
+                |outcome| outcome.detection.is_some(),
+                |outcome| outcome.false_alarm_days > 0,
+            )
         }),
         row("recall in time, by run", Target::AtLeast(0.97), &|runs| {
             let leaks = || runs.iter().filter(|(run, _)| run.entry.label == Label::Leak);
