@@ -1,4 +1,4 @@
-//! What the simulated agent sees, and its form as observations.
+//! Facts that the simulated agent sees, and their form as observations.
 
 use std::sync::Arc;
 

@@ -11,8 +11,8 @@
 //! on a host and looks at it as the agent does; [`truth`] says when the leak is due; [`score`] compares
 //! that with what the engine says.
 //!
-//! What makes a run fair: a healthy one differs from every leak that would be due by then in something
-//! that can be seen, named in its mechanism; else it is marked untellable, and counts in no target.
+//! Fairness: a healthy run differs from every leak that would be due by then in something that can be
+//! seen, named in its mechanism; else it is marked untellable, and counts in no target.
 //! A leak is due long after the healthy movement around it would have shown itself.
 //!
 //! A new mechanism is a function and an entry in the list of its group; a new group is a file and a

@@ -34,10 +34,10 @@ pub(super) struct Part {
     pub(super) shape: Shape,
 }
 
-/// What a process maps for writing.
+/// Memory that a process maps for writing.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Mapped {
-    /// What it has touched, and a share more; what was mapped stays so.
+    /// As much as it has touched, and a share more; mapped memory stays mapped.
     Grows(f64),
     /// At least so many bytes from its start: a pool or heap mapped as a whole.
     Whole(f64),

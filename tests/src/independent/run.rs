@@ -133,7 +133,7 @@ impl Run {
         self.world.info
     }
 
-    /// What the agent sees at its next scan; `None` at the end.
+    /// Returns the sights of the agent's next scan; `None` at the end.
     pub fn scan(&mut self) -> Option<Vec<Sight>> {
         if self.over {
             return None;

@@ -8,10 +8,11 @@
 
 use std::{collections::HashMap, fmt::Write as _};
 
-use serde::Serialize;
+use serde::{Deserialize as _, Serialize};
 use serde_json::Value;
 use spillway_agent::{
     config::{Config, ServicePattern},
+    detect::Severity,
     engine::{Engine, Output},
 };
 
@@ -26,20 +27,8 @@ use super::{
 use crate::corpus::{
     Part, PartScore,
     manifest::Label,
-    score::{Figure, Row, Table, Target, quantile, rate, share},
+    score::{Figure, Row, Table, Target, counts, quantile, rate, share},
 };
-
-/// Severity of a claim, mildest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// Nobody is paged.
-    Info,
-    /// Somebody should look.
-    Warning,
-    /// Somebody must look now.
-    Critical,
-}
 
 /// Wrong claims about one process or cgroup in one day.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -120,11 +109,10 @@ impl<'a> Claim<'a> {
             cgroup: text("cgroup").unwrap_or_default(),
             process: number("pid").zip(number("start_ticks")),
             raised: state == "raised",
-            severity: match text("severity") {
-                Some("critical") => Severity::Critical,
-                Some("warning") => Severity::Warning,
-                _ => Severity::Info,
-            },
+            severity: verdict
+                .get("severity")
+                .and_then(|severity| Severity::deserialize(severity).ok())
+                .unwrap_or(Severity::Info),
             why: text("why").unwrap_or_default(),
         })
     }
@@ -146,7 +134,7 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// What claims and days come to.
+/// Sums of claims over a run.
 #[derive(Default)]
 struct Tally {
     found: Option<(f64, Severity)>,
@@ -352,12 +340,8 @@ impl PartScore<Scored> for Report {
     }
 
     fn render(&self) -> String {
-        let (leaks, healthy, days) =
-            (self.leaks, self.runs - self.leaks, self.healthy_process_days);
-        let what = format!(
-            "seed {}, {leaks} leak runs, {healthy} healthy runs, {days:.0} healthy process-days",
-            self.seed
-        );
+        let counts = counts(self.leaks, self.runs - self.leaks, self.healthy_process_days);
+        let what = format!("seed {}, {counts}", self.seed);
         let table =
             Table { part: self.part, what, rules: &["spillway"], rows: &self.rows, families: &[] };
         let mut text = table.figures();

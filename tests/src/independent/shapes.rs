@@ -151,7 +151,7 @@ pub(super) fn with_load(bytes: f64, lag_secs: f64) -> Shape {
     })
 }
 
-/// What glibc keeps: freed memory below the top of an arena returns only with a trim, here at
+/// Memory that glibc keeps: freed memory below the top of an arena returns only with a trim, here at
 /// intervals of `trim_secs` on average, and then by the share `gives`.
 pub(super) fn retained(rng: &mut Rng, mut held: Shape, trim_secs: f64, gives: f64) -> Shape {
     let (mut rng, mut top) = (fork(rng), 0.0_f64);
@@ -165,7 +165,7 @@ pub(super) fn retained(rng: &mut Rng, mut held: Shape, trim_secs: f64, gives: f6
     })
 }
 
-/// What jemalloc and Go's scavenger keep: freed memory goes back to the kernel within `tau`.
+/// Memory that jemalloc and Go's scavenger keep: freed memory goes back to the kernel within `tau`.
 pub(super) fn decaying(mut held: Shape, tau: f64) -> Shape {
     let mut top = 0.0_f64;
     Box::new(move |now| {

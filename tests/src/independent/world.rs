@@ -1,7 +1,7 @@
 //! Host of a run: programs live and die on it, cgroups charge them, the kernel kills at limits, and
 //! a sensor looks every second or two.
 //!
-//! What was before the agent's start is simulated too, coarsely, so that peaks, caches and cycles are
+//! The time before the agent's start is simulated too, coarsely, so that peaks, caches and cycles are
 //! met wherever they happen to be.
 
 use spillway_agent::{
@@ -64,7 +64,7 @@ impl Group {
     }
 }
 
-/// What must be known in a run for an observer to have a chance. Runs that need nothing lack some of
+/// Facts without which an observer of a run has no chance. Runs that need nothing lack some of
 /// it at random, as hosts do.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Needs {
@@ -201,7 +201,7 @@ pub(super) struct World {
     pub(super) exhausted: bool,
 }
 
-/// What the sensors of this host give.
+/// Facts that the sensors of this host give.
 struct Sees {
     peak: bool,
     mapped: bool,

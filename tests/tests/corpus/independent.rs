@@ -1,7 +1,7 @@
 //! The independent part keeps its promises: the same seed gives the same bytes, truths hold in what
 //! the agent sees, and hosts add up.
 //!
-//! These tests do not involve a detector. Scans are rarer than the agent's, so that every mechanism
+//! No detector takes part. Scans are rarer than the agent's, so that every mechanism
 //! can be lived through in an unoptimised test.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]

@@ -284,7 +284,7 @@ pub(super) fn for_connections(rng: &mut Rng) -> Plan {
     healthy(rng, subject, secs, size + height)
 }
 
-/// Nothing but noise: a sawtooth of seconds, slow swings, counters.
+/// Noise alone: a sawtooth of seconds, slow swings, counters.
 pub(super) fn restless(rng: &mut Rng) -> Plan {
     let size = size(rng);
     let teeth = sawtooth(rng.bits(), rng.log_range(2.0, 200.0), size * rng.log_range(0.01, 1.5));

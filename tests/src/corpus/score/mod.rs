@@ -14,5 +14,5 @@ pub use report::Report;
 
 pub(crate) use stats::{Figure, quantile, rate, share};
 pub use table::PartScore;
-pub(crate) use table::{FamilyRow, Table};
+pub(crate) use table::{FamilyRow, Table, counts};
 pub(crate) use targets::{Row, Target};

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{
     judge::Scored,
-    table::{FamilyRow, PartScore, Table},
+    table::{FamilyRow, PartScore, Table, counts},
     targets::{Row, is_in_time, rows, rows_of_broad},
 };
 use crate::corpus::{
@@ -66,10 +66,7 @@ impl PartScore<Scored> for Report {
     }
 
     fn render(&self) -> String {
-        let (leaks, healthy, days) =
-            (self.leaks, self.runs - self.leaks, self.healthy_process_days);
-        let what =
-            format!("{leaks} leak runs, {healthy} healthy runs, {days:.0} healthy process-days");
+        let what = counts(self.leaks, self.runs - self.leaks, self.healthy_process_days);
         Table {
             part: self.part,
             what,

@@ -81,6 +81,11 @@ pub(crate) struct Table<'a> {
     pub(crate) families: &'a [FamilyRow],
 }
 
+/// Describes the runs of a report about leaks.
+pub(crate) fn counts(leaks: usize, healthy: usize, days: f64) -> String {
+    format!("{leaks} leak runs, {healthy} healthy runs, {days:.0} healthy process-days")
+}
+
 impl Table<'_> {
     /// Renders the table for a terminal.
     pub(crate) fn render(&self) -> String {

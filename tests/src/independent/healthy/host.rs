@@ -1,4 +1,4 @@
-//! What the host and its kernel do: swap, huge pages, crowds, quiet.
+//! Effects of the host and its kernel: swap, huge pages, crowds, quiet.
 
 use super::{Mechanism, scene, service};
 use crate::{
