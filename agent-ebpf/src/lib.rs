@@ -14,10 +14,6 @@ pub const COMM_LEN: usize = 16;
 /// growth, so a process that grows by 1 MiB a second costs four samples a second.
 pub const FAULT_SAMPLE_PERIOD_PAGES: u64 = 64;
 
-/// Number of a process's latest user stacks that are kept. A leak repeats its path, so a few
-/// samples name it; with eight [`FaultCount`] is within one cache line.
-pub const FAULT_STACKS_KEPT: usize = 8;
-
 /// Memory of one process, from `iter/task`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +34,10 @@ pub struct TaskSample {
     /// Pages of private writable memory mapped, touched or not; [`PAGES_UNKNOWN`] if this kernel
     /// has no such count.
     pub mapped_pages: u64,
+    /// Highest count of resident pages that the kernel has noted, which it does before pages are
+    /// given back: the peak is this or the present count, whichever is more. [`PAGES_UNKNOWN`] if
+    /// this kernel keeps none.
+    pub peak_rss_pages: u64,
     /// Page-fault samples taken in this process so far.
     pub fault_samples: u64,
     /// Thread-group id.
@@ -67,18 +67,6 @@ pub struct HandleSample {
     pub threads: u32,
     /// TCP sockets among the files that the peer has closed and the process has not (`CLOSE_WAIT`).
     pub close_wait: u32,
-}
-
-/// Page-fault samples of one process, kept in a map by thread-group id.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FaultCount {
-    /// Samples so far.
-    pub samples: u64,
-    /// Stacks kept so far; the next one goes to slot `stacks_total % FAULT_STACKS_KEPT`.
-    pub stacks_total: u64,
-    /// Ids of the latest user stacks in the stack map, each plus one; zero for none.
-    pub stacks: [u32; FAULT_STACKS_KEPT],
 }
 
 /// A process event, from the `sched_process_*` tracepoints.
@@ -362,8 +350,8 @@ pub struct RequestSample {
     pub state: u16,
     /// Slot in the map of connections; 0 in a pass over open files.
     pub slot: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// Process that holds the connection; 0 in a visit, which does not know it.
+    pub pid: u32,
 }
 
 /// Maximum number of processes whose programs one pass lists. A guess: more than most cgroups have;
@@ -402,6 +390,8 @@ pub struct UnixFoundSample {
     pub sock: u64,
     /// Number of its inode, which distinguishes it from a later socket in the same memory.
     pub inode: u64,
+    /// Address of its name in the kernel, which the connections that it accepts share.
+    pub address: u64,
     /// Inode of the network namespace.
     pub netns: u32,
     /// Thread-group id of a process that holds it.
@@ -418,6 +408,20 @@ pub struct UnixFoundSample {
     pub name_len: u32,
     /// A path and its terminating NUL, or a NUL and an abstract name.
     pub name: [u8; UNIX_NAME_LEN],
+}
+
+/// A connection that a UNIX listener has accepted and that a process holds, from `iter/task_file`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnixAcceptedSample {
+    /// Address of the name of its listener, see [`UnixFoundSample::address`].
+    pub address: u64,
+    /// Number of its inode.
+    pub inode: u64,
+    /// Thread-group id of a process that holds it.
+    pub pid: u32,
+    /// Always zero.
+    pub reserved: u32,
 }
 
 /// One known UNIX listener, from `iter/bpf_map_elem` over the map of them.
@@ -575,8 +579,6 @@ pub enum Loss {
     LifeRingFull,
     /// A process's first fault sample found the map of counts full.
     FaultMapFull,
-    /// The user stack of a fault sample could not be stored.
-    FaultStack,
     /// A new listener found the map of listeners full.
     ListenerMapFull,
     /// A listener's first accepted connection found the map of sojourns full.
@@ -624,6 +626,10 @@ pub enum Loss {
     NetnsNotEntered,
     /// Processes hid their network namespace and sockets, for want of CAP_SYS_PTRACE.
     NetnsHidden,
+    /// The memory of some cgroups could not be read.
+    CgroupReadFailed,
+    /// Cgroups beyond one owner's share, or beyond all that are read, were left out.
+    CgroupsLeftOut,
 }
 
 /// Gives an enum its variants as an array, and each variant its name.
@@ -682,6 +688,7 @@ pub struct Offsets {
     pub mm_rss_slots: u32,
     pub mm_data_vm: u32,
     pub mm_stack_vm: u32,
+    pub mm_hiwater_rss: u32,
     pub map_id: u32,
     /// From `bpf_array` to its first per-CPU pointer.
     pub array_slots: u32,
@@ -795,9 +802,8 @@ macro_rules! plain {
 plain! {
     u32 = 4,
     u64 = 8,
-    TaskSample = 8 * 8 + 2 * 4 + COMM_LEN,
+    TaskSample = 9 * 8 + 2 * 4 + COMM_LEN,
     HandleSample = 2 * 8 + 4 * 4,
-    FaultCount = 2 * 8 + FAULT_STACKS_KEPT * 4,
     LifeSample = 8 + 2 * 4,
     ListenerSample = 9 * 8 + 4 * 4 + 6 * 4 + 4 * 2,
     KnownListener = 8 + 2 * 4,
@@ -810,10 +816,11 @@ plain! {
     ConnectionChunk = CHUNK_LEN * 8,
     NewConnections = 8 + NEW_CONNECTIONS_KEPT * 24,
     ProgramNameSample = 3 * 4 + PROGRAM_NAME_LEN,
-    UnixFoundSample = 2 * 8 + 7 * 4 + UNIX_NAME_LEN,
+    UnixFoundSample = 3 * 8 + 7 * 4 + UNIX_NAME_LEN,
+    UnixAcceptedSample = 2 * 8 + 2 * 4,
     UnixSample = 3 * 8 + 4 * 4,
     OutboundKey = 4 * 4 + 2 * 4 + 2 * 2,
     OutboundCount = 6 * 8,
     OutboundConnect = 2 * 8 + size_of::<OutboundKey>() + 4,
-    Offsets = 79 * 4,
+    Offsets = 80 * 4,
 }

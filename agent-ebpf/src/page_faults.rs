@@ -1,9 +1,8 @@
-//! `sample_faults`: growth of processes between two scans, and the call paths that cause it.
+//! `sample_faults`: pace at which processes touch new memory between two scans.
 //!
 //! - Hook: perf software event `PAGE_FAULTS` with a sample period, one event a CPU, `u32 (struct
 //!   bpf_perf_event_data *ctx)`. It runs in the faulting task's context, never in NMI or an
-//!   interrupt: the user stack, the only user memory that Spillway reads, is that task's own, and a
-//!   missing page of it ends the walk.
+//!   interrupt.
 //! - Instead of it, for kernels that keep perf events to CAP_SYS_ADMIN, as Debian's do by default
 //!   (`kernel.perf_event_paranoid` 3): `tp_btf` `page_fault_user` and `page_fault_kernel`, `int
 //!   (unsigned long address, struct pt_regs *regs, unsigned long error_code)`, which count each
@@ -11,40 +10,31 @@
 //! - Minimum kernel: 4.9; the tracepoints 5.5, on x86.
 //! - Cost: only the counter on an unsampled fault, at the tracepoints by a program; a fault of
 //!   1.50 µs took 1.61 to 1.65 µs with the perf event and 1.56 to 1.62 µs with the tracepoints on a
-//!   6.18 guest. 0.7 to 1.1 µs a sample, every `FAULT_SAMPLE_PERIOD_PAGES` faults: one map lookup,
-//!   and a stack walk every four.
+//!   6.18 guest. 0.7 to 1.1 µs a sample, every `FAULT_SAMPLE_PERIOD_PAGES` faults: one map lookup.
+//! - No stacks are sampled: a stack shows who touches a page first, not who keeps it.
 //! - A fault that maps a huge page counts once, so growth in huge pages is underestimated here;
 //!   the scan sees it in full.
 
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    EbpfContext as _,
-    bindings::{BPF_F_REUSE_STACKID, BPF_F_USER_STACK, BPF_NOEXIST},
+    EbpfContext,
+    bindings::BPF_NOEXIST,
     helpers::generated::bpf_get_current_task,
     macros::{btf_tracepoint, map, perf_event},
-    maps::{LruHashMap, PerCpuArray, StackTrace},
-    programs::{BtfTracePointContext, PerfEventContext, tracing::StackIdContext},
+    maps::{LruHashMap, PerCpuArray},
+    programs::{BtfTracePointContext, PerfEventContext},
 };
-use spillway_ebpf::{ABSENT, FAULT_SAMPLE_PERIOD_PAGES, FAULT_STACKS_KEPT, FaultCount, Loss};
+use spillway_ebpf::{ABSENT, FAULT_SAMPLE_PERIOD_PAGES, Loss};
 
 use crate::kernel_read::{count, offset, read_or_zero};
 
-/// Processes with at least one sample. An entry is removed with its process (see `process_events`);
-/// if exits are not seen, those that have not faulted for longest are evicted. Every scan looks
-/// each process up, so the table should fit the cache: 8,192 processes that fault are a guess at
+/// Samples of each process that has any. An entry is removed with its process (see
+/// `process_events`); if exits are not seen, those that have not faulted for longest are evicted.
+/// Every scan looks each process up, so the table should fit the cache: 8,192 are a guess at
 /// the largest host's.
 #[map]
-pub(crate) static FAULTS: LruHashMap<u32, FaultCount> = LruHashMap::with_max_entries(8_192, 0);
-
-/// User stacks by id: 2,048 stacks take 2 MiB. An id that another stack uses is overwritten,
-/// because the latest growth matters most.
-#[map]
-static FAULT_STACKS: StackTrace = StackTrace::with_max_entries(2_048, 0);
-
-/// Interval of samples of a process that keep their stack, after its first few. A guess: one stack
-/// a MiB of growth should name a path as well as four, and saves three walks of the stack.
-const STACK_EVERY: u64 = 4;
+pub(crate) static FAULTS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(8_192, 0);
 
 /// Faults on this CPU that the tracepoints have seen.
 #[map]
@@ -68,8 +58,8 @@ pub fn fault_user(ctx: BtfTracePointContext) -> i32 {
 /// Faults that a system call takes, such as a read into fresh memory.
 #[btf_tracepoint(function = "page_fault_kernel")]
 pub fn fault_kernel(ctx: BtfTracePointContext) -> i32 {
-    // Reads of kernel memory that may fail, those of BPF programs included, fault as well; and a
-    // walk of a user stack that meets a missing page, which it must not wait for.
+    // Reads of kernel memory that may fail, those of BPF programs included, fault as well; and
+    // walks of a user stack, by a profiler's say, that meet a missing page.
     let address: u64 = ctx.arg(0);
     if address < KERNEL_ADDRESSES && !is_pagefault_disabled() {
         sample_every_period(&ctx);
@@ -101,36 +91,22 @@ fn sample_every_period(ctx: &BtfTracePointContext) {
     }
 }
 
-/// Counts a sample of the current process, and keeps its user stack now and then.
+/// Counts a sample of the current process.
 #[inline(always)]
-fn sample(ctx: &impl StackIdContext) {
+fn sample(ctx: &impl EbpfContext) {
     let pid = ctx.tgid();
     if pid == 0 {
         return;
     }
     if FAULTS.get_ptr_mut(pid).is_none() {
         // If another CPU has inserted it in between, the insert fails and the entry exists anyway.
-        let _ = FAULTS.insert(pid, FaultCount::default(), u64::from(BPF_NOEXIST));
+        let _ = FAULTS.insert(pid, 0, u64::from(BPF_NOEXIST));
     }
-    let Some(faults) = FAULTS.get_ptr_mut(pid) else {
+    let Some(samples) = FAULTS.get_ptr_mut(pid) else {
         count(Loss::FaultMapFull);
         return;
     };
     // SAFETY: the entry lives while the program runs. Two threads of one process may race here; a
     // sample is then counted once instead of twice, which the estimate tolerates.
-    unsafe {
-        let samples = (*faults).samples;
-        (*faults).samples = samples + 1;
-        if samples < FAULT_STACKS_KEPT as u64 || samples % STACK_EVERY == 0 {
-            match ctx.get_stackid(&FAULT_STACKS, u64::from(BPF_F_USER_STACK | BPF_F_REUSE_STACKID))
-            {
-                Ok(id) => {
-                    let slot = ((*faults).stacks_total as usize) % FAULT_STACKS_KEPT;
-                    (*faults).stacks_total += 1;
-                    (*faults).stacks[slot] = id as u32 + 1;
-                }
-                Err(_) => count(Loss::FaultStack),
-            }
-        }
-    }
+    unsafe { *samples += 1 };
 }

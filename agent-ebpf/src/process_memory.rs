@@ -93,7 +93,7 @@ fn sample(task: *const c_void, sum: bool) -> Option<TaskSample> {
     }
     let parent: *const c_void = load(task, offset!(task_real_parent));
     // SAFETY: the entry may be written while it is read; an aligned u64 is read whole.
-    let fault_samples = FAULTS.get_ptr(pid).map_or(0, |faults| unsafe { (*faults).samples });
+    let fault_samples = FAULTS.get_ptr(pid).map_or(0, |samples| unsafe { *samples });
     let mut pages: [i64; COUNTERS] = if offset!(mm_rss_slots) == ABSENT as usize {
         // Complete counts, adjacent. The verifiers of these kernels do not look into an array of
         // `atomic_long_t`.
@@ -114,6 +114,7 @@ fn sample(task: *const c_void, sum: bool) -> Option<TaskSample> {
         swap_pages: pages[SWAP_ENTS],
         shmem_pages: pages[SHMEM_PAGES],
         mapped_pages: mapped_pages(mm),
+        peak_rss_pages: peak_rss_pages(mm),
         fault_samples,
         pid,
         ppid: load(parent, offset!(task_tgid)),
@@ -129,6 +130,15 @@ fn mapped_pages(mm: *const c_void) -> u64 {
         return PAGES_UNKNOWN;
     }
     load::<u64>(mm, offset!(mm_data_vm)) + load::<u64>(mm, offset!(mm_stack_vm))
+}
+
+/// Reads `mm->hiwater_rss`, from which `task_mem` of fs/proc/task_mmu.c makes `VmHWM`.
+#[inline(always)]
+fn peak_rss_pages(mm: *const c_void) -> u64 {
+    match offset!(mm_hiwater_rss) {
+        at if at == ABSENT as usize => PAGES_UNKNOWN,
+        at => load(mm, at),
+    }
 }
 
 #[inline(always)]

@@ -127,8 +127,8 @@ fn ends_read() -> bool {
 #[unsafe(link_section = "iter/task_file")]
 pub extern "C" fn list_requests(ctx: *mut IterTaskFile) -> i32 {
     // SAFETY: the kernel passes a valid context; its members are read as the verifier allows.
-    let (meta, file) = unsafe { ((*ctx).meta, (*ctx).file) };
-    if file.is_null() {
+    let (meta, task, file) = unsafe { ((*ctx).meta, (*ctx).task.cast_const(), (*ctx).file) };
+    if task.is_null() || file.is_null() {
         return 0;
     }
     if ends_read() {
@@ -145,7 +145,7 @@ pub extern "C" fn list_requests(ctx: *mut IterTaskFile) -> i32 {
     if tcp.is_null() {
         return 0;
     }
-    if let Some(sample) = found::<Typed>(tcp.cast_const().cast()) {
+    if let Some(sample) = found::<Typed>(task, tcp.cast_const().cast()) {
         emit(meta, &sample);
     }
     0
@@ -155,8 +155,9 @@ pub extern "C" fn list_requests(ctx: *mut IterTaskFile) -> i32 {
 #[unsafe(link_section = "iter/task_file")]
 pub extern "C" fn list_requests_by_helper(ctx: *mut IterTaskFile) -> i32 {
     // SAFETY: the kernel passes a valid context; its members are read as the verifier allows.
-    let (meta, file) = unsafe { ((*ctx).meta, (*ctx).file.cast_const()) };
-    if file.is_null() {
+    let (meta, task, file) =
+        unsafe { ((*ctx).meta, (*ctx).task.cast_const(), (*ctx).file.cast_const()) };
+    if task.is_null() || file.is_null() {
         return 0;
     }
     if ends_read() {
@@ -166,7 +167,7 @@ pub extern "C" fn list_requests_by_helper(ctx: *mut IterTaskFile) -> i32 {
     if is_tcp::<Helper>(sock) != Some(true) {
         return 0;
     }
-    if let Some(sample) = found::<Helper>(sock) {
+    if let Some(sample) = found::<Helper>(task, sock) {
         emit(meta, &sample);
     }
     0
@@ -270,15 +271,16 @@ fn visit(sock: *const c_void) -> Option<RequestSample> {
     sample(sock, &members, state, &latest.listener, 0)
 }
 
-/// Samples a TCP socket; `None` unless it is a connection of a known listener.
+/// Samples a TCP socket that a process holds; `None` unless it is a connection of a known listener.
 #[inline(always)]
-fn found<R: Reading>(sock: *const c_void) -> Option<RequestSample> {
+fn found<R: Reading>(task: *const c_void, sock: *const c_void) -> Option<RequestSample> {
     let members = OneByOne::<R>::of(sock);
     let state = state_of(&members)?;
     let address = arrivals::listener_at(arrivals::address_of_connection(&members)?)?;
     let netns = R::read(R::pointer(sock, offset!(sock_net))?, offset!(net_inum))?;
     let listener = Listener { address, netns };
-    sample(sock, &members, state, &listener, owner_in::<R>(sock, netns))
+    let sample = sample(sock, &members, state, &listener, owner_in::<R>(sock, netns))?;
+    Some(RequestSample { pid: R::read(task, offset!(task_tgid))?, ..sample })
 }
 
 /// Returns the state of a socket on which a request may be.
@@ -334,6 +336,6 @@ fn sample(
         peer_port: members.read(offset!(sock_dport))?,
         state,
         slot: 0,
-        reserved: 0,
+        pid: 0,
     })
 }

@@ -4,11 +4,14 @@
 //! open file every ten seconds, and reads the name and queue of each listener; `scan_unix` reads
 //! the queues of those that found room in the map. If a socket has closed since and its memory
 //! belongs to another, the inode number differs: it is reused only after four billion others.
+//! `list_unix_accepted` walks every open file while connections wait at a pool of workers, and
+//! reads which of them hold a connection.
 //!
 //! - Hooks: `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`; `iter/bpf_map_elem`, `int
 //!   (struct bpf_iter__bpf_map_elem *ctx)`.
 //! - Minimum kernel: 5.9 (iterators over the elements of a map).
-//! - Cost: a walk of every open file every ten seconds, and a read of each listener a scan.
+//! - Cost: a walk of every open file every ten seconds, and once a second or less often while
+//!   connections wait at a pool; a read of each listener a scan.
 //! - Does not see: a listener before it is found, and one that no process holds; the age of the
 //!   head of a queue, which the kernel does not record.
 
@@ -19,7 +22,8 @@ use aya_ebpf::{
     maps::{Array, HashMap},
 };
 use spillway_ebpf::{
-    KnownUnix, Loss, TCP_LISTEN, UNIX_LISTENERS_MAX, UNIX_NAME_LEN, UnixFoundSample, UnixSample,
+    KnownUnix, Loss, TCP_ESTABLISHED, TCP_LISTEN, UNIX_LISTENERS_MAX, UNIX_NAME_LEN,
+    UnixAcceptedSample, UnixFoundSample, UnixSample,
 };
 
 use crate::{
@@ -102,6 +106,7 @@ fn found(task: *const c_void, file: *const c_void) -> Option<UnixFoundSample> {
     Some(UnixFoundSample {
         sock: sock as u64,
         inode: inode_of(sock)?,
+        address: address as u64,
         netns: Helper::read(net, offset!(net_inum))?,
         pid: Helper::read(task, offset!(task_tgid))?,
         uid: uid_of(sock)?,
@@ -111,6 +116,38 @@ fn found(task: *const c_void, file: *const c_void) -> Option<UnixFoundSample> {
         // The reader cuts off the bytes behind a shorter name.
         name: Helper::read(address, offset!(unix_address_name) + FAMILY_LEN)?,
         name_len: length.saturating_sub(FAMILY_LEN).min(UNIX_NAME_LEN) as u32,
+    })
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+pub extern "C" fn list_unix_accepted(ctx: *mut IterTaskFile) -> i32 {
+    // SAFETY: the kernel passes a valid context; its members are read as the verifier allows.
+    let (meta, task, file) =
+        unsafe { ((*ctx).meta, (*ctx).task.cast_const(), (*ctx).file.cast_const()) };
+    if task.is_null() || file.is_null() {
+        return 0;
+    }
+    if let Some(accepted) = accepted(task, file) {
+        emit(meta, &accepted);
+    }
+    0
+}
+
+/// Returns the connection behind `file` if it has a name: that of its listener, which accept()
+/// gives it, unless a client has bound its own.
+#[inline(always)]
+fn accepted(task: *const c_void, file: *const c_void) -> Option<UnixAcceptedSample> {
+    let sock = socket_of(file)?;
+    let state = u16::from(Helper::read::<u8>(sock, offset!(sock_state))?);
+    if Helper::read::<u16>(sock, offset!(sock_family))? != AF_UNIX || state != TCP_ESTABLISHED {
+        return None;
+    }
+    Some(UnixAcceptedSample {
+        address: Helper::pointer(sock, offset!(unix_addr))? as u64,
+        inode: inode_of(sock)?,
+        pid: Helper::read(task, offset!(task_tgid))?,
+        reserved: 0,
     })
 }
 

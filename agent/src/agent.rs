@@ -29,6 +29,7 @@ use crate::{
         self_protection::{self, RealtimeUnderPressure},
     },
     output::EventPrinter,
+    saved_windows::SavedWindows,
     scan_loop::{Batch, Event, Intervals, ScanKind, watch},
     sense::{Fact, Hierarchy, OwnSockets, RequestSensor, Sensors},
     serve::{Metrics, serve, serve_agent_check},
@@ -83,6 +84,9 @@ pub fn run(
         metrics.show_dropped_lines(printer.dropped().into_iter().chain(log));
         // Threads that start from now on inherit it.
         self_protection::set_io_flusher();
+        for notice in config::notices(config) {
+            tracing::warn!("{}\n  hint: {}", notice.message, notice.hint);
+        }
         for problem in act::check_files(config) {
             // Limits and metrics work without them.
             tracing::error!(key = problem.key, "{}\n  hint: {}", problem.message, problem.hint);
@@ -100,6 +104,25 @@ pub fn run(
             let _ = StateDir::create(&config.record.state_dir);
         }
         sandbox::files(&config.record.state_dir, Hierarchy::detect().mount());
+        let windows = SavedWindows::open(&config.record.state_dir, &clock);
+        if let Some(windows) = &windows {
+            match windows.restore(&mut engine, &clock) {
+                Ok(Some(secs)) => tracing::info!(
+                    seconds = secs,
+                    "going on with the windows of the run before: a leak that was under way is \
+                     found as if the agent had not stopped"
+                ),
+                Ok(None) => {}
+                Err(why) => {
+                    tracing::warn!(
+                        "the windows of the run before are not used: {why}\n  hint: until they are \
+                         filled anew, leaks are found up to twenty minutes later"
+                    );
+                    engine = Engine::new(config, host_info(&sensors)?);
+                    engine.services_mut().set_host_netns(host_netns());
+                }
+            }
+        }
         sensors.leave_out(OwnSockets::new(&listen(config, &metrics, &drains).await));
         let notifier = Notifier::start(config, clock)?;
         if let Some(notifier) = &notifier {
@@ -118,6 +141,7 @@ pub fn run(
             printer,
             metrics,
             realtime: RealtimeUnderPressure::default(),
+            windows,
             stalls: 0,
             has_warned_untracked: false,
             output: Output::default(),
@@ -207,6 +231,8 @@ struct Agent {
     printer: EventPrinter,
     metrics: Arc<Metrics>,
     realtime: RealtimeUnderPressure,
+    /// Windows on disk, if they are kept.
+    windows: Option<SavedWindows>,
     /// Stalls so far.
     stalls: u64,
     has_warned_untracked: bool,
@@ -308,6 +334,9 @@ impl Agent {
         for executor in &mut self.executors {
             executor.observe(now, &mut self.engine.raised());
         }
+        if let Some(windows) = &mut self.windows {
+            windows.save_if_due(&self.engine, &self.clock);
+        }
         let tracked = self.engine.tracked();
         self.metrics.note_tracked(&tracked);
         if tracked.untracked_total > 0 && !std::mem::replace(&mut self.has_warned_untracked, true) {
@@ -367,6 +396,9 @@ impl Agent {
             for outcome in executor.stop() {
                 self.report(&outcome);
             }
+        }
+        if let Some(windows) = self.windows.take() {
+            windows.stop(&self.engine, &self.clock);
         }
         self.printer.drain(PRINTED_WITHIN);
         tracing::info!("stopped");
@@ -568,6 +600,7 @@ mod tests {
             printer: EventPrinter::to(Box::new(printed.clone()), true),
             metrics: Arc::new(Metrics::new(clock, 1.0)),
             realtime: RealtimeUnderPressure::default(),
+            windows: None,
             stalls: 0,
             has_warned_untracked: false,
             output: Output::default(),

@@ -2,6 +2,8 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use nix::time::{ClockId, clock_gettime};
+
 /// Seconds since the clock was made, monotonic. Time that the machine spends suspended does not
 /// pass.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +23,13 @@ impl Clock {
     #[allow(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn unix_ms(&self) -> u64 {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    }
+
+    /// Seconds since the host booted, those in which it was suspended included: for what outlives
+    /// this process. Zero if the kernel does not tell.
+    pub fn boot_secs(&self) -> f64 {
+        clock_gettime(ClockId::CLOCK_BOOTTIME)
+            .map_or(0.0, |time| time.tv_sec() as f64 + time.tv_nsec() as f64 / 1e9)
     }
 
     /// Seconds since the start.

@@ -10,7 +10,9 @@
 use crate::{
     config::Config,
     decide::{Decision, IncidentId, Policy, Services},
-    detect::{Context, Detector, DetectorSize, Findings, SensorHealth, Verdict, detectors},
+    detect::{
+        Context, Detector, DetectorSize, Findings, SavedError, SensorHealth, Verdict, detectors,
+    },
     sense::{Fact, HostFact, Observation},
 };
 
@@ -167,6 +169,38 @@ impl Engine {
         self.policy.reload(&config.decide);
     }
 
+    /// Writes down the windows as of `t`, for [`Engine::restore`] of a later run.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a detector cannot write down its own.
+    pub fn save(&self, t: f64) -> Result<Vec<u8>, SavedError> {
+        let mut saved = Vec::new();
+        for detector in &self.detectors {
+            detector.save(t, &mut saved)?;
+        }
+        Ok(saved)
+    }
+
+    /// Takes over the windows that an earlier run wrote down `gap_secs` before `t`, on this run's
+    /// clock. Claims that it had open are raised again as soon as their process is seen.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the windows are of another layout or make no sense; then this engine
+    /// must not be used.
+    pub fn restore(&mut self, t: f64, gap_secs: f64, saved: &[u8]) -> Result<(), SavedError> {
+        let mut rest = saved;
+        for detector in &mut self.detectors {
+            detector.restore(t, gap_secs, &mut rest)?;
+        }
+        if rest.is_empty() {
+            Ok(())
+        } else {
+            Err(SavedError::new(format!("{} bytes too many", rest.len())))
+        }
+    }
+
     /// Takes the news that an action for these incidents did not help.
     pub fn set_back(&mut self, t: f64, ids: &[IncidentId], why: &str, output: &mut Output) {
         for id in ids {
@@ -225,6 +259,7 @@ mod tests {
         let ids = [1, 2].map(|pid| {
             let id = ProcessId { pid, start_ticks: 1 };
             let claim = LeakClaim {
+                cgroup_memory: None,
                 resource: Resource::Memory,
                 id,
                 comm: "api".into(),

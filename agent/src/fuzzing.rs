@@ -28,10 +28,11 @@ use crate::{
     },
     bpf,
     clock::Clock,
-    config::{Pattern, ServeConfig},
+    config::{Config, Pattern, ServeConfig},
     decide::kubepods,
+    engine::{Engine, HostInfo},
     net::{http_client::Response, kubernetes},
-    sense::{self, printable, proc_files},
+    sense::{self, Fact, HostFact, Observation, ProcessFact, ProcessId, printable, proc_files},
     serve::{self, Metrics},
 };
 
@@ -44,6 +45,60 @@ pub fn journal(bytes: &[u8]) {
             .map(|change| &change.file)
             .chain(entry.unit.iter().map(|unit| &unit.name));
         assert!(names.into_iter().all(|name| !name.contains('/') && name != ".."), "{entry:?}");
+    }
+}
+
+/// Windows that an earlier run saved are refused or used for a while. The bytes are taken as they
+/// are, and as changes (a place and a byte, in four bytes each) of windows that are whole.
+pub fn windows(bytes: &[u8]) {
+    static WHOLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let mut engine = new_engine();
+        (0..500).for_each(|t| scan_once(&mut engine, f64::from(t)));
+        engine.save(500.0).expect("windows can be written")
+    });
+    let mut changed = WHOLE.clone();
+    for change in bytes.chunks_exact(4) {
+        let place = u32::from_le_bytes([change[0], change[1], change[2], 0]) as usize;
+        let length = changed.len();
+        changed[place % length] = change[3];
+    }
+    for saved in [bytes, &changed] {
+        let mut engine = new_engine();
+        if engine.restore(1.0, 30.0, saved).is_ok() {
+            (1..40).for_each(|step| scan_once(&mut engine, f64::from(step) * 20.0));
+            engine.save(800.0).expect("windows can be written");
+        }
+    }
+}
+
+fn new_engine() -> Engine {
+    Engine::new(&Config::default(), HostInfo { mem_total_bytes: 1 << 34, cpus: 2 })
+}
+
+/// Shows an engine a leak, a crash loop at a cgroup's limit, and a sawtooth.
+fn scan_once(engine: &mut Engine, t: f64) {
+    let host = HostFact { mem_available_bytes: 1 << 33, psi_memory_some_avg10: None };
+    let life = (t / 200.0) as u32;
+    let sizes = [(1, 50.0 + 2.0 * t), (10 + life, 4.0 + t % 200.0), (2, 100.0 + 5.0 * (t % 60.0))];
+    let processes = sizes.map(|(pid, mib)| {
+        Fact::Process(ProcessFact {
+            id: ProcessId { pid, start_ticks: u64::from(pid) },
+            ppid: 1,
+            comm: Arc::from("api"),
+            cgroup: Arc::from(if pid >= 10 { "/loop" } else { "/api" }),
+            anon_bytes: (mib * 1_048_576.0) as u64,
+            file_bytes: 0,
+            shmem_bytes: 0,
+            swap_bytes: 0,
+            faulted_bytes_total: None,
+            mapped_bytes: None,
+            peak_rss_bytes: None,
+            memory_max_bytes: (pid >= 10).then_some(205 << 20),
+            memory_charged_bytes: None,
+        })
+    });
+    for fact in [Fact::Host(host)].into_iter().chain(processes) {
+        engine.apply(&Observation { t, fact });
     }
 }
 
@@ -207,10 +262,21 @@ mod tests {
 
     use super::*;
 
-    const TARGETS: [fn(&[u8]); 10] =
-        [journal, drain_state, spool, btf, records, proc, sock_diag, replies, agent_check, http];
+    const TARGETS: [fn(&[u8]); 11] = [
+        journal,
+        drain_state,
+        spool,
+        btf,
+        records,
+        proc,
+        sock_diag,
+        replies,
+        agent_check,
+        http,
+        windows,
+    ];
 
-    const NAMES: [&str; 10] = [
+    const NAMES: [&str; 11] = [
         "journal",
         "drain_state",
         "spool",
@@ -221,6 +287,7 @@ mod tests {
         "replies",
         "agent_check",
         "http",
+        "windows",
     ];
 
     /// Seeds of each target, in the order of [`TARGETS`].

@@ -29,6 +29,8 @@ const APP: &str = "import os, time
 def app(environ, start_response):
     while os.path.exists('stuck'):
         time.sleep(0.02)
+    if os.path.exists('slow'):
+        time.sleep(0.2)
     start_response('200 OK', [])
     return [b'ok']
 ";
@@ -256,25 +258,38 @@ impl Servers {
     }
 
     /// Starts gunicorn with this number of sync workers on `socket`, a UNIX listener, and its own
-    /// files in `dir`. Its workers are stuck while `dir` has a file named `stuck`.
+    /// files in `dir`. Its workers are stuck while `dir` has a file named `stuck`, and take 200 ms for
+    /// a request while it has one named `slow`.
     ///
     /// # Panics
     ///
     /// Panics if gunicorn does not listen within ten seconds.
     pub fn gunicorn(&self, dir: &Path, socket: &Path, workers: u32) -> Program {
-        fs::create_dir_all(dir).expect("making a directory");
-        fs::write(dir.join("app.py"), APP).expect("writing the application");
-        let mut command = self.python(GUNICORN);
-        command
-            .arg("--chdir")
-            .arg(dir)
-            .arg(format!("--bind=unix:{}", socket.display()))
-            .arg(format!("--workers={workers}"))
-            .args(["--timeout=120", "--log-level=error", "app:app"]);
+        let mut command =
+            self.gunicorn_command(dir, &format!("unix:{}", socket.display()), workers);
         let server = Program::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
         let listens = wait_for(Duration::from_secs(10), || UnixStream::connect(socket).ok());
         assert!(listens.is_some(), "gunicorn did not listen on {}", socket.display());
         server
+    }
+
+    /// Starts the same server on a TCP listener.
+    ///
+    /// # Panics
+    ///
+    /// Panics if gunicorn does not listen within five seconds.
+    pub fn gunicorn_at(&self, dir: &Path, addr: SocketAddr, workers: u32) -> Program {
+        listening(&mut self.gunicorn_command(dir, &addr.to_string(), workers), addr)
+    }
+
+    fn gunicorn_command(&self, dir: &Path, bind: &str, workers: u32) -> Command {
+        fs::create_dir_all(dir).expect("making a directory");
+        fs::write(dir.join("app.py"), APP).expect("writing the application");
+        let mut command = self.python(GUNICORN);
+        command.arg("--chdir").arg(dir);
+        command.args([format!("--bind={bind}"), format!("--workers={workers}")]);
+        command.args(["--timeout=120", "--log-level=error", "app:app"]);
+        command
     }
 
     /// Starts uvicorn, an event loop on one thread, with its own files in `dir`. Each request keeps

@@ -14,7 +14,7 @@ use anyhow::Context as _;
 
 use crate::child::{self, OnInterrupt};
 use crate::toolchain::{Compiler, Origin};
-use crate::workspace::{Workspace, cargo};
+use crate::workspace::{Workspace, cargo, lint};
 use crate::{setup, tools};
 
 const TARGET: &str = "bpfel-unknown-none";
@@ -74,11 +74,18 @@ pub fn binaries(workspace: &Workspace, release: bool, wanted: &[&str]) -> anyhow
 }
 
 /// Builds every test and the agent that they run, with the dependency features that the tests need:
-/// a separate build of the agent would compile it twice.
-pub fn tests(workspace: &Workspace) -> anyhow::Result<()> {
+/// a separate build of the agent would compile it twice. With lints, everything else, too.
+pub fn tests(workspace: &Workspace, lints: bool) -> anyhow::Result<()> {
     let mut command = user_half(workspace, &["spillway"]);
-    command.arg("--tests");
-    child::quiet("build spillway and the tests", &mut command, HINT, OnInterrupt::Stop)
+    let what = if lints {
+        lint(&mut command);
+        command.arg("--all-targets");
+        "lint and build spillway and the tests"
+    } else {
+        command.arg("--tests");
+        "build spillway and the tests"
+    };
+    child::quiet(what, &mut command, HINT, OnInterrupt::Stop)
 }
 
 /// Returns the build command for these binaries. It names the whole workspace: cargo selects the

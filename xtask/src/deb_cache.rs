@@ -42,6 +42,8 @@ pub struct Unpacked {
     /// Path of each program, in which `*` stands for any part of a name, the argument that prints
     /// its version, and the exit code of that call.
     pub programs: &'static [(&'static str, &'static str, i32)],
+    /// Paths of files that are no programs.
+    pub files: &'static [&'static str],
     /// Set if an installed program serves as well as an unpacked one.
     pub may_be_installed: bool,
 }
@@ -52,17 +54,19 @@ impl Unpacked {
         Ok(cache_dir()?.join(self.name).join("root"))
     }
 
-    /// Returns true if all programs run.
+    /// Returns true if all programs run and all files are there.
     pub fn is_there(&self) -> anyhow::Result<bool> {
         let installed = self.may_be_installed.then(|| PathBuf::from("/"));
         let roots: Vec<_> = [Some(self.root()?), installed].into_iter().flatten().collect();
-        Ok(self.programs.iter().all(|(program, version, code)| {
+        let has = |file: &&str| roots.iter().any(|root| root.join(file).is_file());
+        let run = |(program, version, code): &(&str, &str, i32)| {
             let runs = |root: &PathBuf| {
                 let output = command(root, &first_match(root, program)).arg(version).output();
                 output.is_ok_and(|output| output.status.code() == Some(*code))
             };
             roots.iter().any(runs)
-        }))
+        };
+        Ok(self.programs.iter().all(run) && self.files.iter().all(has))
     }
 
     /// Unpacks the set unless it is present; returns its root directory.

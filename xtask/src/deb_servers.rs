@@ -29,13 +29,14 @@ pub const SERVERS: Unpacked = Unpacked {
         // kubectl prints its version only after asking an API server.
         ("usr/bin/kubectl", "help", 0),
     ],
+    files: &[],
     may_be_installed: false,
 };
 
 /// Debian's packages of the other servers in the scenes. Installed ones serve as well.
 pub const MORE_SERVERS: Unpacked = Unpacked {
     name: "more-servers",
-    what: "Node, Redis, Apache, PHP-FPM, Go, Java and PostgreSQL",
+    what: "Node, Redis, Apache, PHP-FPM, Go, Java, Tomcat and PostgreSQL",
     why: "by the scenes of `cargo xtask test --thorough`, some 250 MB to download",
     packages: &[
         "nodejs",
@@ -44,6 +45,8 @@ pub const MORE_SERVERS: Unpacked = Unpacked {
         "php-fpm",
         "golang-go",
         "default-jdk-headless",
+        "libtomcat10-embed-java",
+        "libjakarta-annotation-api-java",
         "postgresql",
     ],
     programs: &[
@@ -55,5 +58,6 @@ pub const MORE_SERVERS: Unpacked = Unpacked {
         ("usr/lib/jvm/*/bin/java", "-version", 0),
         ("usr/lib/postgresql/*/bin/postgres", "--version", 0),
     ],
+    files: &["usr/share/java/tomcat10-embed-core.jar", "usr/share/java/jakarta-annotation-api.jar"],
     may_be_installed: true,
 };

@@ -47,6 +47,7 @@ const TARGETS: &[(&str, &str, &str)] = &[
     ("replies", "tests/fuzz/seeds/replies", "bin"),
     ("agent_check", "tests/fuzz/seeds/agent_check", "txt"),
     ("http", "tests/fuzz/seeds/http", "txt"),
+    ("windows", "tests/fuzz/seeds/windows", "bin"),
 ];
 
 /// Feed arbitrary bytes to Spillway's parsers.

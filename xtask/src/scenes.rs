@@ -27,10 +27,12 @@ pub fn record(filters: &[String]) -> anyhow::Result<ExitCode> {
 
 /// Returns the command that runs scenes, with all servers.
 fn command(workspace: &Workspace, filters: &[String], strict: bool) -> anyhow::Result<Command> {
-    build::binaries(workspace, false, &["spillway", "scenes"])?;
-    let mut scenes = Command::new(workspace.binary(false, "scenes"));
+    // The agent as it ships: an unoptimised one takes so long over thousands of connections that it
+    // rests for seconds.
+    build::binaries(workspace, true, &["spillway", "scenes"])?;
+    let mut scenes = Command::new(workspace.binary(true, "scenes"));
     scenes.args(filters);
-    scenes.env("SPILLWAY_BIN", workspace.binary(false, "spillway"));
+    scenes.env("SPILLWAY_BIN", workspace.binary(true, "spillway"));
     scenes.env("SPILLWAY_SERVERS", setup::servers()?);
     match setup::more_servers() {
         Ok(root) => drop(scenes.env("SPILLWAY_MORE_SERVERS", root)),

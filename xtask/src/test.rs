@@ -20,7 +20,7 @@ use anyhow::Context as _;
 use crate::deb_servers::SERVERS;
 use crate::signals::Interrupted;
 use crate::tools::{DENY, NEXTEST};
-use crate::workspace::{Workspace, is_ci};
+use crate::workspace::{Workspace, is_ci, lint};
 use crate::{
     build::{self, RELEASE_BINARIES},
     child, corpus, python_deps, scenes, setup, vm,
@@ -50,6 +50,14 @@ pub struct Args {
     /// minutes
     #[arg(long, conflicts_with = "quick")]
     thorough: bool,
+}
+
+impl Args {
+    /// Returns whether the build lints, too: a run of selected tests is to work in an unfinished
+    /// tree.
+    fn lints(&self) -> bool {
+        self.filters.is_empty()
+    }
 }
 
 /// Number of parallel tests per processor: most of them wait most of the time.
@@ -117,6 +125,10 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         command.env(THREADS, (THREADS_PER_PROCESSOR * processors).to_string());
     }
     workspace.equip(&mut command);
+    if args.lints() {
+        // The same build as before.
+        lint(&mut command);
+    }
     if !args.quick {
         provide(&mut command, strict)?;
     }
@@ -270,7 +282,7 @@ fn check_and_build(args: &Args, workspace: &Workspace) -> anyhow::Result<bool> {
             }
         }
     }
-    build::tests(workspace)?;
+    build::tests(workspace, args.lints())?;
     Ok(true)
 }
 
@@ -279,9 +291,7 @@ fn check_and_build(args: &Args, workspace: &Workspace) -> anyhow::Result<bool> {
 fn checks(workspace: &Workspace, deny: Option<Command>) -> Vec<(&'static str, Command)> {
     let mut format = workspace.cargo("fmt");
     format.args(["--all", "--check"]);
-    let mut lint = workspace.cargo("clippy");
-    lint.args(["--quiet", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]);
-    let Some(mut deny) = deny else { return vec![("formatting", format), ("lints", lint)] };
+    let Some(mut deny) = deny else { return vec![("formatting", format)] };
     // Without advisories, because their database is a repository that would have to be fetched.
     deny.args(["--log-level", "error", "--locked", "check", "--hide-inclusion-graph"])
         .current_dir(&workspace.root);
@@ -289,12 +299,7 @@ fn checks(workspace: &Workspace, deny: Option<Command>) -> Vec<(&'static str, Co
     // The fuzz targets are a separate workspace, which no other step resolves.
     let mut lock = workspace.cargo("tree");
     lock.args(["--quiet", "--locked", "--depth=0", "--manifest-path", "tests/fuzz/Cargo.toml"]);
-    vec![
-        ("formatting", format),
-        ("lints", lint),
-        ("dependencies", deny),
-        ("the fuzz targets' lock file", lock),
-    ]
+    vec![("formatting", format), ("dependencies", deny), ("the fuzz targets' lock file", lock)]
 }
 
 /// Parses the tests' lines: the test's name, a tab, the reason. Tests write concurrently, but each

@@ -57,17 +57,13 @@ impl Workspace {
         let mut command = Command::new(cargo());
         command.arg(subcommand);
         self.equip(&mut command);
-        if is_ci() {
-            // A tree that is built once gains nothing from it: building our own packages for the
-            // tests took 68 s with it and 54 s without.
-            command.env("CARGO_INCREMENTAL", "0");
-        }
         command
     }
 
     /// Sets a command's directory and, if the BPF object exists, its path. Removes the variables
     /// that cargo set for this program's own package: ring's build script depends on them, so ring
-    /// and its dependents would be rebuilt after every manual build.
+    /// and its dependents would be rebuilt after every manual build. In CI turns incremental builds
+    /// off.
     pub fn equip(&self, command: &mut Command) {
         command.current_dir(&self.root);
         for (name, _) in env::vars_os() {
@@ -81,7 +77,23 @@ impl Workspace {
         if object.is_file() {
             command.env("SPILLWAY_BPF_OBJECT", object);
         }
+        if is_ci() {
+            // A tree that is built once gains nothing from it: building our own packages for the
+            // tests took 68 s with it and 54 s without. A command without it would build them anew.
+            command.env("CARGO_INCREMENTAL", "0");
+        }
     }
+}
+
+/// Lets a cargo command lint this workspace's packages as it compiles them, and fail on a warning.
+/// A check of its own would compile them, and read every dependency, once more. Commands with and
+/// without lints keep their builds apart.
+pub fn lint(command: &mut Command) {
+    let beside = Path::new(&cargo()).with_file_name("clippy-driver");
+    let driver = if beside.is_file() { beside } else { "clippy-driver".into() };
+    command.env("RUSTC_WORKSPACE_WRAPPER", driver);
+    // As `cargo clippy` passes on what follows its `--`.
+    command.env("CLIPPY_ARGS", ["--deny", "warnings", ""].join("__CLIPPY_HACKERY__"));
 }
 
 /// Returns the cargo that started this command, or the one on the path.

@@ -41,6 +41,8 @@ pub mod members {
         member("mm_struct", "data_vm", Bytes(8), |o| &mut o.mm_data_vm);
     pub const MM_STACK_VM: KernelOffset =
         member("mm_struct", "stack_vm", Bytes(8), |o| &mut o.mm_stack_vm);
+    pub const MM_HIWATER_RSS: KernelOffset =
+        member("mm_struct", "hiwater_rss", Bytes(8), |o| &mut o.mm_hiwater_rss);
     pub const TASK_COMM: KernelOffset =
         member("task_struct", "comm", Bytes(16), |o| &mut o.task_comm);
     pub const TASK_CGROUPS: KernelOffset =

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::anyhow;
+use serde_json::json;
 
 use super::CommandError;
 use crate::{
@@ -20,9 +21,17 @@ pub fn check_config(file: Option<&Path>, json: bool) -> Result<(), CommandError>
         print!("{}", config::commented_defaults());
         return Ok(());
     };
-    match config::load(file).and_then(|config| check_named_files(file, &config)) {
-        Ok(()) if json => println!("{}", serde_json::json!({ "file": file, "problems": [] })),
-        Ok(()) => println!("{}: ok", file.display()),
+    match config::load(file).and_then(|config| check_named_files(file, &config).map(|()| config)) {
+        Ok(config) if json => {
+            let notices = config::notices(&config);
+            println!("{}", json!({ "file": file, "problems": [], "notices": notices }));
+        }
+        Ok(config) => {
+            println!("{}: ok", file.display());
+            for ConfigProblem { message, hint, .. } in config::notices(&config) {
+                println!("{}: note: {message}\n  hint: {hint}", file.display());
+            }
+        }
         Err(errors) if json => {
             println!("{}", serde_json::to_string(&errors)?);
             let count = errors.problems().len();

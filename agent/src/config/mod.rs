@@ -43,6 +43,7 @@ pub use pattern::Pattern;
 pub use reload::Reload;
 pub use service::ServicePattern;
 pub use template::commented_defaults;
+pub use validate::notices;
 
 /// Maximum size of a configuration: some 70 times the generated file, so a larger file is a wrong
 /// path.

@@ -82,9 +82,8 @@ options! {
         /// before short growth counts as a leak, because it may be a job in progress.
         warm_up: Duration = Duration::from_mins(20), DurationIn(Duration::ZERO..=WEEK);
         /// Time spans over which growth is judged, shortest first, at most 8. Short spans find fast
-        /// leaks early; long spans find slow leaks and recognize growth that slows down. The
-        /// shortest must span at least 32 scans.
-        // The real minimum of the shortest depends on the interval: see validate.rs.
+        /// leaks early; long spans find slow leaks and recognize growth that slows down. A span is
+        /// judged if it has at least 12 scans.
         horizons: Vec<Duration> = [32, 96, 300, 900, 2_700, 7_200, 21_600, 64_800]
             .map(Duration::from_secs)
             .to_vec(), DurationsIn(millis(1_000)..=WEEK);
@@ -363,7 +362,8 @@ options! {
     pub struct RecordConfig [record] {
         /// Directory for the journal, which records every change to this host and what was there
         /// before; for "paused", a file that stops all actions while it exists; for "drain.json",
-        /// the drain state; and for "operator", an operator's drain command. Refused if anyone but
+        /// the drain state; for "operator", an operator's drain command; and for "windows.bin", the
+        /// windows of processes, with which a restarted agent goes on. Refused if anyone but
         /// root and the agent's user can write to it or to a directory above it, or if its path
         /// has a symbolic link.
         state_dir: PathBuf = PathBuf::from("/var/lib/spillway"), AbsolutePath;
@@ -379,8 +379,12 @@ impl LeakConfig {
     /// Maximum number of horizons: a process's bounded state has room for no more.
     pub const HORIZONS_MAX: usize = 8;
 
-    /// Number of buckets in a horizon; each must contain at least one scan.
+    /// Number of buckets in a horizon.
     pub const BUCKETS_PER_HORIZON: u32 = 16;
+
+    /// Minimum number of them in which there was a scan, for the horizon to be judged: the design's
+    /// 75 %.
+    pub const BUCKETS_SEEN_MIN: u32 = 12;
 }
 
 #[cfg(test)]

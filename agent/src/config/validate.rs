@@ -5,9 +5,10 @@
 //! set, and is not reported if one of them is already refused, because the rule would judge a
 //! default that was not meant.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use super::{
+    error::ConfigProblem,
     options::{Config, LeakConfig},
     units::{duration_text, size_text},
 };
@@ -71,23 +72,65 @@ fn horizon_order(config: &Config) -> Option<Conflict> {
     })
 }
 
-/// Minimum number of scans in a bucket of a horizon: with a single one, a scan that is slightly
-/// late leaves its bucket empty, and a few empty buckets disable the horizon.
-const SCANS_PER_BUCKET: u32 = 2;
+/// Returns the spans of the leak detector in which so few buckets are seen that they are never
+/// judged.
+fn unseen_horizons(config: &Config) -> impl Iterator<Item = &Duration> {
+    let least = config.sense.interval.saturating_mul(LeakConfig::BUCKETS_SEEN_MIN);
+    config.detect.leak.horizons.iter().filter(move |span| **span < least)
+}
 
 fn horizon_resolution(config: &Config) -> Option<Conflict> {
-    let (shortest, interval) = (*config.detect.leak.horizons.iter().min()?, config.sense.interval);
-    let scans = LeakConfig::BUCKETS_PER_HORIZON * SCANS_PER_BUCKET;
-    let least = interval.saturating_mul(scans);
-    (shortest < least).then(|| Conflict {
+    let (longest, interval) = (*config.detect.leak.horizons.iter().max()?, config.sense.interval);
+    let scans = LeakConfig::BUCKETS_SEEN_MIN;
+    (unseen_horizons(config).count() == config.detect.leak.horizons.len()).then(|| Conflict {
         keys: &["detect.leak.horizons", "sense.interval"],
         message: format!(
-            "detect.leak.horizons begins with {}, which is shorter than {scans} scans at \
-             sense.interval = {}",
-            duration_text(shortest),
+            "detect.leak.horizons ends with {}, which is shorter than {scans} scans at \
+             sense.interval = {}: no growth could be judged",
+            duration_text(longest),
             duration_text(interval),
         ),
-        hint: format!("begin with {} or more, or shorten sense.interval", duration_text(least)),
+        hint: format!(
+            "add a span of {} or more, or shorten sense.interval",
+            duration_text(interval.saturating_mul(scans))
+        ),
+    })
+}
+
+/// Returns what a configuration without conflicts gives up: a message and a hint each.
+pub fn notices(config: &Config) -> Vec<ConfigProblem> {
+    slow_scans(config).into_iter().collect()
+}
+
+/// Returns the longest interval at which a span is judged, in whole seconds or tenths of one, the
+/// shortest that is accepted; zero if there is none.
+fn longest_interval(span: Duration) -> Duration {
+    let millis = (span / LeakConfig::BUCKETS_SEEN_MIN).as_millis() as u64;
+    Duration::from_millis(millis - millis % if millis >= 1_000 { 1_000 } else { 100 })
+}
+
+fn slow_scans(config: &Config) -> Option<ConfigProblem> {
+    let horizons = &config.detect.leak.horizons;
+    let [first, last] = [unseen_horizons(config).min()?, unseen_horizons(config).max()?];
+    let judged = horizons.iter().filter(|span| *span > last).min()?;
+    let unseen = match first == last {
+        true => format!("span of {}", duration_text(*first)),
+        false => format!("spans of {} to {}", duration_text(*first), duration_text(*last)),
+    };
+    Some(ConfigProblem {
+        line: None,
+        message: format!(
+            "sense.interval = {} is too long for the {unseen} in detect.leak.horizons: \
+             growth is judged over {} and longer, so a fast leak is reported minutes later",
+            duration_text(config.sense.interval),
+            duration_text(*judged),
+        ),
+        hint: match longest_interval(*first) {
+            Duration::ZERO => "remove them: no interval is short enough".to_owned(),
+            least => {
+                format!("with an interval of {} or less every span is judged", duration_text(least))
+            }
+        },
     })
 }
 
@@ -259,6 +302,30 @@ mod tests {
     }
 
     #[test]
+    fn long_interval_is_accepted_and_says_what_is_lost() {
+        let notice = |interval: Duration| {
+            let mut config = Config::default();
+            config.sense.interval = interval;
+            assert_eq!(conflicts(&config), []);
+            notices(&config).pop().map(|notice| [notice.message, notice.hint])
+        };
+        assert_eq!(notice(Duration::from_millis(100)), None);
+        assert_eq!(notice(Duration::from_secs(2)), None);
+        assert_eq!(
+            notice(Duration::from_secs(5)).unwrap(),
+            [
+                "sense.interval = 5s is too long for the span of 32s in detect.leak.horizons: \
+                 growth is judged over 1m36s and longer, so a fast leak is reported minutes later",
+                "with an interval of 2s or less every span is judged",
+            ]
+        );
+        assert_eq!(longest_interval(Duration::from_secs(6)), Duration::from_millis(500));
+        assert_eq!(longest_interval(Duration::from_secs(1)), Duration::ZERO);
+        let [message, _] = notice(Duration::from_mins(1)).unwrap();
+        assert!(message.contains("32s to 5m") && message.contains("over 15m"), "{message}");
+    }
+
+    #[test]
     fn horizons_are_one_to_eight() {
         assert_eq!(
             conflict(|config| config.detect.leak.horizons = secs(&[])),
@@ -287,12 +354,15 @@ mod tests {
     }
 
     #[test]
-    fn each_bucket_of_the_shortest_horizon_sees_two_scans() {
-        assert_eq!(conflict(|config| config.sense.interval = Duration::from_secs(1)), [""; 0]);
-        assert_eq!(
-            conflict(|config| config.sense.interval = Duration::from_millis(1_001)),
-            ["detect.leak.horizons", "sense.interval"]
-        );
+    fn some_horizon_has_twelve_scans() {
+        let interval = |secs: u64| {
+            conflict(|config| {
+                config.detect.leak.horizons = self::secs(&[60, 300]);
+                config.sense.interval = Duration::from_secs(secs);
+            })
+        };
+        assert_eq!(interval(25), [""; 0]);
+        assert_eq!(interval(26), ["detect.leak.horizons", "sense.interval"]);
     }
 
     #[test]

@@ -6,6 +6,8 @@
 //! until a process was counted its activity explains nothing. A count that makes no sense explains
 //! growth only as far as it rose.
 
+use serde::{Deserialize, Serialize};
+
 use super::window::{HORIZONS_MAX, Horizons};
 use crate::sense::ProcessResourcesFact;
 
@@ -41,7 +43,8 @@ const NEW_LOAD: f32 = 1.05;
 const FELL_TO_MIN: f64 = 0.2;
 
 /// Activity of a process.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Activity {
     files: Averages,
     threads: Averages,
@@ -50,7 +53,8 @@ pub(super) struct Activity {
 }
 
 /// Averages of one count.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Averages {
     /// Averages by horizon from [`AVERAGED_FROM`] on, over about its latter half.
     by_horizon: [f32; HORIZONS_MAX - AVERAGED_FROM],

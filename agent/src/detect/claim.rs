@@ -69,7 +69,7 @@ pub trait ClaimDetails {
 
 /// Diagnosis of a claim: the scarce resource, the sign of a cascade, and what else its sentence
 /// explains.
-pub type Diagnosis = [Option<&'static str>; 4];
+pub type Diagnosis = [Option<&'static str>; 5];
 
 /// Urgency of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

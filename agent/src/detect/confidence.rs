@@ -19,6 +19,8 @@ use crate::{
 pub(super) enum Rule {
     /// Memory of a process over time.
     Leak,
+    /// Memory charged to a cgroup over time, beside that of its processes.
+    Cgroup,
     /// Open files, threads and sockets of a process over time.
     Handles,
     /// Results of a workload's outbound connects.
@@ -74,6 +76,8 @@ struct LossPenalty {
 }
 
 const LEAK: &[Rule] = &[Rule::Leak];
+const MEMORY: &[Rule] = &[Rule::Leak, Rule::Cgroup];
+const CGROUP: &[Rule] = &[Rule::Cgroup];
 const PROCESS: &[Rule] = &[Rule::Leak, Rule::Handles];
 const TCP_QUEUE: &[Rule] = &[Rule::QueueAge, Rule::QueueDepth];
 const UNIX_QUEUE: &[Rule] = &[Rule::UnixQueue];
@@ -85,7 +89,7 @@ const REQUESTS: &[Rule] = &[Rule::Requests];
 const fn probe_penalties(probe: Probe) -> ProbePenalties {
     let (rules, degraded, off) = match probe {
         Probe::ProcessMemory => (
-            LEAK,
+            MEMORY,
             Penalty(MILD, "memory was read in a coarser or slower way"),
             Penalty(SEVERE, "memory was not read"),
         ),
@@ -140,8 +144,6 @@ const fn loss_penalty(loss: Loss) -> LossPenalty {
     let (rules, factor, words) = match loss {
         Loss::LifeRingFull => (PROCESS, MILD, "some process starts and exits were lost"),
         Loss::FaultMapFull => (LEAK, SLIGHT, "page faults of some processes were lost"),
-        // No rule reads stacks; they are shown beside a claim.
-        Loss::FaultStack => (&[] as &[Rule], SLIGHT, "stacks of some page faults were lost"),
         Loss::ListenerMapFull => (TCP_QUEUE, MILD, "some listeners did not fit into BPF's map"),
         Loss::SojournMapFull => {
             (&[Rule::QueueAge] as &[Rule], SLIGHT, "waits at some listeners were not timed")
@@ -168,8 +170,8 @@ const fn loss_penalty(loss: Loss) -> LossPenalty {
             SLIGHT,
             "some connects of users with thousands of destinations were not counted",
         ),
-        Loss::HostReadFailed => (LEAK, MILD, "the host's memory could not always be read"),
-        Loss::ProcessScanFailed => (LEAK, MARKED, "some scans of processes failed"),
+        Loss::HostReadFailed => (MEMORY, MILD, "the host's memory could not always be read"),
+        Loss::ProcessScanFailed => (MEMORY, MARKED, "some scans of processes failed"),
         Loss::HandleScanFailed => {
             (&[Rule::Handles] as &[Rule], MILD, "some counts of open files failed")
         }
@@ -182,6 +184,7 @@ const fn loss_penalty(loss: Loss) -> LossPenalty {
         Loss::ShortRead => (
             &[
                 Rule::Leak,
+                Rule::Cgroup,
                 Rule::Handles,
                 Rule::Outbound,
                 Rule::QueueAge,
@@ -211,6 +214,10 @@ const fn loss_penalty(loss: Loss) -> LossPenalty {
         }
         Loss::NetnsHidden => {
             (ANY_QUEUE, SLIGHT, "listeners in other network namespaces were hidden from the agent")
+        }
+        Loss::CgroupReadFailed => (CGROUP, MILD, "the memory of some cgroups could not be read"),
+        Loss::CgroupsLeftOut => {
+            (CGROUP, SLIGHT, "some cgroups of users with thousands of them were left out")
         }
     };
     LossPenalty { rules, penalty: Penalty(factor, words) }
@@ -303,8 +310,9 @@ impl SensorHealth {
 mod tests {
     use super::*;
 
-    const RULES: [Rule; 7] = [
+    const RULES: [Rule; 8] = [
         Rule::Leak,
+        Rule::Cgroup,
         Rule::Handles,
         Rule::Outbound,
         Rule::QueueAge,
@@ -352,11 +360,11 @@ mod tests {
     }
 
     #[test]
-    fn every_loss_but_that_of_stacks_lowers_a_confidence() {
+    fn every_loss_lowers_a_confidence() {
         for loss in Loss::VARIANTS {
             let factors = factors(&fact(&[], &[], &[(loss.name(), 1)]));
             let is_lower = factors.iter().any(|factor| *factor < 1.0);
-            assert_eq!(is_lower, loss != Loss::FaultStack, "{}: {factors:?}", loss.name());
+            assert!(is_lower, "{}: {factors:?}", loss.name());
             assert!(factors.iter().all(|factor| *factor > 0.0), "{}", loss.name());
         }
     }

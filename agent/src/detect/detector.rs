@@ -73,6 +73,18 @@ impl DetectorSize {
     }
 }
 
+/// Error of windows that cannot be saved or are not taken over, with the reason.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SavedError(String);
+
+impl SavedError {
+    /// Gives the reason.
+    pub fn new(why: impl ToString) -> Self {
+        Self(why.to_string())
+    }
+}
+
 /// A window and a rule. Pure: time is that of the observation, and knowledge of the host arrives
 /// with the context. Every claim is raised once and cleared once; in between, a detector returns
 /// fresh forecasts.
@@ -82,6 +94,27 @@ pub trait Detector: Send {
 
     /// Numbers of subjects and claims held.
     fn size(&self) -> DetectorSize;
+
+    /// Appends what a later run needs in order to go on from `t`. Nothing by default: windows of a
+    /// few seconds are filled sooner than they are read.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if it cannot be written down.
+    fn save(&self, _t: f64, _into: &mut Vec<u8>) -> Result<(), SavedError> {
+        Ok(())
+    }
+
+    /// Takes what an earlier run of this detector appended, `gap_secs` before `t` on this run's
+    /// clock. It has seen nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if that is of another layout, or makes no sense; then the detector must not
+    /// be used.
+    fn restore(&mut self, _t: f64, _gap_secs: f64, _from: &mut &[u8]) -> Result<(), SavedError> {
+        Ok(())
+    }
 
     /// Takes other thresholds, in so far as they need no restart.
     fn reload(&mut self, _config: &DetectConfig) {}

@@ -14,6 +14,7 @@
 mod deceleration;
 mod history;
 mod impact;
+mod paces;
 mod sawtooth;
 
 use super::{
@@ -36,8 +37,8 @@ fn stretches(horizon: usize) -> &'static [usize] {
 /// they fill, too.
 const LONG_HORIZON_MIN: usize = 4;
 
-/// Share of a stretch's buckets that must hold a floor: the design's 75 %.
-const PRESENT_MIN: f64 = 0.75;
+/// Share of a stretch's buckets that must hold a floor.
+const PRESENT_MIN: f64 = LeakConfig::BUCKETS_SEEN_MIN as f64 / BUCKETS as f64;
 
 /// Slope at the beginning of a stretch, as a share of the whole stretch's, below which growth began
 /// midway. Half leaves room for leaks that quicken.
@@ -69,6 +70,12 @@ const NOW_SHARE_MIN: f64 = 0.5;
 
 /// The same share on the horizon below that, in whose time a staircase may pause.
 const NOW_SHARE_OF_STAIRS_MIN: f64 = 0.1;
+
+/// First horizon that shows stairs, a quarter of an hour by default; rise from one bucket to the
+/// next, as a share of the slope, up to which they pause; and the fewest such pauses.
+const STAIRS_HORIZON_MIN: usize = 3;
+const STAIR_SHARE: f64 = 0.1;
+const STAIR_PAUSES_MIN: usize = 3;
 
 /// Least strict significance of any horizon.
 const SIGNIFICANCE_MAX: f64 = 1e-3;
@@ -110,6 +117,8 @@ pub(super) struct Growth {
     pub(super) beginning: Beginning,
     /// Whether troughs show it.
     pub(super) under_sawtooth: bool,
+    /// Whether it comes in steps that are longer than a bucket: then it pauses without an end.
+    pub(super) in_steps: bool,
 }
 
 /// One horizon of one process, with what it takes to judge it.
@@ -123,6 +132,8 @@ pub(super) struct HorizonView<'a> {
     pub(super) activity: &'a Activity,
     /// Whether the process started under watch.
     pub(super) young: bool,
+    /// Whether that is so recent that growth is its start, unless it was steady before.
+    pub(super) starts: bool,
     /// Time for which it has been watched.
     pub(super) watched_secs: f64,
     /// Bytes to the nearest limit.
@@ -138,9 +149,37 @@ pub(super) trait Surroundings {
     fn shmem_bytes(&self) -> f64;
     /// Growth of the workload's other processes over so many of a horizon's last buckets, in KiB.
     fn others_grew_kib(&self, horizon: usize, buckets: usize) -> f64;
+    /// Size at which the workload's processes are replaced, in KiB; 0 if unknown.
+    fn recycled_kib(&self) -> u32;
     /// Rise of the memory in use of the nearest limit over so many seconds, in KiB; `None` if
     /// unknown.
     fn limit_rose_kib(&self, secs: f64) -> Option<f64>;
+}
+
+/// Surroundings of what stands alone: its headroom in bytes, on which the rate of a leak does not
+/// depend.
+pub(super) struct Alone(pub(super) f64);
+
+impl Surroundings for Alone {
+    fn headroom_bytes(&self) -> f64 {
+        self.0
+    }
+
+    fn shmem_bytes(&self) -> f64 {
+        0.0
+    }
+
+    fn others_grew_kib(&self, _horizon: usize, _buckets: usize) -> f64 {
+        0.0
+    }
+
+    fn recycled_kib(&self) -> u32 {
+        0
+    }
+
+    fn limit_rose_kib(&self, _secs: f64) -> Option<f64> {
+        None
+    }
 }
 
 /// Last buckets of the horizon that is judged, and the line through them.
@@ -150,9 +189,22 @@ struct Stretch<'a> {
     grown_kib: f64,
     /// Growth of the workload's other processes meanwhile.
     others_kib: f64,
+    /// Standard error of the slope, as a share of it.
+    error_share: f64,
+    /// Whether it rises in steps that are longer than a bucket.
+    in_steps: bool,
 }
 
+/// Standard error of a slope, as a share of it, up to which growth is beyond doubt.
+const BEYOND_DOUBT_SHARE: f64 = 0.1;
+
 impl Stretch<'_> {
+    /// Returns whether growth is far above its scatter. Steps scatter by themselves, but never
+    /// fall.
+    fn is_beyond_doubt(&self) -> bool {
+        self.in_steps || self.error_share <= BEYOND_DOUBT_SHARE
+    }
+
     /// Beginning on the horizon, in buckets.
     fn begins(&self) -> f64 {
         self.points[0].x
@@ -204,7 +256,10 @@ impl HorizonView<'_> {
         {
             return None;
         }
-        let others_kib = self.around.others_grew_kib(self.horizon, buckets);
+        // What processes share each of them shows, and their limit is charged for it once.
+        let is_shared = self.is_of_shared_memory(grown_kib);
+        let others_kib =
+            if is_shared { 0.0 } else { self.around.others_grew_kib(self.horizon, buckets) };
         if grown_kib + others_kib < self.worth_kib() {
             return None;
         }
@@ -217,11 +272,14 @@ impl HorizonView<'_> {
         }
         let bucket_secs = self.horizons.bucket_secs(self.horizon);
         let per_sec = KIB / bucket_secs;
+        let error_share = line.slope_error() / line.slope;
+        let slope_bytes_per_sec = line.slope * per_sec;
+        let in_steps = self.horizon >= STAIRS_HORIZON_MIN && is_staircase(points, line.slope);
         let stretch =
-            Stretch { points, slope_bytes_per_sec: line.slope * per_sec, grown_kib, others_kib };
+            Stretch { points, slope_bytes_per_sec, grown_kib, others_kib, error_share, in_steps };
         // The newest step still rises, and neither end is markedly flatter than all of it.
-        let rising_still =
-            last.y > points[points.len() - 2].y && self.grows_now(stretch.slope_bytes_per_sec);
+        let rising_still = last.y > points[points.len() - 2].y
+            && (in_steps || self.grows_now(stretch.slope_bytes_per_sec));
         let late_slope =
             even(points, &line, self.activity.fell_to(self.horizon)).filter(|_| rising_still)?;
         if self.horizon < MINUTES_HORIZON_MIN && stretch.slope_bytes_per_sec < FAST_BYTES_PER_SEC {
@@ -234,14 +292,15 @@ impl HorizonView<'_> {
             return None;
         }
         let quickened = self.quickened(&stretch);
-        if (!quickened && self.slows_on_a_longer_horizon(late_slope * per_sec))
+        let slows = !quickened && self.slows_on_a_longer_horizon(late_slope * per_sec);
+        if slows && !self.levels_off(&stretch)
             || self.activity.explains(self.horizons, self.horizon, grown_kib / first.y.max(1.0))
         {
             return None;
         }
         let beginning = match self.steady_secs_before(&stretch) {
             Some(steady_secs) => Beginning::BrokeOut { steady_secs },
-            None if self.goes_on(&stretch, quickened) => Beginning::Unseen,
+            None if !self.starts && self.goes_on(&stretch, quickened) => Beginning::Unseen,
             None => return None,
         };
         Some(Growth {
@@ -258,6 +317,7 @@ impl HorizonView<'_> {
             peak_kib: last.y as u32,
             beginning,
             under_sawtooth: false,
+            in_steps,
         })
     }
 
@@ -301,6 +361,15 @@ impl HorizonView<'_> {
         let share = self.horizons.bucket_secs(self.horizon) / self.horizons.bucket_secs(0);
         (self.config.significance * share).min(SIGNIFICANCE_MAX)
     }
+}
+
+/// Returns whether points rise in steps longer than the time between two of them, and never fall: a
+/// shorter horizon shows pauses that are no end.
+fn is_staircase(points: &[Point], slope: f64) -> bool {
+    let least = STAIR_SHARE * slope;
+    let rises = || points.windows(2).map(|pair| pair[1].y - pair[0].y);
+    rises().all(|rise| rise > -least)
+        && rises().filter(|rise| *rise < least).count() >= STAIR_PAUSES_MIN
 }
 
 /// Returns the slope of the later half if neither half is markedly flatter than the whole; if the

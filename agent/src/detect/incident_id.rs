@@ -9,12 +9,14 @@ use crate::sense::ProcessId;
 
 /// Identity of an incident by its subject, so that every restart and every replay names it alike.
 /// Prints as `leak-PID-START_TICKS`, `leak-RESOURCE-PID-START_TICKS` if the resource is not memory,
-/// `overload-NETNS-ADDR`, `cascade-risk-NETNS-ADDR-CGROUP`, or
+/// `leak-cgroup-CGROUP`, `overload-NETNS-ADDR`, `cascade-risk-NETNS-ADDR-CGROUP`, or
 /// `exhaustion-local_ports-NETNS-ADDR-CGROUP`; files on disk hold it in this form.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IncidentId {
     /// A leaking process, and the leaking resource.
     Leak(ProcessId, Resource),
+    /// A cgroup that leaks memory which is in none of its processes.
+    CgroupLeak(Arc<str>),
     /// An overloaded listener.
     Overload {
         /// Inode number of its network namespace.
@@ -48,6 +50,13 @@ pub enum IncidentId {
     Sample,
 }
 
+impl IncidentId {
+    /// Whether it is a leak.
+    pub fn is_leak(&self) -> bool {
+        matches!(self, Self::Leak(..) | Self::CgroupLeak(_))
+    }
+}
+
 impl fmt::Display for IncidentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -55,6 +64,7 @@ impl fmt::Display for IncidentId {
             Self::Leak(id, resource) => {
                 write!(f, "leak-{}-{}-{}", resource.name(), id.pid, id.start_ticks)
             }
+            Self::CgroupLeak(cgroup) => write!(f, "leak-cgroup-{cgroup}"),
             Self::Overload { netns, addr } => write!(f, "overload-{netns}-{addr}"),
             Self::CascadeRisk { cgroup, netns, addr } => {
                 write!(f, "cascade-risk-{netns}-{addr}-{cgroup}")
@@ -92,6 +102,9 @@ impl From<&str> for IncidentId {
 }
 
 fn known(text: &str) -> Option<IncidentId> {
+    if let Some(cgroup) = text.strip_prefix("leak-cgroup-") {
+        return Some(IncidentId::CgroupLeak(Arc::from(cgroup)));
+    }
     if let Some(leak) = text.strip_prefix("leak-") {
         let (resource, process) = match leak.split_once('-')? {
             (name, process) if process.contains('-') => (name.parse().ok()?, process),
@@ -134,6 +147,7 @@ mod tests {
         let resources = [Resource::Memory, Resource::Files, Resource::Threads, Resource::CloseWait];
         let ids =
             resources.map(|resource| IncidentId::Leak(process, resource)).into_iter().chain([
+                IncidentId::CgroupLeak(cgroup.clone()),
                 IncidentId::Overload { netns, addr: Arc::from("unix:/run/a-b, c.sock") },
                 IncidentId::CascadeRisk { cgroup: cgroup.clone(), netns, addr: Arc::clone(&addr) },
                 IncidentId::Exhaustion { cgroup: Arc::from(""), netns, addr: Arc::clone(&addr) },
@@ -154,7 +168,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_prints_as_it_was_read(
-            text in "(leak-|overload-|cascade-risk-|exhaustion-local_ports-|)[a-z0-9+/:-]{0,24}"
+            text in "(leak-|leak-cgroup-|overload-|cascade-risk-|exhaustion-local_ports-|)[a-z0-9+/:-]{0,24}"
         ) {
             prop_assert_eq!(IncidentId::from(&*text).to_string(), text);
         }

@@ -10,13 +10,16 @@
 //! Page cache and file mappings do not count (they are reclaimed), and nothing is claimed without a
 //! headroom to forecast against.
 
+mod cgroups;
 mod headroom;
 mod limit_history;
 mod lives;
+mod mapped;
 mod open_leaks;
 mod peers;
 mod process;
 mod process_scan;
+mod saved;
 mod tracking;
 mod verdict;
 mod workload;
@@ -25,6 +28,7 @@ use std::collections::{HashMap, hash_map::Entry};
 
 pub use self::process::PROCESS_STATE_BYTES;
 use self::{
+    cgroups::{CgroupLeaks, CgroupScan},
     headroom::Headroom,
     limit_history::LimitHistory,
     lives::Lives,
@@ -37,7 +41,7 @@ use self::{
 };
 use super::{
     confidence::Rule,
-    detector::{Context, Detector, DetectorSize, Findings, is_gone},
+    detector::{Context, Detector, DetectorSize, Findings, SavedError, is_gone},
     growth::{Growth, due},
     window::{BUCKETS, Horizons, Newest},
 };
@@ -64,6 +68,7 @@ pub(super) struct LeakDetector {
     members: Members,
     limits: LimitHistory,
     lives: Lives,
+    cgroups: CgroupLeaks,
     clock: WatchedTime,
     /// First scan seen: a process that only a later one shows has just started.
     first_scan: Option<u32>,
@@ -103,13 +108,31 @@ impl LeakDetector {
             members: Members::default(),
             limits: LimitHistory::default(),
             lives: Lives::default(),
+            cgroups: CgroupLeaks::default(),
             clock: WatchedTime::default(),
             first_scan: None,
             untracked_total: 0,
         }
     }
 
+    /// Leaks of cgroups, and the scan by which they are judged.
+    fn cgroups<'a>(
+        &'a mut self,
+        context: &'a Context<'a>,
+    ) -> (&'a mut CgroupLeaks, CgroupScan<'a>) {
+        let scan = CgroupScan {
+            context,
+            now: self.clock.now(context.t),
+            is_first: self.first_scan.is_none_or(|first| context.scan <= first),
+            config: &self.config,
+            horizons: &self.horizons,
+        };
+        (&mut self.cgroups, scan)
+    }
+
     fn process(&mut self, context: &Context<'_>, fact: &ProcessFact, findings: &mut Findings) {
+        let (cgroups, scan) = self.cgroups(context);
+        cgroups.see_process(&scan, fact);
         let first = self.first_scan.unwrap_or(context.scan);
         let loading_secs = (context.scan > first).then(|| loading_secs(&self.config));
         let now = self.clock.now(context.t);
@@ -138,6 +161,11 @@ impl LeakDetector {
             self.open.follow(context, fact.id, &workload, process);
         }
         self.open.inherit(process);
+        if self.open.is_held_over(process) {
+            let headroom = Headroom::of(context, fact, process.window.peak_kib());
+            let scan = ProcessScan { context, fact, now, headroom };
+            self.open.hold_over(&scan, process, findings);
+        }
         self.lives.see(fact, now);
         if closed.horizons == 0 && !closed.trough {
             return;
@@ -182,7 +210,10 @@ impl LeakDetector {
                 let peers = self.peers(scan);
                 let view = (horizon, newest);
                 let growth = process.judge(scan.now, view, &self.config, &self.horizons, &peers)?;
-                self.raise(scan, horizon, &growth, findings);
+                // A pause between two steps must not clear the claim.
+                let longest = self.horizons.count() - 1;
+                let follows = (horizon + usize::from(growth.in_steps)).min(longest);
+                self.raise(scan, follows, &growth, findings);
             }
             Some(_) if newest == Newest::Open => {}
             Some(leak) if usize::from(leak.horizon) == horizon => {
@@ -269,6 +300,7 @@ impl LeakDetector {
             self.processes.get_mut(&fact.id.pid).filter(|p| p.start_ticks == fact.id.start_ticks)
         {
             process.count(fact, self.clock.now(context.t), &self.horizons);
+            self.cgroups.count(&process.workload.cgroup, fact);
         }
     }
 
@@ -288,6 +320,9 @@ impl LeakDetector {
         if entry.get().start_ticks == id.start_ticks {
             self.open.leave(context, entry.get_mut(), "it exited");
             let process = entry.remove();
+            if !self.lives.is_near(id.pid) {
+                self.members.end(&process.workload, process.window.peak_kib() as u32);
+            }
             self.lives.end(&process, id.pid, self.clock.now(context.t), &self.horizons);
             self.members.leave(&process.workload, id.pid);
         }
@@ -313,12 +348,22 @@ impl Detector for LeakDetector {
     fn observe(&mut self, context: &Context<'_>, fact: &Fact, findings: &mut Findings) {
         match fact {
             Fact::Host(host) => {
+                if let Some(last_t) = self.clock.last_scan_t {
+                    // The scan that ends here, not the one that begins.
+                    let now = self.clock.now(last_t);
+                    let (cgroups, scan) = self.cgroups(context);
+                    cgroups.end_scan(&CgroupScan { now, ..scan }, findings);
+                }
                 self.clock.scan(context.t);
                 self.limits.see_host(context, self.clock.now(context.t), host, &self.horizons);
                 self.first_scan.get_or_insert(context.scan);
                 self.prune(context, findings);
             }
             Fact::Process(fact) => self.process(context, fact, findings),
+            Fact::Cgroup(fact) => {
+                let (cgroups, scan) = self.cgroups(context);
+                cgroups.see_charge(&scan, fact);
+            }
             Fact::Handles(fact) => self.count(context, fact),
             Fact::Exec(id) => self.restart(context, *id),
             Fact::Exit(id) => self.forget(context, *id),
@@ -329,10 +374,18 @@ impl Detector for LeakDetector {
     fn size(&self) -> DetectorSize {
         DetectorSize {
             processes: self.processes.len(),
-            leaks_raised: self.open.len(),
-            untracked_total: self.untracked_total,
+            leaks_raised: self.open.len() + self.cgroups.len(),
+            untracked_total: self.untracked_total.saturating_add(self.cgroups.untracked_total()),
             ..DetectorSize::default()
         }
+    }
+
+    fn save(&self, t: f64, into: &mut Vec<u8>) -> Result<(), SavedError> {
+        self.save_windows(t, into)
+    }
+
+    fn restore(&mut self, t: f64, gap_secs: f64, from: &mut &[u8]) -> Result<(), SavedError> {
+        self.restore_windows(t, gap_secs, from)
     }
 
     /// Takes other thresholds. The windows keep the horizons that they began with.
@@ -342,7 +395,15 @@ impl Detector for LeakDetector {
 }
 
 #[cfg(test)]
+mod births_tests;
+#[cfg(test)]
+mod cgroup_tests;
+#[cfg(test)]
+mod interval_tests;
+#[cfg(test)]
 mod lives_tests;
+#[cfg(test)]
+mod saved_tests;
 #[cfg(test)]
 mod sawtooth_tests;
 #[cfg(test)]

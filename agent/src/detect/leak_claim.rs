@@ -1,8 +1,8 @@
-//! Claim of a leak: of memory, or of open files, threads or sockets.
+//! Claim of a leak: of memory, or of open files, threads or sockets, by a process or a cgroup.
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     claim::{Assessment, ClaimDetails, Severity, Situation, Wants, program},
@@ -28,13 +28,63 @@ pub enum Bound {
     Host,
 }
 
-/// A process that grows without end.
+/// Memory of a cgroup that none of its processes holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum CgroupMemory {
+    /// Files in memory, as in `/dev/shm`, and shared memory that no process has mapped.
+    Shared,
+    /// Memory of the kernel that cannot be reclaimed.
+    Kernel,
+    /// Anonymous memory that is in no process, such as that in flight between two.
+    Anonymous,
+}
+
+impl CgroupMemory {
+    /// Every kind, in order.
+    pub const ALL: [Self; 3] = [Self::Shared, Self::Kernel, Self::Anonymous];
+
+    /// Name as printed.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+
+    /// Name for a person.
+    pub(super) fn noun(self) -> &'static str {
+        match self {
+            Self::Shared => "shared memory",
+            Self::Kernel => "kernel memory",
+            Self::Anonymous => "memory outside of processes",
+        }
+    }
+
+    /// Place to look for it, for a person.
+    pub(super) fn whereabouts(self) -> &'static str {
+        match self {
+            Self::Shared => {
+                "in files of a tmpfs such as /dev/shm, in memfds, or in shared memory that no \
+                 process has mapped"
+            }
+            Self::Kernel => {
+                "in page tables, socket buffers or other objects that the kernel keeps for its \
+                 processes"
+            }
+            Self::Anonymous => "anonymous and in no process, such as pages in pipes or sockets",
+        }
+    }
+}
+
+/// A process, or a cgroup, that grows without end.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LeakClaim {
     /// Leaking resource.
     #[serde(skip_serializing_if = "Resource::is_memory")]
     pub resource: Resource,
-    /// Process that leaks.
+    /// Memory of the cgroup that leaks; `None` if a process leaks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup_memory: Option<CgroupMemory>,
+    /// Process that leaks; of a cgroup that leaks its oldest process, which need not be the cause.
     #[serde(flatten)]
     pub id: ProcessId,
     /// Name of its program.
@@ -65,6 +115,7 @@ impl LeakClaim {
     ) -> Self {
         Self {
             resource: Resource::Memory,
+            cgroup_memory: None,
             id,
             comm: comm.clone(),
             cgroup: cgroup.clone(),
@@ -96,7 +147,10 @@ impl LeakClaim {
 
 impl ClaimDetails for LeakClaim {
     fn id(&self) -> IncidentId {
-        IncidentId::Leak(self.id, self.resource)
+        match self.cgroup_memory {
+            Some(_) => IncidentId::CgroupLeak(self.cgroup.clone()),
+            None => IncidentId::Leak(self.id, self.resource),
+        }
     }
 
     fn resource(&self) -> &'static str {
@@ -108,7 +162,7 @@ impl ClaimDetails for LeakClaim {
     }
 
     fn pid(&self) -> Option<u32> {
-        Some(self.id.pid).filter(|pid| *pid > 0)
+        Some(self.id.pid).filter(|pid| *pid > 0 && self.cgroup_memory.is_none())
     }
 
     fn endangers_host(&self) -> bool {
@@ -152,20 +206,34 @@ impl ClaimDetails for LeakClaim {
     }
 
     fn label(&self) -> String {
+        if let Some(memory) = self.cgroup_memory {
+            return format!("{} of {}", memory.noun(), self.cgroup);
+        }
         format!("{} of {} (pid {})", self.resource.name(), self.comm, self.id.pid)
     }
 
     fn component(&self) -> String {
+        if self.cgroup_memory.is_some() {
+            return self.unit().to_owned();
+        }
         program(&self.comm, "a process").to_owned()
     }
 
     fn class(&self) -> String {
-        format!("leak of {}", self.resource.noun())
+        let noun = self.cgroup_memory.map_or(self.resource.noun(), CgroupMemory::noun);
+        format!("leak of {noun}")
     }
 
     fn headline(&self, host: &str, exhaustion_secs: Option<f64>) -> String {
-        let subject = program(&self.comm, "A process");
-        let (pid, resource) = (self.id.pid, self.resource.noun());
+        let subject = match self.cgroup_memory {
+            Some(memory) => format!("{} on {host} leaks {}", self.unit(), memory.noun()),
+            None => {
+                let (pid, resource) = (self.id.pid, self.resource.noun());
+                let program = program(&self.comm, "A process");
+                format!("{program} (pid {pid}) on {host} leaks {resource}")
+            }
+        };
+        let beside = if self.cgroup_memory.is_some() { ", in none of its processes" } else { "" };
         let rate = match (self.growth_bytes_per_sec, self.growth_handles_per_sec) {
             (Some(bytes), _) => format!(", {} a second", Size(bytes)),
             (None, Some(handles)) => format!(", {}", Frequency(handles)),
@@ -178,11 +246,28 @@ impl ClaimDetails for LeakClaim {
             }
             None => "it is not known yet when it runs out".to_owned(),
         };
-        format!("{subject} (pid {pid}) on {host} leaks {resource}{rate}; {consequence}")
+        format!("{subject}{rate}{beside}; {consequence}")
     }
 
     fn advice(&self, exhaustion_secs: Option<f64>) -> String {
         let before = if exhaustion_secs.is_some() { " before then" } else { "" };
-        format!("restart {}{before}, and find the leak", program(&self.comm, "the process"))
+        let subject = program(&self.comm, "the process");
+        match self.cgroup_memory {
+            // A restart deletes no file.
+            Some(CgroupMemory::Shared) => format!(
+                "delete the files that {} no longer needs from /dev/shm and other tmpfs{before}, \
+                 or restart it if there are none, and find out what leaves them",
+                self.unit()
+            ),
+            Some(_) => format!("restart {}{before}, and find the leak", self.unit()),
+            None => format!("restart {subject}{before}, and find the leak"),
+        }
+    }
+}
+
+impl LeakClaim {
+    /// Last name in the path of its cgroup, by which an operator knows it.
+    fn unit(&self) -> &str {
+        self.cgroup.rsplit('/').find(|name| !name.is_empty()).unwrap_or("a cgroup")
     }
 }

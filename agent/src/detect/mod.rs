@@ -27,10 +27,10 @@ pub use claim::{
 };
 pub use confidence::SensorHealth;
 pub use dependency::claim::{CascadeRiskClaim, ExhaustionClaim, Spared};
-pub use detector::{Context, Detector, DetectorSize, Findings, HostInfo};
+pub use detector::{Context, Detector, DetectorSize, Findings, HostInfo, SavedError};
 pub use incident_id::IncidentId;
 pub use leak::PROCESS_STATE_BYTES;
-pub use leak_claim::{Bound, LeakClaim};
+pub use leak_claim::{Bound, CgroupMemory, LeakClaim};
 pub use overload::claim::{Bottleneck, OverloadClaim};
 pub use resource::Resource;
 pub use verdict::{Claim, ClaimState, Verdict};

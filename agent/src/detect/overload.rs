@@ -42,11 +42,16 @@ mod samples;
 mod standing_queue;
 mod trigger;
 mod verdict;
+mod worker;
 
 use std::{collections::HashMap, fmt::Write as _, net::SocketAddr, sync::Arc};
 
 use self::{
-    address::ListenAddress, claim::Bottleneck, exhausted::ExhaustedProcesses, requests::Upstreams,
+    address::ListenAddress,
+    claim::Bottleneck,
+    exhausted::ExhaustedProcesses,
+    requests::{Service, Upstreams},
+    worker::StuckWorker,
 };
 use super::{
     detector::{Context, Detector, DetectorSize, Findings},
@@ -55,6 +60,7 @@ use super::{
 use crate::{
     config::{DetectConfig, OverloadConfig},
     sense::{Fact, ListenerFact, OutboundFact, RequestsFact},
+    units::Span,
 };
 
 /// Maximum number of listeners watched: twice as many as the sensor has room for, so that closed
@@ -114,15 +120,27 @@ impl OverloadDetector {
             .for_each(|verdict| self.explain(t, verdict));
     }
 
-    /// Adds to a claim what other facts say about its service: that no file descriptor is left, or
-    /// that it waits for another.
+    /// Adds to a claim which worker is stuck, and what other facts say about its service: that no
+    /// file descriptor is left, or that it waits for another.
     fn explain(&self, t: f64, verdict: &mut Verdict) {
         let Claim::Overload(claim) = &mut verdict.claim else { return };
         if verdict.state == ClaimState::Cleared {
             return;
         }
         // Writing to a String cannot fail.
-        claim.exhausted = self.exhausted.of(t, claim.pid, &claim.cgroup);
+        if let Some(StuckWorker { pid, secs }) = claim.worker {
+            let kept = if claim.addr.starts_with("unix:") {
+                "kept a connection and hardly run"
+            } else {
+                "not answered a request"
+            };
+            let _ = write!(
+                verdict.why,
+                "; pid {pid}, one of the processes that share it, has {kept} for {}",
+                Span(secs)
+            );
+        }
+        claim.exhausted = self.exhausted.of(t, claim.owner, &claim.cgroup);
         if let Some(files) = claim.exhausted {
             let whose = match claim.pid == Some(files.files_pid) {
                 true => "it has".to_owned(),
@@ -140,7 +158,8 @@ impl OverloadDetector {
             _ => false,
         };
         if may_wait && claim.requests.is_none() {
-            let dependency = self.dependency_of(t, (claim.netns, &claim.addr), &claim.cgroup);
+            let dependency =
+                self.dependency_of(t, claim.netns, &claim.addr, &claim.cgroup, &claim.comm);
             if let Some(peer) = dependency {
                 let _ = write!(verdict.why, "; it waits for {peer}, which does not answer in time");
                 (claim.scarce, claim.dependency) = (Some(Bottleneck::Dependency), Some(peer));
@@ -158,8 +177,8 @@ impl OverloadDetector {
         self.requests += usize::from(!is_known);
         let address = self.addresses.entry(key.clone()).or_default();
         if address.observe_requests(context, fact, &self.config, findings) {
-            let cgroup = address.cgroup();
-            let dependency = self.dependency_of(context.t, (key.0, &key.1), &cgroup);
+            let (cgroup, comm) = address.owner();
+            let dependency = self.dependency_of(context.t, key.0, &key.1, &cgroup, &comm);
             let (verdicts_before, forecasts_before) =
                 (findings.verdicts.len(), findings.forecasts.len());
             if let Some(address) = self.addresses.get_mut(&key) {
@@ -169,14 +188,22 @@ impl OverloadDetector {
         }
     }
 
-    /// Returns the address that a service in a cgroup waits for, if there is evidence. `itself` is
-    /// the listener.
-    fn dependency_of(&self, t: f64, itself: (u32, &Arc<str>), cgroup: &str) -> Option<Arc<str>> {
-        let upstreams = self.upstreams.of(cgroup);
-        let others = || upstreams.iter().filter(|one| (one.netns, &one.addr) != itself);
+    /// Returns the address that a service waits for, if there is evidence: the program of this name
+    /// and cgroup that listens on `addr`.
+    fn dependency_of(
+        &self,
+        t: f64,
+        netns: u32,
+        addr: &Arc<str>,
+        cgroup: &str,
+        comm: &str,
+    ) -> Option<Arc<str>> {
+        let service = Service { cgroup, netns, comm };
+        let itself = addr;
+        let others = || self.upstreams.of(service).filter(|one| one.addr != *itself);
         let waits = |one: &&requests::Upstream| {
             let at = |addr: Arc<str>| {
-                let is_itself = addr == *itself.1;
+                let is_itself = addr == *itself;
                 self.addresses
                     .get(&(one.netns, addr))
                     .is_some_and(|address| !is_itself && address.is_waiting(t))
@@ -185,7 +212,7 @@ impl OverloadDetector {
         };
         others()
             .find(waits)
-            .or_else(|| others().find(|one| one.is_in_trouble(t)))
+            .or_else(|| others().find(|one| one.is_in_trouble(t, service)))
             .map(|one| one.addr.clone())
     }
 

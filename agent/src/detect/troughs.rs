@@ -6,6 +6,8 @@
 //! process's fluctuation. They are read off floors of a bucket's length, so that teeth of seconds
 //! make none. Cold start: the first trough is the one after the first fall.
 
+use serde::{Deserialize, Serialize};
+
 use super::regression::Point;
 
 /// Troughs that are kept: enough to tell a line's scatter from its slope.
@@ -24,7 +26,8 @@ const DEEPEST_KEPT: f64 = 0.9;
 const RISE_OF_FALL: f64 = 0.25;
 
 /// Last turning points of one process; heights are in the unit of the window that feeds it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Troughs {
     floors: [u16; TROUGHS],
     /// Buckets that they were in, modulo 2^16; the last `len` are taken.
@@ -103,6 +106,11 @@ impl Troughs {
     /// Buckets since the last trough, at most 2^16; `None` before the first.
     pub fn since(&self, bucket: u32) -> Option<u16> {
         (self.len > 0).then(|| (bucket as u16).wrapping_sub(self.at[TROUGHS - 1]))
+    }
+
+    /// Returns whether troughs that were read from a file are some that can have been written.
+    pub fn is_sound(&self) -> bool {
+        usize::from(self.len) <= TROUGHS
     }
 
     /// Highest trough that has been forgotten; zero if none.

@@ -12,6 +12,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     regression::Point,
     troughs::{TROUGHS, Troughs},
@@ -39,11 +41,15 @@ const FALL_MIN_KIB: f64 = 2_048.0;
 /// otherwise. A guess: a batch of every hour or so is remembered.
 const PEAK_SECS: f64 = 7_200.0;
 
+/// Shift at which the largest size in KiB fits.
+const SHIFT_MAX: u8 = 54 - 15;
+
 /// Mark of a bucket in which nothing was seen.
 const MISSING: u16 = u16::MAX;
 
 /// Bucket lengths, which all windows share.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Horizons {
     bucket_secs: [f64; HORIZONS_MAX],
     len: usize,
@@ -85,7 +91,8 @@ impl Horizons {
 }
 
 /// One bounded window a process.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Window {
     /// Floors of closed buckets, by bucket number modulo [`BUCKETS`].
     floors: [[u16; BUCKETS]; HORIZONS_MAX],
@@ -324,6 +331,14 @@ impl Window {
         let bucket_secs = horizons.bucket_secs[TROUGH_HORIZON];
         let buckets = self.troughs.since((self.age_secs / bucket_secs) as u32)?;
         Some(f64::from(buckets) * bucket_secs)
+    }
+
+    /// Returns whether a window that was read from a file is one that can have been written.
+    pub fn is_sound(&self) -> bool {
+        self.open.iter().all(|place| usize::from(*place) < BUCKETS)
+            && self.age_secs.is_finite()
+            && self.shift <= SHIFT_MAX
+            && self.troughs.is_sound()
     }
 
     /// Recent peak of the size, in KiB.

@@ -1,4 +1,6 @@
-//! Name of this host and release of its kernel, from `uname(2)`.
+//! Name of this host, release of its kernel, from `uname(2)`, and its boot.
+
+use std::{fs, io};
 
 use nix::sys::utsname::{UtsName, uname};
 
@@ -18,6 +20,15 @@ pub fn kernel_version() -> Option<(u32, u32)> {
     version_of(&kernel_release())
 }
 
+/// Returns the random id of this boot.
+///
+/// # Errors
+///
+/// Returns an error if `/proc` cannot be read.
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
 /// The call fails only for an invalid address.
 fn field(of: impl FnOnce(&UtsName) -> String) -> String {
     uname().as_ref().map(of).unwrap_or_default()
@@ -30,8 +41,6 @@ fn version_of(release: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]

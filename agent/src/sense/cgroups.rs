@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{ProcessId, printable::printable_path, proc_files};
+use super::{ProcessId, cgroup_memory::value, printable::printable_path, proc_files};
 use foldhash::{HashMap, HashMapExt as _};
 
 /// Number of scans for which a limit, and the charge against it, are cached. At the default
@@ -25,7 +25,7 @@ const LIMIT_SCANS: u32 = 10;
 
 /// Value of `memory.limit_in_bytes` from which there is no limit: without one it is the largest
 /// page-aligned `long`.
-const V1_UNLIMITED_BYTES: u64 = 1 << 62;
+pub(super) const V1_UNLIMITED_BYTES: u64 = 1 << 62;
 
 /// Child of a shared cgroup into which the action `limit` moves a leaking process.
 pub const LEAK_CHILD: &str = "spillway-leak";
@@ -204,10 +204,7 @@ impl Hierarchy {
 
 /// Sums two lines of `memory.stat`; `None` unless both are present.
 pub(super) fn sum_of(stat: &str, keys: [&str; 2]) -> Option<u64> {
-    let value = |key: &str| {
-        stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
-    };
-    let [one, other]: [Option<u64>; 2] = keys.map(value);
+    let [one, other] = keys.map(|key| value(stat, key));
     one?.checked_add(other?)
 }
 

@@ -6,6 +6,7 @@
 
 mod accept_latency;
 mod addr;
+mod cgroup_memory;
 mod cgroups;
 mod connections;
 mod host_memory;
@@ -33,11 +34,14 @@ mod shares;
 mod sock_diag;
 mod socket_list;
 mod tcp_listeners;
+mod thread_time;
 mod unix_listeners;
+mod unix_workers;
 mod waiting_requests;
 
 pub use crate::bpf::Loss;
 pub use accept_latency::AcceptLatency;
+pub use cgroup_memory::{CgroupMemorySensor, owner as cgroup_owner};
 pub use cgroups::{CgroupPaths, HardLimit, Hierarchy, LEAK_CHILD, REST_CHILD};
 pub use connections::EstablishedConnections;
 pub use host_memory::HostMemorySensor;
@@ -48,7 +52,7 @@ pub use observation::{
 };
 pub use outbound::OutboundSensor;
 pub use own::OwnSockets;
-pub use page_faults::PageFaultSensor;
+pub use page_faults::PageFaults;
 pub use process_events::{ProcessEventSensor, ProcessEventTotals};
 pub use process_memory::ProcessMemorySensor;
 pub use process_resources::ProcessResourceSensor;
@@ -63,18 +67,22 @@ pub use tcp_listeners::{ListenerProbes, TcpListenerSensor};
 pub use unix_listeners::{UnixListenerSensor, UnixProbes};
 
 /// Every sensor. They are started and read in this order: the machine opens a scan, and page faults
-/// are sampled before processes are scanned.
+/// are sampled before processes are scanned, and processes show which cgroups there are.
 pub const SENSORS: &[SensorEntry] = &[
     SensorEntry { probes: &[], start: |_, _| boxed(Some(HostMemorySensor::default())) },
     SensorEntry { probes: &[], start: |_, _| boxed(Some(SensorHealthSensor::default())) },
     SensorEntry {
-        probes: &[&PageFaultSensor::PROBE],
-        start: |bpf, _| boxed(PageFaultSensor::start(bpf)),
+        probes: &[&PageFaults::PROBE],
+        start: |bpf, _| {
+            PageFaults::attach(bpf);
+            None
+        },
     },
     SensorEntry {
         probes: &[&ProcessMemorySensor::PROBE],
         start: |bpf, hierarchy| boxed(Some(ProcessMemorySensor::start(bpf, hierarchy))),
     },
+    SensorEntry { probes: &[], start: |_, hierarchy| boxed(CgroupMemorySensor::start(hierarchy)) },
     SensorEntry {
         probes: &[&ProcessEventSensor::PROBE],
         start: |bpf, _| boxed(ProcessEventSensor::start(bpf)),
@@ -112,12 +120,12 @@ mod fuzzed {
     use spillway_ebpf::{
         HandleSample, LifeSample, ListenerSample, OutboundConnect, OutboundCount,
         ProgramNameSample, RequestSample, SocketOwnerSample, SocketSample, TaskSample,
-        UnixFoundSample, UnixSample,
+        UnixAcceptedSample, UnixFoundSample, UnixSample,
     };
 
     use super::{
-        addr, cgroups, printable::printable, process_resources, program_list, requests,
-        service_pressure, sock_diag,
+        addr, cgroup_memory, cgroups, printable::printable, process_resources, program_list,
+        requests, service_pressure, sock_diag,
     };
     use crate::bpf::{Plain, decode};
 
@@ -137,6 +145,7 @@ mod fuzzed {
             all::<OutboundCount>(bytes).count(),
             all::<LifeSample>(bytes).count(),
             all::<UnixSample>(bytes).count(),
+            all::<UnixAcceptedSample>(bytes).count(),
         ];
         assert!(counts.iter().all(|count| *count <= bytes.len()));
         let comms = all::<TaskSample>(bytes).map(|sample| printable(sample.comm));
@@ -161,6 +170,7 @@ mod fuzzed {
     /// Parses the numbers in files of cgroups.
     pub fn from_texts(text: &str) {
         cgroups::sum_of(text, ["anon", "shmem"]);
+        cgroup_memory::kernel_bytes(text);
         service_pressure::stall_us(text);
     }
 }

@@ -213,6 +213,17 @@ pub struct ListenerFact {
         deserialize_with = "printable::deserialize"
     )]
     pub comm: Arc<str>,
+    /// Processes that hold the socket, as far as they are known, if it is more than one: a master
+    /// and its workers. `None` otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holders: Option<u32>,
+    /// Process among the holders of a UNIX listener that has kept an accepted connection for
+    /// longest, hardly running, while others wait; `None` if there is none or it is unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stuck_pid: Option<u32>,
+    /// Time for which it has been seen to keep that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stuck_us: Option<u64>,
     /// Established connections that wait for accept().
     pub backlog: u32,
     /// Limit of the queue; the kernel refuses connections once `backlog` exceeds it.
@@ -359,6 +370,14 @@ pub struct RequestsFact {
     /// Requests whose client closed the connection before the response began.
     #[serde(default)]
     pub abandoned_total: Option<u64>,
+    /// Process that has held a request unanswered for longest, of those that share the address;
+    /// `None` if only one takes its connections, if none is held for half a second, or if it is
+    /// unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stuck_pid: Option<u32>,
+    /// Time for which it has been seen to hold that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stuck_us: Option<u64>,
 }
 
 fn is_empty(text: &Arc<str>) -> bool {

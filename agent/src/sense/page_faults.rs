@@ -1,22 +1,14 @@
-//! User stacks of the latest page-fault samples of a process: the call paths by which it grows.
+//! Samples of page faults: the pace at which processes touch new memory between two scans.
 //!
-//! The number of samples comes with every scan of processes; stacks are fetched only on request.
+//! The kernel counts them per process, and every scan of processes reads the counts (see
+//! [`super::ProcessMemorySensor`]), so there is nothing to read here. They do not show who keeps
+//! the memory.
 
-use std::io;
+use aya::programs::perf_event::SoftwareEvent;
+use spillway_ebpf::FAULT_SAMPLE_PERIOD_PAGES;
 
-use aya::{
-    maps::{HashMap, MapData, StackTraceMap},
-    programs::perf_event::SoftwareEvent,
-};
-use spillway_ebpf::{FAULT_SAMPLE_PERIOD_PAGES, FAULT_STACKS_KEPT, FaultCount};
-
-use super::{
-    Loss,
-    sensor::{Observations, Schedule, Sensor},
-};
 use crate::bpf::{
-    Fallback, FallbackChain, Hook, Loader, Need, Probe, ProgramKind, SharedStruct,
-    btf_offsets::members,
+    Fallback, FallbackChain, Hook, Loader, Need, Probe, ProgramKind, btf_offsets::members,
 };
 
 /// Number of fault samples of 256 KiB from which a process's counts are summed over all CPUs: 1 MiB
@@ -24,15 +16,10 @@ use crate::bpf::{
 /// every process is summed.
 const SUM_FROM_SAMPLES: u64 = 4;
 
-/// Fetches the stacks of a process's latest samples.
-pub struct PageFaultSensor {
-    /// Counts by pid.
-    counts: HashMap<MapData, u32, SharedStruct<FaultCount>>,
-    /// User stacks by id.
-    stacks: StackTraceMap<MapData>,
-}
+/// Sampling of page faults.
+pub struct PageFaults;
 
-impl PageFaultSensor {
+impl PageFaults {
     /// Perf event with a sample period.
     pub const EVENT: Hook = Hook::new("page_fault_event");
 
@@ -55,9 +42,9 @@ impl PageFaultSensor {
         ],
     };
 
-    /// Attaches the perf event or the tracepoints; `None` if the kernel refuses both.
-    pub fn start(bpf: &mut Loader) -> Option<Self> {
-        bpf.attach(&Self::PROBE, |context, hook| {
+    /// Attaches the perf event or the tracepoints, unless the kernel refuses both.
+    pub fn attach(bpf: &mut Loader) {
+        let _ = bpf.attach(&Self::PROBE, |context, hook| {
             if hook == Self::EVENT {
                 let event = SoftwareEvent::PageFaults;
                 context.perf_event("sample_faults", event, FAULT_SAMPLE_PERIOD_PAGES)?;
@@ -65,38 +52,7 @@ impl PageFaultSensor {
                 context.btf_tracepoint("fault_user", "page_fault_user")?;
                 context.btf_tracepoint("fault_kernel", "page_fault_kernel")?;
             }
-            let maps =
-                Self { counts: context.take("FAULTS")?, stacks: context.take("FAULT_STACKS")? };
-            context.set("SUM_FROM_SAMPLES", SUM_FROM_SAMPLES)?;
-            Ok(maps)
-        })
-    }
-
-    /// Number of samples of a process so far, and the return addresses of its latest stacks,
-    /// innermost first.
-    pub fn of_process(&self, pid: u32) -> (u64, Vec<Vec<u64>>) {
-        let Ok(count) = self.counts.get(&pid, 0) else { return (0, Vec::new()) };
-        let mut stacks = Vec::with_capacity(FAULT_STACKS_KEPT);
-        for id in count.0.stacks.iter().filter_map(|id| id.checked_sub(1)) {
-            if let Ok(stack) = self.stacks.get(&id, 0) {
-                stacks.push(stack.frames().iter().map(|frame| frame.ip).collect());
-            }
-        }
-        (count.0.samples, stacks)
-    }
-}
-
-impl Sensor for PageFaultSensor {
-    fn schedule(&self) -> Schedule {
-        Schedule::Processes
-    }
-
-    fn failure(&self) -> Loss {
-        Loss::FaultStack
-    }
-
-    /// Reads nothing: counts come with the facts about processes.
-    fn read(&mut self, _: f64, _: &mut Observations<'_>) -> io::Result<()> {
-        Ok(())
+            context.set("SUM_FROM_SAMPLES", SUM_FROM_SAMPLES)
+        });
     }
 }

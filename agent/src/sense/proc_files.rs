@@ -36,6 +36,8 @@ pub struct Stat {
     pub start_ticks: u64,
     /// Threads.
     pub threads: u64,
+    /// Processor time that all its threads took, in clock ticks.
+    pub ran_ticks: u64,
     /// Set if it has memory of its own, unlike a kernel thread.
     pub has_memory: bool,
 }
@@ -61,12 +63,13 @@ pub fn stat(text: &[u8]) -> Option<Stat> {
         ppid: u32::try_from(number(4)?).ok()?,
         threads: number(20)?,
         start_ticks: number(22)?,
+        ran_ticks: number(14)?.saturating_add(number(15)?),
         has_memory,
     })
 }
 
 /// Memory of a process from `/proc/PID/status`, in bytes. A missing value is zero, or `None` for
-/// data and stack.
+/// data and stack and for the peak.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
     /// Resident anonymous memory.
@@ -79,6 +82,8 @@ pub struct Memory {
     pub swap_bytes: u64,
     /// Private writable mappings, the stack included.
     pub data_bytes: Option<u64>,
+    /// Highest resident memory so far.
+    pub peak_rss_bytes: Option<u64>,
 }
 
 /// Reads the [`Memory`] of a process; `None` if the process has ended.
@@ -110,6 +115,7 @@ pub fn memory(text: &[u8]) -> Memory {
         data_bytes: bytes("VmData:")
             .zip(bytes("VmStk:"))
             .and_then(|(data, stack)| data.checked_add(stack)),
+        peak_rss_bytes: bytes("VmHWM:"),
     }
 }
 
@@ -165,6 +171,7 @@ mod tests {
                 comm: Arc::from(shown),
                 ppid: 7,
                 start_ticks: 4_711,
+                ran_ticks: 2,
                 threads: 3,
                 has_memory: true,
             };
@@ -174,12 +181,14 @@ mod tests {
             assert_eq!(stat(text), None);
         }
         let read = memory(
-            b"Name:\t\xff\nRssAnon:\t    8 kB\nRssFile:\t 4 kB\nVmData:\t 12 kB\nVmStk:\t 132 kB\n",
+            b"Name:\t\xff\nVmHWM:\t 20 kB\nRssAnon:\t    8 kB\nRssFile:\t 4 kB\nVmData:\t 12 kB\n\
+            VmStk:\t 132 kB\n",
         );
         let expected = Memory {
             anon_bytes: 8_192,
             file_bytes: 4_096,
             data_bytes: Some(144 << 10),
+            peak_rss_bytes: Some(20 << 10),
             ..Memory::default()
         };
         assert_eq!(read, expected);

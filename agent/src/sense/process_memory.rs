@@ -73,11 +73,12 @@ const READS_PER_CPU: &[KernelOffset] = &[
     members::ARRAY_SLOTS,
 ];
 
-/// Sizes of mappings: without them the mapped memory of a process is unknown.
+/// Sizes of mappings, without which the mapped memory of a process is unknown, and its peak.
 /// Without the others programs are not listed.
 const MAY_READ: &[KernelOffset] = &[
     members::MM_DATA_VM,
     members::MM_STACK_VM,
+    members::MM_HIWATER_RSS,
     members::MM_EXE_FILE,
     members::FILE_DENTRY,
     members::FILE_MOUNT,
@@ -191,20 +192,27 @@ impl ProcessMemorySensor {
     fn fact(&mut self, sample: &TaskSample) -> ProcessFact {
         // A sum over CPUs may be negative for a moment.
         let bytes = |pages: i64| pages.max(0) as u64 * self.page_bytes;
+        let [anon_bytes, file_bytes, shmem_bytes] =
+            [sample.anon_pages, sample.file_pages, sample.shmem_pages].map(bytes);
+        // As `task_mem` of fs/proc/task_mmu.c computes `VmHWM`.
+        let peak_rss_bytes = (sample.peak_rss_pages != PAGES_UNKNOWN).then(|| {
+            let noted_bytes = sample.peak_rss_pages.saturating_mul(self.page_bytes);
+            noted_bytes.max(anon_bytes + file_bytes + shmem_bytes)
+        });
         let (cgroup, limit) = self.cgroups.get(sample.cgroup_id, sample.pid);
         ProcessFact {
             id: sample_id(sample.pid, sample.start_boottime_ns, self.ns_per_tick),
             ppid: sample.ppid,
-            anon_bytes: bytes(sample.anon_pages),
-            file_bytes: bytes(sample.file_pages),
-            shmem_bytes: bytes(sample.shmem_pages),
+            anon_bytes,
+            file_bytes,
+            shmem_bytes,
             swap_bytes: bytes(sample.swap_pages),
             faulted_bytes_total: self
                 .faults_sampled
                 .then(|| sample.fault_samples * FAULT_SAMPLE_PERIOD_PAGES * self.page_bytes),
             mapped_bytes: (sample.mapped_pages != PAGES_UNKNOWN)
                 .then(|| sample.mapped_pages * self.page_bytes),
-            peak_rss_bytes: None,
+            peak_rss_bytes,
             comm: self.name(&sample.comm),
             cgroup,
             memory_max_bytes: limit.map(|limit| limit.max_bytes),
@@ -256,7 +264,7 @@ impl ProcessMemorySensor {
             memory_charged_bytes: limit.and_then(|limit| limit.charged_bytes),
             faulted_bytes_total: None,
             mapped_bytes: memory.data_bytes,
-            peak_rss_bytes: None,
+            peak_rss_bytes: memory.peak_rss_bytes,
         })
     }
 }

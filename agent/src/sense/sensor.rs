@@ -3,7 +3,8 @@
 use std::{any::Any, io};
 
 use super::{
-    Fact, Hierarchy, Loss, LossCounters, Observation, OwnSockets, waiting_requests::BusyAddresses,
+    Fact, Hierarchy, Loss, LossCounters, Observation, OwnSockets, ProcessFact,
+    waiting_requests::BusyAddresses,
 };
 use crate::bpf::{FallbackChain, Loader, ProbeStatus};
 
@@ -69,6 +70,14 @@ impl Observations<'_> {
     /// Losses so far.
     pub fn losses(&self) -> &LossCounters {
         self.losses
+    }
+
+    /// Processes that this read has seen so far.
+    pub fn processes(&self) -> impl Iterator<Item = &ProcessFact> {
+        self.facts.iter().filter_map(|observation| match &observation.fact {
+            Fact::Process(fact) => Some(fact),
+            _ => None,
+        })
     }
 
     /// Adds a fact.

@@ -3,9 +3,9 @@
 use std::{any::Any, io, sync::Arc};
 
 use super::{
-    Hierarchy, HostMemorySensor, LossCounters, Observation, OwnSockets, PageFaultSensor,
-    ProcessEventSensor, ProcessEventTotals, ProcessMemorySensor, ProgramList, SENSORS, SocketList,
-    TcpListenerSensor, UnixListenerSensor,
+    Hierarchy, HostMemorySensor, LossCounters, Observation, OwnSockets, ProcessEventSensor,
+    ProcessEventTotals, ProcessMemorySensor, ProgramList, SENSORS, SocketList, TcpListenerSensor,
+    UnixListenerSensor,
     sensor::{Observations, Schedule, Sensor, SensorEntry},
     waiting_requests::BusyAddresses,
 };
@@ -173,11 +173,6 @@ impl Sensors {
     /// Process events so far; zeros if they are not seen.
     pub fn life_totals(&self) -> ProcessEventTotals {
         self.get().map(ProcessEventSensor::totals).unwrap_or_default()
-    }
-
-    /// Stacks of page faults, if they are sampled.
-    pub fn faults(&self) -> Option<&PageFaultSensor> {
-        self.get()
     }
 }
 

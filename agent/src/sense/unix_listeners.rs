@@ -21,6 +21,7 @@ use super::{
     sensor::{Observations, Schedule, Sensor},
     shares::{self, Shares},
     sock_diag::{DiagListener, Kinds, SockDiag},
+    unix_workers::UnixWorkers,
 };
 use crate::bpf::{
     Fallback, FallbackChain, Hook, IterHandle, Loader, Need, Probe, SharedStruct,
@@ -56,12 +57,19 @@ pub struct UnixProbes {
     shares: Shares,
     /// Number of times that a listener found no room there.
     outside: Array<MapData, u64>,
+    /// Look-out for stuck workers.
+    workers: UnixWorkers,
 }
 
 struct KnownUnixListener {
     inode: u64,
+    /// Address of its name in the kernel.
+    address: u64,
     netns: u32,
     pid: u32,
+    /// Number of processes that hold it, and the last of them.
+    holders: u32,
+    latest_pid: u32,
     addr: Arc<str>,
     cgroup: Arc<str>,
 }
@@ -119,6 +127,7 @@ impl UnixListenerSensor {
                 known: context.take("UNIX_LISTENERS")?,
                 shares: context.take_batched("UNIX_SHARES")?,
                 outside: context.take("UNIX_OUTSIDE")?,
+                workers: UnixWorkers::new(context.iter("list_unix_accepted", "task_file")?),
             })
         });
         let source = match probes {
@@ -159,19 +168,32 @@ impl UnixListenerSensor {
             UnixSource::Bpf { probes, known, outside } => {
                 if refresh {
                     *known = find(probes, &self.cgroups, &mut self.buffer, losses)?;
+                    let names: HashSet<_> = known.values().map(|known| known.address).collect();
+                    probes.workers.keep(|listener| names.contains(&listener));
                 }
+                let UnixProbes { scan, workers, .. } = &mut **probes;
                 let (mut gone, mut owners) = (Vec::new(), Vec::new());
-                let rest = pass(&probes.scan, &mut self.buffer, |sample: UnixSample| match known
-                    .get(&sample.sock)
-                    .filter(|known| sample.listens != 0 && known.inode == sample.inode)
-                {
-                    Some(known) => {
-                        owners.push(sample.share);
-                        each(known.fact(&sample));
+                let rest = pass(scan, &mut self.buffer, |sample: UnixSample| {
+                    match known
+                        .get(&sample.sock)
+                        .filter(|known| sample.listens != 0 && known.inode == sample.inode)
+                    {
+                        Some(known) => {
+                            owners.push(sample.share);
+                            let stuck = (known.holders > 1)
+                                .then(|| workers.observe(now, known.address, sample.backlog))
+                                .flatten();
+                            each(ListenerFact {
+                                stuck_pid: stuck.map(|(pid, _)| pid),
+                                stuck_us: stuck.map(|(_, secs)| (secs * 1e6) as u64),
+                                ..known.fact(&sample)
+                            });
+                        }
+                        None => gone.push(sample.sock),
                     }
-                    None => gone.push(sample.sock),
                 })?;
                 losses.count_short_read(rest);
+                let looked = workers.look_if_due(now, losses);
                 for sock in gone {
                     known.remove(&sock);
                     // The BPF side may have removed it already.
@@ -192,7 +214,7 @@ impl UnixListenerSensor {
                         read_outside(probes, cgroups, buffer, losses, wants, each)
                     })?;
                 }
-                Ok(())
+                looked
             }
             UnixSource::SockDiag(sockets) => {
                 sockets.scan(refresh, &self.cgroups, losses, |_| true, each)
@@ -229,7 +251,13 @@ fn find(
         if found.is_known == 0 {
             return;
         }
-        known.entry(found.sock).or_insert_with(|| KnownUnixListener::new(&found, cgroups));
+        let listener =
+            known.entry(found.sock).or_insert_with(|| KnownUnixListener::new(&found, cgroups));
+        // One that holds it twice comes twice in a row.
+        if listener.latest_pid != found.pid {
+            listener.latest_pid = found.pid;
+            listener.holders += 1;
+        }
     })?;
     losses.count_short_read(rest);
     Ok(known)
@@ -266,8 +294,11 @@ impl KnownUnixListener {
         let length = (found.name_len as usize).min(found.name.len());
         Self {
             inode: found.inode,
+            address: found.address,
             netns: found.netns,
             pid: found.pid,
+            holders: 1,
+            latest_pid: found.pid,
             addr: addr::unix_addr(&found.name[..length]),
             cgroup: cgroups.of_process(found.pid),
         }
@@ -280,6 +311,7 @@ impl KnownUnixListener {
             socket: self.inode,
             cgroup: self.cgroup.clone(),
             pid: Some(self.pid),
+            holders: Some(self.holders).filter(|&holders| holders > 1),
             backlog: sample.backlog,
             backlog_max: sample.backlog_max,
             oldest_wait_us: (sample.backlog == 0).then_some(0),

@@ -1,5 +1,6 @@
 //! Addresses at which requests wait, as the last pass over connections saw them: their services are
-//! examined like those at whose queue connections wait.
+//! examined like those at whose queue connections wait. And addresses whose connections several
+//! processes take, as the last scan of listeners saw them: of those it matters which one is slow.
 //!
 //! A pass says of each address that has connections, or had some at the pass before, whether
 //! requests wait there. So an address is remembered until a pass says otherwise, and there are no
@@ -15,10 +16,11 @@ use super::RequestsFact;
 /// take less, and overloads last much longer.
 const WAITS_MIN_US: u64 = 100_000;
 
-/// Addresses at which requests wait, by network namespace.
+/// Addresses at which requests wait, and those that processes share, by network namespace.
 #[derive(Debug, Default)]
 pub(super) struct BusyAddresses {
     addresses: HashSet<(u32, Arc<str>)>,
+    shared: HashSet<(u32, Arc<str>)>,
 }
 
 impl BusyAddresses {
@@ -31,6 +33,22 @@ impl BusyAddresses {
         } else if !self.addresses.is_empty() {
             self.addresses.remove(&address);
         }
+    }
+
+    /// Forgets which addresses processes share: the scan of listeners that begins finds them anew.
+    pub(super) fn begin_scan(&mut self) {
+        self.shared.clear();
+    }
+
+    /// Notes that several processes take the connections of an address. There are no more of these
+    /// than listeners.
+    pub(super) fn share(&mut self, netns: u32, addr: &Arc<str>) {
+        self.shared.insert((netns, addr.clone()));
+    }
+
+    /// Returns whether several processes take the connections of an address.
+    pub(super) fn is_shared(&self, netns: u32, addr: &Arc<str>) -> bool {
+        !self.shared.is_empty() && self.shared.contains(&(netns, addr.clone()))
     }
 
     /// Returns whether requests wait at an address.

@@ -13,6 +13,8 @@ mod handles;
 mod memory;
 #[path = "../workload/offer.rs"]
 mod offer;
+#[path = "../workload/prefork.rs"]
+mod prefork;
 #[path = "../workload/processes.rs"]
 mod processes;
 #[path = "../workload/server.rs"]
@@ -78,6 +80,15 @@ enum Workload {
         #[arg(long, value_parser = parse_size)]
         size: u64,
     },
+    /// Leave files behind in a tmpfs of its own, without end, and hold none of them
+    LeaveFiles {
+        /// Bytes per second
+        #[arg(long, value_parser = parse_size)]
+        rate: u64,
+        /// Stop here, for safety
+        #[arg(long, value_parser = parse_size, default_value = "1GiB")]
+        limit: u64,
+    },
     /// Touch exactly this many bytes of each kind (rounded up to pages), then wait
     Touch {
         /// Private anonymous memory
@@ -92,6 +103,12 @@ enum Workload {
         /// Shared memory (a memfd)
         #[arg(long, value_parser = parse_size, default_value = "0")]
         shmem_bytes: u64,
+        /// Private anonymous memory that it touches first and gives back
+        #[arg(long, value_parser = parse_size, default_value = "0")]
+        freed_bytes: u64,
+        /// Page tables, of a sparse mapping that is only read
+        #[arg(long, value_parser = parse_size, default_value = "0")]
+        table_bytes: u64,
         /// Number of threads that touch the anonymous memory, each on a CPU of its own if there are
         /// enough
         #[arg(long, default_value_t = 1)]
@@ -289,6 +306,15 @@ enum Workload {
         #[arg(long, default_value_t = 0)]
         close_wait: u32,
     },
+    /// Serve with processes that share a listener; a client can stop one or let it compute
+    Prefork {
+        /// Path of a UNIX socket to listen on; without it, a port of 127.0.0.1
+        #[arg(long)]
+        path: Option<String>,
+        /// Number of processes
+        #[arg(long, default_value_t = 3)]
+        workers: u32,
+    },
     /// Start many small idle processes
     Sleepers {
         /// Number of processes
@@ -309,7 +335,20 @@ fn main() -> ExitCode {
         system::prepare(cli.name.as_deref(), cli.small_pages).and_then(|()| match cli.workload {
             Workload::Leak { rate, limit, after } => memory::leak(rate, limit, after),
             Workload::Cache { rate, size } => memory::cache(rate, size),
-            Workload::Touch { anon_bytes, mapped_bytes, file_bytes, shmem_bytes, threads } => {
+            Workload::LeaveFiles { rate, limit } => memory::leave_files(rate, limit),
+            Workload::Touch {
+                anon_bytes,
+                mapped_bytes,
+                file_bytes,
+                shmem_bytes,
+                freed_bytes,
+                table_bytes,
+                threads,
+            } => {
+                if freed_bytes > 0 {
+                    memory::touch_and_give_back(usize::try_from(freed_bytes)?)?;
+                }
+                memory::fill_tables(table_bytes)?;
                 memory::touch(anon_bytes, mapped_bytes, file_bytes, shmem_bytes, threads)
             }
             Workload::Roam { size, threads } => memory::roam(size, threads),
@@ -365,6 +404,7 @@ fn main() -> ExitCode {
             }
             Workload::UnixListeners { count } => unix::listeners(count),
             Workload::Hold { fds, threads, close_wait } => handles::hold(fds, threads, close_wait),
+            Workload::Prefork { path, workers } => prefork::prefork(path.as_deref(), workers),
             Workload::Sleepers { count } => processes::sleepers(count),
             Workload::Churn { count } => processes::churn(count),
         });

@@ -61,6 +61,8 @@ pub struct Alarm {
     pub comm: Arc<str>,
     /// Cgroup of the process.
     pub cgroup: Arc<str>,
+    /// True if the claim is about the cgroup, and the process is only one of it.
+    pub of_cgroup: bool,
     /// Urgency; `None` for a rule that knows none.
     pub severity: Option<Severity>,
     /// Seconds until memory is exhausted.
@@ -146,12 +148,14 @@ impl Rule for Detector {
                 let (why, exhaustion_interval_secs) =
                     (verdict.why, verdict.exhaustion_interval_secs);
                 let (comm, cgroup) = (claim.comm, claim.cgroup);
+                let of_cgroup = claim.cgroup_memory.is_some();
                 let severity = verdict.harm.map(|harm| harm.severity);
                 alarms.push(Alarm {
                     t,
                     id,
                     comm,
                     cgroup,
+                    of_cgroup,
                     severity,
                     exhaustion_secs,
                     exhaustion_interval_secs,
@@ -238,6 +242,7 @@ impl Baseline {
                 id: fact.id,
                 comm: fact.comm.clone(),
                 cgroup: fact.cgroup.clone(),
+                of_cgroup: false,
                 severity: None,
                 exhaustion_secs,
                 exhaustion_interval_secs: None,

@@ -16,7 +16,7 @@ use super::{
     curve::{Curve, GIB, MIB, flat, noise},
     families::{FAMILIES, Family},
     manifest::{Entry, Label, Part, Source, Subject},
-    rng::Rng,
+    rng::{Rng, unit_at},
     sim::{Actor, Sim},
 };
 
@@ -165,6 +165,7 @@ impl Draft {
             interval_secs,
             gaps: plan.gaps.clone(),
             loss: plan.loss,
+            peaks: false,
             blur_pages: rng.pick(&[0.0, 16.0, 64.0]),
             seed: rng.bits(),
         };
@@ -234,6 +235,7 @@ impl Draft {
             self.sim.other_bytes = total_bytes * used_share;
             let swings = noise(self.sim.seed ^ 7, RESTLESS_SECS, total_bytes * restless_share);
             self.sim.restless = swings;
+            self.sim.peaks = unit_at(self.sim.seed ^ 8, 0) < 0.5;
             let max = max_bytes.map(|max| ((max / MIB).ceil() * MIB) as u64);
             let subjects = &mut self.sim.actors[..self.subjects];
             subjects.iter_mut().for_each(|actor| actor.memory_max_bytes = max);

@@ -6,11 +6,13 @@
 //! processes leave, and a cgroup's use is the sum over its processes. Page cache counts for
 //! neither, because it is reclaimed before memory runs out.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use spillway_agent::{
     engine::HostInfo,
-    sense::{Fact, HostFact, Observation, ProcessFact, ProcessId, ProcessResourcesFact},
+    sense::{
+        CgroupFact, Fact, HostFact, Observation, ProcessFact, ProcessId, ProcessResourcesFact,
+    },
 };
 
 use super::{
@@ -23,9 +25,15 @@ const PAGE: f64 = 4_096.0;
 /// Interval at which open files and threads are counted, as in the agent.
 const HANDLES_SECS: f64 = 10.0;
 
+/// Interval at which the charge of a cgroup is read, as in the agent.
+const CHARGES_SECS: f64 = 10.0;
+
 /// Sizes in which allocators map memory: glibc's arenas, V8's and CPython's chunks, extents of Go
 /// and jemalloc, regions of a JVM.
 const ALLOCATORS: [f64; 5] = [132.0 * 1_024.0, 262_144.0, 1_048_576.0, 4_194_304.0, 8_388_608.0];
+
+/// Evaluations of the time before the agent, from which a peak is known.
+const PAST_EVALUATIONS: u32 = 2_000;
 
 /// Usual limit on open files.
 const FDS_MAX: u64 = 1_024 * 512;
@@ -44,10 +52,15 @@ pub(super) struct Actor {
     pub(super) anon: Curve,
     pub(super) file: Curve,
     pub(super) shmem: Curve,
+    /// False if another process was charged for its shared memory, all of which it maps, too.
+    pub(super) shmem_charged: bool,
     /// Share of anonymous memory that is swapped out.
     pub(super) swapped: Curve,
     /// Anonymous bytes still shared with the parent: resident twice, charged once.
     pub(super) shared: Curve,
+    /// Memory charged to its cgroup that no process holds: files in a tmpfs, and the kernel's. The
+    /// charges of cgroups are reported only in runs with such memory.
+    pub(super) beside: Option<Beside>,
     /// Size in which the allocator maps memory.
     pub(super) mapped_by_bytes: f64,
     /// Maximum mapped so far; set it for memory that is mapped at the start and touched later.
@@ -55,6 +68,8 @@ pub(super) struct Actor {
     /// Open files: a few, plus one per connection.
     pub(super) fds: Curve,
     pub(super) threads: Curve,
+    /// Highest resident size so far.
+    peak_bytes: f64,
 }
 
 impl Actor {
@@ -71,12 +86,15 @@ impl Actor {
             anon,
             file: flat(12.0 * 1_048_576.0),
             shmem: flat(0.0),
+            shmem_charged: true,
             swapped: flat(0.0),
             shared: flat(0.0),
+            beside: None,
             mapped_by_bytes: ALLOCATORS[pid as usize % ALLOCATORS.len()],
             mapped_bytes: 0.0,
             fds: flat(8.0 + f64::from(pid % 24)),
             threads: flat(1.0 + f64::from(pid % 7)),
+            peak_bytes: 0.0,
         }
     }
 
@@ -85,6 +103,15 @@ impl Actor {
         (self.born, self.dies) = (born, dies);
         if born.is_finite() {
             self.id.start_ticks = ((864_000.0 + born) * 100.0) as u64;
+        }
+        self
+    }
+
+    /// Lets a process have run for so long before the agent: its peak is of that time, too.
+    pub(super) fn remembering(mut self, past_secs: f64) -> Self {
+        for step in 0..PAST_EVALUATIONS {
+            let t = -past_secs * f64::from(PAST_EVALUATIONS - step) / f64::from(PAST_EVALUATIONS);
+            self.peak_bytes = self.peak_bytes.max((self.anon)(t) + (self.file)(t));
         }
         self
     }
@@ -106,9 +133,29 @@ impl Actor {
     /// Memory at this time, if it lives.
     fn memory(&mut self, t: f64) -> Memory {
         let (anon, swapped, shmem) = ((self.anon)(t), (self.swapped)(t), (self.shmem)(t));
-        let own = (anon - (self.shared)(t)).max(0.0);
-        Memory { anon: anon.max(0.0), swapped, shmem, charged: own * (1.0 - swapped) + shmem }
+        let own = (anon - (self.shared)(t)).max(0.0) * (1.0 - swapped);
+        let (files, kernel) = self
+            .beside
+            .as_mut()
+            .map_or((0.0, 0.0), |beside| ((beside.files)(t), (beside.kernel)(t)));
+        let charged = own + if self.shmem_charged { shmem } else { 0.0 } + files + kernel;
+        Memory { anon: anon.max(0.0), swapped, shmem, files, kernel, charged }
     }
+}
+
+/// Memory charged to a cgroup beside that of its processes.
+pub(super) struct Beside {
+    pub(super) files: Curve,
+    pub(super) kernel: Curve,
+}
+
+/// Charge of a cgroup, in bytes.
+#[derive(Default)]
+struct Charge {
+    anon: f64,
+    shmem: f64,
+    kernel: f64,
+    max_bytes: Option<u64>,
 }
 
 /// Memory of a process, in bytes.
@@ -118,6 +165,8 @@ struct Memory {
     /// Share of it that is swapped out.
     swapped: f64,
     shmem: f64,
+    files: f64,
+    kernel: f64,
     /// Bytes charged against a limit.
     charged: f64,
 }
@@ -136,6 +185,8 @@ pub(super) struct Sim {
     pub(super) gaps: Vec<(f64, f64)>,
     /// Share of scans that are lost, and of single facts in the others.
     pub(super) loss: f64,
+    /// True if the kernel's record of a process's peak is known.
+    pub(super) peaks: bool,
     /// Maximum error of a counter, in pages.
     pub(super) blur_pages: f64,
     pub(super) seed: u64,
@@ -157,7 +208,17 @@ impl Sim {
     }
 
     pub(super) fn scans(self) -> Scans {
-        Scans { sim: self, scan: 0, counted_t: 0.0, alive: Vec::new() }
+        let reports = self.actors.iter().any(|actor| actor.beside.is_some());
+        let charged_t = reports.then_some(f64::NEG_INFINITY);
+        Scans {
+            sim: self,
+            scan: 0,
+            counted_t: 0.0,
+            charged_t,
+            alive: Vec::new(),
+            present: Vec::new(),
+            charged: Vec::new(),
+        }
     }
 }
 
@@ -166,8 +227,21 @@ pub(super) struct Scans {
     sim: Sim,
     scan: i64,
     counted_t: f64,
+    /// Time at which the charges of cgroups were last read; `None` if they are not.
+    charged_t: Option<f64>,
     /// Liveness of each actor at the last scan; empty before the first.
     alive: Vec<bool>,
+    /// Actors that live at this scan, by place, and their memory.
+    present: Vec<Present>,
+    /// Charge of each cgroup with a limit at this scan.
+    charged: Vec<(Arc<str>, f64)>,
+}
+
+/// Actor that lives at a scan.
+struct Present {
+    place: usize,
+    was_alive: bool,
+    memory: Memory,
 }
 
 impl Scans {
@@ -192,8 +266,9 @@ impl Scans {
         self.alive.resize(sim.actors.len(), false);
         let mut all = sim.other_bytes + (sim.restless)(t);
         let mut scan = Vec::with_capacity(1 + sim.actors.len());
-        let mut facts = Vec::with_capacity(sim.actors.len());
-        let mut charged: HashMap<Arc<str>, f64> = HashMap::new();
+        self.present.clear();
+        self.charged.clear();
+        let mut charges: BTreeMap<Arc<str>, Charge> = BTreeMap::new();
         for (place, actor) in sim.actors.iter_mut().enumerate() {
             let alive = actor.lives_at(t);
             let was_alive = std::mem::replace(&mut self.alive[place], alive);
@@ -206,37 +281,80 @@ impl Scans {
             let memory = actor.memory(t);
             all += memory.charged;
             if actor.memory_max_bytes.is_some() {
-                *charged.entry(actor.cgroup.clone()).or_default() += memory.charged;
+                // The sum that the agent reads leaves out the kernel's memory.
+                let bytes = memory.charged - memory.kernel;
+                match self.charged.iter_mut().find(|(cgroup, _)| *cgroup == actor.cgroup) {
+                    Some((_, sum)) => *sum += bytes,
+                    None => self.charged.push((actor.cgroup.clone(), bytes)),
+                }
             }
-            let blur = unit_at(seed ^ ((place as u64 + 3) << 20), index) - 0.5;
-            let fact = fact(actor, t, &memory, blur * 2.0 * sim.blur_pages * PAGE);
-            let handles = counts.then(|| ProcessResourcesFact {
-                id: actor.id,
-                fds: (actor.fds)(t).max(0.0) as u64,
-                fds_max: Some(FDS_MAX),
-                threads: (actor.threads)(t).max(1.0) as u64,
-                close_wait: Some(0),
-            });
-            let lost = unit_at(seed ^ ((place as u64 + 3) << 40), index) < sim.loss;
-            facts.push((!was_alive && !first && actor.execs, lost, fact, handles));
+            if self.charged_t.is_some() {
+                let charge = charges.entry(actor.cgroup.clone()).or_default();
+                let shmem = if actor.shmem_charged { memory.shmem } else { 0.0 };
+                charge.anon += memory.charged - shmem - memory.files - memory.kernel;
+                // Every process maps the same shared memory.
+                charge.shmem = charge.shmem.max(memory.shmem) + memory.files;
+                charge.kernel += memory.kernel;
+                charge.max_bytes = actor.memory_max_bytes;
+            }
+            self.present.push(Present { place, was_alive, memory });
         }
         let blur = (unit_at(seed ^ 1, index) - 0.5) * 0.000_5 * sim.host.mem_total_bytes as f64;
         let available = (sim.host.mem_total_bytes as f64 - all + blur).max(0.0) as u64;
         let host =
             HostFact { mem_available_bytes: available & !4_095, psi_memory_some_avg10: Some(0.0) };
         scan.push(Observation { t, fact: Fact::Host(host) });
-        for (execs, lost, mut fact, handles) in facts {
-            fact.memory_charged_bytes =
-                charged.get(&fact.cgroup).map(|bytes| *bytes as u64 & !4_095);
-            if execs {
+        for Present { place, was_alive, memory } in &self.present {
+            let actor = &mut sim.actors[*place];
+            let noise = |bits: u32| unit_at(seed ^ ((*place as u64 + 3) << bits), index);
+            let mut fact = fact(actor, t, memory, (noise(20) - 0.5) * 2.0 * sim.blur_pages * PAGE);
+            let rss_bytes = fact.anon_bytes + fact.file_bytes + fact.shmem_bytes;
+            actor.peak_bytes = actor.peak_bytes.max(rss_bytes as f64);
+            fact.peak_rss_bytes = sim.peaks.then_some(actor.peak_bytes as u64 & !4_095);
+            let charged = self.charged.iter().find(|(cgroup, _)| *cgroup == fact.cgroup);
+            fact.memory_charged_bytes = charged.map(|(_, bytes)| *bytes as u64 & !4_095);
+            if !was_alive && !first && actor.execs {
                 scan.push(Observation { t, fact: Fact::Exec(fact.id) });
             }
-            if !lost {
-                scan.push(Observation { t, fact: Fact::Process(fact) });
-                scan.extend(handles.map(|handles| Observation { t, fact: Fact::Handles(handles) }));
+            if noise(40) < sim.loss {
+                continue;
+            }
+            scan.push(Observation { t, fact: Fact::Process(fact) });
+            if counts {
+                scan.push(Observation { t, fact: Fact::Handles(handles(actor, t)) });
             }
         }
+        if self.charged_t.is_some_and(|before| t - before >= CHARGES_SECS - 0.1) {
+            self.charged_t = Some(t);
+            let blur = (unit_at(seed ^ 5, index) - 0.5) * 2.0 * sim.blur_pages * PAGE;
+            scan.extend(charges.into_iter().map(|(cgroup, charge)| {
+                let bytes = |bytes: f64| Some((bytes + blur).max(0.0) as u64 & !4_095);
+                Observation {
+                    t,
+                    fact: Fact::Cgroup(CgroupFact {
+                        cgroup,
+                        current_bytes: None,
+                        anon_bytes: bytes(charge.anon),
+                        shmem_bytes: bytes(charge.shmem),
+                        kernel_bytes: bytes(charge.kernel),
+                        max_bytes: charge.max_bytes,
+                        oom_kills_total: Some(0),
+                    }),
+                }
+            }));
+        }
         scan
+    }
+}
+
+/// Returns a process's open files and threads.
+fn handles(actor: &mut Actor, t: f64) -> ProcessResourcesFact {
+    ProcessResourcesFact {
+        id: actor.id,
+        fds: (actor.fds)(t).max(0.0) as u64,
+        fds_max: Some(FDS_MAX),
+        threads: (actor.threads)(t).max(1.0) as u64,
+        close_wait: Some(0),
     }
 }
 

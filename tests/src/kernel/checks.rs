@@ -118,19 +118,21 @@ enum On {
 
 type Row = (About, On, &'static str, Run);
 
-const ROWS: [Row; 72] = [
+const ROWS: [Row; 76] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "mapped", memory::mapped),
+    (About::Probe(Probe::ProcessMemory), On::Every, "peak", memory::peak),
     (About::Probe(Probe::ProcessMemory), On::Every, "identity", memory::identity),
     (About::Probe(Probe::ProcessMemory), On::Bpf, "complete", memory::complete),
     (About::Probe(Probe::ProcessMemory), On::Every, "eight threads", memory::eight_threads),
     (About::Probe(Probe::ProcessMemory), On::Every, "cgroup", limits::own),
     (About::Probe(Probe::ProcessMemory), On::Every, "limit of the parent", limits::parents),
+    (About::Probe(Probe::ProcessMemory), On::Every, "charges", limits::charges),
     (About::Probe(Probe::ProcessMemory), On::Bpf, "programs", memory::programs),
     (About::Probe(Probe::ProcessLife), On::Bpf, "exec and exit", life::exec_and_exit),
     (About::Probe(Probe::ProcessLife), On::Bpf, "short lives", life::short_lives),
     (About::Probe(Probe::ProcessLife), On::WithoutBpf, "two scans", life::two_scans),
-    (About::Probe(Probe::FaultSamples), On::Bpf, "growth and stack", faults::growth_and_stack),
+    (About::Probe(Probe::FaultSamples), On::Bpf, "growth", faults::growth),
     (About::Probe(Probe::ProcessHandles), On::Every, "held", handles::held),
     (
         About::Probe(Probe::AcceptQueue),
@@ -151,6 +153,7 @@ const ROWS: [Row; 72] = [
     (About::Probe(Probe::UnixQueue), On::Bpf, "as sock_diag", unix::as_sock_diag),
     (About::Probe(Probe::UnixQueue), On::Every, "other namespace", unix::other_namespace),
     (About::Probe(Probe::UnixQueue), On::Bpf, "reused memory", unix::reused_memory),
+    (About::Probe(Probe::UnixQueue), On::Bpf, "stuck worker", unix::stuck_worker),
     (About::Probe(Probe::AcceptSojourn), On::Bpf, "known delay", sojourns::known_delay),
     (About::Probe(Probe::AcceptSojourn), On::Bpf, "IPv6", sojourns::over_ipv6),
     (About::Probe(Probe::AcceptSojourn), On::Bpf, "blocking accept", sojourns::blocking_accept),
@@ -172,6 +175,7 @@ const ROWS: [Row; 72] = [
         outbound::unreachable_host,
     ),
     (About::Probe(Probe::OutboundConnects), On::EveryFresh, "full map", outbound::full_map),
+    (About::Probe(Probe::Requests), On::Bpf, "stuck worker", requests::stuck_worker),
     (About::Probe(Probe::Requests), On::Every, "in flight", requests::in_flight),
     (About::Probe(Probe::Requests), On::Every, "back to back", requests::back_to_back),
     (About::Probe(Probe::Requests), On::Every, "abandoned", requests::abandoned),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use spillway_agent::{
     bpf::Probe,
-    sense::{Hierarchy, ProcessFact, Sensors},
+    sense::{CgroupFact, Fact, Hierarchy, ProcessFact, Sensors},
 };
 use spillway_tests::{OwnCgroup, Workload, processes, wait_for};
 
@@ -165,4 +165,65 @@ pub fn parents(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         events: facts.len() as u64,
         detail: format!("limit and charge of the parent, {} KiB off", off / 1024),
     })
+}
+
+/// Returns the charge of a cgroup as of the next time that it is read; `t` is the sensors' time.
+fn charge_of(sensors: &mut Sensors, t: &mut f64, cgroup: &str) -> Option<CgroupFact> {
+    // Long enough for the next read of each cgroup.
+    *t += 11.0;
+    let mut seen = Vec::new();
+    sensors.scan_processes(*t, &mut seen);
+    seen.into_iter().find_map(|one| match one.fact {
+        Fact::Cgroup(fact) if *fact.cgroup == *cgroup => Some(fact),
+        _ => None,
+    })
+}
+
+/// Checks what is charged to a cgroup against what its processes touched: anonymous and shared
+/// memory, page tables, and the page cache, which is in the total alone.
+pub fn charges(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    const TABLE_BYTES: u64 = 48 * MIB;
+    let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
+    let Limited { cgroup, version, .. } = Limited::make("charges")?;
+    let kinds =
+        [("anon", 32 * MIB), ("shmem", SHMEM_BYTES), ("table", TABLE_BYTES), ("file", CACHE_BYTES)];
+    let workload = touch_in(&cgroup, &kinds)?;
+    let held = field_bytes(workload.pid(), "status", "RssAnon")?;
+    let stat = std::fs::read_to_string(cgroup.directory().join("memory.stat"))?;
+    let counts_tables = ["pagetables ", "kernel "].iter().any(|field| stat.contains(field));
+    let check = |fact: &CgroupFact| -> anyhow::Result<String> {
+        let mut detail = format!("version {version}");
+        for (what, seen, truth) in
+            [("anonymous", fact.anon_bytes, held), ("shared", fact.shmem_bytes, SHMEM_BYTES)]
+        {
+            let seen = seen.with_context(|| format!("{what} memory is missing"))?;
+            let off = seen.abs_diff(truth);
+            ensure!(off <= CHARGE_OFF_BYTES, "{what}: {seen} bytes, expected {truth}");
+            detail.push_str(&format!(", {what} {} KiB off", off / 1024));
+        }
+        let kernel = fact.kernel_bytes.context("memory of the kernel is missing")?;
+        // Version 1 gives a lower bound, and so does version 2 before 5.11, which does not count
+        // page tables. Tables of the program itself come on top.
+        let least = if version == 1 || !counts_tables { 0 } else { TABLE_BYTES };
+        ensure!(
+            (least..TABLE_BYTES + 2 * CHARGE_OFF_BYTES).contains(&kernel),
+            "{kernel} bytes of the kernel, expected {TABLE_BYTES}"
+        );
+        let current = fact.current_bytes.context("the total is missing")?;
+        let all = held + SHMEM_BYTES + TABLE_BYTES + CACHE_BYTES;
+        ensure!(current + CHARGE_OFF_BYTES >= all, "{current} bytes in all, expected {all}");
+        ensure!(fact.max_bytes == Some(512 * MIB), "the limit is {:?}", fact.max_bytes);
+        ensure!(fact.oom_kills_total == Some(0), "{:?} were killed", fact.oom_kills_total);
+        detail.push_str(&format!(", {} MiB of the kernel", kernel / MIB));
+        Ok(detail)
+    };
+    let mut t = 1e6;
+    let mut last = Err(anyhow::anyhow!("{} was not read", cgroup.path));
+    wait_for(SUMMED_WITHIN, || {
+        if let Some(fact) = charge_of(sensors, &mut t, &cgroup.path) {
+            last = check(&fact);
+        }
+        last.is_ok().then_some(())
+    });
+    Ok(Seen { events: 1, detail: last? })
 }

@@ -25,9 +25,9 @@ const BATCH_BYTES: u64 = 32 * PAGE_BYTES;
 const HELD_BYTES: u64 = 8 * (6400 + 24) * PAGE_BYTES;
 /// Four times the part of it that is touched, so that neither is taken for the other.
 const MAPPED_BYTES: u64 = 64 * MIB;
-/// Maximum difference between two processes of one program with different arguments: a page of the
-/// stack and one of the heap.
-const STARTED_OTHERWISE_BYTES: u64 = 2 * PAGE_BYTES;
+/// Maximum difference between two processes of one program with different arguments: pages of the
+/// stack, of which parsing takes more, and one of the heap.
+const STARTED_OTHERWISE_BYTES: u64 = 16 * PAGE_BYTES;
 
 /// Returns the workload program, which is installed beside this one.
 pub fn workload() -> anyhow::Result<Command> {
@@ -143,6 +143,25 @@ fn statm_data_bytes(pid: u32) -> anyhow::Result<u64> {
         fs::read_to_string(format!("/proc/{pid}/statm")).context("the workload has no statm")?;
     let pages: u64 = text.split(' ').nth(5).context("statm has a sixth field")?.parse()?;
     Ok(pages * PAGE_BYTES)
+}
+
+/// Compares the peak with `VmHWM`: of a process that has grown and shrunk, and of one at its peak.
+pub fn peak(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
+    let shrunk = touch(16 * MIB, &[format!("--freed-bytes={}", 96 * MIB)])?;
+    let grown = touch(48 * MIB, &[])?;
+    let facts = processes(sensors);
+    let mut detail = Vec::new();
+    for (name, process, touched) in [("shrunk", &shrunk, 96 * MIB), ("grown", &grown, 48 * MIB)] {
+        let fact = find(&facts, process.pid())?;
+        let seen = fact.peak_rss_bytes.context("the peak is unknown")?;
+        let truth = field_bytes(process.pid(), "status", "VmHWM")?;
+        ensure!(truth >= touched, "{name}: VmHWM is {truth}, below the {touched} bytes touched");
+        detail.push(near(name, seen, truth)?);
+    }
+    let now = find(&facts, shrunk.pid())?.anon_bytes;
+    ensure!(now < 32 * MIB, "the shrunk process still holds {now} bytes");
+    Ok(Seen { events: facts.len() as u64, detail: detail.join(", ") })
 }
 
 /// Compares start, parent and name with `/proc/PID/stat`.

@@ -66,7 +66,11 @@ fn ends(fact: &OutboundFact) -> Ends {
 
 fn find(facts: &[OutboundFact], addr: SocketAddr) -> anyhow::Result<&OutboundFact> {
     let addr = addr.to_string();
-    let mut found = facts.iter().filter(|fact| *fact.addr == *addr);
+    let all: Vec<_> = facts.iter().filter(|fact| *fact.addr == *addr).collect();
+    // An earlier check may have had the port. Its process has ended, and has no cgroup any more.
+    let lives = |fact: &&&OutboundFact| !fact.cgroup.is_empty();
+    let others_end = all.len() > 1 && all.iter().any(|fact| lives(&fact));
+    let mut found = all.iter().filter(|fact| !others_end || lives(fact)).copied();
     let fact = found
         .next()
         .with_context(|| format!("{addr} is not reported, but {} others are", facts.len()))?;

@@ -13,11 +13,12 @@ use spillway_agent::{
     bpf::Probe,
     sense::{RequestSensor, RequestsFact, Sensors},
 };
-use spillway_tests::{Habit, KnownRequests, Truth, requests};
+use spillway_tests::{Habit, KnownRequests, Truth, Workload, requests};
 
 use crate::{
     checks::{NotOffered, Seen},
     guest,
+    memory::workload,
     rungs::{Prepared, Rung, is_bpf, kernel_version},
     runner::now,
 };
@@ -25,17 +26,19 @@ use crate::{
 /// Samples of connections that go on, 100 ms apart.
 const LOOKS: u32 = 40;
 
-/// Interval of turns, and the most that a pass takes here: together less than from one search for
-/// connections to the next.
+/// Interval of turns.
 const TURN_SECS: f64 = 0.1;
-const TURNS_MAX: u32 = 20;
 
-/// Time within which a connection that comes is seen, three times less than between two searches.
-const NOTED_SECS: f64 = 2.0;
+/// Turns in which a search that has begun ends.
+const TURNS_OF_SEARCH: u32 = 10;
 
-/// Such a time on an emulated processor, on which taking in the noted connections lasts for
-/// milliseconds and is put off for seconds: a search may find them first.
-const NOTED_EMULATED_SECS: f64 = 60.0;
+/// Time within which a pass ends, and a connection that comes is seen: both together less than from
+/// one search for connections to the next.
+const SEEN_SECS: f64 = 2.0;
+
+/// Such a time on an emulated processor, on which a pass, or taking in the noted connections, lasts
+/// for milliseconds and the next one is put off for seconds: a search may find them first.
+const SEEN_EMULATED_SECS: f64 = 60.0;
 
 /// Error that means may have: in flight, and the age of the oldest.
 const IN_FLIGHT_OFF: f64 = 0.05;
@@ -53,15 +56,20 @@ fn look(sensors: &mut Sensors, t: &mut f64, addr: SocketAddr) -> anyhow::Result<
 fn look_soon(sensors: &mut Sensors, t: &mut f64, addr: SocketAddr) -> anyhow::Result<RequestsFact> {
     let addr = addr.to_string();
     let mut facts = Vec::new();
-    for _ in 0..TURNS_MAX {
+    let start = *t;
+    while facts.is_empty() && *t < start + seen_within_secs() {
         facts = requests(sensors, *t);
         facts.retain(|fact| *fact.addr == *addr);
-        if !facts.is_empty() {
-            break;
+        if facts.is_empty() {
+            *t += TURN_SECS;
         }
-        *t += TURN_SECS;
     }
-    ensure!(facts.len() == 1, "{} facts are about {addr}, not one", facts.len());
+    ensure!(
+        facts.len() == 1,
+        "{} facts are about {addr} in {:.1} s, not one",
+        facts.len(),
+        *t - start
+    );
     facts.pop().context("there is one")
 }
 
@@ -104,6 +112,10 @@ pub fn back_to_back(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
 
 fn is_emulated() -> bool {
     guest::machine().is_some_and(|name| name != "host")
+}
+
+fn seen_within_secs() -> f64 {
+    if is_emulated() { SEEN_EMULATED_SECS } else { SEEN_SECS }
 }
 
 fn held_to_truth(
@@ -259,7 +271,7 @@ pub fn newcomers(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let mut t = later();
     look(sensors, &mut t, addr)?;
     // A search that has begun ends.
-    for _ in 0..TURNS_MAX / 2 {
+    for _ in 0..TURNS_OF_SEARCH {
         t += TURN_SECS;
         requests(sensors, t);
     }
@@ -267,12 +279,11 @@ pub fn newcomers(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let mut servers = (0..COUNT / 2).map(|_| listener.accept()).collect::<Result<Vec<_>, _>>()?;
     let seen = |fact: &RequestsFact| (fact.connections, fact.in_flight, fact.unread);
     let of = |count: usize| (Some(count as u32 + 1), count as u32 + 1, count as u32 + 1);
-    let within_secs = if is_emulated() { NOTED_EMULATED_SECS } else { NOTED_SECS };
     let mut wait_for = |count: usize, what: &str| -> anyhow::Result<()> {
         let mut fact = look_soon(sensors, &mut t, addr)?;
         let before = t;
         // A pass that began before, or that comes before the connections are taken in.
-        while seen(&fact) != of(count) && t < before + within_secs {
+        while seen(&fact) != of(count) && t < before + seen_within_secs() {
             t += TURN_SECS;
             fact = look_soon(sensors, &mut t, addr)?;
         }
@@ -287,4 +298,47 @@ pub fn newcomers(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     wait_for(COUNT / 4, "open still")?;
     drop((first, clients));
     Ok(Seen { events: COUNT as u64, detail: format!("{COUNT} came, half of them waited") })
+}
+
+/// Workers that share a listener, one of which stops with a request: it is named, and not the
+/// master, nor a process that has a listener for itself.
+pub fn stuck_worker(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    /// Passes until it is named: one sees the request, one that it is held, one who holds it.
+    const PASSES: u32 = 5;
+    let sensors = on(prepared, rung)?;
+    let mut server = Workload::start(workload()?.args(["prefork", "--workers=3"]));
+    let ask = |what: &[u8]| -> anyhow::Result<TcpStream> {
+        let mut client = TcpStream::connect(server.addr())?;
+        client.write_all(what)?;
+        Ok(client)
+    };
+    let addr = server.addr();
+    let own = TcpListener::bind("127.0.0.1:0")?;
+    let mut alone = TcpStream::connect(own.local_addr()?)?;
+    let (_held, _) = own.accept()?;
+    alone.write_all(b"question")?;
+    let mut stops = ask(b"s")?;
+    let stopped: serde_json::Value = serde_json::from_str(&server.next_line())?;
+    let pid = stopped["pid"].as_u64().context("it says which process stops")? as u32;
+    ensure!(pid != server.pid(), "{stopped}: the master takes no requests");
+    let mut t = later();
+    let mut fact = look(sensors, &mut t, addr)?;
+    for _ in 0..PASSES {
+        // The others go on.
+        for _ in 0..4 {
+            let mut client = TcpStream::connect(addr)?;
+            client.write_all(b"q")?;
+            client.read_exact(&mut [0; 2])?;
+        }
+        fact = look(sensors, &mut t, addr)?;
+        if fact.stuck_pid.is_some() {
+            break;
+        }
+    }
+    ensure!(fact.stuck_pid == Some(pid), "{fact:?}: {pid} is stuck");
+    ensure!(fact.stuck_us.is_some_and(|us| us >= 500_000), "{fact:?}: it has been for long");
+    let fact = look(sensors, &mut t, own.local_addr()?)?;
+    ensure!(fact.in_flight == 1 && fact.stuck_pid.is_none(), "{fact:?}: nobody shares it");
+    stops.write_all(b"more")?;
+    Ok(Seen { events: u64::from(PASSES), detail: format!("worker {pid} of {}", server.pid()) })
 }

@@ -23,6 +23,11 @@ const PLACES: [&str; 6] = ["/etc", "/run", "/usr/local", "/var", "/sys/fs/cgroup
 const LEFT_OUT: [&str; 4] =
     ["/run/log/journal", "/var/log/journal", "/run/systemd/journal", "/var/backups"];
 
+/// Directories that systemd creates at the first use of a property, a transient unit or a mount, and
+/// keeps. Earlier checks may have caused that, or not.
+const MADE_AT_FIRST_USE: [&str; 3] =
+    ["/run/systemd/system.control", "/run/systemd/transient", "/run/systemd/incoming"];
+
 /// Prefix of systemd's own BPF programs, which it reloads at any time.
 const OF_SYSTEMD: &str = "sd_";
 
@@ -46,9 +51,9 @@ pub fn uninstall(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     scratch.file("spillway.service", UNIT_FILE);
     scratch.file("enforce.conf", ENFORCE);
     let stage = Stage::running("leak", "leak --rate=6MiB --limit=400MiB", "")?;
-    // systemd's own place for properties of this boot; it creates it with the first property and
-    // keeps it.
-    fs::create_dir_all("/run/systemd/system.control")?;
+    for directory in MADE_AT_FIRST_USE {
+        fs::create_dir_all(directory)?;
+    }
     let before = Found::read(&stage)?;
 
     run_lines(UNIT_FILE, "To install it", &scratch.0)?;

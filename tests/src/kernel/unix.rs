@@ -3,11 +3,13 @@
 use std::{
     collections::BTreeSet,
     fs,
+    io::Write as _,
     os::{
         linux::net::SocketAddrExt as _,
         unix::net::{SocketAddr, UnixListener, UnixStream},
     },
     path::PathBuf,
+    time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
@@ -205,4 +207,46 @@ pub fn reused_memory(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen
         events: ROUNDS as u64,
         detail: format!("{ROUNDS} that closed, each followed by 17 others"),
     })
+}
+
+/// Workers that share a listener at which connections wait: the one that stopped is named, not the
+/// one that computes, nor the master.
+pub fn stuck_worker(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    /// Time between two looks on the sensors' clock, and the real one, in which the other computes
+    /// for ten times as long as one that hardly runs may.
+    const LOOK_SECS: f64 = 1.1;
+    const COMPUTES: Duration = Duration::from_millis(300);
+    let sensors = prepared.sensors(Probe::UnixQueue, rung)?;
+    let path = Path::of("workers");
+    let mut server =
+        Workload::start(workload()?.args(["prefork", "--workers=2", "--path"]).arg(path.name()));
+    let mut ask = |what: &[u8]| -> anyhow::Result<(UnixStream, u32)> {
+        let mut client = UnixStream::connect(&path.0)?;
+        client.write_all(what)?;
+        let says: serde_json::Value = serde_json::from_str(&server.next_line())?;
+        Ok((client, says["pid"].as_u64().context("it says which process it is")? as u32))
+    };
+    let ((_stops, stopped), (_computes, computing)) = (ask(b"s")?, ask(b"c")?);
+    let addr = format!("unix:{}", path.name());
+    let mut t = 1e9;
+    let mut look = |t: &mut f64| -> anyhow::Result<ListenerFact> {
+        *t += LOOK_SECS;
+        std::thread::sleep(COMPUTES);
+        Ok(find(&read_listeners(sensors, *t), &addr)?.clone())
+    };
+    // Nothing waits yet, so that nobody is looked for.
+    for _ in 0..4 {
+        let fact = look(&mut t)?;
+        ensure!(fact.holders == Some(3) && fact.stuck_pid.is_none(), "{fact:?}: nothing waits");
+    }
+    let _waits = UnixStream::connect(&path.0)?;
+    let mut fact = look(&mut t)?;
+    for _ in 0..4 {
+        fact = look(&mut t)?;
+    }
+    ensure!(
+        (fact.backlog, fact.stuck_pid) == (1, Some(stopped)),
+        "{fact:?}: {stopped} is stuck and {computing} computes"
+    );
+    Ok(Seen { events: 9, detail: format!("worker {stopped} of {}", server.pid()) })
 }

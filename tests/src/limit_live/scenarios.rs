@@ -136,7 +136,22 @@ pub fn refused(stage: &Stage) -> String {
         OutcomeKind::Refused
     );
 
+    // A cgroup that leaks itself is limited whichever of its processes has ended, and not if it is
+    // unknown whose memory it is.
+    let of_cgroup = IncidentId::from("leak-cgroup-/it");
+    let path = Arc::from(stage.cgroup.path.as_str());
+    let outcome = limits.limit(0.0, &of_cgroup, &path, gone);
+    assert_eq!(outcome.event, OutcomeKind::Limited, "{outcome:?}");
+    assert_eq!(limits.undo_all(0.0).len(), 1);
+    assert_eq!(stage.state(), before);
+
     let neighbour = stage.another_program(&["touch"]);
+    let named = wait_for(SOON, || {
+        let why = limits.limit(0.0, &of_cgroup, &path, life(leak.pid())).why;
+        let named = format!("shared with neighbour (pid {}), and it is unknown", neighbour.pid());
+        why.contains(&named).then_some(())
+    });
+    assert!(named.is_some(), "a leak of a shared cgroup may be anybody's");
     let named = wait_for(SOON, || {
         let why = refused(&mut limits, leak.pid());
         why.starts_with(&format!("the cgroup is shared with neighbour (pid {})", neighbour.pid()))

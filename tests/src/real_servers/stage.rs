@@ -92,6 +92,15 @@ impl Stage {
         Ok(command)
     }
 
+    /// Returns the path of a file of the same packages.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is no such file.
+    pub fn path(&self, path: &str) -> anyhow::Result<PathBuf> {
+        find(&self.servers, path).map(|(file, _)| file)
+    }
+
     /// Starts a program in the scene's cgroup. Its output goes to `output` in the directory.
     ///
     /// # Errors

@@ -21,6 +21,9 @@ const PAGE_BYTES: usize = 4096;
 /// Small enough that malloc takes it from its heap, as a leaking program's objects would be.
 const LEAKED_OBJECT_BYTES: usize = 16 << 10;
 const CACHE_ENTRY_BYTES: usize = 64 << 10;
+const LEFT_FILE_BYTES: usize = 64 << 10;
+/// Memory that a page of page tables maps.
+const TABLE_SPAN_BYTES: usize = 2 << 20;
 /// More would show nothing new.
 const MOST_THREADS: u32 = 256;
 
@@ -40,7 +43,7 @@ pub fn leak(rate: u64, limit: u64, after: Duration) -> anyhow::Result<()> {
     }
 }
 
-/// Leaks, in a function of its own so that a stack names it.
+/// Leaks.
 #[inline(never)]
 fn forget_object() -> anyhow::Result<()> {
     // SAFETY: malloc takes a size; what it returns is checked before use.
@@ -72,6 +75,56 @@ pub fn cache(rate: u64, size: u64) -> anyhow::Result<()> {
         }
         std::thread::sleep(TICK);
     }
+}
+
+/// Leaves files behind in a tmpfs at a rate, up to a limit. The tmpfs is in a mount namespace of its
+/// own, so that it is gone with the process.
+pub fn leave_files(rate: u64, limit: u64) -> anyhow::Result<()> {
+    let check = |result: i32, what: &str| match result {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()).with_context(|| format!("{what} failed")),
+    };
+    // SAFETY: unshare takes a number alone.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) }, "a mount namespace of its own")?;
+    let (root, tmp, tmpfs) = (c"/".as_ptr(), c"/tmp".as_ptr(), c"tmpfs".as_ptr());
+    let private = libc::MS_REC | libc::MS_PRIVATE;
+    // SAFETY: mount reads NUL-terminated literals, and no data.
+    check(unsafe { libc::mount(ptr::null(), root, ptr::null(), private, ptr::null()) }, "mount /")?;
+    // SAFETY: as above.
+    check(unsafe { libc::mount(tmpfs, tmp, tmpfs, 0, ptr::null()) }, "mount /tmp")?;
+    ready(None)?;
+    let file = vec![1; LEFT_FILE_BYTES];
+    let start = now();
+    let mut left = 0;
+    loop {
+        let due = (rate as f64 * start.elapsed().as_secs_f64()) as u64;
+        while left + LEFT_FILE_BYTES as u64 <= due.min(limit) {
+            fs::write(format!("/tmp/{left}"), &file).context("cannot leave a file")?;
+            left += LEFT_FILE_BYTES as u64;
+        }
+        std::thread::sleep(TICK);
+    }
+}
+
+/// Reads a byte of each part of a mapping for which the kernel needs a page of page tables, so that
+/// it fills that many bytes of these, and maps nothing but its page of zeroes.
+pub fn fill_tables(bytes: u64) -> anyhow::Result<()> {
+    let pages = usize::try_from(bytes)?.div_ceil(PAGE_BYTES);
+    if pages == 0 {
+        return Ok(());
+    }
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let length = pages * TABLE_SPAN_BYTES;
+    let start = map(length, libc::PROT_READ, flags, None)?;
+    // SAFETY: the mapping is that long and readable. A kernel without huge pages, of which one
+    // would do for each part, refuses the advice.
+    unsafe {
+        libc::madvise(start.cast(), length, libc::MADV_NOHUGEPAGE);
+        for offset in (0..length).step_by(TABLE_SPAN_BYTES) {
+            start.add(offset).read_volatile();
+        }
+    }
+    Ok(())
 }
 
 /// Holds exactly that many bytes of each kind, rounded up to whole pages. The anonymous ones are
@@ -223,20 +276,25 @@ pub fn swell(most: u64, seed: u64) -> anyhow::Result<()> {
     ready(None)?;
     let mut random = Random(seed.max(1));
     loop {
-        let length = (random.below(most_pages.max(1)) + 1) * PAGE_BYTES;
-        let start = map(
-            length,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            None,
-        )?;
-        // SAFETY: the mapping is that long, ours and writable, and nothing points to it once it is
-        // touched.
-        unsafe {
-            touch_pages(start, length, true);
-            libc::munmap(start.cast(), length);
-        }
+        touch_and_give_back((random.below(most_pages.max(1)) + 1) * PAGE_BYTES)?;
     }
+}
+
+/// Takes that many bytes, touches them and gives them back.
+pub fn touch_and_give_back(length: usize) -> anyhow::Result<()> {
+    let start = map(
+        length,
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+        None,
+    )?;
+    // SAFETY: the mapping is that long, ours and writable, and nothing points to it once it is
+    // touched.
+    unsafe {
+        touch_pages(start, length, true);
+        libc::munmap(start.cast(), length);
+    }
+    Ok(())
 }
 
 /// Reads or writes one byte of each page, so that the kernel maps it.

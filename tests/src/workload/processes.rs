@@ -44,7 +44,7 @@ pub fn churn(count: u32) -> anyhow::Result<()> {
 }
 
 /// Forks; the child does its work and exits without running the parent's destructors.
-fn fork(child: impl FnOnce()) -> anyhow::Result<i32> {
+pub(super) fn fork(child: impl FnOnce()) -> anyhow::Result<i32> {
     // SAFETY: this process has one thread, so the child finds no lock held by a thread that it does
     // not have.
     match unsafe { libc::fork() } {

@@ -4,6 +4,7 @@
 mod agent;
 mod attacks;
 mod cascade;
+mod cgroup_leaks;
 mod confine;
 mod cordon;
 mod faults;
@@ -15,5 +16,6 @@ mod pids;
 mod pods;
 mod printable;
 mod remote;
+mod restart;
 mod secrets;
 mod serve;

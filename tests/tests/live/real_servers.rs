@@ -3,10 +3,11 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
-    net::SocketAddr,
+    io::{Read, Write as _},
+    net::{SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     path::Path,
+    ptr,
     thread::sleep,
     time::Duration,
 };
@@ -17,6 +18,13 @@ use spillway_tests::{
     real_servers::{Options, named, rightly, run, table},
     run_with, skip, wait_for,
 };
+
+/// Ports, one for each test: an agent hears of the listeners of every namespace, and two of the
+/// tests run beside each other.
+const POOL_PORT: u16 = 8_000;
+const FILES_PORT: u16 = 8_001;
+const WAITS_PORT: u16 = 8_002;
+const COMPUTES_PORT: u16 = 8_003;
 
 /// Finds the servers; `None`, reported as a skip, if the test cannot run.
 fn servers(test: &str) -> Option<Servers> {
@@ -75,7 +83,7 @@ fn gunicorn_with_all_workers_stuck_is_claimed_in_time() {
     let scratch = Scratch::make("gunicorn");
     let (dir, socket) = (scratch.0.join("app"), scratch.0.join("app.sock"));
     // Before the agent, which looks for new UNIX listeners every ten seconds.
-    let _server = servers.gunicorn(&dir, &socket, WORKERS);
+    let server = servers.gunicorn(&dir, &socket, WORKERS);
     let watching = Watching::start(&scratch);
     let addr = format!("unix:{}", socket.display());
     // While it is healthy, every request is answered.
@@ -101,10 +109,153 @@ fn gunicorn_with_all_workers_stuck_is_claimed_in_time() {
     println!("claimed after {:.1} s: {}", after.as_secs_f64(), claim["why"]);
     assert_eq!(claim["scarce"], "accept_loop");
     assert!(after <= CLAIMED_WITHIN, "{after:?} after the first request that waits");
+    let workers = children_of(server.pid());
+    assert!(workers.iter().any(|pid| claim["pid"] == *pid), "{claim}: the workers are {workers:?}");
 
     fs::remove_file(dir.join("stuck")).expect("it was made above");
     clients.into_iter().for_each(assert_answered);
     watching.stop();
+}
+
+/// Requests at twice what one worker can do, from the moment at which the other stops.
+const OFFERED_EVERY: Duration = Duration::from_millis(100);
+const STUCK_CLAIMED_WITHIN: Duration = Duration::from_secs(15);
+
+#[test]
+fn claim_about_a_pool_names_the_worker_that_stopped() {
+    let test = "claim_about_a_pool_names_the_worker_that_stopped";
+    let Some(servers) = servers(test) else { return };
+    let scratch = Scratch::make("pool");
+    let dir = scratch.0.join("app");
+    let watching = Watching::start(&scratch);
+    own_network().expect("root can create a network namespace");
+    let addr = SocketAddr::from(([127, 0, 0, 1], POOL_PORT));
+    let server = servers.gunicorn_at(&dir, addr, 2);
+    let ask = || {
+        let mut client = TcpStream::connect(addr).expect("the server should listen");
+        client.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("writing the request");
+        client
+    };
+    // Who holds the listener is read every ten seconds.
+    let started = now();
+    while started.elapsed() < STARTS_WITHIN {
+        assert_answered(ask());
+        sleep(EACH);
+    }
+    let workers = children_of(server.pid());
+    assert_eq!(workers.len(), 2, "{workers:?}");
+    let sockets = |pid: &u32| sockets_of(*pid);
+    let before: Vec<_> = workers.iter().map(sockets).collect();
+    fs::write(dir.join("stuck"), "").expect("the directory is the test's");
+    let stuck = ask();
+    let with_more = || (0..2).find(|&nth| sockets(&workers[nth]) > before[nth]);
+    let holder = wait_for(Duration::from_secs(5), with_more).expect("a worker takes it");
+    let holder = workers[holder];
+    // SAFETY: a signal to a worker of the test's own server.
+    assert_eq!(unsafe { libc::kill(holder as i32, libc::SIGSTOP) }, 0);
+    fs::write(dir.join("slow"), "").expect("the directory is the test's");
+    fs::remove_file(dir.join("stuck")).expect("it was made above");
+
+    let name = addr.to_string();
+    let (mut clients, began) = (Vec::new(), now());
+    let last = || watching.verdicts(&name).pop();
+    let claim = wait_for(STUCK_CLAIMED_WITHIN, || {
+        clients.push(ask());
+        sleep(OFFERED_EVERY);
+        last()
+    });
+    let claim = claim.unwrap_or_else(|| panic!("no claim about {name}: {}", watching.0.log()));
+    println!("claimed after {:.1} s: {}", began.elapsed().as_secs_f64(), claim["why"]);
+    assert_eq!(claim["pid"], holder, "{claim}: the workers of {} are {workers:?}", server.pid());
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::kill(holder as i32, libc::SIGCONT) }, 0);
+    fs::remove_file(dir.join("slow")).expect("it was made above");
+    clients.into_iter().chain([stuck]).for_each(assert_answered);
+    watching.stop();
+}
+
+/// Open files that a server may have, clients that stay connected, and the time within which the
+/// claim knows it: files are counted every ten seconds.
+const FILES: u64 = 40;
+const CLIENTS: usize = 60;
+const ANSWERED_FIRST: u32 = 10;
+const FILES_KNOWN_WITHIN: Duration = Duration::from_secs(25);
+
+#[test]
+fn server_without_a_free_file_is_claimed_with_its_limit() {
+    let test = "server_without_a_free_file_is_claimed_with_its_limit";
+    let Some(servers) = servers(test) else { return };
+    let scratch = Scratch::make("files");
+    let watching = Watching::start(&scratch);
+    own_network().expect("root can create a network namespace");
+    let addr = SocketAddr::from(([127, 0, 0, 1], FILES_PORT));
+    let (work, takes) = (Work::Waits, Duration::from_millis(1));
+    // A file that it inherits above its limit counts, but hinders it from opening none.
+    // SAFETY: the flag of every file but the first three is set, none is closed.
+    let inherits_none = unsafe {
+        libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int)
+    };
+    assert_eq!(inherits_none, 0, "{}", std::io::Error::last_os_error());
+    let server = servers.uvicorn(&scratch.0.join("app"), addr, work, takes);
+    // One that was never seen to accept may be starting.
+    for _ in 0..ANSWERED_FIRST {
+        let mut client = TcpStream::connect(addr).expect("the server should listen");
+        client
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .expect("writing the request");
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("reading the response");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        sleep(EACH);
+    }
+    limit_files(server.pid(), FILES);
+    let mut clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let mut client = TcpStream::connect(addr).expect("the queue has room");
+            // It closes connections that are idle, but not those whose request has begun.
+            client.write_all(b"GET / HTTP/1.1\r\n").expect("writing the request");
+            client
+        })
+        .collect();
+    let name = addr.to_string();
+    let with_files =
+        || watching.verdicts(&name).into_iter().rfind(|one| one["files"] != Value::Null);
+    let claim = wait_for(FILES_KNOWN_WITHIN, with_files).unwrap_or_else(|| {
+        let verdicts = watching.verdicts(&name);
+        panic!("no claim about files: {verdicts:?}: {}", watching.0.log())
+    });
+    println!("{}", claim["why"]);
+    let of_files = (&claim["files_pid"], &claim["files"], &claim["files_max"]);
+    assert_eq!(of_files, (&server.pid().into(), &FILES.into(), &FILES.into()), "{claim}");
+    let why = claim["why"].as_str().expect("a claim has a reason");
+    assert!(why.contains("40 of 40 files"), "{why}");
+    clients.clear();
+    let cleared = watching.wait_until(&name, "cleared", CLEARED_WITHIN);
+    println!("{}", cleared["why"]);
+    watching.stop();
+}
+
+fn limit_files(pid: u32, count: u64) {
+    let limit = libc::rlimit { rlim_cur: count, rlim_max: count };
+    // SAFETY: it reads a limit that lives here, and may be given no place for the old one.
+    let done = unsafe {
+        libc::prlimit(pid as libc::pid_t, libc::RLIMIT_NOFILE, &raw const limit, ptr::null_mut())
+    };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Children of a process.
+fn children_of(pid: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.expect("the process should be running");
+    children.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
+/// Number of sockets that a process has open.
+fn sockets_of(pid: u32) -> usize {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process should be running");
+    let paths = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
+    paths.filter(|path| path.to_string_lossy().starts_with("socket:")).count()
 }
 
 fn request(socket: &Path) -> UnixStream {
@@ -113,7 +264,7 @@ fn request(socket: &Path) -> UnixStream {
     client
 }
 
-fn assert_answered(mut client: UnixStream) {
+fn assert_answered(mut client: impl Read) {
     let mut answer = String::new();
     client.read_to_string(&mut answer).expect("reading the response");
     assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
@@ -133,25 +284,25 @@ const REQUESTS_CLAIMED_WITHIN: Duration = Duration::from_secs(5);
 #[test]
 fn uvicorn_at_capacity_on_open_connections_is_claimed() {
     let test = "uvicorn_at_capacity_on_open_connections_is_claimed";
-    let Some(scarce) = scarce_at_capacity(test, Work::Waits) else { return };
+    let Some(scarce) = scarce_at_capacity(test, WAITS_PORT, Work::Waits) else { return };
     assert_ne!(scarce, "cpu");
 }
 
 #[test]
 fn uvicorn_that_computes_at_capacity_is_short_of_cpu() {
     let test = "uvicorn_that_computes_at_capacity_is_short_of_cpu";
-    let Some(scarce) = scarce_at_capacity(test, Work::Computes) else { return };
+    let Some(scarce) = scarce_at_capacity(test, COMPUTES_PORT, Work::Computes) else { return };
     assert_eq!(scarce, "cpu");
 }
 
 /// Loads a server with more than it can do, until it is claimed and then cleared; returns what the
 /// last claim says is scarce.
-fn scarce_at_capacity(test: &str, work: Work) -> Option<Value> {
+fn scarce_at_capacity(test: &str, port: u16, work: Work) -> Option<Value> {
     let servers = servers(test)?;
     let scratch = Scratch::make("uvicorn");
     let watching = Watching::start(&scratch);
     own_network().expect("root can create a network namespace");
-    let addr = SocketAddr::from(([127, 0, 0, 1], 8_000));
+    let addr = SocketAddr::from(([127, 0, 0, 1], port));
     let _server = servers.uvicorn(&scratch.0.join("app"), addr, work, TAKES);
     let (name, load) = (addr.to_string(), |connections| {
         Program::start(&mut servers.keep_alive_wrk(addr, connections, LOAD_SECS))

@@ -51,6 +51,22 @@ fn the_printed_defaults_are_the_shipped_file() {
 }
 
 #[test]
+fn slow_scans_are_accepted_with_a_note() {
+    let slow = b"sense.interval = \"1m\"\n";
+    let output = spillway(&["check-config", "/dev/stdin"], slow);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        printed.contains(": ok\n/dev/stdin: note: sense.interval = 1m is too long"),
+        "{printed}"
+    );
+    let output = spillway(&["check-config", "--json", "/dev/stdin"], slow);
+    let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(printed["problems"].as_array().unwrap().len(), 0);
+    assert!(printed["notices"][0]["hint"].is_string(), "{printed}");
+}
+
+#[test]
 fn bad_configuration_is_fully_reported_and_exits_2() {
     let output = spillway(
         &["check-config", "/dev/stdin"],

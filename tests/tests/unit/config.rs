@@ -268,16 +268,16 @@ fn contradiction_is_reported_at_the_key_that_was_set() {
             from the shortest, without duplicates",
         ),
         (
-            "[sense]\ninterval = '10s'",
-            "x.toml:2: detect.leak.horizons begins with 32s, which is shorter than 32 scans at \
-             sense.interval = 10s\n  \
-             hint: begin with 5m20s or more, or shorten sense.interval",
+            "[sense]\ninterval = '1m'\n[detect.leak]\nhorizons = ['1m', '10m']",
+            "x.toml:4: detect.leak.horizons ends with 10m, which is shorter than 12 scans at \
+             sense.interval = 1m: no growth could be judged\n  \
+             hint: add a span of 12m or more, or shorten sense.interval",
         ),
         (
             "sense.interval = '10s'\ndetect.leak.horizons = ['1m']",
-            "x.toml:2: detect.leak.horizons begins with 1m, which is shorter than 32 scans at \
-             sense.interval = 10s\n  \
-             hint: begin with 5m20s or more, or shorten sense.interval",
+            "x.toml:2: detect.leak.horizons ends with 1m, which is shorter than 12 scans at \
+             sense.interval = 10s: no growth could be judged\n  \
+             hint: add a span of 2m or more, or shorten sense.interval",
         ),
         (
             "\ndetect.overload.interval = '600ms'",

@@ -228,8 +228,9 @@ fn requests_fact() -> impl Strategy<Value = RequestsFact> {
     let counts = (0..3_u32, count(), count(), count());
     let age = || option::of(prop_oneof![0..9_000_000_u64, any::<u64>()]);
     let total = || option::of(prop_oneof![0..20_000_u64, any::<u64>()]);
-    (counts, [age(), age(), age()], [total(), total()]).prop_map(
-        |((netns, unread, in_flight, responding), ages, totals)| RequestsFact {
+    let worker = option::of(0..5_u32);
+    (counts, [age(), age(), age(), age()], [total(), total()], worker).prop_map(
+        |((netns, unread, in_flight, responding), ages, totals, worker)| RequestsFact {
             netns,
             addr: Arc::from("[::]:80"),
             connections: None,
@@ -241,6 +242,8 @@ fn requests_fact() -> impl Strategy<Value = RequestsFact> {
             youngest_in_flight_us: ages[2],
             answered_total: totals[0],
             abandoned_total: totals[1],
+            stuck_pid: worker,
+            stuck_us: worker.and(ages[3]),
         },
     )
 }

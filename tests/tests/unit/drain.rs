@@ -178,6 +178,7 @@ fn overload(backlog: u32) -> Verdict {
 /// Leak that ends this many seconds after the start of the test.
 fn verdict(exhaustion_secs: f64) -> Verdict {
     let claim = LeakClaim {
+        cgroup_memory: None,
         resource: Resource::Memory,
         id: ProcessId { pid: std::process::id(), start_ticks: 4_711 },
         comm: Arc::from("api"),

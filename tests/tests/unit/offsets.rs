@@ -12,7 +12,7 @@ use spillway_agent::{
     },
     sense::{
         AcceptLatency, OutboundSensor, ProcessEventSensor, ProcessMemorySensor,
-        ProcessResourceSensor, TcpListenerSensor, UnixListenerSensor, probes,
+        ProcessResourceSensor, RequestSensor, TcpListenerSensor, UnixListenerSensor, probes,
     },
 };
 use spillway_tests::skip;
@@ -101,6 +101,9 @@ fn member_of_another_form_rules_out_its_hooks() {
         ProcessResourceSensor::FILE_ITER,
         TcpListenerSensor::ITER,
         UnixListenerSensor::ITER,
+        RequestSensor::SLOTS,
+        RequestSensor::ITER,
+        RequestSensor::ITER_HELPER,
     ];
     assert_eq!(ruled_out(&btf), sorted(hooks.map(|hook| (hook, reason()))));
 }
@@ -116,14 +119,14 @@ fn missing_optional_members_rule_out_only_their_hooks() {
 }
 
 #[test]
-fn missing_mapping_counters_rule_out_nothing_else() {
-    let test = "missing_mapping_counters_rule_out_nothing_else";
-    let Some(btf) = renamed(test, &[("data_vm", "data_wm"), ("stack_vm", "stack_wm")]) else {
-        return;
-    };
+fn missing_sizes_and_peak_rule_out_nothing_else() {
+    let test = "missing_sizes_and_peak_rule_out_nothing_else";
+    let names = [("data_vm", "data_wm"), ("stack_vm", "stack_wm"), ("hiwater_rss", "hiwater_ras")];
+    let Some(btf) = renamed(test, &names) else { return };
     assert_eq!(ruled_out(&btf), []);
     let offsets = btf_offsets::find(&btf, false, &probes()).offsets;
-    assert_eq!([offsets.mm_data_vm, offsets.mm_stack_vm], [ABSENT; 2]);
+    let absent = [offsets.mm_data_vm, offsets.mm_stack_vm, offsets.mm_hiwater_rss];
+    assert_eq!(absent, [ABSENT; 3]);
 }
 
 #[test]

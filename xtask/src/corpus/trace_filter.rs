@@ -61,6 +61,12 @@ impl Subject {
         self.spec[key].as_str().unwrap_or_default()
     }
 
+    /// Returns true if the program ends and is started again all the time, so that its memory over
+    /// the whole recording has no slope.
+    fn is_killed(&self) -> bool {
+        self.spec["killed"] == true
+    }
+
     /// Checks the trace against `program.json`.
     ///
     /// # Errors
@@ -80,6 +86,9 @@ impl Subject {
                 during the recording",
                 gathered.limits
             );
+        }
+        if self.is_killed() {
+            return Ok(());
         }
         let least = self.number("expected_bytes_per_sec") * SEEN_SHARE;
         if self.leaks && rate < least {
@@ -113,7 +122,14 @@ pub fn keep(trace: &Path, subject: &Subject, load: &str, recorded: &Path) -> any
         gathered.own.keys().copied().chain(gathered.longest_loads(BYSTANDERS)).collect();
     let bytes = write(trace, &recorded.join(&name), &kept)?;
     let label = if subject.leaks { "leak" } else { "healthy" };
-    let exhausted = grown.reaches(subject.number("memory_max_bytes")).filter(|_| subject.leaks);
+    let exhausted = grown
+        .reaches(subject.number("memory_max_bytes"))
+        .filter(|_| subject.leaks && !subject.is_killed());
+    let due = gathered.third_end().filter(|_| subject.leaks && subject.is_killed());
+    let rate = match subject.is_killed() {
+        true => subject.number("expected_bytes_per_sec"),
+        false => grown.slope,
+    };
     let entry = json!({
         "run": format!("{}/{}", subject.family, subject.version),
         "family": subject.family,
@@ -128,8 +144,9 @@ pub fn keep(trace: &Path, subject: &Subject, load: &str, recorded: &Path) -> any
             "comm": subject.spec["comm"].as_str().unwrap_or(&main.comm),
         },
         "leak_start_secs": subject.leaks.then(|| (begin + SCANS_BEFORE_LEAK * interval).ceil()),
-        "leak_bytes_per_sec": subject.leaks.then(|| grown.slope.round()),
+        "leak_bytes_per_sec": subject.leaks.then(|| rate.round()),
         "exhausted_secs": exhausted.map(f64::round),
+        "due_secs": due,
         "secs": gathered.last.round(),
         "interval_secs": interval,
         "program": {

@@ -23,6 +23,8 @@ pub struct Seen {
     pub comm: String,
     /// Maximum private memory in bytes.
     pub peak: f64,
+    /// Time at which it was last seen.
+    pub last: f64,
     scans: usize,
 }
 
@@ -65,9 +67,9 @@ impl Gathered {
                 let cgroup = line["cgroup"].as_str().unwrap_or_default();
                 if cgroup.ends_with(own) {
                     self.weigh(t, line);
-                    self.own.entry(id).or_default().note(line);
+                    self.own.entry(id).or_default().note(t, line);
                 } else if cgroup.ends_with(load) {
-                    self.loads.entry(id).or_default().note(line);
+                    self.loads.entry(id).or_default().note(t, line);
                 }
             }
             _ => {}
@@ -90,6 +92,15 @@ impl Gathered {
     /// Returns the process with the largest peak.
     pub fn main(&self) -> Option<&Seen> {
         self.own.values().max_by(|a, b| a.peak.total_cmp(&b.peak))
+    }
+
+    /// Returns when the third life of the main program has ended, of those that it has by then.
+    pub fn third_end(&self) -> Option<f64> {
+        let main = self.main()?;
+        let lives = |seen: &&Seen| seen.comm == main.comm && seen.peak > main.peak / 2.0;
+        let mut ends: Vec<_> = self.own.values().filter(lives).map(|seen| seen.last).collect();
+        ends.sort_by(f64::total_cmp);
+        ends.get(2).copied()
     }
 
     /// Returns true if the trace shows the exec of the first process, from which others may have
@@ -120,7 +131,8 @@ impl Gathered {
 }
 
 impl Seen {
-    fn note(&mut self, line: &Value) {
+    fn note(&mut self, t: f64, line: &Value) {
+        self.last = t;
         let private =
             bytes(line, "anon_bytes") + bytes(line, "swap_bytes") + bytes(line, "shmem_bytes");
         self.peak = self.peak.max(private);

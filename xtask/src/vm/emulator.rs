@@ -13,6 +13,7 @@ const EMULATOR: Unpacked = Unpacked {
     why: "to boot other kernels",
     packages: &["qemu-system-x86"],
     programs: &[("usr/bin/qemu-system-x86_64", "--version", 0)],
+    files: &[],
     may_be_installed: false,
 };
 

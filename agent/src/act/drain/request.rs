@@ -87,7 +87,7 @@ impl RequestKind {
 impl DrainReason {
     /// Returns whether the incident is a leak. Its id shows it, which is on disk too.
     pub fn is_leak(&self) -> bool {
-        matches!(self.incident, Some(IncidentId::Leak(..)))
+        self.incident.as_ref().is_some_and(IncidentId::is_leak)
     }
 
     /// Returns the cause of outcomes of this drain.

@@ -170,7 +170,7 @@ impl Executor for DrainWorker {
         let order = match decision.action {
             // The policy decides none of these; whatever does must not take the node out of
             // rotation.
-            Action::Drain if !self.has_granter && !matches!(decision.id, IncidentId::Leak(..)) => {
+            Action::Drain if !self.has_granter && !decision.id.is_leak() => {
                 tracing::info!(
                     incident = id.to_string(),
                     "lowering the weight: without act.drain.url only a leak drains this node"

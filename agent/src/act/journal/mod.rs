@@ -11,7 +11,7 @@ mod entry;
 pub(super) mod whitelist;
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     path::{Path, PathBuf},
 };
@@ -22,6 +22,7 @@ use crate::os::{
     StateDir,
     atomic_file::{self, Before, UNFINISHED},
     file_lock::lock_exclusive,
+    host,
     trusted::reason,
 };
 
@@ -61,7 +62,11 @@ impl Journal {
     pub fn claim(state_dir: &Path) -> io::Result<Self> {
         let state_dir = StateDir::create(state_dir)?;
         let directory = state_dir.below(DIRECTORY, true)?.ok_or(io::ErrorKind::NotFound)?;
-        Ok(Self { directory, boot_id: boot_id()?, _claim: Some(lock_exclusive(&state_dir, LOCK)?) })
+        Ok(Self {
+            directory,
+            boot_id: host::boot_id()?,
+            _claim: Some(lock_exclusive(&state_dir, LOCK)?),
+        })
     }
 
     /// Opens the journal below `state_dir` for an undo, even while an agent writes to it; `None` if
@@ -73,7 +78,7 @@ impl Journal {
     pub fn find(state_dir: &Path) -> io::Result<Option<Self>> {
         let Some(state_dir) = StateDir::open(state_dir)? else { return Ok(None) };
         let Some(directory) = state_dir.below(DIRECTORY, false)? else { return Ok(None) };
-        Ok(Some(Self { directory, boot_id: boot_id()?, _claim: None }))
+        Ok(Some(Self { directory, boot_id: host::boot_id()?, _claim: None }))
     }
 
     /// Makes an empty entry for a cgroup.
@@ -170,10 +175,6 @@ fn name(entry: &JournalEntry) -> String {
     format!("{}{SUFFIX}", stem(entry))
 }
 
-fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
-}
-
 /// Reads an entry, for the fuzz target.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn read_entry(bytes: &[u8]) -> Result<JournalEntry, String> {
@@ -182,6 +183,8 @@ pub(crate) fn read_entry(bytes: &[u8]) -> Result<JournalEntry, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     struct Dir(PathBuf);

@@ -13,7 +13,7 @@ use super::{
     cgroup::{Cgroup, MEMORY_MAX, MEMORY_SWAP_MAX},
     controller::LimitController,
     cpu_throttle,
-    eligibility::permit,
+    eligibility::{Culprit, permit},
     failed,
     isolate::{self, Recharge},
     pod_lookup::PodLookup,
@@ -152,7 +152,12 @@ impl ActiveLimits {
         }
         let target = Cgroup::find(mount, cgroup)?;
         let programs = self.programs.as_deref();
+        let culprit = match id {
+            IncidentId::CgroupLeak(_) => Culprit::Cgroup { oldest: culprit },
+            _ => Culprit::Process(culprit),
+        };
         let shared = permit(&self.decide, &mut self.pods, programs, t, &target, cgroup, culprit)?;
+        let culprit = culprit.id();
         let (delegated, protected) = (&self.config.delegated, &self.decide.protected);
         let isolated = shared
             .map(|shared| isolate::permit(delegated, protected, programs, &target, cgroup, shared))

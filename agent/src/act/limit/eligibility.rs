@@ -1,5 +1,5 @@
-//! Check that a cgroup may be limited because of a process: by this kernel, by the other processes
-//! in the cgroup, and by the operator.
+//! Check that a cgroup may be limited because of a process, or of all of them together: by this
+//! kernel, by the other processes in the cgroup, and by the operator.
 //!
 //! The guards have already checked what the path of the cgroup shows. The rest needs the host: the
 //! program, and the owner of the pod. The labels of a pod are read only if nothing else decides.
@@ -26,8 +26,29 @@ use crate::{
 /// system call.
 const MEMORY_HIGH_SINCE: (u32, u32) = (5, 9);
 
+/// Subject that leaks.
+#[derive(Debug, Clone, Copy)]
+pub enum Culprit {
+    /// A process.
+    Process(ProcessId),
+    /// The cgroup, in none of its processes.
+    Cgroup {
+        /// Oldest process, which may have ended since.
+        oldest: ProcessId,
+    },
+}
+
+impl Culprit {
+    /// Process that the claim names.
+    pub fn id(self) -> ProcessId {
+        match self {
+            Self::Process(id) | Self::Cgroup { oldest: id } => id,
+        }
+    }
+}
+
 /// Checks that a cgroup may be limited. Returns the unrelated processes that share it; `None` if it
-/// has none.
+/// has none. A cgroup that leaks itself may have none, since it is unknown which of them leaks.
 ///
 /// # Errors
 ///
@@ -39,12 +60,12 @@ pub fn permit(
     t: f64,
     target: &Cgroup,
     cgroup: &str,
-    culprit: ProcessId,
+    culprit: Culprit,
 ) -> Result<Option<String>, LimitError> {
     if target.version() == Version::V2 {
         is_high_safe(host::kernel_version())?;
     }
-    let (program, shared) = program_and_sharers(target, culprit, programs)?;
+    let (program, shared) = program_and_sharers(decide, target, culprit, programs)?;
     LimitRequest { decide, t, cgroup, program: &program }.of(pods)?;
     Ok(shared)
 }
@@ -113,8 +134,9 @@ impl LimitRequest<'_> {
 
 /// Returns the program of the leaking process, and the unrelated processes in its cgroup.
 fn program_and_sharers(
+    decide: &DecideConfig,
     target: &Cgroup,
-    culprit: ProcessId,
+    culprit: Culprit,
     programs: Option<&ProgramList>,
 ) -> Result<(PathBuf, Option<String>), LimitError> {
     let pids = target.pids().map_err(failed("cannot list the processes of the cgroup"))?;
@@ -124,15 +146,31 @@ fn program_and_sharers(
     }
     let members = CgroupProcess::all(&pids, programs)
         .map_err(failed("cannot read the programs in the cgroup"))?;
-    let leaker = members.iter().find(|member| member.pid == culprit.pid);
-    let leaker = leaker
-        .filter(|_| start_ticks(culprit.pid) == Some(culprit.start_ticks))
-        .ok_or(LimitRefusal::Left)?;
-    let mut others = unrelated(&members, culprit.pid).into_iter();
+    let id = culprit.id();
+    let named = members
+        .iter()
+        .find(|member| member.pid == id.pid)
+        .filter(|_| start_ticks(id.pid) == Some(id.start_ticks));
+    let leaker = match culprit {
+        Culprit::Process(_) => named,
+        // Its memory stays when a process ends.
+        Culprit::Cgroup { .. } => named.or(members.first()),
+    };
+    let leaker = leaker.ok_or(LimitRefusal::Left)?;
+    let mut others = unrelated(&members, leaker.pid).into_iter();
     let shared = others.next().map(|first| match others.count() {
         0 => first.to_string(),
         more => format!("{first} and {more} more"),
     });
+    if let Culprit::Cgroup { .. } = culprit {
+        if let Some(shared) = shared {
+            return Err(LimitRefusal::SharedLeak(shared).into());
+        }
+        let is_of = |pattern: &&Pattern| members.iter().any(|one| pattern.is_of(&one.program));
+        if let Some(pattern) = decide.protected.iter().find(is_of) {
+            return Err(LimitRefusal::Protected(pattern.clone()).into());
+        }
+    }
     Ok((leaker.program.clone(), shared))
 }
 

@@ -75,6 +75,12 @@ pub enum LimitRefusal {
         or add the cgroup to act.limit.delegated"
     )]
     Shared(String),
+    /// The cgroup has processes of several services, and leaks memory that none of them holds.
+    #[error(
+        "the cgroup is shared with {0}, and it is unknown whose memory leaks\n  hint: give each \
+        service a unit or container of its own"
+    )]
+    SharedLeak(String),
     /// The cgroup has processes of other services, and the leaking one cannot be isolated.
     #[error("the cgroup is shared with {shared} and is not divided: {why}\n  hint: {hint}")]
     NotDivided {

@@ -27,7 +27,7 @@ use crate::{
     clock::Clock,
     config::{Config, Mode},
     decide::{Action, Decision, IncidentId},
-    detect::Verdict,
+    detect::{Claim, Verdict},
     os::{is_read_only, trusted::reason},
     sense::{Hierarchy, ProcessId, ProgramList},
 };
@@ -135,7 +135,11 @@ impl LimitWorker {
 
 impl Executor for LimitWorker {
     fn perform(&mut self, decision: &Decision, _verdicts: &[Verdict]) -> bool {
-        let IncidentId::Leak(culprit, _) = decision.id else { return false };
+        let culprit = match (&decision.id, &decision.verdict.claim) {
+            (IncidentId::Leak(culprit, _), _) => *culprit,
+            (IncidentId::CgroupLeak(_), Claim::Leak(claim)) => claim.id,
+            _ => return false,
+        };
         let id = decision.id.clone();
         let order = match decision.action {
             _ if decision.refused.is_some() => return false,

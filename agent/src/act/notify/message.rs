@@ -56,7 +56,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        detect::{Bottleneck, Bound, ClaimState, LeakClaim, OverloadClaim, Resource, Sign},
+        detect::{
+            Bottleneck, Bound, CgroupMemory, ClaimState, LeakClaim, OverloadClaim, Resource, Sign,
+        },
         sense::ProcessId,
     };
 
@@ -77,6 +79,7 @@ mod tests {
     #[test]
     fn a_summary_names_subject_consequence_action_and_advice() {
         let leak = LeakClaim {
+            cgroup_memory: None,
             resource: Resource::Memory,
             id: ProcessId { pid: 812, start_ticks: 4711 },
             comm: Arc::from("api"),
@@ -94,7 +97,24 @@ mod tests {
              whole host runs out in 2.3 h. Since 14:02 UTC. Spillway: memory limited to 512.0 \
              MiB. Now: 2.3 h are left. To do: restart api before then, and find the leak."
         );
+        let cgroup = |memory| {
+            let claim = LeakClaim { cgroup_memory: Some(memory), ..leak.clone() };
+            open(&verdict(Claim::Leak(claim), Some(8_280.0)), "web-3", "14:02 UTC", None, None)
+        };
+        assert_eq!(
+            cgroup(CgroupMemory::Shared),
+            "api.service on web-3 leaks shared memory, 1.0 MiB a second, in none of its \
+             processes; if nothing is done, the whole host runs out in 2.3 h. Since 14:02 UTC. \
+             Spillway: no action taken. To do: delete the files that api.service no longer needs \
+             from /dev/shm and other tmpfs before then, or restart it if there are none, and find \
+             out what leaves them."
+        );
+        assert!(
+            cgroup(CgroupMemory::Kernel)
+                .ends_with("To do: restart api.service before then, and find the leak.")
+        );
         let files = LeakClaim {
+            cgroup_memory: None,
             resource: Resource::Files,
             growth_bytes_per_sec: None,
             growth_handles_per_sec: Some(1.0 / 3.0),

@@ -186,6 +186,9 @@ fn unit(value: f64, units: &[(&'static str, f64)], at_least: f64) -> Unit {
 /// begun to the end of the picture, the limit or the claim's own end.
 fn pace(explained: &Explained, verdict: &Verdict, frame: &Frame) -> Option<[(f64, f64); 2]> {
     let Claim::Leak(claim) = &verdict.claim else { return None };
+    if claim.cgroup_memory.is_some() {
+        return None;
+    }
     let life = explained.lives.iter().find(|life| life.start_ticks == claim.id.start_ticks)?;
     let at = life.points.partition_point(|&(t, _)| t <= verdict.t).checked_sub(1)?;
     let (t, bytes) = (verdict.t, life.points[at].1 as f64);

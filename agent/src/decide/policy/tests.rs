@@ -13,6 +13,7 @@ use crate::{
 
 fn leak(t: f64, state: ClaimState, exhaustion_secs: f64) -> Verdict {
     let claim = LeakClaim {
+        cgroup_memory: None,
         resource: Resource::Memory,
         id: ProcessId { pid: 812, start_ticks: 4711 },
         comm: Arc::from("api"),

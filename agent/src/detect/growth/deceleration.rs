@@ -48,6 +48,14 @@ pub(super) const YOUNG_ERRORS: f64 = 3.0;
 pub(super) const QUICKENED_ERRORS: f64 = 1.5;
 pub(super) const OLD_ERRORS: f64 = 0.5;
 
+/// The same for growth that is a good part of the size of a process that started under watch, while
+/// it starts and since: small steps that come ever more seldom do not make it.
+const SUBSTANTIAL_STARTING_ERRORS: f64 = 2.0;
+const SUBSTANTIAL_ERRORS: f64 = 1.0;
+
+/// Time after which a start is over: runtimes that warm up slow down for most of an hour.
+const STARTED_SECS: f64 = 3_600.0;
+
 /// Additional standard errors if only the workload's growth together is worth a claim: its
 /// processes may all be in the same phase.
 const POOL_ERRORS: f64 = 1.5;
@@ -84,6 +92,15 @@ impl HorizonView<'_> {
         let seen_enough =
             fast || self.young || self.watched_secs >= self.config.warm_up.as_secs_f64();
         let points_min = if self.young && !quickened { YOUNG_POINTS_MIN } else { POINTS_MIN };
+        let errors = if fast {
+            0.0
+        } else if !self.young {
+            OLD_ERRORS
+        } else if quickened {
+            QUICKENED_ERRORS
+        } else {
+            YOUNG_ERRORS
+        };
         let comes_nearer = stretch.together_kib() * KIB >= HEADROOM_SHARE * self.headroom_bytes;
         self.horizon >= soonest
             && stretch.points.len() >= points_min
@@ -91,22 +108,53 @@ impl HorizonView<'_> {
             && stretch.grown_kib >= SWING_SHARE * stretch.points[stretch.points.len() - 1].y
             && self.is_as_fast_for_longer(slope)
             && ((fast || comes_nearer)
-                && !self.may_end(stretch, self.headroom_bytes, fast, quickened)
+                && !self.may_end(stretch, self.headroom_bytes, errors, quickened)
                 || self.is_substantial(stretch, quickened))
     }
 
     /// Returns whether growth is a leak however far the limit is: a good part of the process's own
     /// size, in a process watched for most of half an hour, and a leak if the limit were so near
     /// that growth brought it nearer.
-    fn is_substantial(&self, stretch: &Stretch<'_>, quickened: bool) -> bool {
+    pub(super) fn is_substantial(&self, stretch: &Stretch<'_>, quickened: bool) -> bool {
         let grown_bytes = stretch.grown_kib * KIB;
         let size_bytes = stretch.points[0].y * KIB;
         let near_bytes = (grown_bytes / HEADROOM_SHARE).min(self.headroom_bytes);
+        let errors = self.substantial_errors();
         self.horizon >= SUBSTANTIAL_HORIZON_MIN
-            && self.watched_secs >= SUBSTANTIAL_WATCHED_SECS
-            && grown_bytes >= SUBSTANTIAL_BYTES.max(SUBSTANTIAL_SHARE * size_bytes)
+            && self.is_large(grown_bytes, size_bytes)
             && stretch.points.len() >= YOUNG_POINTS_MIN
-            && !self.may_end(stretch, near_bytes, false, quickened)
+            && (!self.may_end(stretch, near_bytes, errors, quickened) || self.levels_off(stretch))
+    }
+
+    /// Standard errors by which either half's slope may be off if growth is a good part of the
+    /// process's own size.
+    pub(super) fn substantial_errors(&self) -> f64 {
+        if !self.young {
+            OLD_ERRORS
+        } else if self.watched_secs < STARTED_SECS {
+            SUBSTANTIAL_STARTING_ERRORS
+        } else {
+            SUBSTANTIAL_ERRORS
+        }
+    }
+
+    /// Returns whether growth that slows down levels off at a pace that lasts, and that has taken a
+    /// good part of the process's size by itself.
+    pub(super) fn levels_off(&self, stretch: &Stretch<'_>) -> bool {
+        self.horizon >= SUBSTANTIAL_HORIZON_MIN
+            && self.watched_secs >= STARTED_SECS
+            && self.lasting_pace().is_some_and(|(bytes_per_sec, secs)| {
+                let leaked_bytes = bytes_per_sec * secs;
+                let now_bytes = stretch.points[stretch.points.len() - 1].y * KIB;
+                let rest_bytes = (now_bytes - leaked_bytes).max(0.0);
+                self.is_large(leaked_bytes, rest_bytes)
+            })
+    }
+
+    /// Returns whether growth counts on a host of any size, beside so many bytes.
+    pub(super) fn is_large(&self, grown_bytes: f64, beside_bytes: f64) -> bool {
+        self.watched_secs >= SUBSTANTIAL_WATCHED_SECS
+            && grown_bytes >= SUBSTANTIAL_BYTES.max(SUBSTANTIAL_SHARE * beside_bytes)
     }
 
     /// Returns whether growth was markedly faster over some longer span, covered in full or not:
@@ -141,16 +189,7 @@ impl HorizonView<'_> {
     /// Returns whether growth would end within so many bytes: by the stretch, if it slowed down as
     /// much as its scatter allows, or by the latter part of any longer horizon, if it slowed down
     /// as much as it does there. Growth that has quickened has left its longer past behind.
-    fn may_end(&self, stretch: &Stretch<'_>, left_bytes: f64, fast: bool, quickened: bool) -> bool {
-        let own = if fast {
-            0.0
-        } else if !self.young {
-            OLD_ERRORS
-        } else if quickened {
-            QUICKENED_ERRORS
-        } else {
-            YOUNG_ERRORS
-        };
+    fn may_end(&self, stretch: &Stretch<'_>, left_bytes: f64, own: f64, quickened: bool) -> bool {
         let pooled = if stretch.grown_kib < self.worth_kib() { POOL_ERRORS } else { 0.0 };
         let pool = stretch.together_kib() / stretch.grown_kib;
         let ends = |horizon: usize, points: &[Point], errors: f64| {

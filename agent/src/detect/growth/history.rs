@@ -25,6 +25,9 @@ pub(super) const STEADY_SHARE_MAX: f64 = 0.1;
 /// Buckets of the next longer horizon, and of the one after it, that must show the steady time.
 pub(super) const STEADY_BUCKETS_MIN: [usize; 2] = [8, 5];
 
+/// The same of the one after it if the process has been watched for no longer.
+const STEADY_BUCKETS_MIN_OF_ALL: usize = 3;
+
 /// Slope before, as a share of the slope since, up to which growth has quickened. A guess.
 pub(super) const QUICKENED_SHARE_MAX: f64 = 0.5;
 
@@ -85,7 +88,15 @@ impl HorizonView<'_> {
         };
         let [near, far] = STEADY_BUCKETS_MIN;
         let nearest = self.nearest_before(stretch, near);
-        steady_secs(nearest, near).and_then(|_| steady_secs(nearest + 1, far))
+        steady_secs(nearest, near)?;
+        // Of a short watch all that there was must have been steady, and growth beyond doubt.
+        let longer = nearest + 1;
+        let shown = (STEADY_BUCKETS_MIN_OF_ALL..far)
+            .rev()
+            .filter(|_| stretch.is_beyond_doubt())
+            .find(|buckets| self.before(stretch, longer, *buckets).is_some());
+        let known = self.before(stretch, longer, far).is_some();
+        steady_secs(longer, if known { far } else { shown? })
     }
 
     /// Returns whether growth was markedly slower before: then still earlier growth is another

@@ -51,14 +51,19 @@ impl HorizonView<'_> {
         least.min(self.config.min_growth_bytes as f64) / KIB
     }
 
+    /// Returns whether growth may be of memory that other processes map, too.
+    pub(super) fn is_of_shared_memory(&self, grown_kib: f64) -> bool {
+        self.around.shmem_bytes() >= SHARED_SHARE_MIN * grown_kib * KIB
+    }
+
     /// Returns whether growth over so many seconds, alone and with the workload's other processes,
     /// brings the limit nearer: it is worth a claim beside what others took of the headroom that
     /// there was, and it is not shared memory that is charged already.
     pub(super) fn nears_limit(&self, grown_kib: f64, together_kib: f64, secs: f64) -> bool {
         let Some(rose_kib) = self.around.limit_rose_kib(secs) else { return true };
         let others_took_bytes = (rose_kib - together_kib).max(0.0) * KIB;
-        let shared = self.around.shmem_bytes() >= SHARED_SHARE_MIN * grown_kib * KIB
-            && rose_kib < CHARGED_SHARE_MIN * together_kib;
+        let shared =
+            self.is_of_shared_memory(grown_kib) && rose_kib < CHARGED_SHARE_MIN * together_kib;
         together_kib >= self.worth_of_kib(self.headroom_bytes + others_took_bytes) && !shared
     }
 

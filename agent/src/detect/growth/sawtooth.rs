@@ -74,7 +74,7 @@ impl HorizonView<'_> {
         let quickened = slope_before.is_some_and(|slope| slope <= QUICKENED_SHARE_MAX * line.slope);
         let beginning = if steady {
             Beginning::BrokeOut { steady_secs: before.last()?.x - before.first()?.x }
-        } else if self.teeth_go_on(points, grown_kib, quickened) {
+        } else if !self.starts && self.teeth_go_on(points, grown_kib, quickened) {
             Beginning::Unseen
         } else {
             return None;
@@ -93,6 +93,7 @@ impl HorizonView<'_> {
             peak_kib: last.y as u32,
             beginning,
             under_sawtooth: true,
+            in_steps: false,
         })
     }
 
@@ -105,8 +106,18 @@ impl HorizonView<'_> {
         };
         points.len() >= points_min
             && self.watched_secs >= self.config.warm_up.as_secs_f64()
-            && grown_kib * KIB >= HEADROOM_SHARE * self.headroom_bytes
-            && !ends_below(self.headroom_bytes / KIB, points, 1.0, errors).unwrap_or(true)
+            && (grown_kib * KIB >= HEADROOM_SHARE * self.headroom_bytes
+                && !ends_below(self.headroom_bytes / KIB, points, 1.0, errors).unwrap_or(true)
+                || self.teeth_are_substantial(points, grown_kib))
+    }
+
+    /// Returns whether growth is a leak however far the limit is, as
+    /// [`HorizonView::is_substantial`] does for a stretch of floors.
+    fn teeth_are_substantial(&self, points: &[Point], grown_kib: f64) -> bool {
+        let near_kib = (grown_kib / HEADROOM_SHARE).min(self.headroom_bytes / KIB);
+        let errors = self.substantial_errors();
+        self.is_large(grown_kib * KIB, points[0].y * KIB)
+            && !ends_below(near_kib, points, 1.0, errors).unwrap_or(true)
     }
 }
 

@@ -58,6 +58,19 @@ impl Headroom {
         Self { bytes, limit, beside_peaks: bytes < (1.0 - BESIDE_PEAKS_MIN) * left }
     }
 
+    /// Computes the bytes to the nearest limit of a cgroup, with `left_bytes` to the nearest one
+    /// above it, if there is one.
+    pub(super) fn of_cgroup(context: &Context<'_>, left_bytes: Option<f64>) -> Self {
+        let available =
+            context.host.map_or(context.info.mem_total_bytes, |host| host.mem_available_bytes)
+                as f64;
+        let (bytes, limit) = match left_bytes {
+            Some(left) if left < available => (left, MemoryLimit::Cgroup),
+            _ => (available, MemoryLimit::Host),
+        };
+        Self { bytes, limit, beside_peaks: false }
+    }
+
     /// Whether the host's memory runs out first.
     pub(super) fn is_host(&self) -> bool {
         self.limit == MemoryLimit::Host

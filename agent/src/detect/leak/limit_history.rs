@@ -8,6 +8,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     super::{
         detector::{Context, is_gone},
@@ -21,19 +23,28 @@ use crate::sense::{HostFact, ProcessFact};
 const SHARED_BYTES_MIN: u64 = 2 << 20;
 
 /// Memory in use of every limit that is recorded.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct LimitHistory {
     host: Window,
     cgroups: HashMap<Arc<str>, Charged>,
 }
 
 /// Memory charged against a cgroup's limit.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Charged {
     window: Window,
+    #[serde(skip)]
     seen_scan: u32,
 }
 
 impl LimitHistory {
+    /// Returns whether a history that was read from a file is one that can have been written.
+    pub(super) fn is_sound(&self) -> bool {
+        self.host.is_sound() && self.cgroups.values().all(|charged| charged.window.is_sound())
+    }
+
     /// Takes a scan of the host, and forgets cgroups that the last scans did not show.
     pub(super) fn see_host(
         &mut self,

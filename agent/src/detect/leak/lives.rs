@@ -3,10 +3,13 @@
 //! A crash loop never lives long enough for a warm-up to pass, or for a line to be long. But a life
 //! that climbs without slowing down and ends at its limit, and the next that does the same, leave
 //! little to explain; the third that climbs alike is claimed on its way. The kernel's reason for an
-//! end is not asked for: an end at the limit, at the same pace, twice, is not chance. Cold start:
-//! two lives. A life of which less than a minute was recorded is none.
+//! end is not asked for: an end at the limit, at the same pace, twice, is not chance. If there are
+//! too many workloads, the owner with the most loses its oldest. Cold start: two lives. A life of
+//! which less than a minute was recorded is none.
 
 use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
 
 use super::{
     process::{Process, kib},
@@ -17,7 +20,7 @@ use crate::{
         growth::{Beginning, Growth, climb},
         window::{Horizons, KIB},
     },
-    sense::ProcessFact,
+    sense::{ProcessFact, cgroup_owner},
     units::{Size, Span},
 };
 
@@ -47,7 +50,8 @@ const LIVES_MIN: u32 = 2;
 const AGAIN_SHARE: f64 = 0.5;
 
 /// Ends of the lives of workloads.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Lives {
     ended: HashMap<Workload, EndedLives>,
     /// Processes near their limit, by pid, as they were last seen.
@@ -55,6 +59,8 @@ pub(super) struct Lives {
 }
 
 /// Process near its limit.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Near {
     seen_t: f64,
     charged_bytes: f64,
@@ -63,7 +69,8 @@ struct Near {
 }
 
 /// Lives of one workload that ended at its limit, all alike.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct EndedLives {
     lives: u32,
     /// Time of the first end, and of the last.
@@ -93,6 +100,11 @@ impl Lives {
         }
     }
 
+    /// Returns whether a process was near its limit when last seen.
+    pub(super) fn is_near(&self, pid: u32) -> bool {
+        self.near.contains_key(&pid)
+    }
+
     /// Takes the end of a process.
     pub(super) fn end(&mut self, process: &Process, pid: u32, t: f64, horizons: &Horizons) {
         let Some(near) = self.near.remove(&pid) else { return };
@@ -111,14 +123,13 @@ impl Lives {
         let workload = process.workload.lineage();
         let before = self.ended.get(&workload).copied();
         let alike = before.filter(|before| is_alike(before.bytes_per_sec, bytes_per_sec));
-        if before.is_some() || self.ended.len() < WORKLOADS_MAX {
-            let (lives, first_t) = alike.map_or((0, t), |before| (before.lives, before.first_t));
-            let (lives, lived_secs) = (lives.saturating_add(1), recorded_secs);
-            self.ended.insert(
-                workload,
-                EndedLives { lives, first_t, last_t: t, bytes_per_sec, lived_secs },
-            );
+        if before.is_none() && self.ended.len() >= WORKLOADS_MAX {
+            make_room(&mut self.ended, &workload);
         }
+        let (lives, first_t) = alike.map_or((0, t), |before| (before.lives, before.first_t));
+        let (lives, lived_secs) = (lives.saturating_add(1), recorded_secs);
+        let ended = EndedLives { lives, first_t, last_t: t, bytes_per_sec, lived_secs };
+        self.ended.insert(workload, ended);
     }
 
     /// Forgets that a process was near its limit, since it is another program now.
@@ -164,6 +175,7 @@ impl Lives {
             peak_kib: kib(fact),
             beginning: Beginning::Unseen,
             under_sawtooth: false,
+            in_steps: false,
         };
         let why = format!(
             "{} has ended at its cgroup's memory.max of {} {} times in {}, each time after growth \
@@ -177,6 +189,27 @@ impl Lives {
             Span(growth.exhaustion_secs()),
         );
         Some(Again { growth, why, lived_secs: ended.lived_secs })
+    }
+}
+
+/// Forgets the workload that ended longest ago of the owner with the most, the newcomer's included:
+/// a user whose workloads come and go by the thousand displaces only its own.
+fn make_room(ended: &mut HashMap<Workload, EndedLives>, newcomer: &Workload) {
+    let mut owned: HashMap<&str, u32> = HashMap::new();
+    for workload in ended.keys().chain([newcomer]) {
+        *owned.entry(cgroup_owner(&workload.cgroup)).or_default() += 1;
+    }
+    let rank = |(workload, ended): &(&Workload, &EndedLives)| {
+        (owned.get(cgroup_owner(&workload.cgroup)).copied().unwrap_or(0), -ended.last_t)
+    };
+    let most = ended.iter().max_by(|one, other| {
+        let (one_rank, other_rank) = (rank(one), rank(other));
+        let by_age = || one_rank.1.total_cmp(&other_rank.1);
+        // Of equals any would do, but a replay must forget the same.
+        one_rank.0.cmp(&other_rank.0).then_with(by_age).then_with(|| one.0.cmp(other.0))
+    });
+    if let Some(workload) = most.map(|(workload, _)| workload.clone()) {
+        ended.remove(&workload);
     }
 }
 
@@ -206,4 +239,32 @@ fn pace(
     let latest = climb(process.window.floors(horizon).points())? * KIB;
     let mean = grown_bytes / recorded_secs;
     is_alike(latest / horizons.bucket_secs(horizon), mean).then_some(mean)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn owner_with_the_most_workloads_loses_its_oldest() {
+        let workload = |cgroup: String| Workload { cgroup: Arc::from(cgroup), comm: "a".into() };
+        let lives = |last_t: f64| EndedLives {
+            lives: 2,
+            first_t: 0.0,
+            last_t,
+            bytes_per_sec: 1e5,
+            lived_secs: 300.0,
+        };
+        let service = workload("/system.slice/api.service".to_owned());
+        let of_user = |n: u32| workload(format!("/user.slice/user-1000.slice/{n}"));
+        let mut ended = HashMap::from([(service.clone(), lives(1.0))]);
+        ended.extend((0..8).map(|n| (of_user(n), lives(100.0 + f64::from(n)))));
+        make_room(&mut ended, &of_user(99));
+        assert!(ended.contains_key(&service) && !ended.contains_key(&of_user(0)));
+        make_room(&mut ended, &workload("/system.slice/web.service".to_owned()));
+        assert!(ended.contains_key(&service) && !ended.contains_key(&of_user(1)));
+        assert_eq!(ended.len(), 7);
+    }
 }

@@ -8,6 +8,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     process::{Leak, Process},
     process_scan::ProcessScan,
@@ -15,7 +17,10 @@ use super::{
     workload::Workload,
 };
 use crate::{
-    detect::{Context, Findings, growth::Growth, leak_claim::LeakClaim, verdict::Verdict},
+    detect::{
+        Context, Findings, confidence::Rule, growth::Growth, leak_claim::LeakClaim,
+        verdict::Verdict,
+    },
     sense::ProcessId,
     units::{Size, Span, rounded},
 };
@@ -42,11 +47,100 @@ struct OpenLeak {
     leaking: u32,
     /// Time to wait for a successor.
     patience_secs: f64,
+    /// Whether an earlier run of the agent raised it, and this one has not yet.
+    is_held_over: bool,
     /// Set if none does: the last one's leak, the time since which, and its fate.
     waits: Option<(Leak, f64, &'static str)>,
 }
 
+/// Open claim in a file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SavedLeak {
+    workload: Arc<Workload>,
+    id: ProcessId,
+    patience_secs: f64,
+    /// Set if no process leaks now.
+    waits: Option<Leak>,
+}
+
 impl OpenLeaks {
+    /// Claims to save.
+    pub(super) fn saved(&self) -> Vec<SavedLeak> {
+        let saved = |(workload, open): (&Arc<Workload>, &OpenLeak)| SavedLeak {
+            workload: workload.clone(),
+            id: open.id,
+            patience_secs: open.patience_secs,
+            waits: open.waits.map(|(leak, ..)| leak),
+        };
+        self.open.iter().map(saved).collect()
+    }
+
+    /// Takes the claims that an earlier run had open. Of those about no process in `leaking` one
+    /// that waits goes on waiting from `t` on.
+    pub(super) fn restore(
+        saved: Vec<SavedLeak>,
+        leaking: &BTreeMap<Arc<Workload>, u32>,
+        t: f64,
+    ) -> Self {
+        let mut leaks = Self::default();
+        for SavedLeak { workload, id, patience_secs, waits } in saved {
+            let leaking = leaking.get(&workload).copied().unwrap_or(0);
+            let waits = waits.filter(|_| leaking == 0).map(|leak| (leak, t, "it exited"));
+            if leaking == 0 && waits.is_none() {
+                continue;
+            }
+            leaks.waiting += usize::from(waits.is_some());
+            let is_held_over = true;
+            leaks
+                .open
+                .insert(workload, OpenLeak { id, leaking, patience_secs, is_held_over, waits });
+        }
+        leaks
+    }
+
+    /// Returns whether the claim of a process that leaks is still to be raised in this run.
+    pub(super) fn is_held_over(&self, process: &Process) -> bool {
+        process.leak.is_some()
+            && self.open.get(&process.workload).is_some_and(|open| open.is_held_over)
+    }
+
+    /// Raises the claim of an earlier run again, with what holds now: the policy knows only the
+    /// claims of its own run.
+    pub(super) fn hold_over(
+        &mut self,
+        scan: &ProcessScan<'_>,
+        process: &Process,
+        findings: &mut Findings,
+    ) -> Option<()> {
+        let (leak, workload) = (process.leak.as_deref()?, &process.workload);
+        let open = self.open.get_mut(workload)?;
+        open.is_held_over = false;
+        let (slope, headroom) = (leak.slope_bytes_per_sec, &scan.headroom);
+        let exhaustion_secs = headroom.bytes / slope;
+        let mut why = format!(
+            "{} (pid {}) was leaking {}/s before the agent restarted, and still holds {}; if it \
+             goes on, the {headroom} run out in {}",
+            workload.comm,
+            scan.fact.id.pid,
+            Size(slope),
+            Size(scan.fact.private_bytes() as f64),
+            Span(exhaustion_secs)
+        );
+        let confidence = f64::from(leak.confidence);
+        let health = scan.context.sensor_health;
+        let confidence = health.weigh(Rule::Leak, scan.context.t, confidence, &mut why);
+        let claim = LeakClaim {
+            bound: headroom.bound(),
+            ..LeakClaim::of_memory(open.id, &workload.comm, &workload.cgroup, slope)
+        };
+        findings.verdicts.push(Verdict {
+            exhaustion_secs: Some(rounded(exhaustion_secs, 1)),
+            ..Verdict::raised(scan.context.t, claim, confidence, why)
+        });
+        Some(())
+    }
+
     pub(super) fn len(&self) -> usize {
         self.open.len()
     }
@@ -79,7 +173,13 @@ impl OpenLeaks {
         });
         self.open.insert(
             workload,
-            OpenLeak { id: scan.fact.id, leaking: 1, patience_secs: WAIT_SECS, waits: None },
+            OpenLeak {
+                id: scan.fact.id,
+                leaking: 1,
+                patience_secs: WAIT_SECS,
+                is_held_over: false,
+                waits: None,
+            },
         );
     }
 
@@ -199,6 +299,9 @@ impl OpenLeaks {
             let is_over = context.t - since_t >= open.patience_secs;
             if is_over {
                 *waiting -= 1;
+            }
+            // A claim that this run has not raised is not cleared either.
+            if is_over && !open.is_held_over {
                 let because = format!("{because}, and no process has replaced it");
                 findings.verdicts.push(cleared(context, open.id, workload, &leak, &because));
             }

@@ -44,6 +44,11 @@ impl Surroundings for Peers<'_> {
         others.filter_map(|other| self.processes.get(other)).map(rise_kib).sum::<f64>() * share
     }
 
+    fn recycled_kib(&self) -> u32 {
+        let own = self.processes.get(&self.scan.fact.id.pid);
+        own.map_or(0, |own| self.members.recycled_kib(&own.workload))
+    }
+
     fn limit_rose_kib(&self, secs: f64) -> Option<f64> {
         self.limits.rose_kib(&self.scan.headroom, &self.scan.fact.cgroup, secs, self.horizons)
     }

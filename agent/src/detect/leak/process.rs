@@ -8,12 +8,15 @@
 
 use std::{num::NonZeroU64, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     super::{
         activity::Activity,
         growth::{Growth, HorizonView, MINUTES_HORIZON_MIN, Surroundings},
         window::{Closed, Horizons, KIB, Newest, Window},
     },
+    mapped::Mapped,
     workload::{Members, Workload},
 };
 use crate::{
@@ -40,11 +43,16 @@ pub(super) fn loading_secs(config: &LeakConfig) -> f64 {
 /// Share of growth that must have come since a claim was cleared for it to be claimed again.
 const NEWS_SHARE: f64 = 0.5;
 
-/// Share of its growth without new mappings from which a process only touches memory that it had
-/// mapped before.
-const TOUCHED_SHARE: f64 = 0.5;
+/// Share of growth that must have come above the peak from before the process was watched, or the
+/// size at which its workload's processes are replaced.
+const NEW_GROUND_SHARE: f64 = 0.25;
+
+/// Share of the warm-up after which a start that was over by then is told from later growth.
+const START_SHARE: f64 = 0.5;
 
 /// State of one process.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Process {
     pub(super) window: Window,
     activity: Activity,
@@ -59,21 +67,23 @@ pub(super) struct Process {
     faulted_from_bytes: Option<NonZeroU64>,
     /// Private KiB at the same moment.
     pub(super) private_from_kib: u32,
-    /// Memory mapped when last seen; 0 if unknown.
-    mapped_kib: u32,
-    /// Memory in use when that last grew.
-    used_when_mapped_kib: u32,
+    mapped: Mapped,
+    #[serde(skip)]
     pub(super) seen_scan: u32,
     /// Whether it started, or executed a program, under watch: then its first growth is a warm-up.
     young: bool,
     /// Memory in use when a claim about it was cleared: growth up to there is no news.
     pub(super) settled_kib: u32,
+    /// Memory in use at its peak before it was watched, if that is known: growth up to there is a
+    /// return.
+    peaked_kib: u32,
     /// Shortest horizon that has raised no false alarm about this program.
     pub(super) trusted_from: u8,
 }
 
 /// An open leak of a process, with the evidence by which it is tracked.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Leak {
     pub(super) slope_bytes_per_sec: f64,
     /// Time since which its horizon has shown no growth; infinite while it grows.
@@ -123,13 +133,28 @@ impl Process {
             leak: None,
             faulted_from_bytes: faulted_from(fact),
             private_from_kib: kib(fact),
-            mapped_kib: 0,
-            used_when_mapped_kib: 0,
+            mapped: Mapped::default(),
             seen_scan: scan,
             young: loading_secs.is_some(),
             settled_kib: 0,
+            peaked_kib: if loading_secs.is_some() { 0 } else { peaked_kib(fact) },
             trusted_from: 0,
         }
+    }
+
+    /// Returns whether a process that was read from a file is one that can have been written.
+    pub(super) fn is_sound(&self, horizons: &Horizons) -> bool {
+        let is_sound_leak = |leak: &Leak| {
+            usize::from(leak.horizon) < horizons.count() && leak.slope_bytes_per_sec.is_finite()
+        };
+        self.origin_t.is_finite()
+            && self.window.is_sound()
+            && self.leak.as_deref().is_none_or(is_sound_leak)
+    }
+
+    /// Forgets the samples of page faults until now, since their count begins anew.
+    pub(super) fn forget_faults(&mut self) {
+        self.faulted_from_bytes = None;
     }
 
     /// Forgets all growth, since another program runs now.
@@ -138,8 +163,9 @@ impl Process {
         self.activity = Activity::default();
         self.origin_t = t + loading_secs;
         self.faulted_from_bytes = None;
-        (self.mapped_kib, self.used_when_mapped_kib) = (0, 0);
+        self.mapped = Mapped::default();
         (self.young, self.settled_kib, self.trusted_from) = (true, 0, 0);
+        self.peaked_kib = 0;
     }
 
     /// Takes its memory at one scan.
@@ -156,12 +182,7 @@ impl Process {
             members.leave(&self.workload, fact.id.pid);
             self.workload = members.join(fact);
         }
-        if let Some(mapped_bytes) = fact.mapped_bytes {
-            let before_kib = std::mem::replace(&mut self.mapped_kib, to_kib(mapped_bytes));
-            if self.mapped_kib > before_kib {
-                self.used_when_mapped_kib = kib(fact);
-            }
-        }
+        self.mapped.see(fact);
         let age_secs = t - self.origin_t;
         if age_secs <= 0.0 {
             (self.faulted_from_bytes, self.private_from_kib) = (faulted_from(fact), kib(fact));
@@ -187,16 +208,18 @@ impl Process {
         horizons: &Horizons,
         around: &dyn Surroundings,
     ) -> Option<Growth> {
-        // The beginning of a process that ran before is unknown: half a minute of growth may be
-        // what it always does.
-        let is_known_late = !self.young && t - self.origin_t < config.warm_up.as_secs_f64();
+        // Half a minute of growth may be what a process always does that has not been watched for
+        // long.
+        let warm_up_secs = config.warm_up.as_secs_f64();
+        let unknown_secs = warm_up_secs - if self.young { loading_secs(config) } else { 0.0 };
+        let is_known_late = t - self.origin_t < unknown_secs;
         if horizon < usize::from(self.trusted_from)
             || is_known_late && horizon < MINUTES_HORIZON_MIN
         {
             return None;
         }
         let view = self.view(t, (horizon, newest), config, horizons, around)?;
-        self.is_believed(view.growth()?, horizon, config, horizons)
+        self.is_believed(view.growth()?, horizon, config, horizons, around)
     }
 
     /// Returns the growth that the last troughs show when one was completed, if it is a leak.
@@ -209,10 +232,11 @@ impl Process {
     ) -> Option<Growth> {
         let growth =
             self.view(t, (0, Newest::Closed), config, horizons, around)?.growth_of_troughs()?;
-        self.is_believed(growth, horizons.covering(growth.grown_secs), config, horizons)
+        let horizon = horizons.covering(growth.grown_secs);
+        self.is_believed(growth, horizon, config, horizons, around)
     }
 
-    /// Returns the view of a horizon; `None` during the warm-up.
+    /// Returns the view of a horizon; `None` early in the warm-up.
     fn view<'a>(
         &'a self,
         t: f64,
@@ -223,9 +247,10 @@ impl Process {
     ) -> Option<HorizonView<'a>> {
         let warm_up_secs = config.warm_up.as_secs_f64() - loading_secs(config);
         let watched_secs = t - self.origin_t;
-        if self.young && watched_secs < warm_up_secs {
+        if self.young && watched_secs < START_SHARE * warm_up_secs {
             return None;
         }
+        let starts = self.young && watched_secs < warm_up_secs;
         let (window, activity, young) = (&self.window, &self.activity, self.young);
         let headroom_bytes = around.headroom_bytes();
         Some(HorizonView {
@@ -236,6 +261,7 @@ impl Process {
             horizons,
             activity,
             young,
+            starts,
             watched_secs,
             headroom_bytes,
             around,
@@ -248,37 +274,23 @@ impl Process {
         horizon: usize,
         config: &LeakConfig,
         horizons: &Horizons,
+        around: &dyn Surroundings,
     ) -> Option<Growth> {
         let reach_secs = config.max_extrapolation * horizons.horizon_secs(horizon);
         let news_kib = f64::from(growth.peak_kib.saturating_sub(self.settled_kib));
         let is_news = news_kib * KIB >= NEWS_SHARE * growth.grown_bytes;
-        (is_news && growth.exhaustion_secs() <= reach_secs && !self.touches_what_it_had(&growth))
+        let had_kib = self.peaked_kib.max(around.recycled_kib());
+        let returns = f64::from(growth.peak_kib.saturating_sub(had_kib)) * KIB
+            < NEW_GROUND_SHARE * growth.grown_bytes;
+        let touches = self.mapped.touches_what_it_had(&growth, around.shmem_bytes());
+        (is_news && !returns && growth.exhaustion_secs() <= reach_secs && !touches)
             .then_some(growth)
     }
 
-    /// Returns whether growth is into memory that was mapped before, of which less is left than to
-    /// the limit: huge pages that arrive, a heap that is touched for the first time. It cannot run
-    /// out before it maps more, and is judged again then.
-    fn touches_what_it_had(&self, growth: &Growth) -> bool {
-        let used_kib = f64::from(growth.peak_kib);
-        let untouched_kib = f64::from(self.mapped_kib) - used_kib;
-        self.mapped_kib > 0
-            && used_kib - f64::from(self.used_when_mapped_kib)
-                >= TOUCHED_SHARE * growth.grown_bytes / KIB
-            && untouched_kib * KIB < growth.headroom_bytes
-    }
-
-    /// Bytes allocated, as estimated from sampled page faults, and bytes still held, since the
-    /// window began.
-    pub(super) fn allocated_and_retained(&self, fact: &ProcessFact) -> Option<(u64, u64)> {
-        let allocated = fact
-            .faulted_bytes_total?
-            .checked_sub(self.faulted_from_bytes?.get() - 1)
-            .filter(|bytes| *bytes > 0)?;
-        Some((
-            allocated,
-            fact.private_bytes().saturating_sub(u64::from(self.private_from_kib) << 10),
-        ))
+    /// Bytes of pages that were touched for the first time since the window began, as estimated
+    /// from sampled page faults.
+    pub(super) fn touched_bytes(&self, fact: &ProcessFact) -> Option<u64> {
+        fact.faulted_bytes_total?.checked_sub(self.faulted_from_bytes?.get() - 1)
     }
 }
 
@@ -286,10 +298,16 @@ fn faulted_from(fact: &ProcessFact) -> Option<NonZeroU64> {
     fact.faulted_bytes_total.map(|bytes| NonZeroU64::MIN.saturating_add(bytes))
 }
 
+/// Memory in use at the peak of a process, if its file mappings have not changed since.
+fn peaked_kib(fact: &ProcessFact) -> u32 {
+    let peak_bytes = fact.peak_rss_bytes.unwrap_or(0).saturating_add(fact.swap_bytes);
+    to_kib(peak_bytes.saturating_sub(fact.file_bytes))
+}
+
 pub(super) fn kib(fact: &ProcessFact) -> u32 {
     to_kib(fact.private_bytes())
 }
 
-fn to_kib(bytes: u64) -> u32 {
+pub(super) fn to_kib(bytes: u64) -> u32 {
     u32::try_from(bytes >> 10).unwrap_or(u32::MAX)
 }

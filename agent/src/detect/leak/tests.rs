@@ -18,7 +18,10 @@ type Shape = Box<dyn Fn(f64) -> f64>;
 
 /// One process on a host, looked at from its birth.
 pub(super) struct Run {
+    config: Config,
     core: Engine,
+    /// Zero of the agent's clock.
+    origin_t: f64,
     interval_secs: f64,
     available_bytes: f64,
     memory_max_bytes: Option<u64>,
@@ -45,7 +48,9 @@ impl Run {
     ) -> Self {
         let info = HostInfo { mem_total_bytes: (24.0 * GIB) as u64, cpus: 2 };
         Self {
+            config: config.clone(),
             core: Engine::new(config, info),
+            origin_t: 0.0,
             interval_secs,
             available_bytes: available_gib * GIB,
             memory_max_bytes: memory_max_gib.map(|gib| (gib * GIB) as u64),
@@ -72,7 +77,23 @@ impl Run {
     }
 
     pub(super) fn feed(&mut self, t: f64, fact: Fact) {
-        self.verdicts.extend(self.core.apply(&Observation { t, fact }).verdicts);
+        let output = self.core.apply(&Observation { t: t - self.origin_t, fact });
+        self.verdicts.extend(
+            output.verdicts.into_iter().map(|one| Verdict { t: one.t + self.origin_t, ..one }),
+        );
+    }
+
+    /// Windows as of `t`.
+    pub(super) fn save(&self, t: f64) -> Vec<u8> {
+        self.core.save(t - self.origin_t).unwrap()
+    }
+
+    /// Begins another run of the agent at `t`, whose clock stands at half a second then, with what
+    /// an earlier one saved `gap_secs` ago.
+    pub(super) fn restart(&mut self, t: f64, gap_secs: f64, saved: &[u8]) {
+        self.core = Engine::new(&self.config, self.core.host_info());
+        self.origin_t = t - 0.5;
+        self.core.restore(0.5, gap_secs, saved).unwrap();
     }
 
     pub(super) fn scan(&mut self, t: f64, facts: impl IntoIterator<Item = ProcessFact>) {
@@ -182,19 +203,33 @@ fn noise_widens_the_interval_around_the_truth() {
     );
 }
 
-#[test]
-fn fault_samples_are_part_of_the_evidence() {
+/// Evidence about a process that grows by 4 MiB/s and faults in so many.
+fn why_with_faults(mib_per_sec: f64) -> String {
     let mut run = Run::known(1.0, 16.0, None);
     for step in 0..110 {
         let t = f64::from(step);
         let mut fact = run.fact(20.0 + 4.0 * t);
-        fact.faulted_bytes_total = Some((5.0 * MIB * t) as u64);
+        fact.faulted_bytes_total = Some((mib_per_sec * MIB * t) as u64);
         run.scan(t, [fact]);
     }
-    let why = one(run.verdicts).why;
-    let expected = "; page-fault samples show 270.0 MiB allocated in the last 54 s, \
-                    216.0 MiB of it still held";
+    one(run.verdicts).why
+}
+
+#[test]
+fn fault_samples_show_the_pace_of_new_memory() {
+    let why = why_with_faults(5.0);
+    let expected = "; sampled page faults show 270.0 MiB of pages touched for the first time in \
+                    the last 54 s (5.0 MiB/s)";
     assert!(why.ends_with(expected), "{why}");
+}
+
+#[test]
+fn fault_samples_below_the_growth_are_not_mentioned() {
+    // Huge pages, of which each is one fault.
+    for mib_per_sec in [0.0, 0.1, 2.0] {
+        let why = why_with_faults(mib_per_sec);
+        assert!(!why.contains("page faults") && why.ends_with("(38 min to 2.0 h)"), "{why}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use super::{
     super::{
-        growth::Surroundings,
+        growth::Alone,
         regression::theil_sen,
         window::{Horizons, KIB, Newest},
     },
@@ -40,27 +40,6 @@ pub(super) enum Tracking {
     Pauses,
     /// It is no leak after all, or no longer, for this reason.
     Over(String),
-}
-
-/// Surroundings without a limit and other processes, which the rate of a leak does not depend on.
-struct Alone;
-
-impl Surroundings for Alone {
-    fn headroom_bytes(&self) -> f64 {
-        0.0
-    }
-
-    fn shmem_bytes(&self) -> f64 {
-        0.0
-    }
-
-    fn others_grew_kib(&self, _horizon: usize, _buckets: usize) -> f64 {
-        0.0
-    }
-
-    fn limit_rose_kib(&self, _secs: f64) -> Option<f64> {
-        None
-    }
 }
 
 /// Reason for which a leak is over.
@@ -177,7 +156,7 @@ impl Process {
             theil_sen(self.window.floors(own).points()).unwrap_or(0.0) * KIB
                 / horizons.bucket_secs(own)
         };
-        let growth = self.judge(t, (horizon, Newest::Closed), config, horizons, &Alone);
+        let growth = self.judge(t, (horizon, Newest::Closed), config, horizons, &Alone(0.0));
         let faster = growth.map_or(0.0, |growth| growth.slope_bytes_per_sec);
         Some(own_slope.max(faster))
     }

@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 
 use super::{headroom::Headroom, process::Process};
 use crate::{
-    detect::growth::{Beginning, Growth},
+    detect::{
+        growth::{Beginning, Growth},
+        leak_claim::CgroupMemory,
+    },
     sense::ProcessFact,
     units::{Size, Span, rounded},
 };
@@ -34,15 +37,7 @@ pub(super) fn evidence(
     let slope = growth.slope_bytes_per_sec;
     let mut why = format!("{} (pid {}) grew by ", process.workload.comm, fact.id.pid);
     // Writing to a String cannot fail.
-    let _ = write!(
-        why,
-        "{} in {}{} ({}/s ± {}/s), without slowing down",
-        Size(growth.grown_bytes),
-        Span(growth.grown_secs),
-        if growth.under_sawtooth { " at the low points of its sawtooth" } else { "" },
-        Size(slope),
-        Size(growth.slope_error_bytes_per_sec),
-    );
+    write_pace(&mut why, growth);
     if growth.others_bytes_per_sec > slope / 10.0 {
         let _ = write!(
             why,
@@ -50,6 +45,58 @@ pub(super) fn evidence(
             Size(growth.others_bytes_per_sec)
         );
     }
+    write_forecast(&mut why, growth, headroom);
+    // A huge page is one fault, so samples may stand for less than there is; they say nothing then.
+    // Who frees a page, and when, they never say.
+    let touched_bytes = process.touched_bytes(fact).map(|bytes| bytes as f64);
+    if let Some(bytes) = touched_bytes.filter(|bytes| *bytes >= growth.grown_bytes) {
+        let secs = t - process.origin_t;
+        let _ = write!(
+            why,
+            "; sampled page faults show {} of pages touched for the first time in the last {} \
+             ({}/s)",
+            Size(bytes),
+            Span(secs),
+            Size(bytes / secs)
+        );
+    }
+    why
+}
+
+/// Evidence that a cgroup leaks memory that none of its processes holds, in a sentence.
+pub(super) fn cgroup_evidence(
+    cgroup: &str,
+    part: CgroupMemory,
+    growth: &Growth,
+    headroom: &Headroom,
+) -> String {
+    let mut why = format!("{} of {cgroup} grew by ", part.noun());
+    write_pace(&mut why, growth);
+    why.push_str(", while that of its processes did not");
+    write_forecast(&mut why, growth, headroom);
+    // Writing to a String cannot fail.
+    let _ = write!(why, "; it is {}", part.whereabouts());
+    why
+}
+
+/// Appends how fast something grew.
+fn write_pace(why: &mut String, growth: &Growth) {
+    // Writing to a String cannot fail.
+    let _ = write!(
+        why,
+        "{} in {}{} ({}/s ± {}/s), without slowing down",
+        Size(growth.grown_bytes),
+        Span(growth.grown_secs),
+        if growth.under_sawtooth { " at the low points of its sawtooth" } else { "" },
+        Size(growth.slope_bytes_per_sec),
+        Size(growth.slope_error_bytes_per_sec),
+    );
+}
+
+/// Appends how growth began, and when its limit is reached.
+fn write_forecast(why: &mut String, growth: &Growth, headroom: &Headroom) {
+    let slope = growth.slope_bytes_per_sec;
+    // Writing to a String cannot fail.
     let _ = match growth.beginning {
         Beginning::BrokeOut { steady_secs } => {
             write!(why, ", after {} without growth", Span(steady_secs))
@@ -66,14 +113,4 @@ pub(super) fn evidence(
     if let Some([soonest, latest]) = exhaustion_interval(growth, slopes) {
         let _ = write!(why, " ({} to {})", Span(soonest), Span(latest));
     }
-    if let Some((allocated, retained)) = process.allocated_and_retained(fact) {
-        let _ = write!(
-            why,
-            "; page-fault samples show {} allocated in the last {}, {} of it still held",
-            Size(allocated as f64),
-            Span(t - process.origin_t),
-            Size(retained as f64)
-        );
-    }
-    why
 }

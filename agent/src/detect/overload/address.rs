@@ -17,6 +17,7 @@ use super::{
     requests::{OverloadedRequests, RequestQueue, answered_in_time},
     trigger::Trigger,
     verdict::{self, OverloadedQueue},
+    worker::ClaimSubject,
 };
 use crate::{
     config::OverloadConfig,
@@ -104,7 +105,7 @@ impl ListenAddress {
         let has_waiting_requests = self.join(t, fact);
         let Some(raised) = &mut self.raised else {
             if let Some(trigger) = update.trigger {
-                let verdict = self.subject(fact, key, trigger).verdict(context, config);
+                let verdict = self.overloaded(t, fact, key, trigger).verdict(context, config);
                 self.raised = Some(Raised::new(t, verdict.clone(), false));
                 findings.verdicts.push(verdict);
             }
@@ -125,7 +126,7 @@ impl ListenAddress {
             .filter(|_| !has_waiting_requests && t - raised.forecast_t >= FORECAST_EVERY_SECS)
         {
             raised.forecast_t = t;
-            let forecast = self.subject(fact, key, trigger).verdict(context, config);
+            let forecast = self.overloaded(t, fact, key, trigger).verdict(context, config);
             findings.forecasts.push(forecast);
         }
     }
@@ -140,9 +141,10 @@ impl ListenAddress {
         !self.sockets.is_empty() || self.requests.is_some()
     }
 
-    /// Cgroup of the process that listens; empty if unknown.
-    pub(super) fn cgroup(&self) -> Arc<str> {
-        self.listener.as_ref().map_or_else(|| Arc::from(""), |listener| listener.cgroup.clone())
+    /// Cgroup and name of the process that listens; empty if unknown.
+    pub(super) fn owner(&self) -> (Arc<str>, Arc<str>) {
+        let listener = self.listener.as_ref();
+        listener.map(|one| (one.cgroup.clone(), one.comm.clone())).unwrap_or_default()
     }
 
     /// Returns whether connections or requests wait there unusually. It is asked about the upstream
@@ -186,7 +188,13 @@ impl ListenAddress {
     ) {
         let Some(queue) = self.requests.as_deref() else { return };
         let (listener, rates) = (self.listener.as_deref(), &self.rates);
-        let verdict = OverloadedRequests { queue, listener, rates, dependency }.verdict(context);
+        let worker = queue.stuck_worker(context.t);
+        let subject = listener.map_or_else(ClaimSubject::default, |listener| {
+            let is_shared = listener.holders.is_some() || self.sockets.len() > 1;
+            ClaimSubject::of(listener, worker, is_shared)
+        });
+        let verdict =
+            OverloadedRequests { queue, listener, rates, subject, dependency }.verdict(context);
         match &mut self.raised {
             Some(raised) => {
                 (raised.forecast_t, raised.is_about_requests) = (context.t, true);
@@ -285,14 +293,18 @@ impl ListenAddress {
         instant.is_standing |= update.is_standing;
     }
 
-    fn subject<'a>(
+    fn overloaded<'a>(
         &'a self,
+        t: f64,
         fact: &'a ListenerFact,
         key: u64,
         trigger: Trigger,
     ) -> OverloadedQueue<'a> {
         let standing = self.sockets.get(&key).and_then(AcceptQueue::standing);
-        OverloadedQueue { fact, trigger, standing, rates: &self.rates, sockets: self.sockets.len() }
+        let by_requests = self.requests.as_ref().and_then(|queue| queue.stuck_worker(t));
+        let subject = ClaimSubject::of(fact, by_requests, fact.holders.is_some());
+        let (rates, sockets) = (&self.rates, self.sockets.len());
+        OverloadedQueue { fact, trigger, standing, rates, sockets, subject }
     }
 }
 

@@ -102,6 +102,17 @@ impl MeanPressure {
         self.scarce(Trigger::Standing, false) == Some(Bottleneck::Cpu)
     }
 
+    /// Says that a part of the service is stuck, and if it is known whether it computes or waits.
+    pub(super) fn stuck(&self, part: &str) -> String {
+        match self.thread.percent() {
+            Some(busy) if busy >= BUSY_THREAD_PERCENT => {
+                format!("{part} is stuck, busy with something else ({busy:.0} % of a CPU)")
+            }
+            Some(_) => format!("{part} is stuck, waiting for something else"),
+            None => format!("{part} is stuck"),
+        }
+    }
+
     /// Evidence for the bottleneck, in words.
     pub(super) fn because(&self, scarce: Bottleneck) -> Option<String> {
         Some(match scarce {
@@ -117,16 +128,7 @@ impl MeanPressure {
                     format!("it waits for a CPU {waits:.0} % of the time")
                 }
             },
-            Bottleneck::AcceptLoop => match self.thread.percent() {
-                Some(busy) if busy >= BUSY_THREAD_PERCENT => {
-                    format!(
-                        "its accept loop is stuck, busy with something else \
-                         ({busy:.0} % of a CPU)"
-                    )
-                }
-                Some(_) => "its accept loop is stuck, waiting for something else".to_owned(),
-                None => "its accept loop is stuck".to_owned(),
-            },
+            Bottleneck::AcceptLoop => self.stuck("its accept loop"),
             Bottleneck::Workers => "neither CPU nor memory is short: its workers wait for \
                                     something else, or there are too few"
                 .to_owned(),
@@ -182,6 +184,14 @@ mod tests {
             strain(None, None, None).scarce(Trigger::Dropping, false),
             Some(Bottleneck::Backlog)
         );
+    }
+
+    #[test]
+    fn stuck_part_waits_or_computes_only_if_that_is_known() {
+        let stuck = |thread| strain(None, None, thread).stuck("it");
+        assert_eq!(stuck(Some(98.0)), "it is stuck, busy with something else (98 % of a CPU)");
+        assert_eq!(stuck(Some(1.0)), "it is stuck, waiting for something else");
+        assert_eq!(stuck(None), "it is stuck");
     }
 
     #[test]

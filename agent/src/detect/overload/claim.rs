@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::worker::StuckWorker;
 use crate::{
     detect::{
         claim::{Assessment, ClaimDetails, Diagnosis, Severity, Sign, Situation, Wants},
@@ -43,12 +44,19 @@ pub struct OverloadClaim {
     pub addr: Arc<str>,
     /// Inode number of its network namespace.
     pub netns: u32,
-    /// A process that holds the socket, if known.
+    /// Process that holds the socket; if several do, the one that has kept a request waiting for
+    /// longest. `None` if it is unknown.
     pub pid: Option<u32>,
-    /// Name of that process; empty if unknown.
+    /// Owner of the socket, if known: the master of a pool.
+    #[serde(skip)]
+    pub owner: Option<u32>,
+    /// Worker that has kept a request waiting for longest, if several processes share the socket.
+    #[serde(skip)]
+    pub worker: Option<StuckWorker>,
+    /// Name of the owner; empty if unknown.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub comm: Arc<str>,
-    /// Cgroup of that process; empty if unknown.
+    /// Cgroup of the owner; empty if unknown.
     pub cgroup: Arc<str>,
     /// Resource that the service is short of; `None` if there is no evidence.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -190,7 +198,7 @@ impl ClaimDetails for OverloadClaim {
     }
 
     fn pid(&self) -> Option<u32> {
-        self.pid.filter(|pid| *pid > 0)
+        self.owner.or(self.pid).filter(|pid| *pid > 0)
     }
 
     fn listener(&self) -> Option<(u32, &Arc<str>)> {
@@ -203,6 +211,7 @@ impl ClaimDetails for OverloadClaim {
             self.sign.map(Into::into),
             self.is_for_nobody.then_some("for_nobody"),
             self.exhausted.map(|_| "files"),
+            self.worker.map(|_| "worker"),
         ]
     }
 
@@ -291,6 +300,7 @@ impl ClaimDetails for OverloadClaim {
             _ if self.exhausted.is_some() => ", out of file descriptors",
             Some(Bottleneck::Cpu) => ", short of CPU",
             Some(Bottleneck::Memory) => ", short of memory",
+            Some(Bottleneck::AcceptLoop) if self.requests.is_some() => ", unread by a stuck server",
             Some(Bottleneck::AcceptLoop) => ", accept loop stuck",
             Some(Bottleneck::Backlog) => ", backlog too small",
             Some(Bottleneck::Workers) => ", short of workers",
@@ -334,6 +344,9 @@ impl ClaimDetails for OverloadClaim {
         }
         if self.is_for_nobody {
             return "restart it to empty its queue, or send less load here".to_owned();
+        }
+        if let (Some(Bottleneck::AcceptLoop), Some(worker)) = (self.scarce, self.worker) {
+            return format!("find out what blocks pid {}, or restart it", worker.pid);
         }
         match self.scarce {
             Some(Bottleneck::Cpu) => "add CPU, or send less load here",

@@ -2,8 +2,9 @@
 //!
 //! Each connection takes a descriptor, and without one accept() fails. A process counts while the
 //! last reading shows that hardly one is free; readings come every ten seconds. It belongs to a
-//! service if it is the listener's owner, or in the owner's cgroup: often a worker of it. Bounded
-//! by [`PROCESSES_MAX`]. Cold start: nothing is exhausted.
+//! service if it is the listener's owner, or a child of the owner in its cgroup: a worker of it. A
+//! cgroup alone proves nothing, because a session or a supervisor runs many services in one.
+//! Bounded by [`PROCESSES_MAX`]. Cold start: nothing is exhausted.
 
 use std::sync::Arc;
 
@@ -32,7 +33,8 @@ pub(super) struct ExhaustedProcesses {
 struct Exhausted {
     t: f64,
     files: ExhaustedFiles,
-    /// Cgroup of the process; empty until it is known.
+    /// Parent's pid, and the cgroup; 0 and empty until they are known.
+    ppid: u32,
     cgroup: Arc<str>,
 }
 
@@ -51,14 +53,14 @@ impl ExhaustedProcesses {
         if let Some(known) = self.processes.get_mut(&pid) {
             (known.t, known.files) = (t, files);
         } else if self.processes.len() < PROCESSES_MAX {
-            self.processes.insert(pid, Exhausted { t, files, cgroup: Arc::from("") });
+            self.processes.insert(pid, Exhausted { t, files, ppid: 0, cgroup: Arc::from("") });
         }
     }
 
-    /// Takes the cgroup of a process, if it is one of them.
+    /// Takes the parent and cgroup of a process, if it is one of them.
     pub(super) fn locate(&mut self, fact: &ProcessFact) {
         if let Some(known) = self.processes.get_mut(&fact.id.pid) {
-            known.cgroup = fact.cgroup.clone();
+            (known.ppid, known.cgroup) = (fact.ppid, fact.cgroup.clone());
         }
     }
 
@@ -68,20 +70,17 @@ impl ExhaustedProcesses {
     }
 
     /// Returns the process of a service that is exhausted: the owner of its listener, or the first
-    /// of those in its cgroup.
+    /// of its children in its cgroup.
     pub(super) fn of(&self, t: f64, owner: Option<u32>, cgroup: &str) -> Option<ExhaustedFiles> {
-        if self.processes.is_empty() {
-            return None;
-        }
+        let owner = owner?;
         let is_fresh = |known: &&Exhausted| t - known.t <= STALE_SECS;
-        let own = owner.and_then(|pid| self.processes.get(&pid)).filter(is_fresh);
-        let shared = || {
-            let others = self.processes.values().filter(is_fresh);
-            // The root cgroup is everybody's.
-            let others = others.filter(|known| cgroup.len() > 1 && *known.cgroup == *cgroup);
-            others.min_by_key(|known| known.files.files_pid)
+        let own = self.processes.get(&owner).filter(is_fresh);
+        let child = || {
+            let fresh = self.processes.values().filter(is_fresh);
+            let children = fresh.filter(|known| known.ppid == owner && *known.cgroup == *cgroup);
+            children.min_by_key(|known| known.files.files_pid)
         };
-        own.or_else(shared).map(|known| known.files)
+        own.or_else(child).map(|known| known.files)
     }
 }
 
@@ -115,21 +114,24 @@ mod tests {
     }
 
     #[test]
-    fn worker_in_the_cgroup_of_the_owner_is_named() {
+    fn child_of_the_owner_in_its_cgroup_is_named() {
         let mut processes = ExhaustedProcesses::default();
         processes.observe(0.0, &opened(12, 40, Some(40)));
-        let pid = |processes: &ExhaustedProcesses, cgroup| {
-            processes.of(1.0, Some(7), cgroup).map(|known| known.files_pid)
+        let pid = |processes: &ExhaustedProcesses, owner, cgroup| {
+            processes.of(1.0, owner, cgroup).map(|known| known.files_pid)
         };
-        assert_eq!(pid(&processes, "/app"), None, "its cgroup is unknown");
+        assert_eq!(pid(&processes, Some(7), "/app"), None, "its parent is unknown");
         let fact: ProcessFact = serde_json::from_str(
             r#"{"pid":12,"start_ticks":1,"ppid":7,"comm":"worker","cgroup":"/app",
                 "anon_bytes":0,"file_bytes":0,"shmem_bytes":0,"swap_bytes":0}"#,
         )
         .expect("it is a process");
         processes.locate(&fact);
-        assert_eq!(pid(&processes, "/app"), Some(12));
-        assert_eq!((pid(&processes, "/other"), pid(&processes, "/")), (None, None));
+        assert_eq!(pid(&processes, Some(7), "/app"), Some(12));
+        assert_eq!(pid(&processes, Some(7), "/other"), None);
+        // Another service of the same session.
+        assert_eq!(pid(&processes, Some(8), "/app"), None);
+        assert_eq!(pid(&processes, None, "/app"), None);
     }
 
     #[test]

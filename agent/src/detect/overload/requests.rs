@@ -32,10 +32,12 @@ use self::{
     usual::{Extremes, UsualRequests, UsualSample},
 };
 pub(super) use self::{
-    upstreams::{Upstream, Upstreams},
+    upstreams::{Service, Upstream, Upstreams},
     verdict::{OverloadedRequests, answered_in_time},
 };
-use super::{bottleneck::MeanPressure, counter::Counter, standing_queue::reached};
+use super::{
+    bottleneck::MeanPressure, counter::Counter, standing_queue::reached, worker::StuckWorker,
+};
 use crate::{
     config::OverloadConfig,
     sense::{ListenerFact, RequestsFact},
@@ -249,6 +251,11 @@ impl RequestQueue {
             && self.silence_secs(t) >= WAITS_STILL_SECS
             && self.age_secs() >= WAITS_STILL_SECS.max(UNUSUAL_FACTOR * usual_secs);
         self.is_overload(t) || self.standing.is_some() || is_silent
+    }
+
+    /// Worker that has kept one of them for longest, as far as the last sample tells.
+    pub(super) fn stuck_worker(&self, t: f64) -> Option<StuckWorker> {
+        if self.is_stale(t) { None } else { StuckWorker::at(&self.fact) }
     }
 
     /// Requests that wait or are served.

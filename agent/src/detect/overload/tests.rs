@@ -414,17 +414,23 @@ fn file_descriptors_that_run_out_later_are_an_update() {
     assert_eq!(told.state, ClaimState::Updated);
 }
 
-#[test]
-fn workers_that_wait_for_a_dead_upstream_name_it() {
+/// Workers of `api` wait while connects of a program from a network namespace stay pending.
+fn beside_pending_connects(comm: &str, netns: u32) -> Verdict {
     let mut run = Run::new();
     let upstream = |t: f64, pending| Observation {
         t,
         fact: Fact::Outbound(OutboundFact {
+            netns,
             addr: Arc::from("10.0.0.7:5432"),
             cgroup: Arc::from("/api.service"),
+            comm: Arc::from(comm),
             pending,
             ..OutboundFact::default()
         }),
+    };
+    let fact = |backlog, oldest_wait_us| ListenerFact {
+        comm: Arc::from("api: master"),
+        ..fact(backlog, oldest_wait_us)
     };
     run.looks(0.0, 5.0, |_| fact(1, Some(100)));
     run.core.apply(&upstream(4.95, 3));
@@ -443,11 +449,63 @@ fn workers_that_wait_for_a_dead_upstream_name_it() {
     run.looks(5.0, 3.0, slow);
     run.core.apply(&upstream(7.95, 4));
     run.looks(8.0, 3.0, |since| slow(3.0 + since));
-    let raised = &run.verdicts[0];
+    run.verdicts.swap_remove(0)
+}
+
+#[test]
+fn workers_that_wait_for_a_dead_upstream_name_it() {
+    let raised = beside_pending_connects("api: worker 2", 1);
     let Claim::Overload(claim) = &raised.claim else { unreachable!() };
     assert_eq!(claim.scarce, Some(Bottleneck::Dependency), "{}", raised.why);
     assert_eq!(claim.dependency.as_deref(), Some("10.0.0.7:5432"));
     assert!(raised.why.contains("; it waits for 10.0.0.7:5432, which does not"), "{}", raised.why);
+}
+
+#[test]
+fn connects_of_others_in_its_cgroup_are_not_its_own() {
+    for (comm, netns) in [("mailer", 1), ("api: worker 2", 8)] {
+        let raised = beside_pending_connects(comm, netns);
+        let Claim::Overload(claim) = &raised.claim else { unreachable!() };
+        assert_eq!(claim.scarce, Some(Bottleneck::Workers), "{comm}, {netns}: {}", raised.why);
+        assert_eq!(claim.dependency, None, "{comm}, {netns}");
+    }
+}
+
+#[test]
+fn shared_listener_is_named_by_its_stuck_worker_or_none() {
+    let shared = |stuck_pid: Option<u32>| {
+        let mut run = Run::new();
+        let (comm, holders) = (Arc::from("api"), Some(5));
+        let fact = |backlog, oldest_wait_us| ListenerFact {
+            comm: Arc::clone(&comm),
+            holders,
+            ..fact(backlog, oldest_wait_us)
+        };
+        run.looks(0.0, 5.0, |_| fact(1, Some(100)));
+        let requests = RequestsFact {
+            netns: 1,
+            addr: Arc::from("0.0.0.0:8080"),
+            in_flight: 1,
+            oldest_in_flight_us: Some(3_000_000),
+            stuck_pid,
+            stuck_us: stuck_pid.map(|_| 2_900_000),
+            ..RequestsFact::default()
+        };
+        run.core.apply(&Observation { t: 4.95, fact: Fact::Requests(requests) });
+        run.looks(5.0, 3.0, |since| fact((since * 10.0) as u32, wait_us(since)));
+        let raised = run.verdicts.swap_remove(0);
+        let Claim::Overload(claim) = raised.claim else { unreachable!() };
+        (claim.pid, raised.why)
+    };
+    let (pid, why) = shared(Some(815));
+    assert_eq!(pid, Some(815));
+    assert!(why.starts_with("0.0.0.0:8080 (api, pid 815) "), "{why}");
+    let told =
+        "; pid 815, one of the processes that share it, has not answered a request for 2.9 s";
+    assert!(why.contains(told), "{why}");
+    let (pid, why) = shared(None);
+    assert_eq!(pid, None, "the master answers nothing");
+    assert!(why.starts_with("0.0.0.0:8080 (api) "), "{why}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::{
     rates::Rates,
     standing_queue::{StandingQueue, head_secs, is_full, room},
     trigger::Trigger,
+    worker::ClaimSubject,
 };
 use crate::{
     config::OverloadConfig,
@@ -47,6 +48,8 @@ pub(super) struct OverloadedQueue<'a> {
     pub(super) rates: &'a Rates,
     /// Number of sockets that share the address.
     pub(super) sockets: usize,
+    /// Process that it is about.
+    pub(super) subject: ClaimSubject,
 }
 
 impl OverloadedQueue<'_> {
@@ -83,7 +86,9 @@ impl OverloadedQueue<'_> {
         let claim = OverloadClaim {
             addr: fact.addr.clone(),
             netns: fact.netns,
-            pid: fact.pid,
+            pid: self.subject.pid,
+            owner: fact.pid,
+            worker: self.subject.worker,
             comm: fact.comm.clone(),
             cgroup: fact.cgroup.clone(),
             scarce,
@@ -127,7 +132,7 @@ impl OverloadedQueue<'_> {
         exhaustion_secs: Option<f64>,
         scarce: Option<Bottleneck>,
     ) -> String {
-        let (fact, listener) = (self.fact, ListenerName::of(self.fact));
+        let (fact, listener) = (self.fact, ListenerName::of(self.fact, self.subject.pid));
         let lasted = Span(self.standing.map_or(0.0, |standing| context.t - standing.since_t));
         let unaccepted =
             Span(self.standing.map_or(0.0, |standing| standing.unaccepted_secs(context.t)));
@@ -213,7 +218,7 @@ pub(super) fn recovered(fact: &ListenerFact, well_secs: f64, lasted_secs: f64) -
     let (well, lasted) = (Span(well_secs), Span(lasted_secs));
     format!(
         "the accept queue of {} has been healthy for {well}, after {lasted} of overload",
-        ListenerName::of(fact)
+        ListenerName::of(fact, if fact.holders.is_some() { None } else { fact.pid })
     )
 }
 
@@ -232,8 +237,9 @@ pub(super) struct ListenerName<'a> {
 }
 
 impl<'a> ListenerName<'a> {
-    pub(super) fn of(fact: &'a ListenerFact) -> Self {
-        Self { addr: &fact.addr, comm: &fact.comm, pid: fact.pid }
+    /// Names a listener and the process that a sentence about it is about.
+    pub(super) fn of(fact: &'a ListenerFact, pid: Option<u32>) -> Self {
+        Self { addr: &fact.addr, comm: &fact.comm, pid }
     }
 }
 
@@ -241,7 +247,8 @@ impl fmt::Display for ListenerName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.addr)?;
         match (self.comm, self.pid) {
-            (_, None) => Ok(()),
+            ("", None) => Ok(()),
+            (comm, None) => write!(f, " ({comm})"),
             ("", Some(pid)) => write!(f, " (pid {pid})"),
             (comm, Some(pid)) => write!(f, " ({comm}, pid {pid})"),
         }

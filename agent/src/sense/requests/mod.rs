@@ -12,6 +12,7 @@
 //! tick: neither a configuration file nor a calibration is needed.
 
 mod connection;
+mod holders;
 mod left_out;
 mod pace;
 mod passes;
@@ -32,6 +33,8 @@ use super::{
     CgroupPaths, Fact, Hierarchy, Loss, LossCounters, RequestsFact,
     sensor::{Observations, Schedule, Sensor},
     sock_diag::{Kinds, SockDiag},
+    thread_time::thread_secs,
+    waiting_requests::BusyAddresses,
 };
 use crate::bpf::{
     Fallback, FallbackChain, Hook, Loader, Need, Probe, btf_offsets::members,
@@ -39,7 +42,7 @@ use crate::bpf::{
 };
 use connection::PeerConnection;
 use pace::RequestPace;
-use passes::{EndedPass, Passes, thread_secs};
+use passes::{EndedPass, Passes};
 use table::{RequestTable, SYSTEM};
 
 /// Time for which network namespaces are cached by `sock_diag`. A guess: finding new ones takes a
@@ -50,6 +53,7 @@ const NETNS_REFRESH_SECS: f64 = 60.0;
 const TICK_NS_DEFAULT: u64 = 4_000_000;
 
 const READS: &[KernelOffset] = &[
+    members::TASK_TGID,
     members::SOCKET_SK,
     members::SOCK_FAMILY,
     members::SOCK_STATE,
@@ -221,6 +225,7 @@ impl RequestSensor {
     fn scan(
         &mut self,
         now: f64,
+        busy: &BusyAddresses,
         losses: &mut LossCounters,
         mut each: impl FnMut(RequestsFact),
     ) -> io::Result<()> {
@@ -244,7 +249,7 @@ impl RequestSensor {
         if let Some(EndedPass { began, secs, partial }) = ended {
             let mut is_calm = true;
             let before_end = thread_secs();
-            let (connections, left_out) = table.end(|fact| {
+            let (connections, left_out) = table.end(busy, |fact| {
                 is_calm &= fact.in_flight == 0;
                 each(fact);
             });
@@ -279,8 +284,12 @@ impl Sensor for RequestSensor {
     }
 
     fn read(&mut self, now: f64, out: &mut Observations<'_>) -> io::Result<()> {
-        let (losses, mut push) = out.split();
-        self.scan(now, losses, |fact| push(Fact::Requests(fact)))
+        let busy = std::mem::take(out.waiting);
+        let mut facts = Vec::new();
+        let scanned = self.scan(now, &busy, out.losses, |fact| facts.push(fact));
+        *out.waiting = busy;
+        facts.into_iter().for_each(|fact| out.push(Fact::Requests(fact)));
+        scanned
     }
 }
 
@@ -327,6 +336,6 @@ pub(super) fn addresses(
         table.add((sample.netns, address), sample.share, &connection);
     }
     let mut addresses = Vec::new();
-    table.end(|fact| addresses.push(fact.addr));
+    table.end(&BusyAddresses::default(), |fact| addresses.push(fact.addr));
     addresses
 }

@@ -16,6 +16,10 @@ const CALM_SECS_MAX: f64 = 1.0;
 /// are visited.
 pub(super) const SHARE_OF_FINDING: f64 = 0.1;
 
+/// Share of one core for finding who holds a connection, while requests of a pool wait for long. A
+/// guess: at 10,000 connections the holder is known two or three seconds later.
+const SHARE_OF_HOLDERS: f64 = 0.005;
+
 const FEW: f64 = 10_000.0;
 const MANY: f64 = 100_000.0;
 
@@ -43,6 +47,11 @@ impl RequestPace {
 /// Returns the rest of one that finds connections, of which so many are known.
 pub(super) fn rest_of_finding(took_secs: f64, connections: usize) -> f64 {
     took_secs / (share(connections) * SHARE_OF_FINDING)
+}
+
+/// Returns the rest of one that was made early, to find who holds a connection.
+pub(super) fn rest_of_holders(took_secs: f64) -> f64 {
+    took_secs / SHARE_OF_HOLDERS
 }
 
 fn share(connections: usize) -> f64 {

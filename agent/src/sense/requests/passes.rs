@@ -9,7 +9,6 @@
 use std::{collections::BTreeSet, io, time::Duration};
 
 use aya::maps::{Array, MapData, PerCpuArray};
-use nix::time::{ClockId, clock_gettime};
 use spillway_ebpf::{
     ConnectionChunk, NEW_CONNECTIONS_KEPT, NewConnection, NewConnections, RequestSample,
     SHARE_OF_ALL, TCP_NOT_ACCEPTED,
@@ -24,7 +23,7 @@ use super::{
 };
 use crate::{
     bpf::{AttachContext, IterHandle, OpenPass, SharedStruct, Unavailable},
-    sense::{Loss, LossCounters, addr::inet_addr},
+    sense::{Loss, LossCounters, addr::inet_addr, thread_time::thread_secs},
 };
 
 /// Processor time of a pass in one turn of the loop. A guess: a twentieth of the shortest interval.
@@ -33,8 +32,10 @@ const TURN_SECS: f64 = 0.004;
 /// Processor time in one turn of a pass that only finds connections.
 const FINDING_SECS: f64 = 0.001;
 
-/// Shortest time between two of those.
+/// Shortest time between two of those, and if one is to find who holds a connection: requests wait
+/// for long then.
 const FIND_EVERY: Duration = Duration::from_secs(10);
+const FIND_HOLDERS_EVERY: Duration = Duration::from_secs(1);
 
 /// Passes over connections.
 pub(super) struct Passes {
@@ -59,6 +60,8 @@ struct Visits {
     /// Connections left out since the last pass over open files that found all.
     left_out: LeftOut,
     find_due: f64,
+    /// Time from which a pass over open files may come early, to find who holds a connection.
+    holders_due: f64,
     find_began: Option<f64>,
     finding_secs: f64,
 }
@@ -86,6 +89,7 @@ impl Passes {
             has_found_once: false,
             left_out: LeftOut::default(),
             find_due: 0.0,
+            holders_due: 0.0,
             find_began: None,
             finding_secs: 0.0,
         };
@@ -170,8 +174,14 @@ impl Passes {
                     .map_err(io::Error::other)?;
             }
             table.begin(now);
+            if self.visits.is_none() {
+                table.holders().begin_search();
+            }
         }
         let mut add = |sample: &RequestSample, share| {
+            if sample.pid != 0 {
+                table.holders().found(sample.sock, sample.pid);
+            }
             let address = inet_addr(sample.family, sample.addr, sample.port);
             let connection = PeerConnection::from_sample(sample, tick_ns);
             table.add((sample.netns, address), share, &connection)
@@ -212,18 +222,23 @@ impl Visits {
         &mut self,
         now: f64,
         files: &mut SampleWalk,
-        table: &RequestTable,
+        table: &mut RequestTable,
         losses: &mut LossCounters,
     ) {
-        if now < self.find_due {
-            return;
+        if self.find_began.is_none() {
+            let is_early = now >= self.holders_due && table.holders().wants_search();
+            if now < self.find_due && !is_early {
+                return;
+            }
+            table.holders().begin_search();
         }
         let start = thread_secs();
         let began = *self.find_began.get_or_insert(now);
         let budget = if self.has_found_once { FINDING_SECS } else { TURN_SECS };
         let (slots, left_out, mut is_left_out) = (&mut self.slots, &mut self.left_out, false);
         let found = files.go_on(budget, losses, |sample| {
-            let RequestSample { sock, share, netns, port, .. } = sample;
+            let RequestSample { sock, share, netns, port, pid, .. } = sample;
+            table.holders().found(sock, pid);
             if !table.follows(sock)
                 && let Some(listener) =
                     slots.add(NewConnection { sock, share, netns, port, reserved: 0 })
@@ -242,6 +257,8 @@ impl Visits {
         if !matches!(found, Ok(None)) {
             let rest = pace::rest_of_finding(self.finding_secs, table.followed());
             self.find_due = began + rest.max(FIND_EVERY.as_secs_f64());
+            let rest = pace::rest_of_holders(self.finding_secs);
+            self.holders_due = began + rest.max(FIND_HOLDERS_EVERY.as_secs_f64());
             (self.find_began, self.finding_secs, self.has_found_once) = (None, 0.0, true);
         }
         if let Err(error) = found {
@@ -320,11 +337,4 @@ impl SampleWalk {
             }
         }
     }
-}
-
-/// Returns the processor time of this thread so far. Time in which a busy host ran something else
-/// is no cost, and must not blind the agent.
-pub(super) fn thread_secs() -> f64 {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
-        .map_or(0.0, |time| time.tv_sec() as f64 + time.tv_nsec() as f64 / 1e9)
 }

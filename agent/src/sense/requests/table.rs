@@ -13,6 +13,10 @@
 //! time by [`FORGET_SECS`]; a forgotten one begins at 0 again. A quarter of either is for the
 //! system, and no other owner gets more than a quarter of the addresses: users cannot hide a
 //! service.
+//!
+//! Where several processes share an address, the one that keeps a request waiting is told by who
+//! holds its connection, see `holders`. How long it has been held is counted from the first pass
+//! that saw it: a connection that waited for accept() may be old and in good hands.
 
 use std::{
     collections::{BTreeSet, hash_map::Entry},
@@ -25,9 +29,10 @@ use spillway_ebpf::{CONNECTIONS_MAX, LISTENERS_MAX};
 
 use super::{
     connection::PeerConnection,
+    holders::{HeldConnection, Holders},
     left_out::{LeftOut, ListenerPort},
 };
-use crate::sense::RequestsFact;
+use crate::sense::{RequestsFact, waiting_requests::BusyAddresses};
 
 /// Maximum number of connections that are followed from pass to pass. They take 6 MiB.
 pub(super) const FOLLOWED_MAX: usize = CONNECTIONS_MAX as usize;
@@ -41,6 +46,10 @@ const FORGET_SECS: f64 = 600.0;
 
 /// Age from which data came in a tick that is over: two ticks of the longest, 10 ms.
 const SETTLED_US: u64 = 20_000;
+
+/// Time for which a process keeps a request waiting until it is worth asking which one that is, in
+/// tenths of a second. A guess: few requests take so long, and claims come later.
+const HELD_MIN_TENTHS: u32 = 5;
 
 /// Owner that [`spillway_ebpf::share_of`] gives to the system.
 pub(super) const SYSTEM: u64 = 0;
@@ -72,6 +81,7 @@ pub(super) struct RequestTable {
     /// Number of connections that the current pass could not follow, and their listeners.
     left_out: u64,
     left_out_at: LeftOut,
+    holders: Holders,
 }
 
 /// A connection when it was last seen.
@@ -80,6 +90,8 @@ struct KnownConnection {
     pass: u32,
     received_bytes: u32,
     sent_tick: u32,
+    /// Time of the first pass that saw its request in flight, in tenths of a second.
+    since_tenths: u32,
     peer_port: u16,
     is_in_flight: bool,
     /// Set if the tick in which data last came was over.
@@ -113,6 +125,7 @@ struct RequestCounts {
     oldest_unread_us: Option<u64>,
     oldest_us: Option<u64>,
     youngest_us: Option<u64>,
+    held: Option<HeldConnection>,
 }
 
 impl RequestTable {
@@ -133,6 +146,11 @@ impl RequestTable {
     /// Returns whether a socket was in the last pass.
     pub(super) fn follows(&self, socket: u64) -> bool {
         self.connections.contains_key(&socket)
+    }
+
+    /// Processes that hold the connections that were asked for.
+    pub(super) fn holders(&mut self) -> &mut Holders {
+        &mut self.holders
     }
 
     /// Number of connections that are followed.
@@ -188,10 +206,19 @@ impl RequestTable {
             let was_left = before.is_some_and(|before| before.is_left);
             address.abandoned += u64::from(is_in_flight && connection.is_left && !was_left);
         }
+        let now_tenths = (*now * 10.0) as u32;
+        let since_tenths = match before.filter(|before| is_held(before, connection, is_in_flight)) {
+            Some(before) => before.since_tenths,
+            None => now_tenths,
+        };
+        if is_in_flight {
+            address.now.hold(connection, now_tenths, since_tenths);
+        }
         let known = KnownConnection {
             pass: *pass,
             received_bytes: connection.received_bytes,
             sent_tick: connection.sent_tick,
+            since_tenths,
             peer_port: connection.peer_port,
             is_in_flight,
             is_settled: connection.received_us >= SETTLED_US,
@@ -238,8 +265,12 @@ impl RequestTable {
 
     /// Ends a pass: forgets connections that are gone, and passes on a fact for each address that
     /// has connections or had some at the last pass. Returns the number of connections, and how
-    /// many of them were not followed.
-    pub(super) fn end(&mut self, mut each: impl FnMut(RequestsFact)) -> (usize, u64) {
+    /// many of them were not followed. `busy` knows the addresses that processes share.
+    pub(super) fn end(
+        &mut self,
+        busy: &BusyAddresses,
+        mut each: impl FnMut(RequestsFact),
+    ) -> (usize, u64) {
         let Self {
             addresses,
             places,
@@ -250,9 +281,11 @@ impl RequestTable {
             now,
             is_warm,
             left_out,
+            holders,
             ..
         } = self;
         *is_warm = true;
+        holders.begin();
         // One that was refused may find room in the next pass.
         *latest = latest.filter(|(_, place)| place.is_some());
         connections.retain(|_, known| known.pass == *pass);
@@ -265,10 +298,15 @@ impl RequestTable {
             seen += counts.connections as usize;
             let was_seen = std::mem::replace(&mut address.was_seen, counts.is_seen);
             if counts.is_seen || was_seen {
-                each(address.fact(&counts));
+                let held = counts
+                    .held
+                    .filter(|_| busy.is_shared(address.listener.0, &address.text))
+                    .and_then(|held| Some((holders.of(&held)?, held.held_us())));
+                each(address.fact(&counts, held));
             }
             *now - address.active_t < FORGET_SECS
         });
+        holders.end();
         if addresses.len() < before {
             *latest = None;
             *places = addresses.iter().map(|one| one.listener).zip(0..).collect();
@@ -295,6 +333,15 @@ fn still_waits(before: &KnownConnection, connection: &PeerConnection) -> bool {
         && before.is_settled
         && before.received_bytes == connection.received_bytes
         && connection.received_us == connection.sent_us
+}
+
+/// Returns whether the request that is in flight was so at the last pass: no more has come since,
+/// and nothing was sent.
+fn is_held(before: &KnownConnection, connection: &PeerConnection, is_in_flight: bool) -> bool {
+    is_in_flight
+        && before.is_in_flight
+        && before.received_bytes == connection.received_bytes
+        && before.sent_tick == connection.sent_tick
 }
 
 /// Returns whether more of a response was sent since the last pass, to a request from before it.
@@ -336,7 +383,8 @@ impl RequestAddress {
         }
     }
 
-    fn fact(&self, counts: &RequestCounts) -> RequestsFact {
+    /// Builds the fact of a pass. `stuck` is the process that holds a request for longest.
+    fn fact(&self, counts: &RequestCounts, stuck: Option<(u32, u64)>) -> RequestsFact {
         RequestsFact {
             netns: self.listener.0,
             addr: self.text.clone(),
@@ -349,11 +397,30 @@ impl RequestAddress {
             youngest_in_flight_us: counts.youngest_us,
             answered_total: Some(self.answered),
             abandoned_total: Some(self.abandoned),
+            stuck_pid: stuck.map(|(pid, _)| pid),
+            stuck_us: stuck.map(|(_, us)| us),
         }
     }
 }
 
 impl RequestCounts {
+    /// Takes a request that is held since then. One whose client waits comes before one whose
+    /// client has gone: that connection may have been forgotten.
+    fn hold(&mut self, connection: &PeerConnection, now_tenths: u32, since_tenths: u32) {
+        let held_tenths = now_tenths.wrapping_sub(since_tenths);
+        if held_tenths < HELD_MIN_TENTHS {
+            return;
+        }
+        let held = HeldConnection {
+            has_client: !connection.is_left,
+            held_tenths,
+            waits_us: connection.received_us,
+            socket: connection.socket,
+            since_tenths,
+        };
+        self.held = self.held.max(Some(held));
+    }
+
     fn add(&mut self, connection: &PeerConnection, is_in_flight: bool) {
         self.is_seen = true;
         // Nobody waits for a response on the others.
@@ -416,7 +483,7 @@ mod tests {
                 self.table.add(LISTENER, SYSTEM, one);
             }
             let mut facts = Vec::new();
-            self.table.end(|fact| facts.push(fact));
+            self.table.end(&BusyAddresses::default(), |fact| facts.push(fact));
             assert_eq!(facts.len(), 1, "{facts:?}");
             facts.pop().unwrap()
         }
@@ -455,9 +522,9 @@ mod tests {
             (Some(0), 0, None)
         );
         passes.table.begin(3.0);
-        passes.table.end(|fact| panic!("{fact:?}"));
+        passes.table.end(&BusyAddresses::default(), |fact| panic!("{fact:?}"));
         passes.table.begin(3.0 + FORGET_SECS);
-        passes.table.end(|fact| panic!("{fact:?}"));
+        passes.table.end(&BusyAddresses::default(), |fact| panic!("{fact:?}"));
         assert!(passes.table.addresses.is_empty());
     }
 
@@ -547,7 +614,8 @@ mod tests {
             let service = FOLLOWED_MAX as u64 + 9;
             assert!(table.add(LISTENER, SYSTEM, &waiting(service, 1)));
             let mut in_flight = 0;
-            let ended = table.end(|fact| in_flight = fact.in_flight as usize);
+            let ended =
+                table.end(&BusyAddresses::default(), |fact| in_flight = fact.in_flight as usize);
             let left_out = FOLLOWED_MAX as u64 / 4 + 5;
             assert_eq!(ended, (FOLLOWED_MAX + 6, left_out));
             let user_port = (LISTENER.0, LISTENER.1.port());
@@ -577,9 +645,9 @@ mod tests {
         assert_eq!(more.last(), Some(ADDRESSES_MAX / 4 * 3));
         let from = 9 * ADDRESSES_MAX;
         assert_eq!(add(from..from + 10, SYSTEM), ADDRESSES_MAX / 4 * 3 + 10);
-        table.end(|_| ());
+        table.end(&BusyAddresses::default(), |_| ());
         table.begin(2.0 + FORGET_SECS);
-        table.end(|_| ());
+        table.end(&BusyAddresses::default(), |_| ());
         assert!(table.addresses.is_empty() && table.owners.is_empty());
     }
 }

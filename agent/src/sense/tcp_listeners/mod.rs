@@ -217,7 +217,7 @@ impl TcpListenerSensor {
     fn scan(
         &mut self,
         now: f64,
-        waiting: &BusyAddresses,
+        waiting: &mut BusyAddresses,
         losses: &mut LossCounters,
         each: impl FnMut(ListenerFact),
     ) -> io::Result<()> {
@@ -249,9 +249,10 @@ impl Sensor for TcpListenerSensor {
     }
 
     fn read(&mut self, now: f64, out: &mut Observations<'_>) -> io::Result<()> {
-        let waiting = std::mem::take(out.waiting);
+        let mut waiting = std::mem::take(out.waiting);
+        waiting.begin_scan();
         let (losses, mut push) = out.split();
-        let scanned = self.scan(now, &waiting, losses, |fact| push(Fact::Listener(fact)));
+        let scanned = self.scan(now, &mut waiting, losses, |fact| push(Fact::Listener(fact)));
         drop(push);
         *out.waiting = waiting;
         scanned
@@ -281,7 +282,7 @@ impl BpfSource {
         &mut self,
         now: f64,
         refresh: bool,
-        waiting: &BusyAddresses,
+        waiting: &mut BusyAddresses,
         cgroups: &CgroupPaths,
         losses: &mut LossCounters,
         mut each: impl FnMut(ListenerFact),
@@ -337,6 +338,9 @@ impl BpfSource {
             let shares = sharing.get(&listener.address()).is_some_and(|sockets| *sockets > 1);
             let rise = listener.rise(&sample);
             let mut fact = listener.fact(&sample, shares, probes.sojourns.as_ref());
+            if shares || fact.holders.is_some() {
+                waiting.share(fact.netns, &fact.addr);
+            }
             if let Some(waiting) = waiting_at(&fact, waiting) {
                 fact.strain = pressure.read(now, waiting, listener.pid(), listener.holders());
             }

@@ -86,6 +86,7 @@ impl Teller {
     fn decide(&mut self, number: u32, action: Action) {
         let id = ProcessId { pid: number, start_ticks: START_TICKS };
         let claim = LeakClaim {
+            cgroup_memory: None,
             resource: Resource::Memory,
             id,
             comm: Arc::from("api"),

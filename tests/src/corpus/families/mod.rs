@@ -12,6 +12,7 @@
 //! scored and shown, without targets.
 
 mod broad;
+mod cgroups;
 mod growth;
 mod kernel;
 mod leaks;
@@ -41,8 +42,8 @@ const LEAKS: u64 = 44;
 /// negatives.
 const HEALTHY: u64 = 40;
 
-/// Runs of a family on hosts of any size: there are fifteen, and each run is of hours.
-const BROAD: u64 = 16;
+/// Runs of a family on hosts of any size: there are 31, and each run is of hours.
+const BROAD: u64 = 20;
 
 const fn broad(name: &'static str, plan: fn(&mut Rng) -> Plan, why: &'static str) -> Family {
     Family { name, part: Broad, runs: BROAD, why, plan }
@@ -355,6 +356,36 @@ pub const FAMILIES: &[Family] = &[
         broad::from_birth,
         "leaks from its first request on, in a process that starts under watch",
     ),
+    broad(
+        "birth-leak-teeth",
+        broad::from_birth_under_teeth,
+        "leaks from its first request on, under a collector's teeth",
+    ),
+    broad(
+        "birth-leak-cache",
+        broad::from_birth_beside_cache,
+        "leaks from its first request on, beside a cache that warms up",
+    ),
+    broad(
+        "shared-leak",
+        broad::shared,
+        "leaks shared memory, segment by segment, after quiet hours",
+    ),
+    broad(
+        "shared-workers-leak",
+        broad::shared_by_workers,
+        "leaks memory that all workers of a pool share, after quiet hours",
+    ),
+    broad(
+        "request-leak-uneven",
+        broad::by_requests,
+        "leaks on each request, at a load that changes from minute to minute",
+    ),
+    broad(
+        "daily-load-leak",
+        broad::under_daily_load,
+        "leaks after minutes to hours, under a daily load",
+    ),
     broad("running-leak", broad::already_running, "leaks already when the agent starts"),
     broad("short-quiet-leak", broad::after_short_quiet, "leaks after ten to thirty quiet minutes"),
     broad(
@@ -393,4 +424,40 @@ pub const FAMILIES: &[Family] = &[
     ),
     broad("connection-memory", broad::for_connections, "memory follows connections over hours"),
     broad("restless", broad::restless, "noise of all periods"),
+    broad(
+        "tmpfs-leak",
+        cgroups::files_left,
+        "leaves files in a tmpfs, and grows by nothing itself",
+    ),
+    broad("kernel-leak", cgroups::kernel_memory, "makes the kernel keep ever more for it"),
+    broad("tmpfs-cache", cgroups::tmpfs_cache, "a cache in a tmpfs fills to a size and stops"),
+    broad("temporary-files", cgroups::temporary_files, "jobs fill a tmpfs and empty it again"),
+    broad(
+        "mapped-buffers",
+        cgroups::shared_buffers,
+        "mapped shared memory fills for up to an hour",
+    ),
+    broad(
+        "connection-buffers",
+        cgroups::connection_buffers,
+        "memory of the kernel follows connections over hours",
+    ),
+    broad(
+        "sparse-process",
+        cgroups::process_beside,
+        "a process leaks, and its page tables with it",
+    ),
+    broad("warm-cache", broad::warm_cache, "a cache fills ever more slowly, for minutes to hours"),
+    broad("log-growth", broad::log_growth, "grows with the logarithm of time"),
+    broad("straight-boot", broad::straight_boot, "reads its data in a straight line at its start"),
+    broad(
+        "shared-buffers",
+        broad::shared_buffers,
+        "buffers in shared memory fill for up to an hour and a half, to their size",
+    ),
+    broad(
+        "runtime-warm-up",
+        broad::runtime_warm_up,
+        "a runtime's heap, code and arenas settle under young collections",
+    ),
 ];

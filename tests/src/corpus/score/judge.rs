@@ -1,13 +1,10 @@
 //! Judgement of one run: when each rule flagged the subject, and what it flagged wrongly.
 //!
 //! A claim about the subject is right from the moment the leak starts, whichever pid of the
-//! workload it names. Any other claim is false; several wrong claims about a process in one day
+//! workload it names, as is one about its cgroup. Any other claim is false; several wrong claims about a process in one day
 //! count once.
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::Path,
-};
+use std::{collections::HashSet, path::Path};
 
 use serde::Serialize;
 use spillway_agent::{
@@ -67,14 +64,15 @@ pub struct Detection {
 /// Headroom of the subject, updated from facts.
 struct Headroom {
     available: f64,
-    charged: HashMap<ProcessId, f64>,
+    /// Bytes of each of its processes.
+    charged: Vec<(ProcessId, f64)>,
     limit: f64,
     at_start: Option<f64>,
 }
 
 impl Headroom {
     fn now(&self) -> f64 {
-        self.available.min(self.limit - self.charged.values().sum::<f64>())
+        self.available.min(self.limit - self.charged.iter().map(|(_, bytes)| bytes).sum::<f64>())
     }
 
     fn see(&mut self, observation: &Observation, entry: &Entry) {
@@ -88,10 +86,14 @@ impl Headroom {
                 self.available = host.mem_available_bytes as f64;
             }
             Fact::Process(fact) if *fact.cgroup == *entry.subject.cgroup => {
-                self.charged.insert(fact.id, (fact.anon_bytes + fact.shmem_bytes) as f64);
+                let bytes = (fact.anon_bytes + fact.shmem_bytes) as f64;
+                match self.charged.iter_mut().find(|(id, _)| *id == fact.id) {
+                    Some((_, seen)) => *seen = bytes,
+                    None => self.charged.push((fact.id, bytes)),
+                }
                 self.limit = fact.memory_max_bytes.map_or(f64::INFINITY, |max| max as f64);
             }
-            Fact::Exit(id) => drop(self.charged.remove(id)),
+            Fact::Exit(gone) => self.charged.retain(|(id, _)| id != gone),
             _ => {}
         }
     }
@@ -112,8 +114,8 @@ impl Outcome {
         used: f64,
         days: &mut HashSet<(ProcessId, u64, bool)>,
     ) {
-        let about_subject =
-            *alarm.comm == *entry.subject.comm && *alarm.cgroup == *entry.subject.cgroup;
+        let about_subject = (alarm.of_cgroup || *alarm.comm == *entry.subject.comm)
+            && *alarm.cgroup == *entry.subject.cgroup;
         let start =
             entry.leak_start_secs.filter(|start| entry.label == Label::Leak && alarm.t >= *start);
         if let (true, Some(start)) = (about_subject, start) {
@@ -158,7 +160,7 @@ pub fn score_run(entry: &Entry, dir: &Path, compared: Compared) -> anyhow::Resul
         .collect();
     let available = stream.host.mem_total_bytes as f64;
     let mut headroom =
-        Headroom { available, charged: HashMap::new(), limit: f64::INFINITY, at_start: None };
+        Headroom { available, charged: Vec::new(), limit: f64::INFINITY, at_start: None };
     let (mut healthy_facts, mut alarms) = (0_u64, Vec::new());
     for scan in stream.scans {
         for observation in &scan? {
@@ -209,6 +211,7 @@ mod tests {
             id: ProcessId { pid: 1, start_ticks: 1 },
             comm: comm.into(),
             cgroup: entry.subject.cgroup.as_str().into(),
+            of_cgroup: false,
             severity: None,
             exhaustion_secs: Some(1_080.0),
             exhaustion_interval_secs: Some([1_000.0, 1_090.0]),
@@ -231,5 +234,12 @@ mod tests {
             interval_holds: Some(false),
         };
         assert_eq!(outcome.detection, Some(expected), "the first claim counts");
+        let mut of_cgroup = Outcome::default();
+        let another = Alarm { of_cgroup: true, ..alarm(200.0, "another of it") };
+        of_cgroup.file(&another, &entry, 0.1, &mut days);
+        assert!(of_cgroup.detection.is_some(), "a claim about the cgroup names any process of it");
+        let elsewhere = Alarm { cgroup: "/elsewhere".into(), ..another };
+        of_cgroup.file(&elsewhere, &entry, 0.1, &mut HashSet::new());
+        assert_eq!(of_cgroup.false_alarm_days, 1);
     }
 }

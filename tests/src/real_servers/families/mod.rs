@@ -18,7 +18,7 @@ use super::{
 };
 
 /// Every server.
-pub static FAMILIES: [&Family; 14] = [
+pub static FAMILIES: [&Family; 15] = [
     &gunicorn::SYNC,
     &gunicorn::THREADS,
     &gunicorn::UNIX,
@@ -32,6 +32,7 @@ pub static FAMILIES: [&Family; 14] = [
     &apache::APACHE,
     &go::GO,
     &java::FIXED_POOL,
+    &java::TOMCAT,
     &postgres::POSTGRES,
 ];
 

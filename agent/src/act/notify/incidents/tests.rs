@@ -22,6 +22,7 @@ fn tracker(left_open: Vec<Notification>) -> IncidentTracker {
 
 fn leak(state: ClaimState) -> Verdict {
     let claim = LeakClaim {
+        cgroup_memory: None,
         resource: Resource::Memory,
         id: ProcessId { pid: 812, start_ticks: 4711 },
         comm: Arc::from("api"),

@@ -253,9 +253,18 @@ fn stuck_server_is_an_overload_before_anybody_connects() {
     let mut scene = Scene::new(4, 0.02, false);
     scene.run(20.0, 20.0);
     (scene.service_secs, scene.busy) = (1e6, vec![(20.0, 1e6); 4]);
+    scene.strain = pressure(0.0);
     scene.run(5.0, 20.0);
     let (state, t) = scene.states()[0];
     assert!(state == ClaimState::Raised && t <= 22.5, "{:?}", scene.states());
+    // It accepts every connection, so it is not its accept loop.
+    let why = &scene.verdicts[0].why;
+    assert!(
+        why.ends_with("; its loop, or every worker, is stuck, waiting for something else"),
+        "{why}"
+    );
+    let headline = scene.verdicts[0].claim.headline("node1", None);
+    assert!(headline.contains(" are waiting, unread by a stuck server"), "{headline}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::{
             rates::Rates,
             trigger::Trigger,
             verdict::ListenerName,
+            worker::ClaimSubject,
         },
         verdict::{Claim, Verdict},
     },
@@ -40,6 +41,8 @@ pub(in crate::detect::overload) struct OverloadedRequests<'a> {
     /// Latest sample of one of its sockets, if there was one.
     pub(in crate::detect::overload) listener: Option<&'a ListenerFact>,
     pub(in crate::detect::overload) rates: &'a Rates,
+    /// Process that it is about.
+    pub(in crate::detect::overload) subject: ClaimSubject,
     /// Address that the service waits for, if there is evidence.
     pub(in crate::detect::overload) dependency: Option<Arc<str>>,
 }
@@ -57,7 +60,9 @@ impl OverloadedRequests<'_> {
         let claim = OverloadClaim {
             addr: queue.fact.addr.clone(),
             netns: queue.fact.netns,
-            pid: listener.and_then(|listener| listener.pid),
+            pid: self.subject.pid,
+            owner: listener.and_then(|listener| listener.pid),
+            worker: self.subject.worker,
             comm: listener.map(|listener| listener.comm.clone()).unwrap_or_default(),
             cgroup: listener.map(|listener| listener.cgroup.clone()).unwrap_or_default(),
             scarce,
@@ -117,7 +122,7 @@ impl OverloadedRequests<'_> {
         scarce: Option<Bottleneck>,
     ) -> String {
         let (queue, fact) = (self.queue, &self.queue.fact);
-        let name = name(fact, self.listener);
+        let name = name(fact, self.listener, self.subject.pid);
         let mut why = match trigger {
             RequestTrigger::Stuck => {
                 format!(
@@ -180,6 +185,10 @@ impl OverloadedRequests<'_> {
             (Bottleneck::Workers, _) if !self.queue.pressure.is_known() => Some(
                 "it has read them, and they wait for its workers or for something else".to_owned(),
             ),
+            // Its connections may all be accepted.
+            (Bottleneck::AcceptLoop, _) => {
+                Some(self.queue.pressure.stuck("its loop, or every worker,"))
+            }
             (scarce, _) => self.queue.pressure.because(scarce),
         }
     }
@@ -200,9 +209,13 @@ fn waiting(queue: &RequestQueue) -> WaitingRequests {
     }
 }
 
-fn name<'a>(fact: &'a RequestsFact, listener: Option<&'a ListenerFact>) -> ListenerName<'a> {
+fn name<'a>(
+    fact: &'a RequestsFact,
+    listener: Option<&'a ListenerFact>,
+    pid: Option<u32>,
+) -> ListenerName<'a> {
     let nobody = ListenerName { addr: &fact.addr, comm: "", pid: None };
-    listener.map_or(nobody, ListenerName::of)
+    listener.map_or(nobody, |listener| ListenerName::of(listener, pid))
 }
 
 /// Clears the claim of an address whose requests are answered in time again.
