@@ -90,6 +90,8 @@ pub struct Services {
 #[derive(Debug)]
 struct Proof {
     tenant: Tenant,
+    /// Cgroup of that tenant in which its owner was last seen.
+    cgroup: Arc<str>,
     /// Socket whose counter is followed, and the counter's last value: sockets that share an
     /// address count separately.
     last: (u64, u64),
@@ -207,11 +209,14 @@ impl Services {
         let key = (fact.netns, fact.addr.clone());
         let total = others_total(fact).unwrap_or(0);
         if let Some(proof) = self.listeners.get_mut(&key) {
-            let tenant = Tenant::of(&fact.cgroup);
-            if tenant != proof.tenant {
-                // Another tenant listens there now.
-                *proof = Proof::new(tenant, fact.socket, total, t);
-                return;
+            if fact.cgroup != proof.cgroup {
+                let tenant = Tenant::of(&fact.cgroup);
+                if tenant != proof.tenant {
+                    // Another tenant listens there now.
+                    *proof = Proof::new(tenant, fact, total, t);
+                    return;
+                }
+                proof.cgroup = fact.cgroup.clone();
             }
             let (socket, last) = proof.last;
             if socket == fact.socket {
@@ -232,7 +237,7 @@ impl Services {
         }
         let tenant = Tenant::of(&fact.cgroup);
         if self.listeners.len() < LISTENERS_MAX && self.is_provable(&tenant, fact.netns) {
-            self.listeners.insert(key, Proof::new(tenant, fact.socket, total, t));
+            self.listeners.insert(key, Proof::new(tenant, fact, total, t));
         }
     }
 
@@ -290,10 +295,11 @@ impl Services {
 }
 
 impl Proof {
-    fn new(tenant: Tenant, socket: u64, total: u64, t: f64) -> Self {
+    fn new(tenant: Tenant, fact: &ListenerFact, total: u64, t: f64) -> Self {
         Self {
             tenant,
-            last: (socket, total),
+            cgroup: fact.cgroup.clone(),
+            last: (fact.socket, total),
             clients: Vec::new(),
             minute: i64::MIN,
             minutes: 0,
