@@ -128,17 +128,17 @@ impl OverloadDetector {
             return;
         }
         // Writing to a String cannot fail.
-        if let Some(StuckWorker { pid, secs }) = claim.worker {
+        if let Some(StuckWorker { pid, secs, shares }) = claim.worker {
             let kept = if claim.addr.starts_with("unix:") {
                 "kept a connection and hardly run"
             } else {
                 "not answered a request"
             };
-            let _ = write!(
-                verdict.why,
-                "; pid {pid}, one of the processes that share it, has {kept} for {}",
-                Span(secs)
-            );
+            let whose = match shares {
+                true => "one of the processes that share it",
+                false => "to which it passed a connection",
+            };
+            let _ = write!(verdict.why, "; pid {pid}, {whose}, has {kept} for {}", Span(secs));
         }
         claim.exhausted = self.exhausted.of(t, claim.owner, &claim.cgroup);
         if let Some(files) = claim.exhausted {

@@ -370,9 +370,8 @@ pub struct RequestsFact {
     /// Requests whose client closed the connection before the response began.
     #[serde(default)]
     pub abandoned_total: Option<u64>,
-    /// Process that has held a request unanswered for longest, of those that share the address;
-    /// `None` if only one takes its connections, if none is held for half a second, or if it is
-    /// unknown.
+    /// Process that has held a request unanswered for longest; `None` if none is held for half a
+    /// second, or if it is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stuck_pid: Option<u32>,
     /// Time for which it has been seen to hold that.

@@ -1,6 +1,7 @@
 //! Addresses at which requests wait, as the last pass over connections saw them: their services are
-//! examined like those at whose queue connections wait. And addresses whose connections several
-//! processes take, as the last scan of listeners saw them: of those it matters which one is slow.
+//! examined like those at whose queue connections wait. And the owners of these, and addresses whose
+//! connections several processes take, as the last scan of listeners saw them: it matters which
+//! process is slow.
 //!
 //! A pass says of each address that has connections, or had some at the pass before, whether
 //! requests wait there. So an address is remembered until a pass says otherwise, and there are no
@@ -8,7 +9,7 @@
 
 use std::sync::Arc;
 
-use foldhash::HashSet;
+use foldhash::{HashMap, HashSet};
 
 use super::RequestsFact;
 
@@ -21,6 +22,7 @@ const WAITS_MIN_US: u64 = 100_000;
 pub(super) struct BusyAddresses {
     addresses: HashSet<(u32, Arc<str>)>,
     shared: HashSet<(u32, Arc<str>)>,
+    owners: HashMap<(u32, Arc<str>), u32>,
 }
 
 impl BusyAddresses {
@@ -35,9 +37,11 @@ impl BusyAddresses {
         }
     }
 
-    /// Forgets which addresses processes share: the scan of listeners that begins finds them anew.
+    /// Forgets owners and which addresses processes share: the scan of listeners that begins finds
+    /// them anew.
     pub(super) fn begin_scan(&mut self) {
         self.shared.clear();
+        self.owners.clear();
     }
 
     /// Notes that several processes take the connections of an address. There are no more of these
@@ -49,6 +53,16 @@ impl BusyAddresses {
     /// Returns whether several processes take the connections of an address.
     pub(super) fn is_shared(&self, netns: u32, addr: &Arc<str>) -> bool {
         !self.shared.is_empty() && self.shared.contains(&(netns, addr.clone()))
+    }
+
+    /// Notes the owner of a listener at whose address requests wait.
+    pub(super) fn note_owner(&mut self, netns: u32, addr: &Arc<str>, pid: u32) {
+        self.owners.insert((netns, addr.clone()), pid);
+    }
+
+    /// Returns the owner of the listener at an address at which requests wait, if it is known.
+    pub(super) fn owner(&self, netns: u32, addr: &Arc<str>) -> Option<u32> {
+        self.owners.get(&(netns, addr.clone())).copied()
     }
 
     /// Returns whether requests wait at an address.

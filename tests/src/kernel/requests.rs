@@ -300,8 +300,8 @@ pub fn newcomers(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: COUNT as u64, detail: format!("{COUNT} came, half of them waited") })
 }
 
-/// Workers that share a listener, one of which stops with a request: it is named, and not the
-/// master, nor a process that has a listener for itself.
+/// Workers that share a listener, one of which stops with a request, and processes to which a
+/// connection is passed or that keep it: the one with the request is named, and not the master.
 pub fn stuck_worker(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     /// Passes until it is named: one sees the request, one that it is held, one who holds it.
     const PASSES: u32 = 5;
@@ -313,10 +313,16 @@ pub fn stuck_worker(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
         Ok(client)
     };
     let addr = server.addr();
-    let own = TcpListener::bind("127.0.0.1:0")?;
-    let mut alone = TcpStream::connect(own.local_addr()?)?;
-    let (_held, _) = own.accept()?;
-    alone.write_all(b"question")?;
+    let asked_of = |listener: &TcpListener| -> anyhow::Result<(TcpStream, TcpStream)> {
+        let mut client = TcpStream::connect(listener.local_addr()?)?;
+        client.write_all(b"question")?;
+        Ok((client, listener.accept()?.0))
+    };
+    let (keeps, passes) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
+    let (_asked, _kept) = asked_of(&keeps)?;
+    let (_asked_too, passed) = asked_of(&passes)?;
+    let holder =
+        Workload::start(workload()?.arg("hold").stderr(std::os::fd::OwnedFd::from(passed)));
     let mut stops = ask(b"s")?;
     let stopped: serde_json::Value = serde_json::from_str(&server.next_line())?;
     let pid = stopped["pid"].as_u64().context("it says which process stops")? as u32;
@@ -337,8 +343,15 @@ pub fn stuck_worker(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
     }
     ensure!(fact.stuck_pid == Some(pid), "{fact:?}: {pid} is stuck");
     ensure!(fact.stuck_us.is_some_and(|us| us >= 500_000), "{fact:?}: it has been for long");
-    let fact = look(sensors, &mut t, own.local_addr()?)?;
-    ensure!(fact.in_flight == 1 && fact.stuck_pid.is_none(), "{fact:?}: nobody shares it");
+    for (listener, pid) in [(keeps, std::process::id()), (passes, holder.pid())] {
+        let mut fact = look(sensors, &mut t, listener.local_addr()?)?;
+        for _ in 0..PASSES {
+            if fact.stuck_pid.is_none() {
+                fact = look(sensors, &mut t, listener.local_addr()?)?;
+            }
+        }
+        ensure!(fact.in_flight == 1 && fact.stuck_pid == Some(pid), "{fact:?}: {pid} holds it");
+    }
     stops.write_all(b"more")?;
     Ok(Seen { events: u64::from(PASSES), detail: format!("worker {pid} of {}", server.pid()) })
 }

@@ -17,7 +17,7 @@ use super::{
     requests::{OverloadedRequests, RequestQueue, answered_in_time},
     trigger::Trigger,
     verdict::{self, OverloadedQueue},
-    worker::ClaimSubject,
+    worker::{ClaimSubject, Takers},
 };
 use crate::{
     config::OverloadConfig,
@@ -42,6 +42,8 @@ pub(super) struct ListenAddress {
     /// Requests on its connections, once they were sampled, and the latest sample of a socket.
     requests: Option<Box<RequestQueue>>,
     listener: Option<Box<ListenerFact>>,
+    /// Set if another process than the owner held the last request that waited for long.
+    passes_on: bool,
 }
 
 /// Sum of the samples of one instant so far.
@@ -165,6 +167,10 @@ impl ListenAddress {
         findings: &mut Findings,
     ) -> bool {
         let t = context.t;
+        let owner = self.listener.as_ref().and_then(|listener| listener.pid);
+        if let Some((holder, owner)) = fact.stuck_pid.zip(owner) {
+            self.passes_on = holder != owner;
+        }
         let queue = self.requests.get_or_insert_default();
         let update = queue.observe(t, context.scan, fact, config);
         let Some(raised) = &mut self.raised else { return update.is_overload };
@@ -190,8 +196,7 @@ impl ListenAddress {
         let (listener, rates) = (self.listener.as_deref(), &self.rates);
         let worker = queue.stuck_worker(context.t);
         let subject = listener.map_or_else(ClaimSubject::default, |listener| {
-            let is_shared = listener.holders.is_some() || self.sockets.len() > 1;
-            ClaimSubject::of(listener, worker, is_shared)
+            ClaimSubject::of(listener, worker, self.takers(listener))
         });
         let verdict =
             OverloadedRequests { queue, listener, rates, subject, dependency }.verdict(context);
@@ -204,6 +209,17 @@ impl ListenAddress {
                 self.raised = Some(Raised::new(context.t, verdict.clone(), true));
                 findings.verdicts.push(verdict);
             }
+        }
+    }
+
+    /// Returns which processes answer the requests of a listener.
+    fn takers(&self, listener: &ListenerFact) -> Takers {
+        if listener.holders.is_some() || self.sockets.len() > 1 {
+            Takers::Sharers
+        } else if self.passes_on {
+            Takers::Passed
+        } else {
+            Takers::Owner
         }
     }
 
@@ -302,7 +318,10 @@ impl ListenAddress {
     ) -> OverloadedQueue<'a> {
         let standing = self.sockets.get(&key).and_then(AcceptQueue::standing);
         let by_requests = self.requests.as_ref().and_then(|queue| queue.stuck_worker(t));
-        let subject = ClaimSubject::of(fact, by_requests, fact.holders.is_some());
+        // Each of several sockets has a queue of its own, and the owner who passes connections on
+        // takes them from it.
+        let takers = if fact.holders.is_some() { Takers::Sharers } else { Takers::Owner };
+        let subject = ClaimSubject::of(fact, by_requests, takers);
         let (rates, sockets) = (&self.rates, self.sockets.len());
         OverloadedQueue { fact, trigger, standing, rates, sockets, subject }
     }

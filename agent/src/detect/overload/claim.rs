@@ -44,13 +44,14 @@ pub struct OverloadClaim {
     pub addr: Arc<str>,
     /// Inode number of its network namespace.
     pub netns: u32,
-    /// Process that holds the socket; if several do, the one that has kept a request waiting for
-    /// longest. `None` if it is unknown.
+    /// Process that holds the socket; if several do, or it passes its connections on, the one that
+    /// has kept a request waiting for longest. `None` if it is unknown.
     pub pid: Option<u32>,
     /// Owner of the socket, if known: the master of a pool.
     #[serde(skip)]
     pub owner: Option<u32>,
-    /// Worker that has kept a request waiting for longest, if several processes share the socket.
+    /// Worker that has kept a request waiting for longest, if several processes share the socket,
+    /// or it passes its connections on.
     #[serde(skip)]
     pub worker: Option<StuckWorker>,
     /// Name of the owner; empty if unknown.

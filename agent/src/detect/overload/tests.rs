@@ -508,6 +508,51 @@ fn shared_listener_is_named_by_its_stuck_worker_or_none() {
     assert!(why.starts_with("0.0.0.0:8080 (api) "), "{why}");
 }
 
+/// Requests of a service that answers 20 a second, until it holds them all from `t` = 20 on.
+fn requests_held(holder: impl Fn(f64) -> Option<u32>) -> Verdict {
+    let mut run = Run::new();
+    for step in 0..300 {
+        let t = f64::from(step) / 10.0;
+        let held = (t - 20.0).max(0.0);
+        let requests = RequestsFact {
+            netns: 1,
+            addr: Arc::from("0.0.0.0:8080"),
+            connections: Some(50),
+            in_flight: 1 + (held * 20.0) as u32,
+            oldest_in_flight_us: wait_us(held + 0.02),
+            youngest_in_flight_us: Some(20_000),
+            answered_total: Some((t.min(20.0) * 20.0) as u64),
+            abandoned_total: Some(0),
+            stuck_pid: holder(held).filter(|_| held >= 0.5),
+            stuck_us: wait_us(held).filter(|_| held >= 0.5),
+            ..RequestsFact::default()
+        };
+        run.look(t, ListenerFact { comm: Arc::from("db"), ..fact(0, None) });
+        let seen = Observation { t, fact: Fact::Requests(requests) };
+        run.verdicts.extend(run.core.apply(&seen).verdicts);
+    }
+    assert_eq!(run.verdicts.len(), 1, "{:?}", run.verdicts);
+    run.verdicts.swap_remove(0)
+}
+
+#[test]
+fn process_to_which_a_connection_is_passed_is_named() {
+    let named = |verdict: &Verdict| match &verdict.claim {
+        Claim::Overload(claim) => claim.pid,
+        _ => unreachable!(),
+    };
+    let passed = requests_held(|_| Some(815));
+    assert_eq!(named(&passed), Some(815), "{}", passed.why);
+    let told = "; pid 815, to which it passed a connection, has not answered a request for ";
+    assert!(passed.why.contains(told), "{}", passed.why);
+    for own in [requests_held(|_| Some(812)), requests_held(|_| None)] {
+        assert_eq!(named(&own), Some(812), "{}", own.why);
+        assert!(!own.why.contains("passed a connection"), "{}", own.why);
+    }
+    let unknown = requests_held(|held| Some(815).filter(|_| held < 0.6));
+    assert_eq!(named(&unknown), None, "its owner is known to answer nothing: {}", unknown.why);
+}
+
 #[test]
 fn drops_of_an_overload_are_no_matter_of_the_backlog() {
     let (mut run, mut server) = (Run::new(), Server::new(100.0, 511));

@@ -1,29 +1,45 @@
-//! Worker among the processes that share a listener: the one that a claim is about.
+//! Worker of a service that has several processes: the one that a claim is about.
 //!
-//! The owner of a shared socket is its master, which answers nothing. The sensors tell which
-//! process has kept a request, or a connection to a UNIX listener, for longest. If they do not know
-//! it, the claim names the service and no process, rather than a wrong one.
+//! The owner of a shared socket is its master, which answers nothing, and so is one that passes each
+//! connection to a process of its own. The sensors tell which process has kept a request, or a
+//! connection to a UNIX listener, for longest. If they do not know it, the claim names the service
+//! and no process, rather than a wrong one.
 
 use crate::sense::{ListenerFact, RequestsFact};
 
-/// Process that has kept a request or a connection for longest, of those that share a listener.
+/// Process other than the owner of a listener that has kept a request or a connection for longest,
+/// or one of those that share the listener.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StuckWorker {
     /// Process.
     pub pid: u32,
     /// Time for which it has been seen to keep that, in seconds.
     pub secs: f64,
+    /// True if it shares the listener; false if it was given the connection by the owner.
+    pub shares: bool,
 }
 
 impl StuckWorker {
     fn new(pid: Option<u32>, us: Option<u64>) -> Option<Self> {
-        Some(Self { pid: pid?, secs: us? as f64 / 1e6 })
+        Some(Self { pid: pid?, secs: us? as f64 / 1e6, shares: true })
     }
 
     /// Returns the one that a sample of requests shows.
     pub(super) fn at(requests: &RequestsFact) -> Option<Self> {
         Self::new(requests.stuck_pid, requests.stuck_us)
     }
+}
+
+/// Processes that take the connections of an address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Takers {
+    /// The owner of its only listener.
+    #[default]
+    Owner,
+    /// Several that share a listener, or have one each.
+    Sharers,
+    /// One for each connection, to which the owner passes it.
+    Passed,
 }
 
 /// Process that a claim about a listener is about.
@@ -37,18 +53,18 @@ pub(super) struct ClaimSubject {
 
 impl ClaimSubject {
     /// Returns the process that a claim about a socket is about. `by_requests` is the worker that
-    /// the requests at its address show, and `is_shared` says that other processes take their
-    /// connections too.
+    /// the requests at its address show.
     pub(super) fn of(
         listener: &ListenerFact,
         by_requests: Option<StuckWorker>,
-        is_shared: bool,
+        taken_by: Takers,
     ) -> Self {
-        if !is_shared {
-            return Self { pid: listener.pid, worker: None };
-        }
         let by_connections = StuckWorker::new(listener.stuck_pid, listener.stuck_us);
-        let worker = by_requests.or(by_connections);
+        let worker = match taken_by {
+            Takers::Owner => return Self { pid: listener.pid, worker: None },
+            Takers::Sharers => by_requests.or(by_connections),
+            Takers::Passed => by_requests.map(|worker| StuckWorker { shares: false, ..worker }),
+        };
         Self { pid: worker.map(|worker| worker.pid), worker }
     }
 }
@@ -75,18 +91,24 @@ mod tests {
 
     #[test]
     fn master_is_named_only_if_it_has_no_workers() {
-        let alone = ClaimSubject::of(&listener(None, None), None, false);
+        let alone = ClaimSubject::of(&listener(None, None), by_requests(812), Takers::Owner);
         assert_eq!(alone, ClaimSubject { pid: MASTER, worker: None });
-        assert_eq!(ClaimSubject::of(&listener(Some(5), None), None, true), ClaimSubject::default());
+        let unknown = ClaimSubject::default();
+        assert_eq!(ClaimSubject::of(&listener(Some(5), None), None, Takers::Sharers), unknown);
+        assert_eq!(ClaimSubject::of(&listener(None, None), None, Takers::Passed), unknown);
     }
 
     #[test]
     fn worker_with_the_oldest_request_or_connection_is_named() {
-        let of = |listener: &ListenerFact, worker| {
-            let subject = ClaimSubject::of(listener, worker, true);
-            (subject.pid, subject.worker.map(|worker| worker.secs))
+        let of = |listener: &ListenerFact, worker, takers| {
+            let subject = ClaimSubject::of(listener, worker, takers);
+            (subject.pid, subject.worker.map(|worker| (worker.secs, worker.shares)))
         };
-        assert_eq!(of(&listener(Some(5), None), by_requests(812)), (Some(812), Some(1.5)));
-        assert_eq!(of(&listener(Some(5), Some(813)), None), (Some(813), Some(2.0)));
+        let pool = |stuck| listener(Some(5), stuck);
+        let by_request = of(&pool(None), by_requests(812), Takers::Sharers);
+        assert_eq!(by_request, (Some(812), Some((1.5, true))));
+        assert_eq!(of(&pool(Some(813)), None, Takers::Sharers), (Some(813), Some((2.0, true))));
+        let given = of(&listener(None, None), by_requests(812), Takers::Passed);
+        assert_eq!(given, (Some(812), Some((1.5, false))));
     }
 }

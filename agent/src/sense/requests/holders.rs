@@ -1,9 +1,10 @@
 //! Processes that hold the connections on which requests wait.
 //!
 //! A socket does not say which process has it, so a pass over open files finds out, for the few
-//! connections that are asked for: of each address that processes share, the one whose request is
-//! held for longest. A connection that several processes hold, as after fork(), says nothing about
-//! which of them should answer. Bound: [`ASKED_MAX`] connections.
+//! connections that are asked for: of each address the one whose request is held for longest. A
+//! connection that several processes hold, as after fork(), says nothing about which of them should
+//! answer. Only urgent ones make a pass come early. Bound: [`ASKED_MAX`] connections, half of them
+//! not urgent.
 
 use foldhash::HashMap;
 
@@ -48,6 +49,7 @@ struct Asked {
     pass: u32,
     /// Pass over open files that was to find it first.
     search: u32,
+    is_urgent: bool,
     holder: KnownHolder,
 }
 
@@ -64,23 +66,25 @@ impl Holders {
         self.pass = self.pass.wrapping_add(1);
     }
 
-    /// Asks for the process that holds a connection; returns it if it is known.
-    pub(super) fn of(&mut self, held: &HeldConnection) -> Option<u32> {
-        let is_full = self.asked.len() >= ASKED_MAX && !self.asked.contains_key(&held.socket);
-        if is_full {
+    /// Asks for the process that holds a connection; returns it if it is known. A pass over open
+    /// files comes early if that `is_urgent`.
+    pub(super) fn of(&mut self, held: &HeldConnection, is_urgent: bool) -> Option<u32> {
+        let most = if is_urgent { ASKED_MAX } else { ASKED_MAX / 2 };
+        if self.asked.len() >= most && !self.asked.contains_key(&held.socket) {
             return None;
         }
         let fresh = Asked {
             since_tenths: held.since_tenths,
             pass: self.pass,
             search: self.search.wrapping_add(1),
+            is_urgent,
             holder: KnownHolder::Unknown,
         };
         let asked = self.asked.entry(held.socket).or_insert(fresh);
         if asked.since_tenths != held.since_tenths {
             *asked = fresh;
         }
-        asked.pass = self.pass;
+        (asked.pass, asked.is_urgent) = (self.pass, is_urgent);
         match asked.holder {
             KnownHolder::Process(pid) => Some(pid),
             KnownHolder::Unknown | KnownHolder::Several => None,
@@ -93,9 +97,9 @@ impl Holders {
         self.asked.retain(|_, asked| asked.pass == pass);
     }
 
-    /// Returns whether there is a connection that no pass over open files was to find.
+    /// Returns whether there is an urgent connection that no pass over open files was to find.
     pub(super) fn wants_search(&self) -> bool {
-        self.asked.values().any(|asked| !self.was_searched(asked))
+        self.asked.values().any(|asked| asked.is_urgent && asked.search > self.search)
     }
 
     /// Begins a pass over open files.
@@ -117,10 +121,6 @@ impl Holders {
             KnownHolder::Process(_) | KnownHolder::Several => KnownHolder::Several,
         };
     }
-
-    fn was_searched(&self, asked: &Asked) -> bool {
-        asked.search <= self.search
-    }
 }
 
 #[cfg(test)]
@@ -134,7 +134,7 @@ mod tests {
 
     fn asks(holders: &mut Holders, connections: &[HeldConnection]) -> Vec<Option<u32>> {
         holders.begin();
-        let known = connections.iter().map(|held| holders.of(held)).collect();
+        let known = connections.iter().map(|held| holders.of(held, true)).collect();
         holders.end();
         known
     }
@@ -186,6 +186,22 @@ mod tests {
         holders.begin_search();
         holders.found(1, 811);
         assert_eq!(asks(&mut holders, &[held(1, 50)]), [Some(811)]);
+    }
+
+    #[test]
+    fn only_urgent_connections_make_a_search_come_early() {
+        let mut holders = Holders::default();
+        holders.begin();
+        for socket in 0..ASKED_MAX as u64 {
+            assert_eq!(holders.of(&held(socket, 50), false), None);
+        }
+        assert_eq!(holders.asked.len(), ASKED_MAX / 2, "the others leave room for urgent ones");
+        assert!(!holders.wants_search());
+        holders.of(&held(ASKED_MAX as u64, 50), true);
+        assert!(holders.wants_search());
+        holders.begin_search();
+        holders.found(3, 812);
+        assert_eq!(holders.of(&held(3, 50), false), Some(812), "every search finds them");
     }
 
     #[test]

@@ -14,9 +14,10 @@
 //! system, and no other owner gets more than a quarter of the addresses: users cannot hide a
 //! service.
 //!
-//! Where several processes share an address, the one that keeps a request waiting is told by who
-//! holds its connection, see `holders`. How long it has been held is counted from the first pass
-//! that saw it: a connection that waited for accept() may be old and in good hands.
+//! Which process keeps a request waiting is told by who holds its connection, see `holders`. How
+//! long it has been held is counted from the first pass that saw it: a connection that waited for
+//! accept() may be old and in good hands. Where processes share an address, or its owner passes its
+//! connections on, the holder is searched for at once; elsewhere that is tried now and then.
 
 use std::{
     collections::{BTreeSet, hash_map::Entry},
@@ -50,6 +51,10 @@ const SETTLED_US: u64 = 20_000;
 /// Time for which a process keeps a request waiting until it is worth asking which one that is, in
 /// tenths of a second. A guess: few requests take so long, and claims come later.
 const HELD_MIN_TENTHS: u32 = 5;
+
+/// Time between two early searches for a holder at an address whose owner seems to answer itself. A
+/// guess: a server seldom begins to pass its connections on, and others must not be delayed.
+const TRY_OWNER_SECS: f64 = 60.0;
 
 /// Owner that [`spillway_ebpf::share_of`] gives to the system.
 pub(super) const SYSTEM: u64 = 0;
@@ -112,6 +117,11 @@ struct RequestAddress {
     abandoned: u64,
     /// Time at which a connection was last seen.
     active_t: f64,
+    /// Set if another process than its owner held the last connection that was found.
+    passes_on: bool,
+    /// Connection that was last searched for early although its owner seems to answer itself, and
+    /// when that began.
+    tried: Option<(u64, f64)>,
 }
 
 /// Counts of one pass.
@@ -265,7 +275,7 @@ impl RequestTable {
 
     /// Ends a pass: forgets connections that are gone, and passes on a fact for each address that
     /// has connections or had some at the last pass. Returns the number of connections, and how
-    /// many of them were not followed. `busy` knows the addresses that processes share.
+    /// many of them were not followed. `busy` knows the addresses that processes share, and owners.
     pub(super) fn end(
         &mut self,
         busy: &BusyAddresses,
@@ -298,11 +308,13 @@ impl RequestTable {
             seen += counts.connections as usize;
             let was_seen = std::mem::replace(&mut address.was_seen, counts.is_seen);
             if counts.is_seen || was_seen {
-                let held = counts
-                    .held
-                    .filter(|_| busy.is_shared(address.listener.0, &address.text))
-                    .and_then(|held| Some((holders.of(&held)?, held.held_us())));
-                each(address.fact(&counts, held));
+                let stuck = counts.held.and_then(|held| {
+                    let is_urgent = address.is_urgent(&held, *now, busy);
+                    let pid = holders.of(&held, is_urgent)?;
+                    address.learn(pid, busy);
+                    Some((pid, held.held_us()))
+                });
+                each(address.fact(&counts, stuck));
             }
             *now - address.active_t < FORGET_SECS
         });
@@ -380,6 +392,29 @@ impl RequestAddress {
             answered: 0,
             abandoned: 0,
             active_t: 0.0,
+            passes_on: false,
+            tried: None,
+        }
+    }
+
+    /// Returns whether it matters at once which process holds a connection.
+    fn is_urgent(&mut self, held: &HeldConnection, now: f64, busy: &BusyAddresses) -> bool {
+        if self.passes_on || busy.is_shared(self.listener.0, &self.text) {
+            return true;
+        }
+        match self.tried {
+            Some((socket, since)) if now - since < TRY_OWNER_SECS => socket == held.socket,
+            _ => {
+                self.tried = Some((held.socket, now));
+                true
+            }
+        }
+    }
+
+    /// Learns from the process that holds a connection whether the owner passes connections on.
+    fn learn(&mut self, holder: u32, busy: &BusyAddresses) {
+        if let Some(owner) = busy.owner(self.listener.0, &self.text) {
+            self.passes_on = holder != owner;
         }
     }
 
@@ -599,6 +634,41 @@ mod tests {
         assert_eq!(passes.make(&[tie(3_000)]).in_flight, 1);
         let fact = passes.make(&[hidden(1_003_000)]);
         assert_eq!((fact.in_flight, fact.answered_total), (0, Some(2)));
+    }
+
+    #[test]
+    fn holders_are_searched_early_where_connections_are_passed_on() {
+        let (mut passes, mut busy) = (Passes::default(), BusyAddresses::default());
+        let addr = Arc::from(LISTENER.1.to_string());
+        busy.note_owner(LISTENER.0, &addr, 811);
+        // Each request is held for a second pass, and the next one comes on another socket.
+        let mut asked = |busy: &BusyAddresses, socket: u64, holder: u32| {
+            let mut stuck_pid = None;
+            let mut was_early = false;
+            for us in [900_000, 1_900_000, 2_900_000] {
+                passes.t += 1.0;
+                passes.table.begin(passes.t);
+                passes.table.add(LISTENER, SYSTEM, &waiting(socket, us));
+                passes.table.end(busy, |fact| stuck_pid = fact.stuck_pid);
+                if passes.table.holders().wants_search() {
+                    was_early = true;
+                    passes.table.holders().begin_search();
+                    passes.table.holders().found(socket, holder);
+                }
+            }
+            (was_early, stuck_pid)
+        };
+        assert_eq!(asked(&busy, 1, 811), (true, Some(811)), "the first is");
+        assert_eq!(asked(&busy, 2, 811), (false, None), "its owner answers itself");
+        for socket in 3..=20 {
+            asked(&busy, socket, 811);
+        }
+        assert_eq!(asked(&busy, 21, 815), (true, Some(815)), "it is tried again a minute later");
+        assert_eq!(asked(&busy, 22, 816), (true, Some(816)), "it passes connections on");
+        busy.begin_scan();
+        busy.share(LISTENER.0, &addr);
+        assert_eq!(asked(&busy, 23, 817), (true, Some(817)));
+        assert_eq!(asked(&busy, 24, 817), (true, Some(817)));
     }
 
     #[test]

@@ -341,8 +341,12 @@ impl BpfSource {
             if shares || fact.holders.is_some() {
                 waiting.share(fact.netns, &fact.addr);
             }
-            if let Some(waiting) = waiting_at(&fact, waiting) {
-                fact.strain = pressure.read(now, waiting, listener.pid(), listener.holders());
+            let waits = waiting_at(&fact, waiting);
+            if let Some(waits) = waits {
+                fact.strain = pressure.read(now, waits, listener.pid(), listener.holders());
+            }
+            if let (Some(_), Some(pid)) = (waits, fact.pid) {
+                waiting.note_owner(fact.netns, &fact.addr, pid);
             }
             match rise {
                 Some(rise) => dropped.push(Dropped { sock: sample.sock, fact, rise }),
