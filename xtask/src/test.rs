@@ -60,12 +60,6 @@ impl Args {
     }
 }
 
-/// Number of parallel tests per processor: most of them wait most of the time.
-const THREADS_PER_PROCESSOR: usize = 3;
-
-/// Variable with the number of parallel tests, unless it is already set.
-const THREADS: &str = "NEXTEST_TEST_THREADS";
-
 /// Runs the command.
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find()?;
@@ -119,10 +113,6 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if args.thorough {
         // The filters may name scenes alone.
         command.args(["--no-tests", "pass"]);
-    }
-    if env::var_os(THREADS).is_none() {
-        let processors = thread::available_parallelism().map_or(1, usize::from);
-        command.env(THREADS, (THREADS_PER_PROCESSOR * processors).to_string());
     }
     workspace.equip(&mut command);
     if args.lints() {

@@ -1,5 +1,5 @@
 //! Addresses at which requests wait, as the last pass over connections saw them: their services are
-//! examined like those at whose queue connections wait. And the owners of these, and addresses whose
+//! examined like those at whose queue connections wait. And their owners, and addresses whose
 //! connections several processes take, as the last scan of listeners saw them: it matters which
 //! process is slow.
 //!

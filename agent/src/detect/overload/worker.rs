@@ -1,6 +1,6 @@
 //! Worker of a service that has several processes: the one that a claim is about.
 //!
-//! The owner of a shared socket is its master, which answers nothing, and so is one that passes each
+//! The owner of a shared socket is its master, which answers nothing; so is one that passes each
 //! connection to a process of its own. The sensors tell which process has kept a request, or a
 //! connection to a UNIX listener, for longest. If they do not know it, the claim names the service
 //! and no process, rather than a wrong one.
