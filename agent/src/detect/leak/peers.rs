@@ -34,7 +34,7 @@ impl Surroundings for Peers<'_> {
     fn others_grew_kib(&self, horizon: usize, buckets: usize) -> f64 {
         let pid = self.scan.fact.id.pid;
         let Some(own) = self.processes.get(&pid) else { return 0.0 };
-        let pids = self.members.pids(&own.workload);
+        let Some(pids) = self.members.pids(&own.workload) else { return 0.0 };
         let others = pids.iter().take(OTHERS_MAX).filter(|other| **other != pid);
         // Processes that this scan has not shown yet are a bucket behind.
         let rise_kib =

@@ -1,7 +1,7 @@
 //! Workloads: a program in a cgroup, whichever and however many processes run it. Leaks are theirs.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     sync::Arc,
 };
 
@@ -48,7 +48,8 @@ pub(super) struct Members(HashMap<Arc<Workload>, Pool>);
 /// Processes of one workload.
 #[derive(Default)]
 struct Pool {
-    pids: Vec<u32>,
+    /// In order, so that tens of thousands that end together cost little each.
+    pids: BTreeSet<u32>,
     /// Sizes at which the last two ended by themselves, the latest first, in KiB; 0 if none did.
     ended_kib: [u32; 2],
 }
@@ -58,7 +59,7 @@ impl Members {
     pub(super) fn join(&mut self, fact: &ProcessFact) -> Arc<Workload> {
         let entry = self.0.entry(Arc::new(Workload::of(fact)));
         let workload = entry.key().clone();
-        entry.or_default().pids.push(fact.id.pid);
+        entry.or_default().pids.insert(fact.id.pid);
         workload
     }
 
@@ -66,13 +67,13 @@ impl Members {
     pub(super) fn join_again(&mut self, pid: u32, workload: &mut Arc<Workload>) {
         let entry = self.0.entry(workload.clone());
         *workload = entry.key().clone();
-        entry.or_default().pids.push(pid);
+        entry.or_default().pids.insert(pid);
     }
 
     /// Removes a process, and the workload with its last.
     pub(super) fn leave(&mut self, workload: &Arc<Workload>, pid: u32) {
         let Entry::Occupied(mut entry) = self.0.entry(workload.clone()) else { return };
-        entry.get_mut().pids.retain(|member| *member != pid);
+        entry.get_mut().pids.remove(&pid);
         if entry.get().pids.is_empty() {
             entry.remove();
         }
@@ -106,8 +107,8 @@ impl Members {
         }
     }
 
-    /// Returns the processes of a workload.
-    pub(super) fn pids(&self, workload: &Workload) -> &[u32] {
-        self.0.get(workload).map_or(&[], |pool| pool.pids.as_slice())
+    /// Returns the processes of a workload, if it has any.
+    pub(super) fn pids(&self, workload: &Workload) -> Option<&BTreeSet<u32>> {
+        self.0.get(workload).map(|pool| &pool.pids)
     }
 }
