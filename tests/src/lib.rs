@@ -50,7 +50,7 @@ pub use broken::break_program;
 pub use crash_schedule::{Kills, in_lanes};
 pub use held::Held;
 pub use known_requests::{Habit, KnownRequests, Truth};
-pub use netns::{loopback_up, own_network, own_resolver};
+pub use netns::{loopback_up, network, own_network, own_resolver};
 pub use own_cgroup::{OwnCgroup, apart};
 pub use program_costs::{ProgramCost, program_costs};
 pub use real_time::{in_real_time, real_time};

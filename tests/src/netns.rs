@@ -20,6 +20,15 @@ pub fn own_network() -> io::Result<u32> {
     // SAFETY: unshare takes a number and touches no memory of ours; it concerns this thread alone.
     done(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
     loopback_up()?;
+    network()
+}
+
+/// Returns the inode number of this thread's network namespace.
+///
+/// # Errors
+///
+/// Returns an error if it cannot be read.
+pub fn network() -> io::Result<u32> {
     Ok(fs::metadata("/proc/thread-self/ns/net")?.ino() as u32)
 }
 

@@ -14,7 +14,7 @@ use std::{
 
 use serde_json::Value;
 use spillway_tests::{
-    ANY_PORT, Program, Running, Scratch, Servers, Work, is_root, now, own_network,
+    ANY_PORT, Program, Running, Scratch, Servers, Work, is_root, network, now, own_network,
     real_servers::{Options, named, rightly, run, table},
     run_with, skip, wait_for,
 };
@@ -48,11 +48,16 @@ impl Watching {
         assert_eq!(self.0.stop().0, Some(0));
     }
 
-    /// Overload verdicts about a listener, in order.
+    /// Overload verdicts about a listener in this thread's network namespace, in order. Other tests
+    /// may use its address in their own.
     fn verdicts(&self, addr: &str) -> Vec<Value> {
+        let netns = network().expect("a thread can read its network namespace");
         let printed = self.0.printed();
         let lines = printed.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.filter(|line| line["verdict"] == "overload" && line["addr"] == *addr).collect()
+        lines
+            .filter(|line| line["verdict"] == "overload" && line["netns"] == netns)
+            .filter(|line| line["addr"] == *addr)
+            .collect()
     }
 
     /// Waits until the last verdict about a listener is in this state.
