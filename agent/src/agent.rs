@@ -15,7 +15,11 @@ use std::{
 };
 
 use crate::{
-    act::{self, Executor, LimitWorker, Notifier, Outcome, drain::DrainWorker},
+    act::{
+        self, Executor, LimitWorker, Notifier, Outcome, OutcomeKind,
+        drain::DrainWorker,
+        shed::{self, ShedWorker},
+    },
     bpf::{Loss, ProbeState, ProbeStatus},
     clock::Clock,
     config::{self, Config, Mode, Reload},
@@ -149,7 +153,8 @@ pub fn run(
         // The list of executors. Each is asked in turn, and they stop in reverse, so that the
         // notifier hears of what the others did last.
         agent.executors.extend(notifier.map(boxed));
-        for outcome in act::recover(config, clock.now()) {
+        let now = clock.now();
+        for outcome in act::recover(config, now).into_iter().chain(shed::recover(config, now)) {
             agent.report(&outcome);
         }
         let limits = LimitWorker::start(config, clock, sensors.program_list())?;
@@ -157,12 +162,18 @@ pub fn run(
             agent.metrics.note_permanent("action", why.to_owned());
         }
         agent.executors.extend(limits.map(boxed));
+        let sheds = ShedWorker::start(config, clock)?;
+        if let Some(why) = sheds.as_ref().and_then(ShedWorker::unable) {
+            agent.metrics.note_permanent("action", why.to_owned());
+        }
+        let is_shedding = sheds.is_some();
+        agent.executors.extend(sheds.map(boxed));
         agent.executors.push(boxed(drains));
         // After everything that stays in memory has been allocated: parsing the kernel's BTF needs
         // several times as much for a moment.
         self_protection::lock_memory();
         agent.service_pods = ServicePods::start(config)?;
-        sandbox::system_calls(sensors.enters_namespaces());
+        sandbox::system_calls(sensors.enters_namespaces(), is_shedding);
         announce(&sensors, config);
         let consume = |event: Event<'_>| {
             agent.apply(event);
@@ -264,6 +275,11 @@ impl Agent {
             }
             self.engine.apply_into(observation, &mut self.output);
             self.requests.observe(observation.t, &observation.fact);
+            if matches!(observation.fact, Fact::Listener(_) | Fact::Requests(_)) {
+                for executor in &mut self.executors {
+                    executor.observe_fact(observation.t, &observation.fact);
+                }
+            }
         }
         self.count_requests(batch.sensors);
         self.collect_outcomes();
@@ -355,7 +371,7 @@ impl Agent {
             executor.on_outcome(outcome);
         }
         let Outcome { event, cause, cgroup, why, .. } = outcome;
-        if event.is_setback() {
+        if event.is_setback() || *event == OutcomeKind::ShedFailed {
             tracing::warn!(decision_id = %cause, %cgroup, "{event} {cgroup}: {why}");
         }
         self.printer.outcome(outcome);
@@ -530,7 +546,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::{act::OutcomeKind, config::ServicePattern, decide::Action, trace::TraceReader};
+    use crate::{config::ServicePattern, decide::Action, trace::TraceReader};
 
     /// Performs every page, and refuses each once with an outcome.
     #[derive(Default)]

@@ -69,7 +69,10 @@ impl Output {
 
 /// Returns the policy that a configuration asks for.
 fn policy(config: &Config) -> Policy {
-    let policy = Policy::new(&config.decide, config.mode);
+    let mut policy = Policy::new(&config.decide, config.mode);
+    if config.act.shed.enabled {
+        policy = policy.shedding(config.act.shed.wait.as_secs_f64());
+    }
     let drain = &config.act.drain;
     // HAProxy drains a node as soon as the agent check says so, and asks no granter.
     if drain.url.is_none() && drain.agent_check.listen.is_some() {

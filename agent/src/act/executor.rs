@@ -5,6 +5,7 @@ use crate::{
     config::Config,
     decide::{Decision, RequestsLeft},
     detect::Verdict,
+    sense::Fact,
 };
 
 /// Carries out one kind of decision, beside the loop.
@@ -16,6 +17,9 @@ pub trait Executor {
     /// latest verdict of its incident: that in [`Decision::verdict`] may be of another claim of the
     /// incident.
     fn perform(&mut self, decision: &Decision, verdicts: &[Verdict]) -> bool;
+
+    /// Takes a fact about a listener or the requests at one, before the decisions on it.
+    fn observe_fact(&mut self, _t: f64, _fact: &Fact) {}
 
     /// Takes all verdicts that are raised at `now`, after each scan of the processes.
     fn observe(&mut self, _now: f64, _raised: &mut dyn Iterator<Item = &Verdict>) {}

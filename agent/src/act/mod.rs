@@ -1,9 +1,10 @@
 //! Actions on this host, and their outcomes.
 //!
 //! Every change is recorded in the [`Journal`] first, from which any later run can restore the
-//! original value. [`LimitWorker`] limits cgroups and [`drain::DrainWorker`] takes this node out of
-//! service, each beside the loop; [`Pause`] stops both; [`undo_all`] restores everything, with or
-//! without an agent. A further action is a module here with an [`Executor`].
+//! original value. [`LimitWorker`] limits cgroups, [`shed::ShedWorker`] bounds accept queues and
+//! [`drain::DrainWorker`] takes this node out of service, each beside the loop; [`Pause`] stops
+//! them; [`undo_all`] and [`shed::undo_all`] restore everything, with or without an agent. A
+//! further action is a module here with an [`Executor`].
 
 pub mod drain;
 mod executor;
@@ -13,6 +14,7 @@ pub mod limit;
 pub mod notify;
 mod outcome;
 mod pause;
+pub mod shed;
 mod worker;
 
 pub use executor::Executor;

@@ -17,8 +17,8 @@ pub struct Outcome {
     /// Cause of the action.
     #[serde(rename = "id")]
     pub cause: OutcomeCause,
-    /// Cgroup concerned, as a path from the hierarchy's root or as a directory; `node` for an
-    /// action on the whole node.
+    /// Cgroup concerned, as a path from the hierarchy's root or as a directory; the address for an
+    /// action on a listener, and `node` for one on the whole node.
     pub cgroup: Arc<str>,
     /// Limit in effect; `None` without one of ours.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,6 +85,16 @@ pub enum OutcomeKind {
     Undrained,
     /// Work was not granted; the receiver is asked again.
     UndrainFailed,
+    /// The accept queue is bounded.
+    Shedding,
+    /// The accept queue is not bounded, because policy or safety forbids it.
+    ShedRefused,
+    /// The kernel or the disk rejected a change of the accept queue.
+    ShedFailed,
+    /// Others changed the length of the accept queue, so that it is left to them.
+    ShedYielded,
+    /// The original length of the accept queue was restored.
+    Unshed,
 }
 
 impl OutcomeCause {
@@ -154,10 +164,16 @@ impl OutcomeKind {
             Self::UndrainRequested => "undrain_requested",
             Self::Undrained => "undrained",
             Self::UndrainFailed => "undrain_failed",
+            Self::Shedding => "shedding",
+            Self::ShedRefused => "shed_refused",
+            Self::ShedFailed => "shed_failed",
+            Self::ShedYielded => "shed_yielded",
+            Self::Unshed => "unshed",
         }
     }
 
-    /// Returns whether a person has to look at it: the action does not have its effect.
+    /// Returns whether a person has to look at it: the action does not have its effect. Load that
+    /// is not shed is no reason: the overload is paged for as without, once it has lasted.
     pub fn is_setback(self) -> bool {
         matches!(
             self,
@@ -204,6 +220,11 @@ impl fmt::Display for OutcomeKind {
             Self::UndrainRequested => "asked to undrain",
             Self::Undrained => "undrained",
             Self::UndrainFailed => "could not undrain",
+            Self::Shedding => "sheds load at",
+            Self::ShedRefused => "refused to shed load at",
+            Self::ShedFailed => "failed to shed load at",
+            Self::ShedYielded => "gave up shedding load at",
+            Self::Unshed => "restored the accept queue of",
         })
     }
 }

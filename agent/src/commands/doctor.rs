@@ -1,4 +1,5 @@
-//! `spillway doctor`: reports how each probe is attached, which are degraded, and why.
+//! `spillway doctor`: reports how each probe is attached, which are degraded, and why, and what
+//! prevents the agent from shedding load.
 
 use std::io::{self, Write};
 
@@ -6,6 +7,7 @@ use serde::Serialize;
 
 use super::CommandError;
 use crate::{
+    act::shed,
     bpf::{ProbeStatus, fallbacks::Unavailable},
     os::host,
     sense::{Fact, Sensors},
@@ -42,6 +44,50 @@ struct DoctorReport {
     host_memory: bool,
     /// Memory pressure was readable.
     memory_pressure: bool,
+    /// Whether load can be shed.
+    shed: ShedReport,
+}
+
+/// Whether accept queues of other processes can be bounded.
+#[derive(Debug, Serialize)]
+struct ShedReport {
+    /// Nothing is known to prevent it.
+    possible: bool,
+    /// Reason that prevents it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+    /// Whether a connection that finds a queue full is reset; `None` if that cannot be read.
+    tcp_abort_on_overflow: Option<bool>,
+}
+
+impl ShedReport {
+    fn make() -> Self {
+        let why = shed::obstacle().map(|error| error.to_string());
+        let tcp_abort_on_overflow = shed::resets_on_overflow();
+        Self { possible: why.is_none(), why, tcp_abort_on_overflow }
+    }
+
+    fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        let state = if self.possible { "possible" } else { "prevented" };
+        // A hint is on a line of its own elsewhere.
+        let how = match &self.why {
+            None => "length of accept queues by pidfd_getfd".to_owned(),
+            Some(why) => why.replace("\n  hint: ", "; "),
+        };
+        writeln!(out, "  {:<17} {state:<9} {how}", "shed")?;
+        let refused = match self.tcp_abort_on_overflow {
+            Some(false) => "its first packet is dropped, and the client repeats it after 1 s",
+            Some(true) => "it is reset at once",
+            None => return Ok(()),
+        };
+        let value = u8::from(self.tcp_abort_on_overflow == Some(true));
+        writeln!(
+            out,
+            "  {:<17} {:<9} a connection that is refused: {refused} \
+             (net.ipv4.tcp_abort_on_overflow = {value})",
+            "", ""
+        )
+    }
 }
 
 impl DoctorReport {
@@ -62,6 +108,7 @@ impl DoctorReport {
             listeners: count(|fact| matches!(fact, Fact::Listener(_))),
             host_memory: host.is_some(),
             memory_pressure: host.is_some_and(|host| host.psi_memory_some_avg10.is_some()),
+            shed: ShedReport::make(),
         }
     }
 
@@ -89,6 +136,7 @@ impl DoctorReport {
             if self.memory_pressure { "readable" } else { "not readable: the kernel has no PSI" };
         writeln!(out, "  {:<17} {memory:<9} /proc/meminfo", "host_memory")?;
         writeln!(out, "  {:<17} {pressure:<9} /proc/pressure/memory", "memory_pressure")?;
+        self.shed.print(out)?;
         writeln!(out, "sees {} processes and {} listeners", self.processes, self.listeners)
     }
 }

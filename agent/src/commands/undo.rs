@@ -13,14 +13,15 @@ use crate::{
     act::{
         Journal, Outcome, OutcomeCause, OutcomeKind,
         drain::{DrainPhase, Override, OverrideFile, StateFile},
+        shed::{self, ShedJournal},
         undo_all,
     },
     os::{proc_reader, sandbox},
     sense::Hierarchy,
 };
 
-/// Restores limits from the journal and puts a drained node back into service. Neither waits for
-/// a running agent.
+/// Restores limits and accept queues from the journals and puts a drained node back into service.
+/// Nothing waits for a running agent.
 ///
 /// # Errors
 ///
@@ -35,13 +36,28 @@ pub fn undo(config: Option<&Path>, json: bool) -> Result<(), CommandError> {
     }
     let journal = Journal::find(&state_dir)
         .with_context(|| format!("cannot read the journal in {}", state_dir.display()));
-    let (undone, unread) = match journal {
+    let (undone, mut unread) = match journal {
         Ok(journal) => (journal.map(|journal| undo_all(&journal)).unwrap_or_default(), None),
         Err(error) => (Vec::new(), Some(error)),
     };
+    let sheds = ShedJournal::find(&state_dir).with_context(|| {
+        format!("cannot read the journal of accept queues in {}", state_dir.display())
+    });
+    let unshed = match sheds {
+        Ok(journal) => journal.map(|journal| shed::undo_all(&journal)).unwrap_or_default(),
+        Err(error) => {
+            unread = unread.or(Some(error));
+            Vec::new()
+        }
+    };
     // A refused journal must not keep the node out of service.
     let undrained = undrain(&state_dir)?;
-    let outcomes: Vec<_> = undone.iter().map(|one| one.outcome(0.0)).chain(undrained).collect();
+    let outcomes: Vec<_> = undone
+        .iter()
+        .map(|one| one.outcome(0.0))
+        .chain(unshed.iter().map(|one| one.outcome(0.0)))
+        .chain(undrained)
+        .collect();
     let mut out = io::stdout().lock();
     for outcome in &outcomes {
         match outcome.event {
@@ -56,9 +72,9 @@ pub fn undo(config: Option<&Path>, json: bool) -> Result<(), CommandError> {
     if outcomes.is_empty() && !json {
         writeln!(out, "nothing to undo: {} records no changes", state_dir.display())?;
     }
-    let has_failed = outcomes
-        .iter()
-        .any(|one| matches!(one.event, OutcomeKind::Failed | OutcomeKind::UndrainFailed));
+    use OutcomeKind::{Failed, ShedFailed, UndrainFailed};
+    let has_failed =
+        outcomes.iter().any(|one| matches!(one.event, Failed | UndrainFailed | ShedFailed));
     if has_failed { Err(CommandError::AlreadyReported) } else { Ok(()) }
 }
 

@@ -159,6 +159,8 @@ options! {
         tables {
             /// Limits on cgroups.
             limit: LimitConfig,
+            /// Bounds on accept queues.
+            shed: ShedConfig,
             /// Drains of this node.
             drain: DrainConfig,
             /// Notifications.
@@ -201,6 +203,20 @@ options! {
         cpu_max_percent as "cpu_max": Option<u32> = None, OrNone(PercentIn(10..=10_000));
         /// Time for which a limited cgroup has to spin before its CPU is limited.
         cpu_after: Duration = Duration::from_secs(10), DurationIn(Duration::ZERO..=HOUR);
+    }
+
+    /// Bounds on the accept queues of overloaded listeners, so that a service works for clients
+    /// that still wait. The kernel drops the first packet of a connection that finds the queue
+    /// full, and the client repeats it after a second.
+    pub struct ShedConfig [act.shed] {
+        /// Whether load is shed in mode "enforce", at TCP listeners of decide.services only. Needs
+        /// Linux 5.6 and, under systemd, configs/systemd/shed.conf.
+        enabled: bool = false, Flag;
+        /// Time within which each connection is to be accepted. The accept queue is made as long as
+        /// what the service accepts in this time, four connections at least, and gets its original
+        /// length back when the overload is over.
+        // Less is no queue at all; of a longer queue nobody waits for the end.
+        wait: Duration = millis(100), DurationIn(millis(10)..=millis(10_000));
     }
 
     /// Taking this node out of service before it fails, and putting it back. With a url, the

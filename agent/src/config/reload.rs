@@ -34,6 +34,7 @@ impl Reload {
                 running.detect.overload.interval != new.detect.overload.interval,
             ),
             ("[act.limit]", running.act.limit != new.act.limit),
+            ("[act.shed]", running.act.shed != new.act.shed),
             ("[act.drain]", running.act.drain != new.act.drain),
             ("[act.page]", running.act.page != new.act.page),
             ("[kubernetes]", running.kubernetes != new.kubernetes),

@@ -90,6 +90,10 @@ pub enum Action {
     Limit,
     /// Restore the cgroup's previous limit.
     Unlimit,
+    /// Bound the accept queue of the listener, so that new connections are refused early.
+    Shed,
+    /// Restore the accept queue's length.
+    Unshed,
     /// Send this node less new work, down to a floor; it stays in rotation.
     Weigh,
     /// Send this node as much work as before.
@@ -117,6 +121,8 @@ impl fmt::Display for Action {
             Self::Page { severity: Severity::Critical } => "page (critical)",
             Self::Limit => "limit",
             Self::Unlimit => "unlimit",
+            Self::Shed => "shed",
+            Self::Unshed => "unshed",
             Self::Drain => "drain",
             Self::Undrain => "undrain",
             Self::Weigh => "weigh",

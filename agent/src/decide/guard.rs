@@ -137,8 +137,12 @@ impl Guard {
         let subject = match action {
             Action::Limit => self.may_limit(cgroup).map(|()| cgroup.clone())?,
             Action::Drain => Arc::from("node"),
+            // It moves no load, and has to follow a surge that returns: it is neither counted nor
+            // cooled down.
+            Action::Shed => return Self::unprotected(&self.protected, cgroup),
             Action::Page { .. }
             | Action::Unlimit
+            | Action::Unshed
             | Action::Weigh
             | Action::Unweigh
             | Action::Undrain
@@ -180,16 +184,19 @@ impl Guard {
         Ok(())
     }
 
+    fn unprotected(protected: &[Pattern], cgroup: &str) -> Result<(), GuardRefusal> {
+        match ALWAYS.iter().chain(protected).find(|pattern| pattern.covers(cgroup)) {
+            Some(pattern) => Err(GuardRefusal::Protected(pattern.clone())),
+            None => Ok(()),
+        }
+    }
+
     fn may_limit(&self, cgroup: &str) -> Result<(), GuardRefusal> {
         // The root has no limit of its own, and is shared by everything.
         if cgroup.trim_matches('/').is_empty() {
             return Err(GuardRefusal::NoCgroup);
         }
-        if let Some(pattern) =
-            ALWAYS.iter().chain(&self.protected).find(|pattern| pattern.covers(cgroup))
-        {
-            return Err(GuardRefusal::Protected(pattern.clone()));
-        }
+        Self::unprotected(&self.protected, cgroup)?;
         // Only the action knows the program and the owner of the pod.
         let is_pod = kubepods::owner(cgroup) != CgroupOwner::Host;
         let allows = |pattern: &Pattern| {
@@ -365,7 +372,7 @@ mod tests {
         assert_eq!(limit(&mut guard, 3_600.0, "/b"), Ok(()));
         assert!(limit(&mut guard, 3_609.0, "/c").is_err());
         assert_eq!(limit(&mut guard, 3_610.0, "/c"), Ok(()));
-        for action in [Action::Unlimit, Action::Undrain, Action::Resolve] {
+        for action in [Action::Unlimit, Action::Undrain, Action::Resolve, Action::Unshed] {
             assert_eq!(guard.ask(3_610.0, action, &cgroup), Ok(()));
         }
     }

@@ -44,6 +44,7 @@ pub(super) struct IncidentClaim {
     /// Diagnosis that was last reported.
     pub(super) diagnosis: Diagnosis,
     pub(super) limit: Stage,
+    pub(super) shed: Stage,
     pub(super) weigh: Stage,
     pub(super) drain: Stage,
     /// Whether an action that was taken did not help.
@@ -73,6 +74,7 @@ impl IncidentClaim {
             updated_t: verdict.t,
             diagnosis,
             limit: Stage::NotDue,
+            shed: Stage::NotDue,
             weigh: Stage::NotDue,
             drain: Stage::NotDue,
             is_set_back: false,

@@ -50,6 +50,8 @@ pub struct Policy {
     services: Services,
     /// Whether some service grants drains, and so knows whether other nodes can carry the load.
     has_granter: bool,
+    /// Wait to which accept queues are bounded; `None` if no load is shed.
+    shed_wait_secs: Option<f64>,
     incidents: BTreeMap<u64, Incident>,
     /// Incident that each claim belongs to.
     claims: BTreeMap<IncidentId, u64>,
@@ -77,6 +79,7 @@ impl Policy {
             guard: Guard::new(config),
             services: Services::new(&config.services),
             has_granter: true,
+            shed_wait_secs: None,
             incidents: BTreeMap::new(),
             claims: BTreeMap::new(),
             causes: HashMap::new(),
@@ -89,6 +92,12 @@ impl Policy {
     /// Sets that no service grants drains: then an overload never drains the node.
     pub fn without_granter(self) -> Self {
         Self { has_granter: false, ..self }
+    }
+
+    /// Sets that load is shed at overloaded listeners of listed services, whose accept queues are
+    /// then bounded to this wait.
+    pub fn shedding(self, wait_secs: f64) -> Self {
+        Self { shed_wait_secs: Some(wait_secs), ..self }
     }
 
     /// Takes another configuration. Open incidents, past actions and proven services are kept.
@@ -230,6 +239,9 @@ impl Policy {
         if member.limit == Stage::Taken {
             undo(Action::Unlimit);
         }
+        if member.shed == Stage::Taken {
+            undo(Action::Unshed);
+        }
         let (weighed, drained) = (member.weigh == Stage::Taken, member.drain == Stage::Taken);
         if weighed && self.weighed == 1 {
             undo(Action::Unweigh);
@@ -329,6 +341,7 @@ impl Policy {
         let mut asked = Vec::new();
         for (action, is_due, stage) in [
             (Action::Limit, wants.limit, &mut member.limit),
+            (Action::Shed, wants.shed, &mut member.shed),
             (Action::Weigh, wants.weigh, &mut member.weigh),
             (Action::Drain, wants.drain, &mut member.drain),
         ] {
@@ -364,8 +377,17 @@ impl Policy {
             is_nodes: harm.is_some_and(|harm| harm.is_nodes),
             is_set_back,
             has_granter: self.has_granter,
+            shed_wait_secs: self.shed_wait_secs.filter(|_| self.lists(verdict)),
             config: &self.config,
         })
+    }
+
+    /// Returns whether the operator's list names the listener that a verdict is about.
+    fn lists(&self, verdict: &Verdict) -> bool {
+        verdict
+            .claim
+            .listener()
+            .is_some_and(|(netns, addr)| self.services.lists(netns, addr, verdict.claim.cgroup()))
     }
 
     /// Returns the open incident that a new claim shares its cause with.

@@ -153,6 +153,9 @@ pub struct Situation<'a> {
     pub is_set_back: bool,
     /// Whether some service grants drains, and so knows whether other nodes can carry the load.
     pub has_granter: bool,
+    /// Wait to which the accept queue of the listener concerned may be bounded, in seconds; `None`
+    /// if it may not be.
+    pub shed_wait_secs: Option<f64>,
     /// Configuration of the policy.
     pub config: &'a DecideConfig,
 }
@@ -162,6 +165,8 @@ pub struct Situation<'a> {
 pub struct Wants {
     /// A limit on its cgroup.
     pub limit: bool,
+    /// A shorter accept queue for its listener.
+    pub shed: bool,
     /// Less new work for this node.
     pub weigh: bool,
     /// No new work for this node.

@@ -2,9 +2,9 @@
 //! programs.
 //!
 //! A thread in a Landlock domain may not inspect a process outside the domain, whatever else it may
-//! read (ptrace(2), "Ptrace access mode checking"). One thread stays outside and makes these reads
-//! for the others; it writes nothing. Before that thread starts, and in commands without a sandbox,
-//! the calling thread makes the reads itself.
+//! read (ptrace(2), "Ptrace access mode checking"), nor take its descriptors. One thread stays
+//! outside and does that for the others; it writes nothing. Before that thread starts, and in
+//! commands without a sandbox, the calling thread does it itself.
 
 use std::{
     io,

@@ -113,7 +113,7 @@ impl Health {
     /// Notes an outcome: a setback counts until an action for the same incident succeeds.
     pub fn note_outcome(&mut self, now: f64, outcome: &Outcome) {
         let Outcome { event, cause, cgroup, why, .. } = outcome;
-        if event.is_setback() {
+        if event.is_setback() || *event == OutcomeKind::ShedFailed {
             self.setbacks.insert(cause.clone(), (now, format!("{event} {cgroup}: {why}")));
             if self.setbacks.len() > SETBACKS_MAX {
                 let oldest =
@@ -123,7 +123,10 @@ impl Health {
             }
         } else if !matches!(
             event,
-            OutcomeKind::Refused | OutcomeKind::DrainRequested | OutcomeKind::UndrainRequested
+            OutcomeKind::Refused
+                | OutcomeKind::DrainRequested
+                | OutcomeKind::UndrainRequested
+                | OutcomeKind::ShedRefused
         ) {
             self.setbacks.remove(cause);
         }

@@ -5,7 +5,12 @@
 
 use std::path::{Path, PathBuf};
 
-use spillway_agent::sense::Fact;
+use spillway_agent::{
+    config::{Config, ServicePattern},
+    decide::Action,
+    engine::{Engine, HostInfo, Output},
+    sense::Fact,
+};
 use spillway_tests::{
     corpus::{Part, Source},
     queues::{Entry, Kind, Stream, load},
@@ -124,4 +129,35 @@ fn labels_of_recorded_queues_hold_in_their_traces() {
         );
     }
     assert!(drops >= 3, "only {drops} labels have drops");
+}
+
+/// One in so many runs of the corpus is played, so that it takes half a minute.
+const ONE_IN: usize = 24;
+
+#[test]
+fn no_load_is_shed_in_any_healthy_run() {
+    let mut config = Config::default();
+    config.decide.services = vec![ServicePattern::new("/system.slice/*").unwrap()];
+    config.act.shed.enabled = true;
+    let host = HostInfo { mem_total_bytes: 16 << 30, cpus: 8 };
+    let entries = load(&dir().join("manifest.jsonl")).unwrap();
+    let (mut healthy, mut shed, mut overloaded) = (0, Vec::new(), 0);
+    for entry in entries.iter().step_by(ONE_IN) {
+        let is_healthy = entry.overloads.is_empty();
+        // Some of the others show that load is shed at all.
+        if !is_healthy && overloaded >= 5 {
+            continue;
+        }
+        let (mut engine, mut output) = (Engine::new(&config, host), Output::default());
+        for observation in Stream::open(entry, &dir()).unwrap().map(Result::unwrap) {
+            engine.apply_into(&observation, &mut output);
+        }
+        let is_shed = output.decisions.iter().any(|decision| decision.action == Action::Shed);
+        healthy += u32::from(is_healthy);
+        overloaded += u32::from(!is_healthy && is_shed);
+        shed.extend(Some(&entry.run).filter(|_| is_healthy && is_shed));
+    }
+    println!("{healthy} healthy runs, {} of them with load shed", shed.len());
+    assert!(shed.is_empty(), "{shed:?}");
+    assert!(healthy > 30 && overloaded >= 5, "{healthy} healthy runs, {overloaded} others");
 }

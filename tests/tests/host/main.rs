@@ -19,3 +19,4 @@ mod remote;
 mod restart;
 mod secrets;
 mod serve;
+mod shed;

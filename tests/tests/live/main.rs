@@ -10,3 +10,4 @@ mod overload;
 mod processes;
 mod real_servers;
 mod requests;
+mod shed;

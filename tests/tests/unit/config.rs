@@ -125,7 +125,7 @@ configs/spillway.toml:44: act.limit.cpu_weight = 0 is out of range
 configs/spillway.toml:45: act.limit.cpu_max = "half" is not a percentage
   hint: a whole percentage in quotes: "50%", or "none"
 configs/spillway.toml:47: unknown table [act.restart]
-  hint: options in [act]: limit, drain, page
+  hint: options in [act]: limit, shed, drain, page
 configs/spillway.toml:51: record.state_dir = "var/lib/spillway" is not an absolute path
   hint: an absolute path in quotes: "/var/lib/spillway""#;
 
@@ -162,7 +162,7 @@ fn the_shipped_file_is_what_the_agent_prints() {
 
 #[test]
 fn the_shipped_file_with_every_key_set_is_still_the_defaults() {
-    assert_eq!(key_names().len(), 57);
+    assert_eq!(key_names().len(), 59);
     assert_eq!(parse(&uncommented(), "x.toml").unwrap(), Config::default());
     assert_eq!(parse("", "x.toml").unwrap(), Config::default());
 }
@@ -193,6 +193,7 @@ fn every_option_is_read_as_set() {
                 [detect.overload]\nsustain = '17s'\nclear_after = '19s'\n\
                 [act.limit]\nbackstop = '1GiB'\ncpu_weight = 31\ncpu_max = '37%'\ncpu_after = \
                 '41s'\n\
+                [act.shed]\nenabled = true\nwait = '42ms'\n\
                 [act.drain]\nenabled = false\nurl = 'https://a:1/b'\nsecret_file = \
                 'credential:e'\ndeadline = '43s'\n\
                 dwell = '47s'\ndrained_within = '53s'\nverify = '59s'\nca_file = \
@@ -234,6 +235,7 @@ fn every_option_is_read_as_set() {
     wanted.act.limit.backstop_bytes = Some(1 << 30);
     (wanted.act.limit.cpu_weight, wanted.act.limit.cpu_max_percent) = (Some(31), Some(37));
     wanted.act.limit.cpu_after = Duration::from_secs(41);
+    (wanted.act.shed.enabled, wanted.act.shed.wait) = (true, Duration::from_millis(42));
     let drain = &mut wanted.act.drain;
     (drain.enabled, drain.url) = (false, Some("https://a:1/b".to_owned()));
     (drain.deadline, drain.dwell) = (Duration::from_secs(43), Duration::from_secs(47));

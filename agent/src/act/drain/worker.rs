@@ -204,6 +204,8 @@ impl Executor for DrainWorker {
             Action::Page { .. }
             | Action::Limit
             | Action::Unlimit
+            | Action::Shed
+            | Action::Unshed
             | Action::Resolve
             | Action::Weigh => return false,
         };

@@ -147,7 +147,7 @@ impl JournalEntry {
         }
         let entry: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         entry.check()?;
-        Ok(Self { is_on_disk: true, ..entry })
+        Ok(entry)
     }
 
     /// Refuses an entry that no agent writes: it may have been made to have other files changed.

@@ -1,11 +1,11 @@
 //! Journal of changes to this host, written before each change, so that the agent, its next run or
 //! `spillway undo` can restore the original values.
 //!
-//! One small file for each cgroup, replaced as a whole ([`atomic_file`]). A file that is unreadable
-//! or not to be trusted (a failed disk, another version, a pipe, a name that no agent writes) is
-//! left as it is and reported each time, and prevents only a new entry for its cgroup. Cold start:
-//! an empty directory, created if necessary. Changes do not outlast a boot, so entries from another
-//! boot are removed.
+//! One small file for each cgroup or socket, replaced as a whole ([`atomic_file`]). A file that is
+//! unreadable or not to be trusted (a failed disk, another version, a pipe, a name that no agent
+//! writes) is left as it is and reported each time, and prevents only a new entry for its subject.
+//! Cold start: an empty directory, created if necessary. Changes do not outlast a boot, so entries
+//! from another boot are removed. Each kind of entry has a directory and a lock of its own.
 
 mod entry;
 pub(super) mod whitelist;
@@ -13,8 +13,11 @@ pub(super) mod whitelist;
 use std::{
     fs::File,
     io,
+    marker::PhantomData,
     path::{Path, PathBuf},
 };
+
+use serde::Serialize;
 
 pub use entry::{Change, ChangedUnit, IsolatedCgroup, JournalEntry};
 
@@ -26,8 +29,6 @@ use crate::os::{
     trusted::reason,
 };
 
-const DIRECTORY: &str = "journal";
-const LOCK: &str = "lock";
 const SUFFIX: &str = ".json";
 
 /// Maximum size of an entry; an entry has some hundred bytes.
@@ -42,16 +43,51 @@ pub struct Unreadable {
     pub error: String,
 }
 
-/// Directory of the entries.
+/// Kind of entries of one journal.
+pub trait Entry: Serialize + Sized {
+    /// Directory below the state directory.
+    const DIRECTORY: &str;
+    /// Name of the lock.
+    const LOCK: &str;
+
+    /// Parses an entry.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if no agent writes such an entry.
+    fn read(bytes: &[u8]) -> Result<Self, String>;
+
+    /// Name of its file without the suffix.
+    fn stem(&self) -> String;
+
+    /// Boot in which it was written.
+    fn boot_id(&self) -> &str;
+
+    /// Mark that it has been written: if the file is missing then, an undo has removed it.
+    fn on_disk(&mut self) -> &mut bool;
+}
+
+/// Journal of changes to cgroups.
+pub type Journal = EntryJournal<JournalEntry>;
+
+/// Directory of the entries of one kind.
 #[derive(Debug)]
-pub struct Journal {
+pub struct EntryJournal<E> {
     directory: StateDir,
     boot_id: String,
     /// Lock of the one agent that writes entries; the kernel releases it with the process.
     _claim: Option<File>,
+    entries: PhantomData<fn() -> E>,
 }
 
 impl Journal {
+    /// Makes an empty entry for a cgroup.
+    pub fn entry(&self, directory: PathBuf, inode: u64) -> JournalEntry {
+        JournalEntry::new(&self.boot_id, directory, inode)
+    }
+}
+
+impl<E: Entry> EntryJournal<E> {
     /// Opens the journal below `state_dir` for writing, and creates it if necessary. No other agent
     /// can do so until it is dropped.
     ///
@@ -61,11 +97,12 @@ impl Journal {
     /// another agent.
     pub fn claim(state_dir: &Path) -> io::Result<Self> {
         let state_dir = StateDir::create(state_dir)?;
-        let directory = state_dir.below(DIRECTORY, true)?.ok_or(io::ErrorKind::NotFound)?;
+        let directory = state_dir.below(E::DIRECTORY, true)?.ok_or(io::ErrorKind::NotFound)?;
         Ok(Self {
             directory,
             boot_id: host::boot_id()?,
-            _claim: Some(lock_exclusive(&state_dir, LOCK)?),
+            _claim: Some(lock_exclusive(&state_dir, E::LOCK)?),
+            entries: PhantomData,
         })
     }
 
@@ -77,13 +114,14 @@ impl Journal {
     /// Returns an error if the directory is not to be trusted or cannot be read.
     pub fn find(state_dir: &Path) -> io::Result<Option<Self>> {
         let Some(state_dir) = StateDir::open(state_dir)? else { return Ok(None) };
-        let Some(directory) = state_dir.below(DIRECTORY, false)? else { return Ok(None) };
-        Ok(Some(Self { directory, boot_id: host::boot_id()?, _claim: None }))
+        let Some(directory) = state_dir.below(E::DIRECTORY, false)? else { return Ok(None) };
+        let boot_id = host::boot_id()?;
+        Ok(Some(Self { directory, boot_id, _claim: None, entries: PhantomData }))
     }
 
-    /// Makes an empty entry for a cgroup.
-    pub fn entry(&self, directory: PathBuf, inode: u64) -> JournalEntry {
-        JournalEntry::new(&self.boot_id, directory, inode)
+    /// Boot that entries are made for.
+    pub fn boot_id(&self) -> &str {
+        &self.boot_id
     }
 
     /// Writes an entry in place of its earlier version. An entry that was removed meanwhile, by an
@@ -93,16 +131,11 @@ impl Journal {
     ///
     /// Returns an error if the entry may be lost in a crash: `NotFound` if it was removed,
     /// `AlreadyExists` if an unreadable file has its name.
-    pub fn write(&self, entry: &mut JournalEntry) -> io::Result<()> {
-        let before = if entry.is_on_disk { Before::Present } else { Before::Absent };
-        atomic_file::replace(
-            &self.directory,
-            &stem(entry),
-            SUFFIX,
-            &serde_json::to_vec(entry)?,
-            before,
-        )?;
-        entry.is_on_disk = true;
+    pub fn write(&self, entry: &mut E) -> io::Result<()> {
+        let before = if *entry.on_disk() { Before::Present } else { Before::Absent };
+        let bytes = serde_json::to_vec(entry)?;
+        atomic_file::replace(&self.directory, &entry.stem(), SUFFIX, &bytes, before)?;
+        *entry.on_disk() = true;
         Ok(())
     }
 
@@ -111,13 +144,13 @@ impl Journal {
     /// # Errors
     ///
     /// Returns an error if it may reappear after a crash.
-    pub fn remove(&self, entry: &JournalEntry) -> io::Result<()> {
+    pub fn remove(&self, entry: &E) -> io::Result<()> {
         self.directory.remove(&name(entry))?;
         self.directory.sync()
     }
 
     /// Returns whether an entry still exists: another process may have undone it.
-    pub fn contains(&self, entry: &JournalEntry) -> bool {
+    pub fn contains(&self, entry: &E) -> bool {
         self.directory.holds(&name(entry)).unwrap_or(true)
     }
 
@@ -127,7 +160,7 @@ impl Journal {
     /// # Errors
     ///
     /// Returns an error if the directory cannot be read.
-    pub fn entries(&self) -> io::Result<(Vec<JournalEntry>, Vec<Unreadable>)> {
+    pub fn entries(&self) -> io::Result<(Vec<E>, Vec<Unreadable>)> {
         let (mut entries, mut unreadable) = (Vec::new(), Vec::new());
         for name in self.directory.names()? {
             match self.read_file(&name) {
@@ -141,7 +174,7 @@ impl Journal {
     }
 
     /// Reads the entry in a file; `None` if it is removed.
-    fn read_file(&self, file: &str) -> Result<Option<JournalEntry>, String> {
+    fn read_file(&self, file: &str) -> Result<Option<E>, String> {
         let remove =
             || self.directory.remove(file).map(|()| None).map_err(|error| error.to_string());
         if file.ends_with(UNFINISHED) {
@@ -158,21 +191,39 @@ impl Journal {
         else {
             return Ok(None);
         };
-        let entry = JournalEntry::read(&bytes)?;
+        let mut entry = E::read(&bytes)?;
         // An undo writes where the entry says, so the entry must belong to this name.
         if name(&entry) != file {
             return Err("its name does not match its content".to_owned());
         }
-        if entry.boot_id == self.boot_id { Ok(Some(entry)) } else { remove() }
+        *entry.on_disk() = true;
+        if entry.boot_id() == self.boot_id { Ok(Some(entry)) } else { remove() }
     }
 }
 
-fn stem(entry: &JournalEntry) -> String {
-    format!("cgroup-{}", entry.inode)
+impl Entry for JournalEntry {
+    const DIRECTORY: &str = "journal";
+    const LOCK: &str = "lock";
+
+    fn read(bytes: &[u8]) -> Result<Self, String> {
+        Self::read(bytes)
+    }
+
+    fn stem(&self) -> String {
+        format!("cgroup-{}", self.inode)
+    }
+
+    fn boot_id(&self) -> &str {
+        &self.boot_id
+    }
+
+    fn on_disk(&mut self) -> &mut bool {
+        &mut self.is_on_disk
+    }
 }
 
-fn name(entry: &JournalEntry) -> String {
-    format!("{}{SUFFIX}", stem(entry))
+fn name(entry: &impl Entry) -> String {
+    format!("{}{SUFFIX}", entry.stem())
 }
 
 /// Reads an entry, for the fuzz target.

@@ -146,6 +146,8 @@ impl Executor for LimitWorker {
             Action::Limit => LimitOrder::Limit { id, cgroup: decision.cgroup().clone(), culprit },
             Action::Unlimit => LimitOrder::Unlimit { id },
             Action::Page { .. }
+            | Action::Shed
+            | Action::Unshed
             | Action::Weigh
             | Action::Unweigh
             | Action::Drain

@@ -174,6 +174,8 @@ impl IncidentTracker {
             Action::Resolve => self.resolve(now, &incident, &decision.why),
             Action::Limit
             | Action::Unlimit
+            | Action::Shed
+            | Action::Unshed
             | Action::Weigh
             | Action::Unweigh
             | Action::Drain
@@ -208,6 +210,11 @@ impl IncidentTracker {
             OutcomeKind::DrainUseless => format!("drain undone: {why}"),
             OutcomeKind::Undrained => "node back in service".to_owned(),
             OutcomeKind::UndrainFailed => format!("node still out of service: {why}"),
+            OutcomeKind::Shedding => format!("shedding load: {why}"),
+            OutcomeKind::ShedRefused => format!("no load shed: {why}"),
+            OutcomeKind::ShedFailed => format!("shedding load failed: {why}"),
+            OutcomeKind::ShedYielded => format!("gave up shedding load: {why}"),
+            OutcomeKind::Unshed => format!("no load shed any more: {why}"),
             OutcomeKind::DrainRequested
             | OutcomeKind::Drained
             | OutcomeKind::Verifying

@@ -298,6 +298,72 @@ fn overload_rises_from_info_and_weighs_before_it_drains() {
     assert_eq!(run.judge(overload(20.0, ClaimState::Cleared, slower)), down);
 }
 
+/// A policy that sheds load at the listeners of the unit that the operator named.
+fn shedding() -> Run {
+    let Run { policy, decisions } = Run::with_service();
+    Run { policy: policy.shedding(0.1), decisions }
+}
+
+#[test]
+fn overload_sheds_load_first_and_stops_when_it_is_over() {
+    let mut run = shedding();
+    let loaded = |t, state| overload(t, state, |claim| claim.accepts_per_sec = Some(90.0));
+    let first = run.judge(loaded(0.0, ClaimState::Raised));
+    assert_eq!(first, ["shed overload-7-0.0.0.0:80"]);
+    let later = run.update(&loaded(4.0, ClaimState::Raised));
+    assert_eq!(later, ["page (warning) overload-7-0.0.0.0:80", "weigh overload-7-0.0.0.0:80"]);
+    // Another listener of the service sheds by itself.
+    let other = |t, state| {
+        overload(t, state, |claim| {
+            (claim.addr, claim.accepts_per_sec) = (Arc::from("0.0.0.0:81"), Some(90.0));
+        })
+    };
+    assert!(
+        run.judge(other(5.0, ClaimState::Raised)).contains(&"shed overload-7-0.0.0.0:81".into())
+    );
+    let cleared = run.judge(loaded(20.0, ClaimState::Cleared));
+    let ends = ["unshed overload-7-0.0.0.0:80", "unweigh overload-7-0.0.0.0:80"];
+    assert_eq!(cleared, ends);
+    let cleared = run.judge(other(21.0, ClaimState::Cleared));
+    assert!(cleared.contains(&"unshed overload-7-0.0.0.0:81".into()), "{cleared:?}");
+}
+
+#[test]
+fn load_is_shed_only_where_that_helps_and_is_allowed() {
+    type Change = fn(&mut OverloadClaim);
+    let helps: [Change; 3] = [
+        |claim| claim.accepts_per_sec = Some(90.0),
+        // A UNIX listener shows neither rate nor wait.
+        |claim| claim.oldest_wait_us = None,
+        |claim| claim.sign = Some(Sign::RetryStorm),
+    ];
+    let does_not: [Change; 7] = [
+        |claim| claim.scarce = Some(Bottleneck::AcceptLoop),
+        |claim| claim.scarce = Some(Bottleneck::Backlog),
+        |claim| claim.accepts_per_sec = Some(0.0),
+        |claim| claim.oldest_wait_us = Some(90_000),
+        |claim| (claim.oldest_wait_us, claim.accepts_per_sec) = (None, Some(1_000.0)),
+        |claim| claim.backlog = 3,
+        |claim| claim.cgroup = Arc::from("/system.slice/other.service"),
+    ];
+    let sheds = |run: &mut Run, change: Change| {
+        let decisions = run.judge(overload(0.0, ClaimState::Raised, change));
+        decisions.iter().any(|decision| decision == "shed overload-7-0.0.0.0:80")
+    };
+    assert!(helps.iter().all(|change| sheds(&mut shedding(), *change)));
+    for (nth, change) in does_not.iter().enumerate() {
+        assert!(!sheds(&mut shedding(), *change), "{nth}");
+    }
+    assert!(!sheds(&mut Run::with_service(), helps[0]), "it is off by default");
+    let Run { policy, decisions } = Run::new(|config| {
+        config.services = vec![ServicePattern::new("web.service").unwrap()];
+        config.protected = vec![Pattern::new("web.service").unwrap()];
+    });
+    let mut protected = Run { policy: policy.shedding(0.1), decisions };
+    let refused = protected.judge(overload(0.0, ClaimState::Raised, helps[0]));
+    assert!(refused[0].starts_with("shed refused: its unit or cgroup is protected"), "{refused:?}");
+}
+
 #[test]
 fn without_a_granter_an_overload_never_drains() {
     let mut run = Run::with_service();

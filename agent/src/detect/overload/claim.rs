@@ -158,6 +158,20 @@ impl OverloadClaim {
         !would_move && (is_broken || self.is_slower)
     }
 
+    /// Returns whether a queue bounded to `wait_secs` would help: connections wait for longer, and
+    /// some are accepted. A stuck server accepts none of them, and a queue that is too short for
+    /// bursts must not become shorter.
+    fn is_helped_by_shedding(&self, wait_secs: f64) -> bool {
+        let is_broken = matches!(self.scarce, Some(Bottleneck::AcceptLoop | Bottleneck::Backlog))
+            || self.exhausted.is_some()
+            || self.accepts_per_sec.is_some_and(|rate| rate <= 0.0);
+        let queue_secs = self
+            .oldest_wait_us
+            .map(|us| us as f64 / 1e6)
+            .or_else(|| self.accepts_per_sec.map(|per_sec| f64::from(self.backlog) / per_sec));
+        !is_broken && self.backlog >= WAITING_MIN && queue_secs.is_none_or(|secs| secs > wait_secs)
+    }
+
     /// Connections that wait for accept(), or requests that wait for a response, if those are more.
     fn waiting(&self) -> u32 {
         self.requests.as_ref().map_or(0, |requests| requests.in_flight).max(self.backlog)
@@ -271,16 +285,17 @@ impl ClaimDetails for OverloadClaim {
         (if is_critical { Severity::Critical } else { Severity::Warning }, reason)
     }
 
-    /// Lowers the weight of the node, and drains it only if this node alone is at fault: load that
-    /// merely moves overloads the next one. A backlog that is too small for bursts is as small on
-    /// other nodes.
+    /// Sheds load at the door at once, lowers the weight of the node, and drains it only if this
+    /// node alone is at fault: load that merely moves overloads the next one. A backlog that is too
+    /// small for bursts is as small on other nodes.
     fn wants(&self, situation: &Situation<'_>) -> Wants {
-        let Situation { severity, is_nodes, has_granter, .. } = *situation;
+        let Situation { severity, is_nodes, has_granter, shed_wait_secs, .. } = *situation;
         if self.scarce == Some(Bottleneck::Backlog) || !is_nodes {
             return Wants::default();
         }
+        let shed = shed_wait_secs.is_some_and(|secs| self.is_helped_by_shedding(secs));
         let drain = has_granter && severity >= Severity::Critical && self.is_this_nodes_fault();
-        Wants { limit: false, weigh: severity >= Severity::Warning && !drain, drain }
+        Wants { limit: false, shed, weigh: severity >= Severity::Warning && !drain, drain }
     }
 
     fn label(&self) -> String {

@@ -108,6 +108,10 @@ const ENTERS: &[(c_long, u8, &[u64], &str)] = &[(
     "sock_diag sees the namespace in which it was opened",
 )];
 
+/// More of [`ALLOWED`], if load is shed: descriptors of other processes' listeners, see
+/// `act/shed/foreign_listener.rs`.
+const TAKES: &[c_long] = &[libc::SYS_pidfd_open, libc::SYS_pidfd_getfd];
+
 /// From `include/uapi/linux/bpf.h`, `perf_event.h` and `prctl.h`; user-space ABI.
 const BPF_MAP_LOOKUP_ELEM: u64 = 1;
 const BPF_MAP_UPDATE_ELEM: u64 = 2;
@@ -146,9 +150,9 @@ const WITH_FALLBACK: &[c_long] = &[libc::SYS_clone3];
 /// # Errors
 ///
 /// Returns an error if the kernel refuses the filters, or there are none for this architecture.
-pub fn restrict(enters_namespaces: bool) -> io::Result<usize> {
+pub fn restrict(enters_namespaces: bool, takes_descriptors: bool) -> io::Result<usize> {
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
-    let allowed = allowed(enters_namespaces).map_err(io::Error::other)?;
+    let allowed = allowed(enters_namespaces, takes_descriptors).map_err(io::Error::other)?;
     let count = allowed.len();
     let errno = |number: i32| SeccompAction::Errno(number as u32);
     let any = |calls: &[c_long]| calls.iter().map(|call| (*call, Vec::new())).collect::<Rules>();
@@ -167,8 +171,12 @@ pub fn restrict(enters_namespaces: bool) -> io::Result<usize> {
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-fn allowed(enters_namespaces: bool) -> Result<Rules, seccompiler::BackendError> {
-    let any_arguments = ALLOWED.iter().flat_map(|(_, calls)| *calls).chain(OLDER);
+fn allowed(
+    enters_namespaces: bool,
+    takes_descriptors: bool,
+) -> Result<Rules, seccompiler::BackendError> {
+    let takes = TAKES.iter().filter(|_| takes_descriptors);
+    let any_arguments = ALLOWED.iter().flat_map(|(_, calls)| *calls).chain(OLDER).chain(takes);
     let mut rules: Rules = any_arguments.map(|call| (*call, Vec::new())).collect();
     let enters = ENTERS.iter().filter(|_| enters_namespaces);
     for (call, argument, values, _) in ALLOWED_WITH.iter().chain(enters) {
@@ -229,11 +237,12 @@ mod tests {
         let any_arguments = ALLOWED.iter().flat_map(|(_, calls)| *calls).chain(OLDER);
         let all: Vec<_> = any_arguments
             .chain(ALLOWED_WITH.iter().chain(ENTERS).map(|(call, ..)| call))
+            .chain(TAKES)
             .chain(NEVER)
             .collect();
         assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
         let arch = TargetArch::try_from(std::env::consts::ARCH).unwrap();
-        filter(allowed(true).unwrap(), SeccompAction::Errno(1), SeccompAction::Allow, arch)
+        filter(allowed(true, true).unwrap(), SeccompAction::Errno(1), SeccompAction::Allow, arch)
             .unwrap();
     }
 
@@ -257,7 +266,7 @@ mod tests {
 
     fn restricted() -> i32 {
         let errno = || io::Error::last_os_error().raw_os_error();
-        if restrict(false).is_err() {
+        if restrict(false, false).is_err() {
             return 1;
         }
         let empty = [std::ptr::null::<libc::c_char>()];
@@ -277,6 +286,10 @@ mod tests {
             }
             if libc::setns(0, libc::CLONE_NEWNET) != -1 || errno() != Some(libc::ENOSYS) {
                 return 7;
+            }
+            if libc::syscall(libc::SYS_pidfd_getfd, 0, 0, 0) != -1 || errno() != Some(libc::ENOSYS)
+            {
+                return 8;
             }
             if libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0) != -1
                 || errno() != Some(libc::ENOSYS)

@@ -4,6 +4,7 @@
 mod drain;
 mod limit;
 mod notify;
+mod shed;
 mod spool;
 
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ enum CodePath {
     Drain(drain::Args),
     Limit(limit::Args),
     Notify(notify::Args),
+    Shed(shed::Args),
     Spool(spool::Args),
 }
 
@@ -30,6 +32,7 @@ fn main() -> anyhow::Result<ExitCode> {
         CodePath::Drain(args) => drain::main(args),
         CodePath::Limit(args) => limit::main(args),
         CodePath::Notify(args) => notify::main(args),
+        CodePath::Shed(args) => shed::main(args),
         CodePath::Spool(args) => spool::main(args),
     }
 }

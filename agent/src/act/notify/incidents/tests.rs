@@ -240,6 +240,27 @@ fn one_outcome_updates_each_of_its_incidents() {
 }
 
 #[test]
+fn page_says_how_much_load_is_shed() {
+    let mut tracker = tracker(Vec::new());
+    let verdict = overload("/api.service", "0.0.0.0:80", ClaimState::Raised);
+    let shedding = |why: &str| Outcome {
+        cause: IncidentId::from(&verdict).into(),
+        cgroup: Arc::from("0.0.0.0:80"),
+        why: why.to_owned(),
+        ..outcome(OutcomeKind::Shedding)
+    };
+    // Load is shed before the overload has lasted for long enough to page.
+    let bounded = "accept queue bounded to 9 connections, 511 before";
+    assert!(tracker.on_outcome(NOW, &shedding(bounded)).is_empty());
+    assert!(decide(&mut tracker, 10.0, &verdict, Severity::Warning).is_some());
+    let figures = format!("{bounded}; in 5.0 s, 101/s accepted, and 98/s refused");
+    let updated = tracker.on_outcome(NOW, &shedding(&figures));
+    assert_eq!(updated.len(), 1);
+    let summary = &updated[0].summary;
+    assert!(summary.contains(&format!("Spillway: shedding load: {figures}.")), "{summary}");
+}
+
+#[test]
 fn updates_are_a_minute_apart_unless_it_becomes_critical() {
     let mut tracker = tracker(Vec::new());
     let verdict = leak(ClaimState::Raised);

@@ -1,0 +1,36 @@
+//! The action `shed`: bounds the accept queue of an overloaded listener to what its server can
+//! accept in time, so that it works for clients that still wait.
+//!
+//! The length is that of `listen()`, set from outside on a descriptor of the server's socket
+//! ([`ForeignListener`]). [`ShedControl`] computes it from what is accepted and widens it when the
+//! queue is calm; [`ActiveSheds`] sets it. The original length goes to disk first, so that the next
+//! run or `spillway undo` can restore it. A connection that is refused costs its client a second or
+//! more, because the kernel drops its first packet, and the client repeats it.
+//!
+//! Cold start: no bounds; those of an earlier run have been undone before. Failure: a partial
+//! change is undone and reported. Off by default, and only for listeners that `decide.services`
+//! lists.
+//!
+//! Refused: UNIX sockets, whose credentials `listen()` would replace; a listener whose holder is
+//! unknown or runs in another cgroup than the service. Sockets of one address (SO_REUSEPORT), and
+//! one that several processes hold, count as one listener.
+//!
+//! [`ForeignListener`]: foreign_listener::ForeignListener
+
+mod active_shed;
+mod active_sheds;
+mod control;
+mod entry;
+mod error;
+mod foreign_listener;
+mod proc_sockets;
+mod undo;
+mod watched;
+mod worker;
+
+pub use active_sheds::{ActiveSheds, ShedTarget};
+pub use control::{QueueReading, ShedControl, ShedFigures, ShedStep};
+pub use entry::{ShedEntry, ShedJournal};
+pub use foreign_listener::{obstacle, resets_on_overflow};
+pub use undo::{ShedUndone, undo_all};
+pub use worker::{ShedWorker, recover};
