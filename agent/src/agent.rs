@@ -323,9 +323,12 @@ impl Agent {
             self.executors.iter_mut().flat_map(|executor| executor.outcomes(now)).collect();
         for outcome in outcomes {
             self.report(&outcome);
+            let (ids, why) = (outcome.cause.incidents(), &outcome.why);
             if outcome.event.is_setback() {
-                let (ids, why) = (outcome.cause.incidents(), &outcome.why);
                 self.engine.set_back(outcome.t, ids, why, &mut self.output);
+            }
+            if outcome.event.ends_shedding() {
+                self.engine.not_shed(ids);
             }
         }
     }

@@ -211,6 +211,11 @@ impl Engine {
         }
     }
 
+    /// Takes the news that no load is shed for these incidents, or none any more.
+    pub fn not_shed(&mut self, ids: &[IncidentId]) {
+        ids.iter().for_each(|id| self.policy.not_shed(id));
+    }
+
     /// Open claims, each with its latest forecast, in a stable order.
     pub fn raised(&self) -> impl Iterator<Item = &Verdict> {
         self.policy.open()

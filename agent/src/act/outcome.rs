@@ -172,6 +172,11 @@ impl OutcomeKind {
         }
     }
 
+    /// Returns whether no load is shed, or none any more.
+    pub fn ends_shedding(self) -> bool {
+        matches!(self, Self::ShedRefused | Self::ShedFailed | Self::ShedYielded | Self::Unshed)
+    }
+
     /// Returns whether a person has to look at it: the action does not have its effect. Load that
     /// is not shed is no reason: the overload is paged for as without, once it has lasted.
     pub fn is_setback(self) -> bool {

@@ -152,7 +152,8 @@ impl Policy {
         let member =
             self.incidents.get_mut(&seq)?.members.get_mut(&id).filter(|member| member.is_open)?;
         let t = forecast.t;
-        let harm = assess(forecast, &standing, t - member.raised_t, &self.config);
+        let is_shed = self.mode == Mode::Enforce && member.shed == Stage::Taken;
+        let harm = assess(forecast, &standing, t - member.raised_t, is_shed, &self.config);
         let is_worse = harm.severity > member.harm().severity;
         let is_another = forecast.claim.diagnosis() != member.diagnosis
             && t - member.updated_t >= DIAGNOSIS_SECS;
@@ -208,9 +209,20 @@ impl Policy {
         is_worse.then_some(updated)
     }
 
+    /// Takes the news that no load is shed for a claim, or none any more: its harm is that of the
+    /// overload again.
+    pub fn not_shed(&mut self, id: &IncidentId) {
+        let claims = self.claims.get(id).and_then(|seq| self.incidents.get_mut(seq));
+        if let Some(member) = claims.and_then(|incident| incident.members.get_mut(id))
+            && member.shed == Stage::Taken
+        {
+            member.shed = Stage::Refused;
+        }
+    }
+
     fn raise(&mut self, id: &IncidentId, verdict: &mut Verdict, decisions: &mut Vec<Decision>) {
         let standing = self.services.standing(verdict);
-        verdict.harm = Some(assess(verdict, &standing, 0.0, &self.config));
+        verdict.harm = Some(assess(verdict, &standing, 0.0, false, &self.config));
         let seq = match self.claims.get(id) {
             Some(seq) => *seq,
             None => self.cause_of(verdict).unwrap_or_else(|| {
@@ -449,11 +461,12 @@ impl Policy {
 }
 
 /// Assesses the harm of a claim about a workload of this standing, `lasted_secs` after it was
-/// raised.
+/// raised. `is_shed` says that connections are refused at its door.
 fn assess(
     verdict: &Verdict,
     standing: &ServiceStanding,
     lasted_secs: f64,
+    is_shed: bool,
     config: &DecideConfig,
 ) -> Harm {
     let importance = standing.importance();
@@ -461,6 +474,7 @@ fn assess(
         exhaustion_secs: verdict.exhaustion_secs,
         lasted_secs,
         importance: &importance,
+        is_shed,
         config,
     });
     let is_nodes = verdict.claim.endangers_host() || importance.is_service;

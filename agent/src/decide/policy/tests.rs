@@ -329,6 +329,33 @@ fn overload_sheds_load_first_and_stops_when_it_is_over() {
 }
 
 #[test]
+fn refused_connections_are_a_warning_and_no_reason_to_drain() {
+    let config = DecideConfig {
+        services: vec![ServicePattern::new("web.service").unwrap()],
+        ..DecideConfig::default()
+    };
+    let policy = Policy::new(&config, Mode::Enforce).shedding(0.1);
+    let mut run = Run { policy, decisions: Vec::new() };
+    // Bounded to nine connections, which is full, and slower than before.
+    let shed = |t| {
+        overload(t, ClaimState::Raised, |claim| {
+            (claim.backlog, claim.backlog_max) = (10, 9);
+            (claim.accepts_per_sec, claim.is_slower) = (Some(90.0), true);
+            claim.oldest_wait_us = Some(110_000);
+        })
+    };
+    assert_eq!(run.judge(shed(0.0)), ["shed overload-7-0.0.0.0:80"]);
+    assert_eq!(run.update(&shed(2.0)), NONE);
+    let pages = ["page (warning) overload-7-0.0.0.0:80", "weigh overload-7-0.0.0.0:80"];
+    assert_eq!(run.update(&shed(3.0)), pages);
+    assert_eq!(run.update(&shed(30.0)), NONE, "whoever gets in is answered");
+    let id = IncidentId::from("overload-7-0.0.0.0:80");
+    run.policy.not_shed(&id);
+    let drains = ["page (critical) overload-7-0.0.0.0:80", "drain overload-7-0.0.0.0:80"];
+    assert_eq!(run.update(&shed(40.0)), drains, "the queue is full by itself");
+}
+
+#[test]
 fn load_is_shed_only_where_that_helps_and_is_allowed() {
     type Change = fn(&mut OverloadClaim);
     let helps: [Change; 3] = [

@@ -240,15 +240,26 @@ impl ClaimDetails for OverloadClaim {
     /// how long that has lasted: a claim begins as info and rises while it is open, so that a pause
     /// of a few seconds wakes nobody up.
     fn severity(&self, assessment: &Assessment<'_>) -> (Severity, String) {
-        let Assessment { exhaustion_secs, lasted_secs, importance, .. } = *assessment;
+        let Assessment { exhaustion_secs, lasted_secs, importance, is_shed, .. } = *assessment;
         if !importance.is_service {
             return (Severity::Info, importance.reason.clone());
+        }
+        let known_wait_secs = self.known_wait_secs();
+        // Its queue is full because it was bounded, and whoever gets in is answered.
+        if is_shed && known_wait_secs.is_some_and(|secs| secs < GIVEN_UP_SECS) {
+            let lasted = Span(lasted_secs);
+            let reason = format!(
+                "connections are refused at its door, so that the others are answered; that has \
+                 lasted for {lasted}; {}",
+                importance.reason
+            );
+            let has_lasted = lasted_secs >= WARNING_AFTER_SECS;
+            return (if has_lasted { Severity::Warning } else { Severity::Info }, reason);
         }
         if self.scarce == Some(Bottleneck::Backlog) {
             let reason = format!("connections are dropped now and then; {}", importance.reason);
             return (Severity::Warning, reason);
         }
-        let known_wait_secs = self.known_wait_secs();
         let is_full = self.backlog > self.backlog_max;
         let (waiting, things) = (self.waiting(), self.things());
         let is_stuck = self.scarce == Some(Bottleneck::AcceptLoop);
