@@ -76,6 +76,7 @@ fn overloaded_server_answers_what_it_can() {
     let Some(mount) = hierarchy.mount() else { return skip(test, "there is no memory controller") };
     let scratch = Scratch::make("shed");
     let cgroup = OwnCgroup::make(mount, "shed").expect("root can make a cgroup");
+    let other = OwnCgroup::make(mount, "unshed").expect("root can make a cgroup");
     // Inside it the agent would hear of no other, so it starts first.
     let config = format!(
         "mode = \"enforce\"\n{ANY_PORT}[record]\nstate_dir = \"{}\"\n[decide]\n\
@@ -87,7 +88,12 @@ fn overloaded_server_answers_what_it_can() {
     command.arg("--json");
     let agent = Running::start(command);
     own_network().expect("root can create a network namespace");
-    let with = run(&servers, &scratch, &cgroup, PORT);
+    // The one that is no service of the agent's is under the same load at the same time.
+    let (with, without) = thread::scope(|scope| {
+        let without = scope.spawn(|| run(&servers, &scratch, &other, PORT + 1));
+        (run(&servers, &scratch, &cgroup, PORT), without.join())
+    });
+    let without = without.expect("the other run ends");
     let outcomes = |event: &str| {
         let printed = agent.printed();
         let is = |line: &&str| line.contains(&format!("\"outcome\":\"{event}\""));
@@ -98,7 +104,6 @@ fn overloaded_server_answers_what_it_can() {
     let log = agent.log();
     println!("{}\n{restored:?}", shedding.join("\n"));
     assert_eq!(agent.stop().0, Some(0));
-    let without = run(&servers, &scratch, &cgroup, PORT + 1);
     println!("with: {with:?}\nwithout: {without:?}");
     assert!(!shedding.is_empty() && restored.is_some(), "{log}");
     assert!(with.surge_of_capacity >= SURGE_MIN, "{with:?}");
@@ -171,7 +176,7 @@ fn ask(addr: SocketAddr) -> Option<()> {
     let Ok(mut socket) = TcpStream::connect_timeout(&addr, PATIENCE) else {
         return refused_at(until);
     };
-    let exchange = || -> Option<bool> {
+    let mut exchange = || -> Option<bool> {
         socket.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
         let mut answer = [0; 512];
         socket.set_read_timeout(Some(left()?)).ok()?;
@@ -181,7 +186,6 @@ fn ask(addr: SocketAddr) -> Option<()> {
                 || answer[..length].starts_with(b"HTTP/1.1 200"),
         )
     };
-    let mut exchange = exchange;
     match exchange() {
         Some(true) => Some(()),
         _ => refused_at(until),
