@@ -216,6 +216,9 @@ pub fn stuck_worker(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
     /// for ten times as long as one that hardly runs may.
     const LOOK_SECS: f64 = 1.1;
     const COMPUTES: Duration = Duration::from_millis(300);
+    /// Looks until it is named: four, and more on an emulated processor, where a pass over open
+    /// files takes so long that the next one rests for several looks.
+    const LOOKS: u32 = 20;
     let sensors = prepared.sensors(Probe::UnixQueue, rung)?;
     let path = Path::of("workers");
     let mut server =
@@ -241,8 +244,10 @@ pub fn stuck_worker(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
     }
     let _waits = UnixStream::connect(&path.0)?;
     let mut fact = look(&mut t)?;
-    for _ in 0..4 {
-        fact = look(&mut t)?;
+    for _ in 1..LOOKS {
+        if fact.stuck_pid.is_none() {
+            fact = look(&mut t)?;
+        }
     }
     ensure!(
         (fact.backlog, fact.stuck_pid) == (1, Some(stopped)),
