@@ -29,13 +29,8 @@ fn processes(growth_bytes: u64) -> Vec<Observation> {
             cgroup: Arc::from("/system.slice/worker.service"),
             anon_bytes: (100 << 20) + growth_bytes,
             file_bytes: 1 << 20,
-            shmem_bytes: 0,
-            swap_bytes: 0,
-            memory_max_bytes: None,
-            memory_charged_bytes: None,
-            faulted_bytes_total: None,
             mapped_bytes: Some(160 << 20),
-            peak_rss_bytes: None,
+            ..ProcessFact::default()
         })
     };
     std::iter::once(host)

@@ -16,7 +16,7 @@ use std::{
 
 use crate::{
     act::{
-        self, Executor, LimitWorker, Notifier, Outcome, OutcomeKind,
+        self, Executor, LimitWorker, Notifier, Outcome,
         drain::DrainWorker,
         shed::{self, ShedWorker},
     },
@@ -83,7 +83,14 @@ pub fn run(
         let mut sensors = sensors();
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::new(clock, config.sense.interval.as_secs_f64()));
-        let mut engine = Engine::new(config, host_info(&sensors)?);
+        // Read once: the sandbox hides files of init.
+        let (info, netns) = (host_info(&sensors)?, host_netns());
+        let new_engine = || {
+            let mut engine = Engine::new(config, info);
+            engine.services_mut().set_host_netns(netns.clone());
+            engine
+        };
+        let mut engine = new_engine();
         let printer = EventPrinter::to_stdout(json)?;
         metrics.show_dropped_lines(printer.dropped().into_iter().chain(log));
         // Threads that start from now on inherit it.
@@ -98,8 +105,6 @@ pub fn run(
         // Before a load balancer can ask: an earlier run's drain continues.
         let drains = DrainWorker::start(config, clock, sensors.socket_list())?;
         metrics.show_drain(&drains.readiness());
-        // The sandbox hides files of init.
-        engine.services_mut().set_host_netns(host_netns());
         self_protection::lower_oom_score();
         proc_reader::start()?;
         if config.mode == Mode::Enforce {
@@ -122,8 +127,7 @@ pub fn run(
                         "the windows of the run before are not used: {why}\n  hint: until they are \
                          filled anew, leaks are found up to twenty minutes later"
                     );
-                    engine = Engine::new(config, host_info(&sensors)?);
-                    engine.services_mut().set_host_netns(host_netns());
+                    engine = new_engine();
                 }
             }
         }
@@ -374,7 +378,7 @@ impl Agent {
             executor.on_outcome(outcome);
         }
         let Outcome { event, cause, cgroup, why, .. } = outcome;
-        if event.is_setback() || *event == OutcomeKind::ShedFailed {
+        if event.is_problem() {
             tracing::warn!(decision_id = %cause, %cgroup, "{event} {cgroup}: {why}");
         }
         self.printer.outcome(outcome);
@@ -549,7 +553,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::{config::ServicePattern, decide::Action, trace::TraceReader};
+    use crate::{act::OutcomeKind, config::ServicePattern, decide::Action, trace::TraceReader};
 
     /// Performs every page, and refuses each once with an outcome.
     #[derive(Default)]

@@ -87,14 +87,8 @@ fn scan_once(engine: &mut Engine, t: f64) {
             comm: Arc::from("api"),
             cgroup: Arc::from(if pid >= 10 { "/loop" } else { "/api" }),
             anon_bytes: (mib * 1_048_576.0) as u64,
-            file_bytes: 0,
-            shmem_bytes: 0,
-            swap_bytes: 0,
-            faulted_bytes_total: None,
-            mapped_bytes: None,
-            peak_rss_bytes: None,
             memory_max_bytes: (pid >= 10).then_some(205 << 20),
-            memory_charged_bytes: None,
+            ..ProcessFact::default()
         })
     });
     for fact in [Fact::Host(host)].into_iter().chain(processes) {

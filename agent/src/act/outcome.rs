@@ -172,6 +172,12 @@ impl OutcomeKind {
         }
     }
 
+    /// Returns whether it is worth a log line and a note on health: a setback, or a length that
+    /// could not be set or restored.
+    pub fn is_problem(self) -> bool {
+        self.is_setback() || self == Self::ShedFailed
+    }
+
     /// Returns whether no load is shed, or none any more.
     pub fn ends_shedding(self) -> bool {
         matches!(self, Self::ShedRefused | Self::ShedFailed | Self::ShedYielded | Self::Unshed)

@@ -44,19 +44,19 @@ struct DoctorReport {
     host_memory: bool,
     /// Memory pressure was readable.
     memory_pressure: bool,
-    /// Whether load can be shed.
+    /// Report on shedding load.
     shed: ShedReport,
 }
 
-/// Whether accept queues of other processes can be bounded.
+/// Report on bounding accept queues of other processes.
 #[derive(Debug, Serialize)]
 struct ShedReport {
-    /// Nothing is known to prevent it.
+    /// Set if nothing is known to prevent it.
     possible: bool,
     /// Reason that prevents it.
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
-    /// Whether a connection that finds a queue full is reset; `None` if that cannot be read.
+    /// Set if a connection that finds a queue full is reset; `None` if that cannot be read.
     tcp_abort_on_overflow: Option<bool>,
 }
 

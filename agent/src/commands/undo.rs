@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Restores limits and accept queues from the journals and puts a drained node back into service.
-/// Nothing waits for a running agent.
+/// None of it waits for a running agent.
 ///
 /// # Errors
 ///

@@ -136,7 +136,7 @@ pub struct Assessment<'a> {
     pub lasted_secs: f64,
     /// Importance of the workload concerned.
     pub importance: &'a Importance,
-    /// Whether connections are refused at its door, so that those that get in are answered.
+    /// Set if connections are refused at its door, so that those that get in are answered.
     pub is_shed: bool,
     /// Configuration of the policy.
     pub config: &'a DecideConfig,

@@ -117,7 +117,7 @@ pub(super) struct Growth {
     pub(super) beginning: Beginning,
     /// Whether troughs show it.
     pub(super) under_sawtooth: bool,
-    /// Whether it comes in steps that are longer than a bucket: then it pauses without an end.
+    /// Set if it comes in steps that are longer than a bucket: then it pauses without an end.
     pub(super) in_steps: bool,
 }
 
@@ -132,7 +132,7 @@ pub(super) struct HorizonView<'a> {
     pub(super) activity: &'a Activity,
     /// Whether the process started under watch.
     pub(super) young: bool,
-    /// Whether that is so recent that growth is its start, unless it was steady before.
+    /// Set if that is so recent that growth is its start, unless it was steady before.
     pub(super) starts: bool,
     /// Time for which it has been watched.
     pub(super) watched_secs: f64,
@@ -191,7 +191,7 @@ struct Stretch<'a> {
     others_kib: f64,
     /// Standard error of the slope, as a share of it.
     error_share: f64,
-    /// Whether it rises in steps that are longer than a bucket.
+    /// Set if it rises in steps that are longer than a bucket.
     in_steps: bool,
 }
 

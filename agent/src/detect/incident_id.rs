@@ -51,7 +51,7 @@ pub enum IncidentId {
 }
 
 impl IncidentId {
-    /// Whether it is a leak.
+    /// Returns whether it is a leak.
     pub fn is_leak(&self) -> bool {
         matches!(self, Self::Leak(..) | Self::CgroupLeak(_))
     }

@@ -29,14 +29,7 @@ fn scan(engine: &mut Engine, t: f64, sizes: impl IntoIterator<Item = f64>) -> Ve
             comm: Arc::from("api"),
             cgroup: Arc::from("/system.slice/api.service"),
             anon_bytes: (mib * MIB) as u64,
-            file_bytes: 0,
-            shmem_bytes: 0,
-            swap_bytes: 0,
-            faulted_bytes_total: None,
-            mapped_bytes: None,
-            peak_rss_bytes: None,
-            memory_max_bytes: None,
-            memory_charged_bytes: None,
+            ..ProcessFact::default()
         });
         verdicts.extend(engine.apply(&Observation { t, fact }).verdicts);
     }

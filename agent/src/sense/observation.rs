@@ -56,7 +56,9 @@ pub enum Fact {
 /// Identity of a process, which distinguishes it from later ones with the same pid. Two that began
 /// in the same tick differ only by the exit between them; the first lived for less than a tick
 /// then, so at most one scan saw it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 pub struct ProcessId {
     /// Thread-group id in the initial pid namespace.
     pub pid: u32,
@@ -90,7 +92,7 @@ pub struct SensorHealthFact {
 }
 
 /// The memory of one process.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ProcessFact {
     /// Process.
     #[serde(flatten)]

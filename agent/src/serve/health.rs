@@ -113,7 +113,7 @@ impl Health {
     /// Notes an outcome: a setback counts until an action for the same incident succeeds.
     pub fn note_outcome(&mut self, now: f64, outcome: &Outcome) {
         let Outcome { event, cause, cgroup, why, .. } = outcome;
-        if event.is_setback() || *event == OutcomeKind::ShedFailed {
+        if event.is_problem() {
             self.setbacks.insert(cause.clone(), (now, format!("{event} {cgroup}: {why}")));
             if self.setbacks.len() > SETBACKS_MAX {
                 let oldest =

@@ -132,12 +132,7 @@ pub fn fill_tables(bytes: u64) -> anyhow::Result<()> {
 pub fn touch(anon: u64, mapped: u64, file: u64, shmem: u64, threads: u32) -> anyhow::Result<()> {
     let mapped = usize::try_from(mapped.max(anon))?;
     if mapped > 0 {
-        let start = map(
-            mapped,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            None,
-        )?;
+        let start = map_anonymous(mapped)?;
         // SAFETY: the mapping is that long, ours and writable. A kernel without huge pages refuses
         // the advice, which is then not needed.
         unsafe {
@@ -231,6 +226,12 @@ pub fn alloc_loop(lasting: Duration, grow_every: u64) -> anyhow::Result<()> {
     say(&json!({"ops": operations, "secs": secs, "ops_per_sec": operations as f64 / secs}))
 }
 
+/// Maps that many private bytes, which are not touched yet.
+fn map_anonymous(length: usize) -> anyhow::Result<*mut u8> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    map(length, protection, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None)
+}
+
 /// Maps memory for the rest of the process's life.
 fn map(length: usize, protection: i32, flags: i32, fd: Option<i32>) -> anyhow::Result<*mut u8> {
     // SAFETY: the kernel picks the address, so no memory in use is replaced; the result is checked.
@@ -247,12 +248,7 @@ fn map(length: usize, protection: i32, flags: i32, fd: Option<i32>) -> anyhow::R
 /// less, they wait for pages that were swapped out.
 pub fn roam(size: u64, threads: u32) -> anyhow::Result<()> {
     let length = usize::try_from(size)?.next_multiple_of(PAGE_BYTES);
-    let start = map(
-        length,
-        libc::PROT_READ | libc::PROT_WRITE,
-        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-        None,
-    )?;
+    let start = map_anonymous(length)?;
     let address = start.expose_provenance();
     ready(None)?;
     for seed in 0..threads.clamp(1, MOST_THREADS) {
@@ -282,12 +278,7 @@ pub fn swell(most: u64, seed: u64) -> anyhow::Result<()> {
 
 /// Takes that many bytes, touches them and gives them back.
 pub fn touch_and_give_back(length: usize) -> anyhow::Result<()> {
-    let start = map(
-        length,
-        libc::PROT_READ | libc::PROT_WRITE,
-        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-        None,
-    )?;
+    let start = map_anonymous(length)?;
     // SAFETY: the mapping is that long, ours and writable, and nothing points to it once it is
     // touched.
     unsafe {

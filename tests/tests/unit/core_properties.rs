@@ -50,14 +50,7 @@ fn process_fact(pid: u32, start_ticks: u64, anon_bytes: u64) -> ProcessFact {
         comm: Arc::from("api"),
         cgroup: Arc::from("/api.service"),
         anon_bytes,
-        file_bytes: 0,
-        shmem_bytes: 0,
-        swap_bytes: 0,
-        memory_max_bytes: None,
-        memory_charged_bytes: None,
-        faulted_bytes_total: None,
-        mapped_bytes: None,
-        peak_rss_bytes: None,
+        ..ProcessFact::default()
     }
 }
 

@@ -64,14 +64,7 @@ fn process(t: f64, id: ProcessId, comm: &str, mib: f64) -> Observation {
         comm: Arc::from(comm),
         cgroup: Arc::from("/api.service"),
         anon_bytes: (mib * MIB) as u64,
-        file_bytes: 0,
-        shmem_bytes: 0,
-        swap_bytes: 0,
-        memory_max_bytes: None,
-        memory_charged_bytes: None,
-        faulted_bytes_total: None,
-        mapped_bytes: None,
-        peak_rss_bytes: None,
+        ..ProcessFact::default()
     };
     Observation { t, fact: Fact::Process(fact) }
 }

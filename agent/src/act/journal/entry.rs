@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer, de::DeserializeOwned};
 
 use super::whitelist;
 use crate::decide::IncidentId;
@@ -114,6 +114,25 @@ impl ChangedUnit {
     }
 }
 
+/// Parses an entry that says in its header that it has this version. Another version may have other
+/// fields.
+///
+/// # Errors
+///
+/// Returns an error if it is malformed or has another version.
+pub fn parse<H: DeserializeOwned, E: DeserializeOwned>(
+    bytes: &[u8],
+    version: u32,
+    version_of: impl Fn(&H) -> u32,
+) -> Result<E, String> {
+    let header: H = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let found = version_of(&header);
+    if found != version {
+        return Err(format!("format version {found} is not supported, only {version}"));
+    }
+    serde_json::from_slice(bytes).map_err(|error| error.to_string())
+}
+
 impl JournalEntry {
     /// Makes an empty entry.
     pub(super) fn new(boot_id: &str, directory: PathBuf, inode: u64) -> Self {
@@ -136,16 +155,7 @@ impl JournalEntry {
     ///
     /// Returns an error if it is invalid.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
-        // Another version may have other fields.
-        let header: EntryHeader =
-            serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        if header.version != VERSION {
-            return Err(format!(
-                "format version {} is not supported, only {VERSION}",
-                header.version
-            ));
-        }
-        let entry: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let entry: Self = parse(bytes, VERSION, |header: &EntryHeader| header.version)?;
         entry.check()?;
         Ok(entry)
     }

@@ -19,7 +19,7 @@ use std::{
 
 use serde::Serialize;
 
-pub use entry::{Change, ChangedUnit, IsolatedCgroup, JournalEntry};
+pub use entry::{Change, ChangedUnit, IsolatedCgroup, JournalEntry, parse};
 
 use crate::os::{
     StateDir,

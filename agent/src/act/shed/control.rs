@@ -65,7 +65,7 @@ pub struct QueueReading {
 pub enum ShedStep {
     /// The length stays.
     Keep,
-    /// This is the new length.
+    /// The length is to become this.
     Set(u32),
     /// The original length is to be restored: the overload is over.
     Restore,
@@ -73,7 +73,7 @@ pub enum ShedStep {
     Stuck,
 }
 
-/// What was accepted and refused while load was shed.
+/// Connections accepted and refused while load was shed.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ShedFigures {
     /// Duration, in seconds.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::foreign_listener::{ForeignListener, SocketId};
 use crate::{
-    act::journal::{Entry, EntryJournal, whitelist},
+    act::journal::{Entry, EntryJournal, parse, whitelist},
     decide::IncidentId,
 };
 
@@ -118,16 +118,7 @@ impl Entry for ShedEntry {
     const LOCK: &str = "listeners.lock";
 
     fn read(bytes: &[u8]) -> Result<Self, String> {
-        // Another version may have other fields.
-        let header: ShedEntryHeader =
-            serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        if header.version != VERSION {
-            return Err(format!(
-                "format version {} is not supported, only {VERSION}",
-                header.version
-            ));
-        }
-        let entry: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let entry: Self = parse(bytes, VERSION, |header: &ShedEntryHeader| header.version)?;
         let incident = entry.incident.to_string();
         if !whitelist::is_incident(&incident) {
             return Err(format!("{incident:?} is not an incident"));

@@ -33,12 +33,12 @@ pub enum ShedRefusal {
     OtherCgroup {
         /// Process.
         pid: u32,
-        /// Its cgroup.
+        /// Cgroup in which it runs.
         found: String,
         /// Cgroup of the claim.
         expected: String,
     },
-    /// As many listeners as allowed are bounded already.
+    /// The maximum number of listeners are bounded already.
     #[error("the queues of {0} sockets are bounded already, as many as the agent bounds at once")]
     TooMany(usize),
     /// An earlier change could not be restored.

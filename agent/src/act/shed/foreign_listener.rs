@@ -56,7 +56,7 @@ pub struct ForeignListener {
     pub id: SocketId,
     /// Process that held it last.
     pub pid: u32,
-    /// Its descriptor there.
+    /// Number of the descriptor in that process.
     fd: i32,
 }
 
@@ -65,7 +65,7 @@ pub struct ForeignListener {
 pub enum LengthChange {
     /// The length was set; this one is in effect, lower if the kernel bounds it.
     Set(u32),
-    /// Nothing was changed: the length is not one of those expected.
+    /// The length stays, because it is not one of those expected.
     Unexpected(u32),
 }
 

@@ -48,8 +48,8 @@ pub(super) const YOUNG_ERRORS: f64 = 3.0;
 pub(super) const QUICKENED_ERRORS: f64 = 1.5;
 pub(super) const OLD_ERRORS: f64 = 0.5;
 
-/// The same for growth that is a good part of the size of a process that started under watch, while
-/// it starts and since: small steps that come ever more seldom do not make it.
+/// Such standard errors for growth that is a good part of the size of a process that started under
+/// watch, while it starts and since: small steps that come ever more seldom do not make it.
 const SUBSTANTIAL_STARTING_ERRORS: f64 = 2.0;
 const SUBSTANTIAL_ERRORS: f64 = 1.0;
 

@@ -25,7 +25,7 @@ pub(super) const STEADY_SHARE_MAX: f64 = 0.1;
 /// Buckets of the next longer horizon, and of the one after it, that must show the steady time.
 pub(super) const STEADY_BUCKETS_MIN: [usize; 2] = [8, 5];
 
-/// The same of the one after it if the process has been watched for no longer.
+/// Fewest buckets of the one after it if the process has been watched for no longer.
 const STEADY_BUCKETS_MIN_OF_ALL: usize = 3;
 
 /// Slope before, as a share of the slope since, up to which growth has quickened. A guess.

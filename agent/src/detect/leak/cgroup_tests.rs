@@ -62,7 +62,7 @@ fn cgroup(secs: u32, seen: impl Fn(f64) -> Seen) -> Vec<Verdict> {
     stopped(secs, &[], seen)
 }
 
-/// The same; the agent stops at each of `stops` and is back after its gap.
+/// Runs that too; the agent stops at each of `stops` and is back after its gap.
 fn stopped(secs: u32, stops: &[(u32, u32)], seen: impl Fn(f64) -> Seen) -> Vec<Verdict> {
     let mut run = Run::new(1.0, 20.0, None);
     let mut saved = None;

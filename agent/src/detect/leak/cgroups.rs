@@ -67,7 +67,7 @@ pub(super) struct CgroupLeaks {
     cgroups: HashMap<Arc<str>, ChargedCgroup>,
     /// One workload a cgroup and part, as the state of a process has one.
     members: Members,
-    /// Whether charges of cgroups are seen, so that those of limits are not needed.
+    /// Set if charges of cgroups are seen, so that those of limits are not needed.
     has_facts: bool,
     untracked_total: u64,
 }
@@ -76,7 +76,7 @@ pub(super) struct CgroupLeaks {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ChargedCgroup {
-    /// Whether its first process started under watch.
+    /// Set if its first process started under watch.
     young: bool,
     #[serde(skip)]
     seen_scan: u32,
@@ -129,7 +129,7 @@ struct OpenCgroupLeak {
     /// Process that the claim was raised with.
     id: ProcessId,
     comm: Arc<str>,
-    /// Whether it is an earlier run's, still to be raised in this one.
+    /// Set if it is an earlier run's, still to be raised in this one.
     #[serde(skip)]
     is_held_over: bool,
 }
@@ -173,12 +173,12 @@ impl SavedCgroups {
     }
 }
 
-/// What it takes to judge cgroups at one scan.
+/// Context of judging cgroups at one scan.
 pub(super) struct CgroupScan<'a> {
     pub(super) context: &'a Context<'a>,
     /// Time for which the host was awake, in seconds.
     pub(super) now: f64,
-    /// Whether no scan came before.
+    /// Set if no scan came before.
     pub(super) is_first: bool,
     pub(super) config: &'a LeakConfig,
     pub(super) horizons: &'a Horizons,
@@ -660,17 +660,9 @@ impl ChargeWindows {
 fn part_fact(cgroup: &Arc<str>, comm: &Arc<str>, part: CgroupMemory, bytes: u64) -> ProcessFact {
     ProcessFact {
         id: ProcessId { pid: part as u32, start_ticks: 0 },
-        ppid: 0,
         comm: comm.clone(),
         cgroup: cgroup.clone(),
         anon_bytes: bytes,
-        file_bytes: 0,
-        shmem_bytes: 0,
-        swap_bytes: 0,
-        memory_max_bytes: None,
-        memory_charged_bytes: None,
-        faulted_bytes_total: None,
-        mapped_bytes: None,
-        peak_rss_bytes: None,
+        ..ProcessFact::default()
     }
 }

@@ -47,7 +47,7 @@ struct OpenLeak {
     leaking: u32,
     /// Time to wait for a successor.
     patience_secs: f64,
-    /// Whether an earlier run of the agent raised it, and this one has not yet.
+    /// Set if an earlier run of the agent raised it, and this one has not yet.
     is_held_over: bool,
     /// Set if none does: the last one's leak, the time since which, and its fate.
     waits: Option<(Leak, f64, &'static str)>,

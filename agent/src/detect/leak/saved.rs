@@ -52,7 +52,7 @@ struct Saved {
     /// Watched time at which they were saved.
     now: f64,
     processes: Vec<(u32, Process)>,
-    /// Whether these are all processes that were watched.
+    /// Set if these are all processes that were watched.
     is_complete: bool,
     open: Vec<SavedLeak>,
     /// Pools, and the sizes at which their last processes ended by themselves.

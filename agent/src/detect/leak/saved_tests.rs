@@ -46,7 +46,7 @@ fn breaks_out(run: &Run, t: f64) -> Vec<ProcessFact> {
     at(run, 500.0 + (t - 1_500.0).max(0.0))
 }
 
-/// The same at a twentieth of the pace, with noise.
+/// Such a leak at a twentieth of the pace, with noise.
 fn breaks_out_slowly(run: &Run, t: f64) -> Vec<ProcessFact> {
     at(run, 200.0 + 0.05 * (t - 1_500.0).max(0.0) + 0.5 * noise(t, 3))
 }

@@ -65,14 +65,8 @@ impl Run {
             comm: Arc::from("api"),
             cgroup: Arc::from("/api.service"),
             anon_bytes: (mib.max(0.0) * MIB) as u64,
-            file_bytes: 0,
-            shmem_bytes: 0,
-            swap_bytes: 0,
             memory_max_bytes: self.memory_max_bytes,
-            memory_charged_bytes: None,
-            faulted_bytes_total: None,
-            mapped_bytes: None,
-            peak_rss_bytes: None,
+            ..ProcessFact::default()
         }
     }
 

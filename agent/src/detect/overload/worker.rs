@@ -47,7 +47,7 @@ pub(super) enum Takers {
 pub(super) struct ClaimSubject {
     /// Process to name; `None` if it is not known.
     pub(super) pid: Option<u32>,
-    /// The same if it is a worker.
+    /// That process if it is a worker.
     pub(super) worker: Option<StuckWorker>,
 }
 

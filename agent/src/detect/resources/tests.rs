@@ -60,14 +60,7 @@ impl Run {
             comm: Arc::from("api"),
             cgroup: Arc::from("/api.service"),
             anon_bytes: 1 << 20,
-            file_bytes: 0,
-            shmem_bytes: 0,
-            swap_bytes: 0,
-            memory_max_bytes: None,
-            memory_charged_bytes: None,
-            faulted_bytes_total: None,
-            mapped_bytes: None,
-            peak_rss_bytes: None,
+            ..ProcessFact::default()
         };
         self.feed(t, Fact::Process(fact));
     }

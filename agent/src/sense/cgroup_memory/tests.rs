@@ -44,15 +44,7 @@ fn process(pid: u32, cgroup: &Arc<str>) -> Observation {
         ppid: 1,
         comm: "api".into(),
         cgroup: cgroup.clone(),
-        anon_bytes: 0,
-        file_bytes: 0,
-        shmem_bytes: 0,
-        swap_bytes: 0,
-        memory_max_bytes: None,
-        memory_charged_bytes: None,
-        faulted_bytes_total: None,
-        mapped_bytes: None,
-        peak_rss_bytes: None,
+        ..ProcessFact::default()
     };
     Observation { t: 0.0, fact: Fact::Process(fact) }
 }

@@ -69,7 +69,7 @@ pub(in super::super) fn shared(rng: &mut Rng) -> Plan {
     plan
 }
 
-/// The same in memory that all workers of a pool map: each shows all of it, one is charged.
+/// Such a leak in memory that all workers of a pool map: each shows all of it, one is charged.
 pub(in super::super) fn shared_by_workers(rng: &mut Rng) -> Plan {
     let (quiet, rate, size) = (rng.log_range(0.5, 4.0) * HOUR, rate(rng), size(rng));
     let mut plan = after(rng, quiet, rate, size);
