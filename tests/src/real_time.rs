@@ -21,8 +21,21 @@ pub fn in_real_time(command: &mut Command) -> &mut Command {
 ///
 /// Returns an error if this is not permitted.
 pub fn real_time() -> io::Result<()> {
-    let lowest = libc::sched_param { sched_priority: 1 };
+    real_time_at(1)
+}
+
+/// Schedules this thread ahead of servers in real time, too.
+///
+/// # Errors
+///
+/// Returns an error if this is not permitted.
+pub fn ahead_of_servers() -> io::Result<()> {
+    real_time_at(2)
+}
+
+fn real_time_at(sched_priority: libc::c_int) -> io::Result<()> {
+    let wanted = libc::sched_param { sched_priority };
     // SAFETY: the call reads one sched_param, which lives here; 0 is this thread.
-    let set = unsafe { libc::sched_setscheduler(0, libc::SCHED_RR, &raw const lowest) };
+    let set = unsafe { libc::sched_setscheduler(0, libc::SCHED_RR, &raw const wanted) };
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

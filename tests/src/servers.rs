@@ -151,6 +151,11 @@ impl Servers {
         Self { ahead: true, ..self }
     }
 
+    /// Returns true if programs run ahead of everything else.
+    pub fn is_ahead(&self) -> bool {
+        self.ahead
+    }
+
     /// Starts nginx with one worker on the first CPU and its own files in `dir`. It serves `page`
     /// compressed at `/`, so the page's size sets the cost of a connection. All other settings are
     /// defaults, including the backlog of 511.

@@ -70,6 +70,8 @@ enum Command {
     Bench(bench::Args),
     /// Record, list, write or score the corpora of leaks and of accept queues
     Corpus(corpus::Args),
+    /// Shed load at the doors of real servers, and show what their clients see with and without
+    Shed(scenes::ShedArgs),
     /// Feed arbitrary bytes to Spillway's parsers
     Fuzz(fuzz::Args),
     /// Run a command for as long as standard input stays open (the demo runs the agent this way)
@@ -91,6 +93,7 @@ fn main() -> ExitCode {
         Command::Vm(args) => vm::main(&args),
         Command::Bench(args) => bench::main(&args),
         Command::Corpus(args) => corpus::main(&args),
+        Command::Shed(args) => scenes::shed_main(&args),
         Command::Fuzz(args) => fuzz::main(&args),
         Command::Hold(_) => Ok(ExitCode::SUCCESS),
     });

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: runs all tests, and lists those that could not run, with the reason; with
 //! `--quick`, only those that are fast enough to run between two edits; with `--thorough`, also all
-//! scenes with real servers.
+//! scenes with real servers, and load shed at their doors.
 //!
 //! A test that needs root or BPF and lacks it appends `name<TAB>reason` to the file named in
 //! `SPILLWAY_SKIPS` and passes. After the tests, every probe is checked on every available kernel,
@@ -46,8 +46,8 @@ pub struct Args {
     #[arg(long)]
     quick: bool,
 
-    /// Also run all scenes with real servers, some of which are downloaded (250 MB); about twenty
-    /// minutes
+    /// Also run all scenes with real servers and shed load at their doors; some are downloaded (250
+    /// MB); about half an hour
     #[arg(long, conflicts_with = "quick")]
     thorough: bool,
 }
@@ -136,6 +136,10 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if args.thorough && !scenes::run(&workspace, &args.filters, strict)? {
         failures
             .push("fewer than 95 % of the scenes with real servers were judged correctly".into());
+    }
+    // With filters the command of its own is meant.
+    if args.thorough && is_full_run && !scenes::shed_all(&workspace, strict)? {
+        failures.push("a server missed its targets while load was shed; see above".into());
     }
     if is_full_run {
         let (failed, skipped) = score_and_check(&workspace, has_programs)?;

@@ -109,6 +109,14 @@ pub struct Played {
     pub error: Option<String>,
 }
 
+/// Asks a server that listens until it has started.
+pub(super) async fn until_started(family: &Family, target: &Target) {
+    let first = Clients::new(target.clone(), (family.wire)(), Some(FIRST_WITHIN));
+    for _ in 0..FIRST {
+        first.ask(Connections::New).await;
+    }
+}
+
 /// Plays a scene in a thread and a network namespace of its own. It ends soon after its claim has
 /// been cleared.
 ///
@@ -169,10 +177,7 @@ impl Play<'_> {
     ) -> anyhow::Result<Played> {
         let dependency = stage.dependency.map(Dependency::start).transpose()?;
         let scene = self.scene;
-        let first = Clients::new(started.target.clone(), (self.family.wire)(), Some(FIRST_WITHIN));
-        for _ in 0..FIRST {
-            first.ask(Connections::New).await;
-        }
+        until_started(self.family, &started.target).await;
         self.origin = now();
         let connections = match scene.load {
             Load::Open(_, connections) => connections,

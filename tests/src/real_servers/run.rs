@@ -129,7 +129,7 @@ pub fn run(
 }
 
 /// Raises the limit of open files of this process as far as it may: clients hold many connections.
-fn allow_files() {
+pub(super) fn allow_files() {
     // SAFETY: rlimit is plain data, which both calls read or write, and lives here.
     unsafe {
         let mut limit: libc::rlimit = std::mem::zeroed();

@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use spillway_agent::sense::Hierarchy;
 
 use super::scene::Fault;
-use crate::{OwnCgroup, Program, Scratch, Servers, wait_for};
+use crate::{OwnCgroup, Program, Scratch, Servers, in_real_time, wait_for};
 
 /// Time that a server gets until it listens; the slowest one compiles its program first.
 const LISTENS_WITHIN: Duration = Duration::from_secs(40);
@@ -47,6 +47,11 @@ impl Stage {
     /// Directory of the scene's files.
     pub fn dir(&self) -> &Path {
         &self.scratch.0
+    }
+
+    /// Path of the scene's cgroup; `None` if none could be made.
+    pub fn cgroup(&self) -> Option<&str> {
+        self.cgroup.as_ref().map(|cgroup| cgroup.path.as_str())
     }
 
     /// Address of the server that clients use.
@@ -115,6 +120,9 @@ impl Stage {
         command.stdout(Stdio::from(output.try_clone()?)).stderr(Stdio::from(output));
         if let Some(cgroup) = &self.cgroup {
             cgroup.admit(command)?;
+        }
+        if self.servers.is_ahead() {
+            in_real_time(command);
         }
         // Apache ends its whole process group.
         Ok(Program::start(command.process_group(0)))

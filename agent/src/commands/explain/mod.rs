@@ -25,7 +25,7 @@ use crate::{
     trace::{TraceError, TraceReader},
 };
 
-pub use svg::draw;
+pub use svg::{BLUE, GREY, VERMILLION, draw};
 
 /// Maximum points kept for one process: four per pixel of the picture.
 const POINTS_MAX: usize = 4_096;

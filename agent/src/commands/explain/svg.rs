@@ -27,10 +27,13 @@ const FORECAST_SHARE: f64 = 0.5;
 const LIMIT_TIMES_MAX: f64 = 4.0;
 
 // Okabe and Ito's colours, which people with any colour vision can tell apart.
-const BLUE: RGBColor = RGBColor(0, 114, 178);
-const VERMILLION: RGBColor = RGBColor(213, 94, 0);
+/// Blue of the project's pictures.
+pub const BLUE: RGBColor = RGBColor(0, 114, 178);
+/// Vermillion of the project's pictures.
+pub const VERMILLION: RGBColor = RGBColor(213, 94, 0);
 const GREEN: RGBColor = RGBColor(0, 158, 115);
-const GREY: RGBColor = RGBColor(90, 90, 90);
+/// Grey of the project's pictures.
+pub const GREY: RGBColor = RGBColor(90, 90, 90);
 
 /// Draws what is known of a pid as SVG.
 ///

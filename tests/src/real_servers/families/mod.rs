@@ -1,16 +1,16 @@
 //! Servers of every kind. A new one is a file here and a line in [`FAMILIES`].
 
-mod apache;
-mod go;
-mod gunicorn;
+pub(super) mod apache;
+pub(super) mod go;
+pub(super) mod gunicorn;
 mod haproxy;
-mod java;
+pub(super) mod java;
 mod nginx;
-mod node;
-mod php_fpm;
+pub(super) mod node;
+pub(super) mod php_fpm;
 mod postgres;
 mod redis;
-mod uvicorn;
+pub(super) mod uvicorn;
 
 use super::{
     scene::{Family, SLOW_SECS},
@@ -28,8 +28,8 @@ pub static FAMILIES: [&Family; 15] = [
     &nginx::NGINX,
     &haproxy::HAPROXY,
     &redis::REDIS,
-    &php_fpm::PHP_FPM,
-    &apache::APACHE,
+    &php_fpm::UNIX,
+    &apache::PREFORK,
     &go::GO,
     &java::FIXED_POOL,
     &java::TOMCAT,

@@ -11,6 +11,7 @@ use super::{
 
 const PROGRAM: &str = "usr/bin/node";
 const SINGLE_SECS: f64 = 0.02;
+const BRISK_SECS: f64 = 0.01;
 const CLUSTER_SECS: f64 = 0.05;
 const WORKERS: u32 = 4;
 
@@ -46,6 +47,15 @@ pub const SINGLE: Family = Family {
     wire: http,
     start: |stage| start(stage, 1, SINGLE_SECS),
     scenes: || [usual(150), dependent(), slowed()].concat(),
+};
+
+/// One event loop with requests of half that time: the more requests, the sooner it is certain that
+/// too many wait.
+pub const BRISK: Family = Family {
+    name: "node-brisk",
+    service_secs: BRISK_SECS,
+    start: |stage| start(stage, 1, BRISK_SECS),
+    ..SINGLE
 };
 
 /// Four event loops.
