@@ -114,6 +114,8 @@ enum On {
     Bpf,
     /// Rungs that load no BPF program.
     WithoutBpf,
+    /// The best rung, because what is compared is read from the same files on every rung.
+    Best,
 }
 
 type Row = (About, On, &'static str, Run);
@@ -126,8 +128,8 @@ const ROWS: [Row; 76] = [
     (About::Probe(Probe::ProcessMemory), On::Bpf, "complete", memory::complete),
     (About::Probe(Probe::ProcessMemory), On::Every, "eight threads", memory::eight_threads),
     (About::Probe(Probe::ProcessMemory), On::Every, "cgroup", limits::own),
-    (About::Probe(Probe::ProcessMemory), On::Every, "limit of the parent", limits::parents),
-    (About::Probe(Probe::ProcessMemory), On::Every, "charges", limits::charges),
+    (About::Probe(Probe::ProcessMemory), On::Best, "limit of the parent", limits::parents),
+    (About::Probe(Probe::ProcessMemory), On::Best, "charges", limits::charges),
     (About::Probe(Probe::ProcessMemory), On::Bpf, "programs", memory::programs),
     (About::Probe(Probe::ProcessLife), On::Bpf, "exec and exit", life::exec_and_exit),
     (About::Probe(Probe::ProcessLife), On::Bpf, "short lives", life::short_lives),
@@ -242,8 +244,12 @@ const NEWEST_AND_HOST: &[&str] = &["7.2", "host"];
 ///
 /// The steps at which an agent is killed or overtaken are its own and the same everywhere: the
 /// oldest and the newest kernel share these checks. `held` and `divided` show on every kernel that
-/// a limit works and kills nothing.
-const ON_SOME: [(About, &str, &[&str]); 27] = [
+/// a limit works and kills nothing, `touched` and `identity` that processes are read, `abandoned`
+/// and `newcomers` that requests are counted.
+const ON_SOME: [(About, &str, &[&str]); 42] = [
+    (About::Probe(Probe::ProcessMemory), "peak", OLDEST_NEWEST_AND_HOST),
+    (About::Probe(Probe::ProcessMemory), "complete", OLDEST_NEWEST_AND_HOST),
+    (About::Probe(Probe::ProcessLife), "short lives", OLDEST_NEWEST_AND_HOST),
     (About::Probe(Probe::AcceptQueue), "overflows", OLDEST_NEWEST_AND_HOST),
     (About::Probe(Probe::AcceptQueue), "arrivals under load", OLDEST_NEWEST_AND_HOST),
     (About::Probe(Probe::AcceptSojourn), "blocking accept", OLDEST_NEWEST_AND_HOST),
@@ -254,9 +260,21 @@ const ON_SOME: [(About, &str, &[&str]); 27] = [
     (About::Probe(Probe::OutboundConnects), "IPv4 through IPv6", OLDEST_NEWEST_AND_HOST),
     (About::Probe(Probe::OutboundConnects), "workers", OLDEST_NEWEST_AND_HOST),
     (About::Probe(Probe::OutboundConnects), "full map", OLDEST_NEWEST_AND_HOST),
+    (About::Probe(Probe::UnixQueue), "stuck worker", OLDEST_NEWEST_AND_HOST),
+    (About::Probe(Probe::Requests), "in flight", OLDEST_NEWEST_AND_HOST),
     (About::Probe(Probe::Requests), "back to back", OLDEST_NEWEST_AND_HOST),
     (About::Agent, "low RLIMIT_MEMLOCK", OLDEST_NEWEST_AND_HOST),
     (About::Agent, "lockdown", OLDEST_NEWEST_AND_HOST),
+    (About::Limit, "refused", OLDEST_NEWEST_AND_HOST),
+    (About::Limit, "others", OLDEST_NEWEST_AND_HOST),
+    (About::Limit, "by hand", OLDEST_NEWEST_AND_HOST),
+    (About::Limit, "over", OLDEST_NEWEST_AND_HOST),
+    (About::Limit, "never wider", OLDEST_NEWEST_AND_HOST),
+    (About::Limit, "backstop", OLDEST_NEWEST_AND_HOST),
+    (About::Limit, "divided and over", OLDEST_NEWEST_AND_HOST),
+    (About::Limit, "divided and used", OLDEST_NEWEST_AND_HOST),
+    (About::Limit, "replaced", OLDEST_NEWEST_AND_HOST),
+    (About::Limit, "gathered", OLDEST_NEWEST_AND_HOST),
     (About::Limit, "slowed", OLDEST_NEWEST_AND_HOST),
     (About::Limit, "thrashing", OLDEST_NEWEST_AND_HOST),
     (About::Limit, "killed anywhere", NEWEST_AND_HOST),
@@ -292,8 +310,12 @@ fn of_rows(rows: &[Row]) -> Vec<Check> {
     let mut checks = Vec::new();
     for about in abouts {
         for rung in rungs(about) {
+            let is_best = rungs(about)
+                .first()
+                .is_some_and(|best| rungs::name(about, *best) == rungs::name(about, rung));
             for (_, on, what, run) in rows.iter().copied().filter(|row| row.0 == about) {
                 let applies = match on {
+                    On::Best => is_best,
                     On::Every | On::EveryFresh => true,
                     On::Bpf => rungs::is_bpf(rung),
                     On::WithoutBpf => !rungs::is_bpf(rung),

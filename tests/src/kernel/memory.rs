@@ -19,10 +19,10 @@ const PAGE_BYTES: u64 = 4096;
 /// Maximum that may move between a CPU's slot and the count while they are summed: the kernel's
 /// batch of 32 pages.
 const BATCH_BYTES: u64 = 32 * PAGE_BYTES;
-/// Some 200 MiB: on each of eight CPUs 24 pages more than a multiple of the 32 that a CPU may keep
+/// Some 20 MiB: on each of eight CPUs 24 pages more than a multiple of the 32 that a CPU may keep
 /// to itself; a thread's stack takes a few more. A plain count then misses nearly as much as it
 /// can, which is 992 KiB.
-const HELD_BYTES: u64 = 8 * (6400 + 24) * PAGE_BYTES;
+const HELD_BYTES: u64 = 8 * (640 + 24) * PAGE_BYTES;
 /// Four times the part of it that is touched, so that neither is taken for the other.
 const MAPPED_BYTES: u64 = 64 * MIB;
 /// Maximum difference between two processes of one program with different arguments: pages of the

@@ -1,7 +1,7 @@
 //! Rungs of each probe's ladder, and sensors that are restricted to one of them.
 
 use spillway_agent::{
-    bpf::{Fallback, Hook, Probe, ProbeStatus},
+    bpf::{Fallback, Hook, Need, Probe, ProbeStatus},
     sense::{Sensors, probes},
 };
 
@@ -61,7 +61,7 @@ impl Prepared {
         self.0 = None;
     }
 
-    /// Returns sensors with `probe` on this rung and the other probes on their best.
+    /// Returns sensors with `probe` on this rung.
     ///
     /// # Errors
     ///
@@ -91,9 +91,29 @@ fn fallbacks(probe: Probe) -> &'static [Fallback] {
     chain.map_or(&[], |chain| chain.fallbacks)
 }
 
+/// Returns the hooks to do without: those of the probe's other rungs, and those on BPF of probes
+/// that it does not use. To load and attach all programs takes an emulated processor more than a
+/// second; `agent/spillway/verified` does it on every kernel.
 fn others(probe: Probe, rung: Rung) -> Vec<Hook> {
     let wanted = rung.map(|rung| rung.hook);
-    fallbacks(probe).iter().map(|rung| rung.hook).filter(|&hook| Some(hook) != wanted).collect()
+    let used = used_by(probe);
+    let unwanted = |of: Probe, fallback: &Fallback| match of == probe {
+        true => Some(fallback.hook) != wanted,
+        false => fallback.is_bpf && !used.contains(&of),
+    };
+    let chains = probes().into_iter();
+    chains
+        .flat_map(|chain| chain.fallbacks.iter().map(|fallback| (chain.probe, fallback)))
+        .filter_map(|(of, fallback)| unwanted(of, fallback).then_some(fallback.hook))
+        .collect()
+}
+
+/// Returns the probes without which this one does not run on BPF, or whose facts carry its results.
+fn used_by(probe: Probe) -> Vec<Probe> {
+    let needs = fallbacks(probe).iter().flat_map(|fallback| fallback.needs);
+    let needed = needs.filter_map(|need| if let Need::Probe(of) = need { Some(*of) } else { None });
+    let carried = (probe == Probe::FaultSamples).then_some(Probe::ProcessMemory);
+    needed.chain(carried).collect()
 }
 
 fn hold(reports: &[ProbeStatus], probe: Probe, rung: Rung) -> anyhow::Result<()> {
