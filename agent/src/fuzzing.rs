@@ -48,6 +48,18 @@ pub fn journal(bytes: &[u8]) {
     }
 }
 
+/// Lengths in an entry for an accept queue are ones that `listen()` takes, and its file is in the
+/// journal's own directory.
+pub fn shed_journal(bytes: &[u8]) {
+    if let Ok(entry) = act::shed::read_entry(bytes) {
+        let stem = act::shed::stem_of(&entry);
+        assert!(!stem.contains('/') && stem.starts_with("socket-"), "{stem}");
+        assert!(i32::try_from(entry.prior()).is_ok(), "{entry:?}");
+        let ours = (0..=64).map(|bit| u32::MAX.checked_shr(bit).unwrap_or(0));
+        assert!(ours.filter(|length| entry.is_ours(*length)).all(|one| i32::try_from(one).is_ok()));
+    }
+}
+
 /// Windows that an earlier run saved are refused or used for a while. The bytes are taken as they
 /// are, and as changes (a place and a byte, in four bytes each) of windows that are whole.
 pub fn windows(bytes: &[u8]) {
@@ -256,8 +268,9 @@ mod tests {
 
     use super::*;
 
-    const TARGETS: [fn(&[u8]); 11] = [
+    const TARGETS: [fn(&[u8]); 12] = [
         journal,
+        shed_journal,
         drain_state,
         spool,
         btf,
@@ -270,8 +283,9 @@ mod tests {
         windows,
     ];
 
-    const NAMES: [&str; 11] = [
+    const NAMES: [&str; 12] = [
         "journal",
+        "shed_journal",
         "drain_state",
         "spool",
         "btf",
@@ -305,6 +319,7 @@ mod tests {
                 target(&bytes);
                 match *name {
                     "journal" => drop(act::read_entry(&bytes).unwrap()),
+                    "shed_journal" => drop(act::shed::read_entry(&bytes).unwrap()),
                     "drain_state" => {
                         drop(serde_json::from_slice::<drain::SavedState>(&bytes).unwrap())
                     }

@@ -183,7 +183,7 @@ impl Servers {
         let www = dir.join("www");
         fs::create_dir_all(&www).expect("making a directory");
         fs::write(www.join("index.html"), page).expect("writing the page");
-        let server = format!("listen {addr} {listen}; root {};", www.display());
+        let server = format!("server {{ listen {addr} {listen}; root {}; }}", www.display());
         listening(&mut self.nginx_serving(dir, workers, &server), addr)
     }
 
@@ -205,8 +205,8 @@ impl Servers {
         fs::create_dir_all(dir).expect("making a directory");
         fs::write(dir.join("file"), vec![b'.'; file_bytes]).expect("writing the file");
         let server = format!(
-            "listen {addr}; location / {{ proxy_pass http://{upstream}; }} \
-             location /file {{ root {}; limit_rate 1m; }}",
+            "server {{ listen {addr}; location / {{ proxy_pass http://{upstream}; }} \
+             location /file {{ root {}; limit_rate 1m; }} }}",
             dir.display()
         );
         let mut command = self.nginx_serving(dir, 1, &server);
@@ -214,9 +214,30 @@ impl Servers {
         listening(&mut command, addr)
     }
 
-    /// Returns a command that runs nginx with these directives of its server and its own files in
-    /// `dir`.
-    fn nginx_serving(&self, dir: &Path, workers: u32, server: &str) -> Command {
+    /// Starts nginx with one worker before these nodes, each with these parameters, and with these
+    /// directives of its location.
+    ///
+    /// # Panics
+    ///
+    /// Panics if nginx does not listen within five seconds.
+    pub fn nginx_balancing(
+        &self,
+        dir: &Path,
+        addr: SocketAddr,
+        nodes: &[SocketAddr],
+        of_node: &str,
+        directives: &str,
+    ) -> Program {
+        let nodes: String = nodes.iter().map(|node| format!("server {node} {of_node}; ")).collect();
+        let http = format!(
+            "upstream nodes {{ {nodes} }} server {{ listen {addr}; \
+             location / {{ proxy_pass http://nodes; {directives} }} }}"
+        );
+        listening(&mut self.nginx_serving(dir, 1, &http), addr)
+    }
+
+    /// Returns a command that runs nginx with these blocks of `http` and its own files in `dir`.
+    fn nginx_serving(&self, dir: &Path, workers: u32, http: &str) -> Command {
         let (at, config) = (dir.display(), dir.join("nginx.conf"));
         fs::create_dir_all(dir).expect("making a directory");
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
@@ -229,7 +250,7 @@ impl Servers {
              events {{ worker_connections 8192; }}\n\
              http {{ access_log off; gzip on; gzip_types *; gzip_comp_level 9; default_type \
              text/html;\n{temporary}\
-             server {{ {server} }} }}\n"
+             {http} }}\n"
         );
         fs::write(&config, text).expect("writing the configuration");
         let mut command = self.command(self.root.join("usr/sbin/nginx"));

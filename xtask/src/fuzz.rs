@@ -38,6 +38,7 @@ const TARGETS: &[(&str, &str, &str)] = &[
     ("explain", "tests/traces", "jsonl"),
     ("config", "configs", "toml"),
     ("journal", "tests/fuzz/seeds/journal", "json"),
+    ("shed_journal", "tests/fuzz/seeds/shed_journal", "json"),
     ("drain_state", "tests/fuzz/seeds/drain_state", "json"),
     ("spool", "tests/fuzz/seeds/spool", "json"),
     ("btf", "tests/fuzz/seeds/btf", "bin"),

@@ -77,7 +77,10 @@ impl ShedReport {
         writeln!(out, "  {:<17} {state:<9} {how}", "shed")?;
         let refused = match self.tcp_abort_on_overflow {
             Some(false) => "its first packet is dropped, and the client repeats it after 1 s",
-            Some(true) => "it is reset at once",
+            Some(true) => {
+                "its first packet is dropped if the queue is full by then, and it is reset if the \
+                 queue fills during its handshake"
+            }
             None => return Ok(()),
         };
         let value = u8::from(self.tcp_abort_on_overflow == Some(true));

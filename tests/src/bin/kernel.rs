@@ -47,6 +47,8 @@ mod requests;
 mod rungs;
 #[path = "../kernel/runner.rs"]
 mod runner;
+#[path = "../kernel/shed.rs"]
+mod shed;
 #[path = "../kernel/silent.rs"]
 mod silent;
 #[path = "../kernel/sojourns.rs"]

@@ -11,7 +11,7 @@ mod two_nodes;
 pub use balancer::{Balancer, free_addr};
 pub use leaking::{Happened, Ran, leaking};
 pub use node::{backend, quick};
-pub use two_nodes::{Served, two_nodes};
+pub use two_nodes::{NodeAgent, Served, two_nodes};
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! Two nodes behind HAProxy under a load that alternates between less and more than both can serve,
-//! with an agent on each node or with none.
+//! with an agent on each node, which may shed load, or with none.
 //!
 //! A node is a network and a PID namespace: its agent sees its own listeners and processes and
 //! nothing of the other's. It runs without BPF, which sees the whole host. HAProxy and the load run
@@ -31,6 +31,17 @@ const ALTERNATE_EVERY: Duration = Duration::from_secs(20);
 const THREADS: u32 = 8;
 const SERVICE: Duration = Duration::from_millis(100);
 
+/// Agent on each node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeAgent {
+    /// No agent.
+    None,
+    /// The default: an overload lowers the weight.
+    Weighs,
+    /// Also sheds load (`act.shed.enabled`).
+    Sheds,
+}
+
 /// Result of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Served {
@@ -38,6 +49,10 @@ pub struct Served {
     pub requests: u64,
     /// Answers with 200 within ten seconds.
     pub succeeded: u64,
+    /// Answers with 5xx, which HAProxy gives in the name of a node that it cannot reach.
+    pub server_errors: u64,
+    /// Accept queues that the agents bounded.
+    pub bounded: usize,
     /// Lowest weight of each node in HAProxy.
     pub lowest_weights: [u32; 2],
     /// Set if HAProxy had a node out of rotation at any time.
@@ -115,14 +130,14 @@ impl Node {
     }
 
     /// Starts the agent as described in `configs/haproxy/agent-check.cfg`, with its defaults.
-    fn agent(&self, nth: usize, scratch: &Scratch) -> Running {
+    fn agent(&self, nth: usize, scratch: &Scratch, sheds: bool) -> Running {
         let (name, state_dir) =
             (format!("agent-{nth}.toml"), scratch.0.join(format!("state-{nth}")));
         let text = format!(
             "mode = \"enforce\"\n[serve]\nlisten = \"127.0.0.1:0\"\nallow = \
             [\"{BALANCER}\"]\n[decide]\n\
              services = [\"tcp:{0}:8080\"]\n[act.drain.agent_check]\nlisten \
-             = \"{0}:9647\"\n[record]\nstate_dir = \"{1}\"\n",
+             = \"{0}:9647\"\n[record]\nstate_dir = \"{1}\"\n[act.shed]\nenabled = {sheds}\n",
             own_address(nth),
             state_dir.display()
         );
@@ -152,14 +167,15 @@ impl Node {
 pub fn two_nodes(
     servers: &Servers,
     name: &str,
-    with_agents: bool,
+    agent: NodeAgent,
     lasting: Duration,
 ) -> Result<Served, String> {
     let scratch = Scratch::make(name);
     own_network().map_err(|error| format!("cannot make a network namespace: {error}"))?;
     let mut nodes = [Node::make(0)?, Node::make(1)?];
     let _services = [nodes[0].service(0), nodes[1].service(1)];
-    let agents = with_agents.then(|| [nodes[0].agent(0, &scratch), nodes[1].agent(1, &scratch)]);
+    let agents = (agent != NodeAgent::None)
+        .then(|| [0, 1].map(|nth| nodes[nth].agent(nth, &scratch, agent == NodeAgent::Sheds)));
     let balancer = Balancer::as_shipped(servers, &scratch);
     for server in ["web-1", "web-2"] {
         balancer.until(server, "UP");
@@ -180,24 +196,33 @@ pub fn two_nodes(
         for (server, lowest) in ["web-1", "web-2"].into_iter().zip(&mut lowest_weights) {
             let weight = balancer.shows(server, "weight").and_then(|weight| weight.parse().ok());
             *lowest = weight.map_or(*lowest, |weight: u32| weight.min(*lowest));
-            left_rotation |= ["DRAIN", "MAINT"].iter().any(|status| balancer.is(server, status));
+            left_rotation |=
+                ["DRAIN", "MAINT", "DOWN"].iter().any(|status| balancer.is(server, status));
         }
         std::thread::sleep(Duration::from_millis(200));
     }
     let done: Value = serde_json::from_str(&load.next_line()).map_err(|error| error.to_string())?;
     let number = |name: &str| done[name].as_u64().unwrap_or_default();
     let requests = number("started") + number("not_opened");
-    if let Some(agents) = agents {
-        for (nth, agent) in agents.iter().enumerate() {
-            let printed = agent.printed();
-            let lines = printed
-                .lines()
-                .filter(|line| ["\"decision\"", "\"outcome\""].iter().any(|it| line.contains(it)));
-            lines.for_each(|line| println!("node {nth}: {line}"));
-        }
+    let server_errors = balancer.shows("BACKEND", "hrsp_5xx").and_then(|count| count.parse().ok());
+    let mut bounded = 0;
+    for (nth, running) in agents.iter().flatten().enumerate() {
+        let printed = running.printed();
+        let lines = printed
+            .lines()
+            .filter(|line| ["\"decision\"", "\"outcome\""].iter().any(|it| line.contains(it)));
+        lines.for_each(|line| println!("{agent:?}, node {nth}: {line}"));
+        bounded += printed.matches("accept queue bounded").count();
     }
     assert!(nodes.iter_mut().all(Node::is_running), "a node is gone");
-    Ok(Served { requests, succeeded: number("succeeded"), lowest_weights, left_rotation })
+    Ok(Served {
+        requests,
+        succeeded: number("succeeded"),
+        server_errors: server_errors.ok_or("HAProxy shows no count of its answers")?,
+        bounded,
+        lowest_weights,
+        left_rotation,
+    })
 }
 
 fn own_address(nth: usize) -> String {

@@ -9,7 +9,7 @@ use crate::{
     guest::{self, is_asked_for, is_thorough},
     handles, life, limits, listeners, memory, neighbour, outbound, pressure, reconcile, requests,
     rungs::{self, Prepared, Rung, rungs},
-    silent, sojourns, stress, survival, swapped, uninstall, units, unix,
+    shed, silent, sojourns, stress, survival, swapped, uninstall, units, unix,
 };
 
 /// Result of a check that passed.
@@ -47,6 +47,8 @@ pub enum About {
     Pressure,
     /// Limits on cgroups.
     Limit,
+    /// Bounds on accept queues.
+    Shed,
     /// Limits on systemd's units.
     Unit,
     /// The agent's own program.
@@ -60,6 +62,7 @@ impl About {
             Self::Probe(probe) => probe.name(),
             Self::Pressure => "pressure",
             Self::Limit => "limit",
+            Self::Shed => "shed",
             Self::Unit => "limit_of_unit",
             Self::Agent => "agent",
         }
@@ -120,7 +123,7 @@ enum On {
 
 type Row = (About, On, &'static str, Run);
 
-const ROWS: [Row; 76] = [
+const ROWS: [Row; 78] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "mapped", memory::mapped),
     (About::Probe(Probe::ProcessMemory), On::Every, "peak", memory::peak),
@@ -203,6 +206,8 @@ const ROWS: [Row; 76] = [
     (About::Limit, On::Every, "gathered", containment::gathered),
     (About::Limit, On::Every, "divided, killed anywhere", containment::divided_and_killed),
     (About::Limit, On::Every, "racing allocators", containment::racing),
+    (About::Shed, On::Every, "other namespace", shed::other_namespace),
+    (About::Shed, On::Every, "shared address", shed::shared_address),
     (About::Agent, On::Every, "doctor", agent::doctor),
     (About::Agent, On::Every, "verified", agent::verified),
     (About::Agent, On::Every, "low RLIMIT_MEMLOCK", survival::low_memlock),

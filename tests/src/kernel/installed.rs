@@ -30,10 +30,14 @@ pub const QUICK: &str = "mode = \"enforce\"\n[sense]\ninterval = \"200ms\"\n\
     = \"16MiB\"\n\
     [decide]\nlimit_within = \"1d\"\n[act.limit]\nmargin = \"32MiB\"\n";
 
-/// Maximum exposures that `systemd-analyze security` reports for the unit alone and with
-/// enforce.conf; see configs/README.md, "Privileges".
+/// Text of the drop-in for `act.shed`.
+const SHED: &str = include_str!("../../../configs/systemd/shed.conf");
+
+/// Maximum exposures that `systemd-analyze security` reports for the unit alone, with enforce.conf,
+/// and with shed.conf as well; see configs/README.md, "Privileges".
 pub const EXPOSURE_MAX: f64 = 2.0;
 pub const EXPOSURE_ENFORCING_MAX: f64 = 2.6;
+pub const EXPOSURE_SHEDDING_MAX: f64 = 2.8;
 
 /// Default address that it serves.
 pub const SERVES: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9646);
@@ -125,18 +129,7 @@ impl Installed {
     /// Checks that it has only the privileges of its unit file, and still sees everything that it
     /// sees without the restrictions.
     pub fn is_confined(&self, exposure_max: f64) -> anyhow::Result<()> {
-        let output = Command::new("systemd-analyze")
-            .args(["security", "--no-pager", AGENT_UNIT])
-            .output()?;
-        let analysed = String::from_utf8_lossy(&output.stdout);
-        let level = analysed.rsplit_once("exposure level for spillway.service: ");
-        let level = level.and_then(|(_, rest)| rest.split_whitespace().next()?.parse::<f64>().ok());
-        let level = level.with_context(|| format!("no level in {analysed}"))?;
-        ensure!(
-            level <= exposure_max,
-            "its exposure is {level}, more than {exposure_max}: {analysed}"
-        );
-
+        is_exposed(exposure_max)?;
         let doctor = Command::new("/usr/local/bin/spillway").args(["doctor", "--json"]).output()?;
         let unconfined: Value =
             serde_json::from_slice(&doctor.stdout).context("the doctor prints no JSON")?;
@@ -157,6 +150,28 @@ impl Installed {
         }
         Ok(())
     }
+}
+
+/// Checks the exposure of the unit with enforce.conf and shed.conf, which a running agent does not
+/// have before it is restarted.
+pub fn is_exposed_when_shedding() -> anyhow::Result<()> {
+    let drop_ins = Path::new("/run/systemd/system/spillway.service.d");
+    for (name, text) in [("enforce.conf", ENFORCE), ("shed.conf", SHED)] {
+        fs::write(drop_ins.join(name), text)?;
+    }
+    systemctl(&["daemon-reload"])?;
+    is_exposed(EXPOSURE_SHEDDING_MAX)
+}
+
+fn is_exposed(exposure_max: f64) -> anyhow::Result<()> {
+    let output =
+        Command::new("systemd-analyze").args(["security", "--no-pager", AGENT_UNIT]).output()?;
+    let analysed = String::from_utf8_lossy(&output.stdout);
+    let level = analysed.rsplit_once("exposure level for spillway.service: ");
+    let level = level.and_then(|(_, rest)| rest.split_whitespace().next()?.parse::<f64>().ok());
+    let level = level.with_context(|| format!("no level in {analysed}"))?;
+    ensure!(level <= exposure_max, "its exposure is {level}, more than {exposure_max}: {analysed}");
+    Ok(())
 }
 
 impl Drop for Installed {

@@ -17,7 +17,7 @@ pub type Rung = Option<&'static Fallback>;
 pub fn rungs(about: About) -> Vec<Rung> {
     match about {
         About::Probe(probe) => fallbacks(probe).iter().map(Some).collect(),
-        About::Pressure | About::Limit | About::Unit | About::Agent => vec![None],
+        About::Pressure | About::Limit | About::Shed | About::Unit | About::Agent => vec![None],
     }
 }
 
@@ -26,6 +26,7 @@ pub fn name(about: About, rung: Rung) -> &'static str {
     match (about, rung) {
         (About::Agent, _) => "spillway",
         (About::Unit, _) => "systemd's MemoryHigh",
+        (About::Shed, _) => "listen",
         (About::Limit, _) => "memory.high or memory.limit_in_bytes",
         (_, Some(rung)) => rung.at,
         (_, None) => "/proc/pressure",

@@ -23,7 +23,8 @@ use crate::{
     drive::Swap,
     guest::{self, is_thorough},
     installed::{
-        AGENT_UNIT, CLAIMED_WITHIN, EXPOSURE_ENFORCING_MAX, EXPOSURE_MAX, Installed, QUICK, SERVES,
+        AGENT_UNIT, CLAIMED_WITHIN, EXPOSURE_ENFORCING_MAX, EXPOSURE_MAX, EXPOSURE_SHEDDING_MAX,
+        Installed, QUICK, SERVES, is_exposed_when_shedding,
     },
     memory::beside,
     rungs::{Prepared, Rung},
@@ -351,7 +352,9 @@ pub fn without_enforce_conf(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     }
     let health = http_get(SERVES, "/healthz")?;
     ensure!(health.contains("mounted read-only"), "{health}");
-    Ok(Seen { events: 1, detail: format!("exposure at most {EXPOSURE_MAX}") })
+    is_exposed_when_shedding()?;
+    let detail = format!("exposure at most {EXPOSURE_MAX}, with shed.conf {EXPOSURE_SHEDDING_MAX}");
+    Ok(Seen { events: 1, detail })
 }
 
 /// Checks that the installed agent limits a service that would take the whole machine, is hard to

@@ -9,5 +9,6 @@ mod listeners;
 mod overload;
 mod processes;
 mod real_servers;
+mod refused;
 mod requests;
 mod shed;

@@ -7,7 +7,8 @@ use super::{
     control::{QueueReading, ShedControl},
     entry::ShedJournal,
     error::{ShedError, ShedRefusal, SocketError},
-    foreign_listener::ForeignListener,
+    foreign_listener::{ForeignListener, resets_on_overflow},
+    proc_sockets::netns_of,
     undo::undo_all,
 };
 use crate::{
@@ -94,7 +95,7 @@ impl ActiveSheds {
             ShedControl::new(self.wait_secs, original, target.accepts_per_sec, target.first)
         };
         let shed = ActiveShed::begin(journal, &target.id, &target.addr, found, control, t)?;
-        let why = shed.describe();
+        let why = format!("{}{}", shed.describe(), overflow_text(target.netns));
         self.active.push(shed);
         Ok(why)
     }
@@ -185,6 +186,16 @@ impl ActiveSheds {
             Ok(journal) => undo_all(journal).iter().map(|undone| undone.outcome(t)).collect(),
             Err(_) => Vec::new(),
         }
+    }
+}
+
+/// Describes what the kernel does with connections that find the queue full, in the agent's own
+/// network namespace: that of another one cannot be read without entering it.
+fn overflow_text(netns: u32) -> String {
+    let is_own = netns_of(std::process::id()).is_ok_and(|own| own == netns);
+    match resets_on_overflow().filter(|_| is_own) {
+        Some(resets) => format!("; net.ipv4.tcp_abort_on_overflow is {}", u8::from(resets)),
+        None => String::new(),
     }
 }
 

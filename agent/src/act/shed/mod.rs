@@ -34,3 +34,15 @@ pub use entry::{ShedEntry, ShedJournal};
 pub use foreign_listener::{obstacle, resets_on_overflow};
 pub use undo::{ShedUndone, undo_all};
 pub use worker::{ShedWorker, recover};
+
+/// Reads an entry, for the fuzz target.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_entry(bytes: &[u8]) -> Result<ShedEntry, String> {
+    crate::act::journal::Entry::read(bytes)
+}
+
+/// Returns the name of an entry's file without its suffix, for the fuzz target.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn stem_of(entry: &ShedEntry) -> String {
+    crate::act::journal::Entry::stem(entry)
+}

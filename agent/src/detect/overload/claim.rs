@@ -347,14 +347,14 @@ impl ClaimDetails for OverloadClaim {
             None => String::new(),
         };
         let waiting = match &self.requests {
-            Some(requests) => format!("{} requests", Count(requests.in_flight.into())),
-            None => {
+            Some(requests) => format!("{} requests are waiting", Count(requests.in_flight.into())),
+            None => overfull(self.backlog, self.backlog_max).unwrap_or_else(|| {
                 let (backlog, most) = (self.backlog.into(), self.backlog_max.into());
-                format!("{} of {} connections", Count(backlog), Count(most))
-            }
+                format!("{} of {} connections are waiting", Count(backlog), Count(most))
+            }),
         };
         format!(
-            "{}{owner} on {host} is overloaded: {waiting} are waiting{scarce}{sign}{consequence}",
+            "{}{owner} on {host} is overloaded: {waiting}{scarce}{sign}{consequence}",
             self.addr
         )
     }
@@ -385,5 +385,37 @@ impl ClaimDetails for OverloadClaim {
             None => "check the process, or send less load here",
         }
         .to_owned()
+    }
+}
+
+/// Describes a queue in which more connections wait than its length says; `None` if they fit.
+pub(super) fn overfull(backlog: u32, length: u32) -> Option<String> {
+    let waiting = Count(backlog.into());
+    let length_text = Count(length.into());
+    match backlog.checked_sub(length)? {
+        0 => None,
+        1 => Some(format!(
+            "{waiting} connections are waiting in a full queue (the kernel admits one more than \
+             its length of {length_text})"
+        )),
+        // They came before listen() was called with this length.
+        _ => Some(format!(
+            "{waiting} connections are waiting in a queue whose length is {length_text} now"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_more_than_the_length_is_explained() {
+        assert_eq!((overfull(0, 128), overfull(128, 128)), (None, None));
+        let full = "10 connections are waiting in a full queue (the kernel admits one more than \
+                    its length of 9)";
+        assert_eq!(overfull(10, 9).as_deref(), Some(full));
+        let shortened = "2,049 connections are waiting in a queue whose length is 9 now";
+        assert_eq!(overfull(2_049, 9).as_deref(), Some(shortened));
     }
 }

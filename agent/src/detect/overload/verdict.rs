@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::{
-    claim::{Bottleneck, OverloadClaim},
+    claim::{Bottleneck, OverloadClaim, overfull},
     rates::Rates,
     standing_queue::{StandingQueue, head_secs, is_full, room},
     trigger::Trigger,
@@ -157,9 +157,12 @@ impl OverloadedQueue<'_> {
             _ => format!("{listener} accepts too slowly: its queue has not drained for {lasted}"),
         };
         // Writing to a String cannot fail.
-        let _ = write!(why, "; {} connections are waiting, of {} that fit", fact.backlog, {
-            fact.backlog_max
-        });
+        let _ = match overfull(fact.backlog, fact.backlog_max) {
+            Some(waiting) => write!(why, "; {waiting}"),
+            None => write!(why, "; {} connections are waiting, of {} that fit", fact.backlog, {
+                fact.backlog_max
+            }),
+        };
         if let Some(secs) = head_secs(fact).filter(|_| !is_stuck && self.standing.is_some()) {
             let _ = write!(why, ", the oldest for {:.0} ms", secs * 1e3);
         }
