@@ -30,7 +30,8 @@ use crate::config::LeakConfig;
 const STRETCHES: [usize; 4] = [BUCKETS, 12, 8, 6];
 
 fn stretches(horizon: usize) -> &'static [usize] {
-    &STRETCHES[..(horizon + 1).saturating_sub(1).clamp(1, STRETCHES.len())]
+    let lengths = if horizon < MINUTES_HORIZON_MIN { 1 } else { horizon.max(3) };
+    &STRETCHES[..lengths.min(STRETCHES.len())]
 }
 
 /// First horizon, 45 minutes by default, whose buckets take minutes to close: they are judged while

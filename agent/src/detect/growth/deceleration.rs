@@ -14,9 +14,9 @@ use super::{
 /// Shortest stretch that is believed without a steady time before it.
 const POINTS_MIN: usize = 7;
 
-/// Shortest such stretch of a process that started under watch: what its start still loads comes in
-/// steps that a short line goes through.
-const YOUNG_POINTS_MIN: usize = 12;
+/// Shortest such stretch while a process starts under watch: what it still loads comes in steps
+/// that a short line goes through.
+const STARTING_POINTS_MIN: usize = 12;
 
 /// Growth as a share of the process's own size below which it may be a slow swing, which goes both
 /// ways. A guess.
@@ -25,18 +25,21 @@ const SWING_SHARE: f64 = 0.02;
 /// Rate, a gibibyte in five minutes, above which half a minute of growth is enough.
 const STEEP_BYTES_PER_SEC: f64 = 3_500_000.0;
 
-/// Time to the limit up to which growth of a process met at work is believed after minutes:
-/// a job in progress grows as fast, and there is time to see whether it ends.
-const URGENT_SECS: f64 = 7_200.0;
+/// Time to the limit up to which growth of a process met at work is believed after minutes: a job
+/// in progress grows as fast. Twice the warm-up, in which most jobs show whether they end.
+const URGENT_SECS: f64 = 2_400.0;
 
 /// Growth that counts on a host of any size: more than half of what is due to be found, and of the
 /// process's own size, since a large one has larger caches.
 const SUBSTANTIAL_BYTES: f64 = 36.0 * 1_048_576.0;
 const SUBSTANTIAL_SHARE: f64 = 0.3;
 
+/// Such growth as a share of the headroom in which it must not end: a limit as near as this.
+const SUBSTANTIAL_HEADROOM_SHARE: f64 = 0.09;
+
 /// Time for which a process must have been watched for that: longer than what most programs load at
 /// their start, and most bursts and jobs in progress last.
-const SUBSTANTIAL_WATCHED_SECS: f64 = 1_380.0;
+const SUBSTANTIAL_WATCHED_SECS: f64 = 1_260.0;
 
 /// First horizon that shows it, a quarter of an hour by default.
 const SUBSTANTIAL_HORIZON_MIN: usize = 3;
@@ -51,7 +54,7 @@ pub(super) const OLD_ERRORS: f64 = 0.5;
 /// Such standard errors for growth that is a good part of the size of a process that started under
 /// watch, while it starts and since: small steps that come ever more seldom do not make it.
 const SUBSTANTIAL_STARTING_ERRORS: f64 = 2.0;
-const SUBSTANTIAL_ERRORS: f64 = 1.0;
+const SUBSTANTIAL_ERRORS: f64 = 0.7;
 
 /// Time after which a start is over: runtimes that warm up slow down for most of an hour.
 const STARTED_SECS: f64 = 3_600.0;
@@ -91,7 +94,10 @@ impl HorizonView<'_> {
         // The first minutes say little about a process that ran before.
         let seen_enough =
             fast || self.young || self.watched_secs >= self.config.warm_up.as_secs_f64();
-        let points_min = if self.young && !quickened { YOUNG_POINTS_MIN } else { POINTS_MIN };
+        let starts = self.young && !quickened && self.watched_secs < STARTED_SECS;
+        // Two minutes are less than most bursts take.
+        let is_brief = self.horizon == MINUTES_HORIZON_MIN;
+        let points_min = if starts || is_brief { STARTING_POINTS_MIN } else { POINTS_MIN };
         let errors = if fast {
             0.0
         } else if !self.young {
@@ -118,12 +124,20 @@ impl HorizonView<'_> {
     pub(super) fn is_substantial(&self, stretch: &Stretch<'_>, quickened: bool) -> bool {
         let grown_bytes = stretch.grown_kib * KIB;
         let size_bytes = stretch.points[0].y * KIB;
-        let near_bytes = (grown_bytes / HEADROOM_SHARE).min(self.headroom_bytes);
+        let near_bytes = self.substantial_headroom_bytes(grown_bytes);
         let errors = self.substantial_errors();
+        // A process that ran before may have started shortly before.
+        let starts = self.watched_secs < STARTED_SECS;
+        let points_min = if starts { STARTING_POINTS_MIN } else { POINTS_MIN };
         self.horizon >= SUBSTANTIAL_HORIZON_MIN
             && self.is_large(grown_bytes, size_bytes)
-            && stretch.points.len() >= YOUNG_POINTS_MIN
+            && stretch.points.len() >= points_min
             && (!self.may_end(stretch, near_bytes, errors, quickened) || self.levels_off(stretch))
+    }
+
+    /// Headroom in which growth that is a good part of the process's own size must not end.
+    pub(super) fn substantial_headroom_bytes(&self, grown_bytes: f64) -> f64 {
+        (grown_bytes / SUBSTANTIAL_HEADROOM_SHARE).min(self.headroom_bytes)
     }
 
     /// Standard errors by which either half's slope may be off if growth is a good part of the

@@ -114,7 +114,7 @@ impl HorizonView<'_> {
     /// Returns whether growth is a leak however far the limit is, as
     /// [`HorizonView::is_substantial`] does for a stretch of floors.
     fn teeth_are_substantial(&self, points: &[Point], grown_kib: f64) -> bool {
-        let near_kib = (grown_kib / HEADROOM_SHARE).min(self.headroom_bytes / KIB);
+        let near_kib = self.substantial_headroom_bytes(grown_kib * KIB) / KIB;
         let errors = self.substantial_errors();
         self.is_large(grown_kib * KIB, points[0].y * KIB)
             && !ends_below(near_kib, points, 1.0, errors).unwrap_or(true)

@@ -57,6 +57,27 @@ fn start_that_slows_down_in_any_way_is_silent() {
 }
 
 #[test]
+fn slow_leak_from_birth_is_found_in_half_a_day() {
+    // Half of 150 MiB takes ten hours, and its start was not seen.
+    let verdict = one(born(48_000, |age| 150.0 + 75.0 * age / 36_000.0 + noise(age, 2) / 4.0));
+    assert!(verdict.t < 36_000.0 + 1_500.0, "{verdict:?}");
+}
+
+#[test]
+fn leak_after_hours_is_found_within_three_minutes() {
+    let leak = |t: f64| 100.0 + 0.38 * (t - 12_000.0).max(0.0) + noise(t, 1) / 4.0;
+    let verdict = one(Run::new(2.0, 60.0, None).shape(13_000.0, leak));
+    assert!(verdict.t < 12_000.0 + 170.0, "{verdict:?}");
+}
+
+#[test]
+fn job_met_in_progress_that_ends_is_silent() {
+    // At this pace what is left lasts for almost two hours, so that there is time to wait.
+    let job = |t: f64| 200.0 + 1.5 * t.min(900.0);
+    assert_eq!(Run::new(2.0, 10.0, None).shape(7_200.0, job), []);
+}
+
+#[test]
 fn leak_from_birth_under_teeth_is_found() {
     let teeth =
         |age: f64| 60.0 * (age / 70.0).fract() * (1.0 + noise((age / 70.0).floor(), 8)) / 2.0;

@@ -43,8 +43,10 @@ const CGROUPS_MAX: usize = 4_096;
 const SAVED_MAX: usize = 1_024;
 
 /// Time for which a part must have grown, or else for as long as is left until its limit: jobs fill
-/// a tmpfs for minutes and empty it again, and nothing else tells their files from a leak's.
+/// a tmpfs for minutes and empty it again, and nothing else tells their files from a leak's. Memory
+/// of the kernel comes and goes with files and threads, which are counted.
 const LASTED_SECS: f64 = 600.0;
+const KERNEL_LASTED_SECS: f64 = 240.0;
 
 /// Share of a part's growth that must be seen in processes to be theirs. A guess.
 const EXPLAINED_SHARE: f64 = 0.5;
@@ -520,7 +522,11 @@ impl ChargeWindows {
             judged.into_iter().find_map(|(horizon, newest)| {
                 let view = (horizon, newest);
                 let growth = process.judge(scan.now, view, scan.config, scan.horizons, &around)?;
-                let has_lasted = growth.grown_secs >= LASTED_SECS.min(growth.exhaustion_secs());
+                let lasts_secs = match part {
+                    CgroupMemory::Kernel => KERNEL_LASTED_SECS,
+                    CgroupMemory::Shared | CgroupMemory::Anonymous => LASTED_SECS,
+                };
+                let has_lasted = growth.grown_secs >= lasts_secs.min(growth.exhaustion_secs());
                 (has_lasted && !self.is_explained(part, &growth, scan.horizons))
                     .then_some((part, horizon, growth))
             })
