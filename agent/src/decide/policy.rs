@@ -375,7 +375,11 @@ impl Policy {
         self.weighed += is_new(before.0, member.weigh);
         self.drained += is_new(before.1, member.drain);
         for (action, refused) in asked {
-            let decision = self.decision(verdict, id, action, verdict.why.clone());
+            let why = match wants.not_shed.filter(|_| action == Action::Weigh) {
+                Some(reason) => format!("{}; no load is shed: {reason}", verdict.why),
+                None => verdict.why.clone(),
+            };
+            let decision = self.decision(verdict, id, action, why);
             decisions.push(Decision { refused, ..decision });
         }
     }

@@ -169,6 +169,8 @@ pub struct Wants {
     pub limit: bool,
     /// A shorter accept queue for its listener.
     pub shed: bool,
+    /// Reason for which that would not help where it is allowed; `None` if it would, or is not.
+    pub not_shed: Option<&'static str>,
     /// Less new work for this node.
     pub weigh: bool,
     /// No new work for this node.

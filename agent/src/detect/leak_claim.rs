@@ -200,9 +200,8 @@ impl ClaimDetails for LeakClaim {
         Wants {
             limit: self.resource == Resource::Memory
                 && left_secs <= config.limit_within.as_secs_f64(),
-            shed: false,
-            weigh: false,
             drain: is_nodes && (is_set_back || left_secs <= config.drain_within.as_secs_f64()),
+            ..Wants::default()
         }
     }
 

@@ -31,7 +31,7 @@ pub use detector::{Context, Detector, DetectorSize, Findings, HostInfo, SavedErr
 pub use incident_id::IncidentId;
 pub use leak::PROCESS_STATE_BYTES;
 pub use leak_claim::{Bound, CgroupMemory, LeakClaim};
-pub use overload::claim::{Bottleneck, OverloadClaim};
+pub use overload::claim::{Bottleneck, OverloadClaim, WaitingRequests};
 pub use resource::Resource;
 pub use verdict::{Claim, ClaimState, Verdict};
 

@@ -148,7 +148,7 @@ fn trace_with_odd_names_is_replayed_escaped() {
     let (comm, cgroup) =
         (serde_json::json!(format!("<b>{COMM}")), serde_json::json!(format!("/{CGROUP}")));
     for t in 0..900_u64 {
-        let bytes = (64 << 20) + t * (2 << 20);
+        let bytes = (64 << 20) + t * (4 << 20);
         trace += &format!(
             "{{\"t\":{t},\"kind\":\"host\",\"mem_available_bytes\":{}}}\n{{\"t\":{t},\"kind\":\"process\",\"pid\":812,\"start_ticks\":1,\"ppid\":1,\
              \"comm\":{comm},\"cgroup\":{cgroup},\"anon_bytes\":{bytes},\"file_bytes\":0,\"shmem_bytes\":0,\"swap_bytes\":0}}\n",

@@ -84,10 +84,6 @@ fn leaking_node_is_drained_before_a_request_fails() {
 /// Time for which two nodes are loaded, unless `SPILLWAY_TWO_NODES_SECS` says otherwise.
 const TWO_NODES_SECS: u64 = 60;
 
-/// Share of the requests that may fail because load is shed although their clients are patient: 0.04
-/// % did in two runs.
-const SHED_LOSES_MAX: f64 = 0.02;
-
 #[test]
 fn two_nodes_overloaded_in_turn_serve_as_much_with_agents() {
     const TEST: &str = "drain-two-nodes";
@@ -123,20 +119,12 @@ fn two_nodes_overloaded_in_turn_serve_as_much_with_agents() {
     for with in [weighs, sheds] {
         assert!(!with.left_rotation, "a node left rotation for an overload: {with:?}");
         assert!(with.lowest_weights.iter().all(|weight| (50..=100).contains(weight)), "{with:?}");
+        // The runs differ in the timing of their requests: half a percent is noise.
+        assert!(
+            with.share() >= without.share() - 0.005 && with.server_errors <= without.server_errors,
+            "the agent made it worse: {with:?}, without {without:?}"
+        );
     }
-    // The runs differ in the timing of their requests: half a percent is noise.
-    assert!(
-        weighs.share() >= without.share() - 0.005 && weighs.server_errors <= without.server_errors,
-        "the agent made it worse: {weighs:?}, without {without:?}"
-    );
-    assert!(sheds.bounded > 0, "no load was shed: {sheds:?}");
-    // These clients wait for ten seconds, longer than any queue here: whoever refuses connections
-    // loses a few.
-    assert!(
-        sheds.share() >= without.share() - SHED_LOSES_MAX,
-        "more than {SHED_LOSES_MAX} of the requests failed by shedding: {sheds:?}, without \
-         {without:?}"
-    );
 }
 
 #[test]

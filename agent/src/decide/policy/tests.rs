@@ -7,6 +7,7 @@ use crate::{
     config::{Pattern, ServicePattern},
     detect::{
         Bottleneck, Bound, CascadeRiskClaim, LeakClaim, OverloadClaim, Resource, Sign, Spared,
+        WaitingRequests,
     },
     sense::{HostFact, ListenerFact, ProcessId},
 };
@@ -344,7 +345,8 @@ fn refused_connections_are_a_warning_and_no_reason_to_drain() {
             claim.oldest_wait_us = Some(110_000);
         })
     };
-    assert_eq!(run.judge(shed(0.0)), ["shed overload-7-0.0.0.0:80"]);
+    let before = overload(0.0, ClaimState::Raised, |claim| claim.is_slower = true);
+    assert_eq!(run.judge(before), ["shed overload-7-0.0.0.0:80"]);
     assert_eq!(run.update(&shed(2.0)), NONE);
     let pages = ["page (warning) overload-7-0.0.0.0:80", "weigh overload-7-0.0.0.0:80"];
     assert_eq!(run.update(&shed(3.0)), pages);
@@ -358,17 +360,22 @@ fn refused_connections_are_a_warning_and_no_reason_to_drain() {
 #[test]
 fn load_is_shed_only_where_that_helps_and_is_allowed() {
     type Change = fn(&mut OverloadClaim);
-    let helps: [Change; 3] = [
+    let helps: [Change; 4] = [
         |claim| claim.accepts_per_sec = Some(90.0),
-        // A UNIX listener shows neither rate nor wait.
-        |claim| claim.oldest_wait_us = None,
+        // Its clients wait for a second, or have gone.
+        |claim| (claim.oldest_wait_us, claim.accepts_per_sec) = (Some(600_000), Some(45.0)),
+        |claim| (claim.oldest_wait_us, claim.is_for_nobody) = (Some(300_000), true),
         |claim| claim.sign = Some(Sign::RetryStorm),
     ];
-    let does_not: [Change; 7] = [
+    let does_not: [Change; 9] = [
+        // Without BPF neither rate nor wait is known.
+        |claim| claim.oldest_wait_us = None,
         |claim| claim.scarce = Some(Bottleneck::AcceptLoop),
         |claim| claim.scarce = Some(Bottleneck::Backlog),
         |claim| claim.accepts_per_sec = Some(0.0),
-        |claim| claim.oldest_wait_us = Some(90_000),
+        |claim| (claim.oldest_wait_us, claim.is_for_nobody) = (Some(90_000), true),
+        // Nobody gives up yet.
+        |claim| (claim.oldest_wait_us, claim.accepts_per_sec) = (Some(600_000), Some(80.0)),
         |claim| (claim.oldest_wait_us, claim.accepts_per_sec) = (None, Some(1_000.0)),
         |claim| claim.backlog = 3,
         |claim| claim.cgroup = Arc::from("/system.slice/other.service"),
@@ -389,6 +396,32 @@ fn load_is_shed_only_where_that_helps_and_is_allowed() {
     let mut protected = Run { policy: policy.shedding(0.1), decisions };
     let refused = protected.judge(overload(0.0, ClaimState::Raised, helps[0]));
     assert!(refused[0].starts_with("shed refused: its unit or cgroup is protected"), "{refused:?}");
+}
+
+#[test]
+fn weight_says_why_no_load_is_shed() {
+    type Change = fn(&mut OverloadClaim);
+    let whys: [(Change, &str); 3] = [
+        (|claim| claim.accepts_per_sec = Some(90.0), "so"),
+        (
+            |claim| {
+                let requests = WaitingRequests { in_flight: 40, ..WaitingRequests::default() };
+                (claim.backlog, claim.requests) = (0, Some(requests));
+            },
+            "so; no load is shed: the requests wait on connections that were accepted before",
+        ),
+        (
+            |claim| claim.scarce = Some(Bottleneck::AcceptLoop),
+            "so; no load is shed: the server accepts nothing",
+        ),
+    ];
+    for (change, why) in whys {
+        let mut run = shedding();
+        run.judge(overload(0.0, ClaimState::Raised, change));
+        run.policy.update(&overload(4.0, ClaimState::Raised, change), &mut run.decisions);
+        let weighs = run.decisions.iter().find(|decision| decision.action == Action::Weigh);
+        assert_eq!(weighs.map(|decision| decision.why.as_str()), Some(why));
+    }
 }
 
 #[test]

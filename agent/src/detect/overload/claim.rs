@@ -158,18 +158,37 @@ impl OverloadClaim {
         !would_move && (is_broken || self.is_slower)
     }
 
-    /// Returns whether a queue bounded to `wait_secs` would help: connections wait for longer, and
-    /// some are accepted. A stuck server accepts none of them, and a queue that is too short for
-    /// bursts must not become shorter.
+    /// Returns whether a queue bounded to `wait_secs` would help: a connection that comes now would
+    /// wait for longer than clients do, or some have gone, and connections are accepted. A shorter
+    /// queue harms nobody, and refusing its connections would, so an unknown wait is no reason; a
+    /// stuck server accepts none of them; and a queue that is too short for bursts must not become
+    /// shorter.
     fn is_helped_by_shedding(&self, wait_secs: f64) -> bool {
         let is_broken = matches!(self.scarce, Some(Bottleneck::AcceptLoop | Bottleneck::Backlog))
             || self.exhausted.is_some()
             || self.accepts_per_sec.is_some_and(|rate| rate <= 0.0);
-        let queue_secs = self
-            .oldest_wait_us
-            .map(|us| us as f64 / 1e6)
-            .or_else(|| self.accepts_per_sec.map(|per_sec| f64::from(self.backlog) / per_sec));
-        !is_broken && self.backlog >= WAITING_MIN && queue_secs.is_none_or(|secs| secs > wait_secs)
+        let least_secs = if self.is_for_nobody { wait_secs } else { wait_secs.max(GIVEN_UP_SECS) };
+        let is_long = self.newcomers_wait_secs().is_some_and(|secs| secs > least_secs);
+        !is_broken && self.backlog >= WAITING_MIN && is_long
+    }
+
+    /// Returns why a bounded accept queue would not help, if that is due to the service.
+    fn why_shedding_does_not_help(&self) -> Option<&'static str> {
+        if self.requests.is_some() && self.backlog < WAITING_MIN {
+            Some("the requests wait on connections that were accepted before")
+        } else if self.scarce == Some(Bottleneck::AcceptLoop) {
+            Some("the server accepts nothing")
+        } else {
+            None
+        }
+    }
+
+    /// Time that a connection which comes now will wait, in seconds, if it is known: that in which
+    /// the queue is accepted, and at least as long as its oldest connection waits already.
+    fn newcomers_wait_secs(&self) -> Option<f64> {
+        let oldest_secs = self.oldest_wait_us.map(|us| us as f64 / 1e6);
+        let drains_secs = self.accepts_per_sec.map(|rate| f64::from(self.backlog) / rate);
+        oldest_secs.into_iter().chain(drains_secs).reduce(f64::max)
     }
 
     /// Connections that wait for accept(), or requests that wait for a response, if those are more.
@@ -305,8 +324,10 @@ impl ClaimDetails for OverloadClaim {
             return Wants::default();
         }
         let shed = shed_wait_secs.is_some_and(|secs| self.is_helped_by_shedding(secs));
+        let not_shed = shed_wait_secs.and_then(|_| self.why_shedding_does_not_help());
         let drain = has_granter && severity >= Severity::Critical && self.is_this_nodes_fault();
-        Wants { limit: false, shed, weigh: severity >= Severity::Warning && !drain, drain }
+        let weigh = severity >= Severity::Warning && !drain;
+        Wants { limit: false, shed, not_shed, weigh, drain }
     }
 
     fn label(&self) -> String {
