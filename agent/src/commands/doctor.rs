@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::CommandError;
 use crate::{
     act::shed,
-    bpf::{ProbeStatus, fallbacks::Unavailable},
+    bpf::{Probe, ProbeState, ProbeStatus, fallbacks::Unavailable},
     os::host,
     sense::{Fact, Sensors},
 };
@@ -61,8 +61,14 @@ struct ShedReport {
 }
 
 impl ShedReport {
-    fn make() -> Self {
-        let why = shed::obstacle().map(|error| error.to_string());
+    /// Reports what is known to prevent it. Without the age of a queue it is never asked for.
+    fn new(obstacle: Option<String>, sees_age: bool) -> Self {
+        let unseen = || {
+            "the age of accept queues is not seen, and load is shed only where clients would wait \
+             for a second\n  hint: see accept_queue above"
+                .to_owned()
+        };
+        let why = obstacle.or_else(|| (!sees_age).then(unseen));
         let tcp_abort_on_overflow = shed::resets_on_overflow();
         Self { possible: why.is_none(), why, tcp_abort_on_overflow }
     }
@@ -93,6 +99,11 @@ impl ShedReport {
     }
 }
 
+/// Returns whether a probe tells for how long an accept queue has stood.
+fn sees_age_of_queues(status: &ProbeStatus) -> bool {
+    status.probe == Probe::AcceptQueue && status.state == ProbeState::Attached
+}
+
 impl DoctorReport {
     fn make(mut sensors: Sensors) -> Self {
         let mut seen = Vec::new();
@@ -111,7 +122,10 @@ impl DoctorReport {
             listeners: count(|fact| matches!(fact, Fact::Listener(_))),
             host_memory: host.is_some(),
             memory_pressure: host.is_some_and(|host| host.psi_memory_some_avg10.is_some()),
-            shed: ShedReport::make(),
+            shed: ShedReport::new(
+                shed::obstacle().map(|error| error.to_string()),
+                sensors.reports().iter().any(sees_age_of_queues),
+            ),
         }
     }
 
@@ -141,5 +155,22 @@ impl DoctorReport {
         writeln!(out, "  {:<17} {pressure:<9} /proc/pressure/memory", "memory_pressure")?;
         self.shed.print(out)?;
         writeln!(out, "sees {} processes and {} listeners", self.processes, self.listeners)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shedding_needs_the_age_of_queues() {
+        let why = |report: ShedReport| (report.possible, report.why.unwrap_or_default());
+        assert_eq!(why(ShedReport::new(None, true)), (true, String::new()));
+        let (possible, unseen) = why(ShedReport::new(None, false));
+        assert!(
+            !possible && unseen.starts_with("the age of accept queues is not seen"),
+            "{unseen}"
+        );
+        assert_eq!(why(ShedReport::new(Some("too old".into()), false)), (false, "too old".into()));
     }
 }
