@@ -193,7 +193,7 @@ impl ActiveSheds {
 /// network namespace: that of another one cannot be read without entering it.
 fn overflow_text(netns: u32) -> String {
     let is_own = netns_of(std::process::id()).is_ok_and(|own| own == netns);
-    match resets_on_overflow().filter(|_| is_own) {
+    match is_own.then(resets_on_overflow).flatten() {
         Some(resets) => format!("; net.ipv4.tcp_abort_on_overflow is {}", u8::from(resets)),
         None => String::new(),
     }

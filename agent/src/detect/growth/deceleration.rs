@@ -94,7 +94,7 @@ impl HorizonView<'_> {
         // The first minutes say little about a process that ran before.
         let seen_enough =
             fast || self.young || self.watched_secs >= self.config.warm_up.as_secs_f64();
-        let starts = self.young && !quickened && self.watched_secs < STARTED_SECS;
+        let starts = self.young && !quickened && self.may_be_starting();
         // Two minutes are less than most bursts take.
         let is_brief = self.horizon == MINUTES_HORIZON_MIN;
         let points_min = if starts || is_brief { STARTING_POINTS_MIN } else { POINTS_MIN };
@@ -126,13 +126,17 @@ impl HorizonView<'_> {
         let size_bytes = stretch.points[0].y * KIB;
         let near_bytes = self.substantial_headroom_bytes(grown_bytes);
         let errors = self.substantial_errors();
-        // A process that ran before may have started shortly before.
-        let starts = self.watched_secs < STARTED_SECS;
-        let points_min = if starts { STARTING_POINTS_MIN } else { POINTS_MIN };
+        let points_min = if self.may_be_starting() { STARTING_POINTS_MIN } else { POINTS_MIN };
         self.horizon >= SUBSTANTIAL_HORIZON_MIN
             && self.is_large(grown_bytes, size_bytes)
             && stretch.points.len() >= points_min
             && (!self.may_end(stretch, near_bytes, errors, quickened) || self.levels_off(stretch))
+    }
+
+    /// Returns whether the process may still be starting: one that ran before may have started
+    /// shortly before.
+    fn may_be_starting(&self) -> bool {
+        self.watched_secs < STARTED_SECS
     }
 
     /// Headroom in which growth that is a good part of the process's own size must not end.
@@ -145,7 +149,7 @@ impl HorizonView<'_> {
     pub(super) fn substantial_errors(&self) -> f64 {
         if !self.young {
             OLD_ERRORS
-        } else if self.watched_secs < STARTED_SECS {
+        } else if self.may_be_starting() {
             SUBSTANTIAL_STARTING_ERRORS
         } else {
             SUBSTANTIAL_ERRORS
@@ -156,7 +160,7 @@ impl HorizonView<'_> {
     /// good part of the process's size by itself.
     pub(super) fn levels_off(&self, stretch: &Stretch<'_>) -> bool {
         self.horizon >= SUBSTANTIAL_HORIZON_MIN
-            && self.watched_secs >= STARTED_SECS
+            && !self.may_be_starting()
             && self.lasting_pace().is_some_and(|(bytes_per_sec, secs)| {
                 let leaked_bytes = bytes_per_sec * secs;
                 let now_bytes = stretch.points[stretch.points.len() - 1].y * KIB;

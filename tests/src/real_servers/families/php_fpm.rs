@@ -32,7 +32,7 @@ header('Content-Length: 2');
 echo 'ok';
 ";
 
-/// A fixed number of children.
+/// A fixed number of children on a UNIX socket.
 pub const UNIX: Family = Family {
     name: "php-fpm-behind-nginx",
     needs: &[PROGRAM, nginx::PROGRAM],
@@ -48,7 +48,7 @@ pub const UNIX: Family = Family {
     scenes: || [upstream(200), dependent()].concat(),
 };
 
-/// Same, on a TCP listener.
+/// A fixed number of children on a TCP listener.
 pub const TCP: Family = Family {
     name: "php-fpm-tcp-behind-nginx",
     start: |stage| {
