@@ -177,7 +177,8 @@ pub fn run(
         // several times as much for a moment.
         self_protection::lock_memory();
         agent.service_pods = ServicePods::start(config)?;
-        sandbox::system_calls(sensors.enters_namespaces(), is_shedding);
+        let is_resetting = is_shedding && config.act.shed.reset;
+        sandbox::system_calls(sensors.enters_namespaces() || is_resetting, is_shedding);
         announce(&sensors, config);
         let consume = |event: Event<'_>| {
             agent.apply(event);

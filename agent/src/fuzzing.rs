@@ -48,9 +48,12 @@ pub fn journal(bytes: &[u8]) {
     }
 }
 
-/// Lengths in an entry for an accept queue are ones that `listen()` takes, and its file is in the
-/// journal's own directory.
+/// Lengths in an entry for an accept queue are ones that `listen()` takes, and its file, like that
+/// of a network namespace, is in the journal's own directory.
 pub fn shed_journal(bytes: &[u8]) {
+    if let Some(stem) = act::shed::stem_of_reset(bytes) {
+        assert!(!stem.contains('/') && stem.starts_with("netns-"), "{stem}");
+    }
     if let Ok(entry) = act::shed::read_entry(bytes) {
         let stem = act::shed::stem_of(&entry);
         assert!(!stem.contains('/') && stem.starts_with("socket-"), "{stem}");

@@ -122,30 +122,17 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if !args.quick {
         provide(&mut command, strict)?;
     }
-    let report = report(&workspace, args.quick);
-    // A report of an earlier run would be misleading.
-    fs::remove_file(&report).ok();
-    let mut failures = Vec::new();
-    if !child::streaming("tests", &mut command)?.success() {
-        failures = failed(&fs::read_to_string(&report).unwrap_or_default());
-        if failures.is_empty() {
-            failures
-                .push("the tests could not be run; their output begins with the reason".to_owned());
+    let mut failures = thread::scope(|scope| {
+        // The scores take what everything else leaves of the processors: most tests wait.
+        let scores = is_full_run.then(|| scope.spawn(|| corpus::meets_targets(&workspace)));
+        let mut failures = run_tests(args, &workspace, &mut command)?;
+        if let Some(scores) = scores {
+            let (failed, skipped) = check_kernels(&workspace, has_programs, scores)?;
+            failures.extend(failed);
+            skips.extend(skipped);
         }
-    }
-    if args.thorough && !scenes::run(&workspace, &args.filters, strict)? {
-        failures
-            .push("fewer than 95 % of the scenes with real servers were judged correctly".into());
-    }
-    // With filters the command of its own is meant.
-    if args.thorough && is_full_run && !scenes::shed_all(&workspace, strict)? {
-        failures.push("a server missed its targets while load was shed; see above".into());
-    }
-    if is_full_run {
-        let (failed, skipped) = score_and_check(&workspace, has_programs)?;
-        failures.extend(failed);
-        skips.extend(skipped);
-    }
+        anyhow::Ok(failures)
+    })?;
 
     skips.extend(parse_skips(&fs::read_to_string(&skips_file).unwrap_or_default()));
     println!("{}", list(&skips));
@@ -162,34 +149,58 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Scores the detectors on the corpora, and checks every probe on every kernel if there are
-/// programs. Returns the failures, and the skipped kernels with the reason.
-fn score_and_check(
+/// Runs nextest, and with `--thorough` the scenes with real servers. Returns the failures.
+fn run_tests(
+    args: &Args,
+    workspace: &Workspace,
+    nextest: &mut Command,
+) -> anyhow::Result<Vec<String>> {
+    let report = report(workspace, args.quick);
+    // A report of an earlier run would be misleading.
+    fs::remove_file(&report).ok();
+    let mut failures = Vec::new();
+    if !child::streaming("tests", nextest)?.success() {
+        failures = failed(&fs::read_to_string(&report).unwrap_or_default());
+        if failures.is_empty() {
+            failures
+                .push("the tests could not be run; their output begins with the reason".to_owned());
+        }
+    }
+    if args.thorough && !scenes::run(workspace, &args.filters, is_ci())? {
+        failures
+            .push("fewer than 95 % of the scenes with real servers were judged correctly".into());
+    }
+    // With filters the command of its own is meant.
+    if args.thorough && args.filters.is_empty() && !scenes::shed_all(workspace, is_ci())? {
+        failures.push("a server missed its targets while load was shed; see above".into());
+    }
+    Ok(failures)
+}
+
+/// Checks every probe on every kernel if there are programs, and waits for the scores: the checks
+/// of this host's own kernel run alone. Returns the failures, and the skipped kernels with the
+/// reason.
+fn check_kernels(
     workspace: &Workspace,
     has_programs: bool,
+    scores: thread::ScopedJoinHandle<'_, anyhow::Result<bool>>,
 ) -> anyhow::Result<(Vec<String>, BTreeMap<String, String>)> {
-    thread::scope(|scope| {
-        // The scores take what the emulated machines leave of the processors: their checks often
-        // wait, and measure time.
-        let scores = scope.spawn(|| corpus::meets_targets(workspace));
-        let scored = || {
-            let met =
-                scores.join().map_err(|_| anyhow::anyhow!("scoring the corpora panicked"))??;
-            let failure = "a detector misses its targets on the corpora; `cargo xtask corpus \
-                           score` names them";
-            anyhow::Ok((!met).then(|| failure.to_owned()))
-        };
-        if !has_programs {
-            return Ok((scored()?.into_iter().collect(), BTreeMap::new()));
-        }
-        let mut failures = Vec::new();
-        let (failed, skipped) = vm::all(workspace, || {
-            failures.extend(scored()?);
-            Ok(())
-        })?;
-        failures.extend(failed);
-        Ok((failures, skipped))
-    })
+    let scored = || {
+        let met = scores.join().map_err(|_| anyhow::anyhow!("scoring the corpora panicked"))??;
+        let failure = "a detector misses its targets on the corpora; `cargo xtask corpus score` \
+                       names them";
+        anyhow::Ok((!met).then(|| failure.to_owned()))
+    };
+    if !has_programs {
+        return Ok((scored()?.into_iter().collect(), BTreeMap::new()));
+    }
+    let mut failures = Vec::new();
+    let (failed, skipped) = vm::all(workspace, || {
+        failures.extend(scored()?);
+        Ok(())
+    })?;
+    failures.extend(failed);
+    Ok((failures, skipped))
 }
 
 /// Returns the path of nextest's report, as set in `.config/nextest.toml`.

@@ -56,6 +56,9 @@ struct ShedReport {
     /// Reason that prevents it.
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
+    /// Reason that prevents `act.shed.reset`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reset_why: Option<String>,
     /// Set if a connection that finds a queue full is reset; `None` if that cannot be read.
     tcp_abort_on_overflow: Option<bool>,
 }
@@ -70,7 +73,8 @@ impl ShedReport {
         };
         let why = obstacle.or_else(|| (!sees_age).then(unseen));
         let tcp_abort_on_overflow = shed::resets_on_overflow();
-        Self { possible: why.is_none(), why, tcp_abort_on_overflow }
+        let reset_why = shed::reset_obstacle();
+        Self { possible: why.is_none(), why, reset_why, tcp_abort_on_overflow }
     }
 
     fn print(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -89,6 +93,11 @@ impl ShedReport {
             }
             None => return Ok(()),
         };
+        let (state, how) = match &self.reset_why {
+            None => ("possible", "act.shed.reset, in network namespaces of services"),
+            Some(why) => ("prevented", why.as_str()),
+        };
+        writeln!(out, "  {:<17} {state:<9} {how}", "shed_reset")?;
         let value = u8::from(self.tcp_abort_on_overflow == Some(true));
         writeln!(
             out,

@@ -13,15 +13,14 @@ use crate::{
     act::{
         Journal, Outcome, OutcomeCause, OutcomeKind,
         drain::{DrainPhase, Override, OverrideFile, StateFile},
-        shed::{self, ShedJournal},
-        undo_all,
+        shed, undo_all,
     },
     os::{proc_reader, sandbox},
     sense::Hierarchy,
 };
 
-/// Restores limits and accept queues from the journals and puts a drained node back into service.
-/// None of it waits for a running agent.
+/// Restores limits, accept queues and network namespaces from the journals, and puts a drained node
+/// back into service. None of it waits for a running agent.
 ///
 /// # Errors
 ///
@@ -40,16 +39,16 @@ pub fn undo(config: Option<&Path>, json: bool) -> Result<(), CommandError> {
         Ok(journal) => (journal.map(|journal| undo_all(&journal)).unwrap_or_default(), None),
         Err(error) => (Vec::new(), Some(error)),
     };
-    let sheds = ShedJournal::find(&state_dir).with_context(|| {
-        format!("cannot read the journal of accept queues in {}", state_dir.display())
-    });
-    let unshed = match sheds {
-        Ok(journal) => journal.map(|journal| shed::undo_all(&journal)).unwrap_or_default(),
-        Err(error) => {
-            unread = unread.or(Some(error));
-            Vec::new()
+    let mut unshed = Vec::new();
+    for undone in shed::undo_recorded(&state_dir) {
+        let undone = undone.with_context(|| {
+            format!("cannot read what was changed to shed load in {}", state_dir.display())
+        });
+        match undone {
+            Ok(undone) => unshed.extend(undone),
+            Err(error) => unread = unread.or(Some(error)),
         }
-    };
+    }
     // A refused journal must not keep the node out of service.
     let undrained = undrain(&state_dir)?;
     let outcomes: Vec<_> = undone

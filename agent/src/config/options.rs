@@ -217,6 +217,11 @@ options! {
         /// length back when the overload is over.
         // Less is no queue at all; of a longer queue nobody waits for the end.
         wait: Duration = millis(100), DurationIn(millis(10)..=millis(10_000));
+        /// Whether net.ipv4.tcp_abort_on_overflow is set to 1 meanwhile, if the service has a
+        /// network namespace of its own: clients whose handshake finds the queue full are then
+        /// reset, instead of waiting for a second or more. Behind nginx that turns waits into
+        /// errors. Needs CAP_SYS_ADMIN: under systemd, configs/systemd/shed-reset.conf.
+        reset: bool = false, Flag;
     }
 
     /// Taking this node out of service before it fails, and putting it back. With a url, the

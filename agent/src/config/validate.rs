@@ -39,6 +39,7 @@ pub fn conflicts(config: &Config) -> Vec<Conflict> {
         drain_after_limit(config),
         backstop(config),
         page_webhook(config),
+        shed_reset(config),
         delegated_program(config),
         drain_secret(config),
         drain_client(config),
@@ -229,6 +230,16 @@ fn drain_secret(config: &Config) -> Option<Conflict> {
         hint: "requests have to be signed: give a file with a key, `whsec_` and 24 to 64 random \
                bytes in base64"
             .to_owned(),
+    })
+}
+
+fn shed_reset(config: &Config) -> Option<Conflict> {
+    let shed = &config.act.shed;
+    (shed.reset && !shed.enabled).then(|| Conflict {
+        keys: &["act.shed.reset", "act.shed.enabled"],
+        message: "act.shed.reset is true and act.shed.enabled is false: nothing would be reset"
+            .to_owned(),
+        hint: "set act.shed.enabled = true, or remove act.shed.reset".to_owned(),
     })
 }
 

@@ -9,6 +9,8 @@ pub enum Capability {
     IpcLock = 14,
     /// May read files, namespaces and programs of other users' processes.
     SysPtrace = 19,
+    /// May enter namespaces.
+    SysAdmin = 21,
 }
 
 /// Returns whether the agent has a capability.

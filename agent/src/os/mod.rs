@@ -6,6 +6,7 @@
 //! - [`capabilities`] reads those that the agent has.
 //! - [`cgroup_dir`] is a directory that is certain to be on a cgroup file system.
 //! - [`host`] reads the host's name and kernel release.
+//! - [`netns`] makes calls inside another network namespace.
 //! - [`sandbox`] restricts the files and system calls of this process, and [`proc_reader`] reads
 //!   the parts of `/proc` that the restriction hides.
 //! - [`self_protection`] keeps the agent running while memory is short.
@@ -18,6 +19,7 @@ pub(crate) mod cgroup_dir;
 pub(crate) mod file_lock;
 pub(crate) mod host;
 pub mod journal_stream;
+pub(crate) mod netns;
 pub mod nonblocking_writer;
 pub(crate) mod proc_reader;
 pub(crate) mod sandbox;

@@ -43,6 +43,8 @@ mod pressure;
 mod reconcile;
 #[path = "../kernel/requests.rs"]
 mod requests;
+#[path = "../kernel/resets.rs"]
+mod resets;
 #[path = "../kernel/rungs.rs"]
 mod rungs;
 #[path = "../kernel/runner.rs"]

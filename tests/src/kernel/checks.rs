@@ -8,6 +8,7 @@ use crate::{
     agent, arrivals, containment, faults,
     guest::{self, is_asked_for, is_thorough},
     handles, life, limits, listeners, memory, neighbour, outbound, pressure, reconcile, requests,
+    resets,
     rungs::{self, Prepared, Rung, rungs},
     shed, silent, sojourns, stress, survival, swapped, uninstall, units, unix,
 };
@@ -123,7 +124,7 @@ enum On {
 
 type Row = (About, On, &'static str, Run);
 
-const ROWS: [Row; 78] = [
+const ROWS: [Row; 80] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "mapped", memory::mapped),
     (About::Probe(Probe::ProcessMemory), On::Every, "peak", memory::peak),
@@ -208,6 +209,8 @@ const ROWS: [Row; 78] = [
     (About::Limit, On::Every, "racing allocators", containment::racing),
     (About::Shed, On::Every, "other namespace", shed::other_namespace),
     (About::Shed, On::Every, "shared address", shed::shared_address),
+    (About::Shed, On::Every, "resets", resets::own_namespace),
+    (About::Shed, On::Every, "resets, killed anywhere", resets::killed),
     (About::Agent, On::Every, "doctor", agent::doctor),
     (About::Agent, On::Every, "verified", agent::verified),
     (About::Agent, On::Every, "low RLIMIT_MEMLOCK", survival::low_memlock),
@@ -251,7 +254,7 @@ const NEWEST_AND_HOST: &[&str] = &["7.2", "host"];
 /// oldest and the newest kernel share these checks. `held` and `divided` show on every kernel that
 /// a limit works and kills nothing, `touched` and `identity` that processes are read, `abandoned`
 /// and `newcomers` that requests are counted.
-const ON_SOME: [(About, &str, &[&str]); 42] = [
+const ON_SOME: [(About, &str, &[&str]); 43] = [
     (About::Probe(Probe::ProcessMemory), "peak", OLDEST_NEWEST_AND_HOST),
     (About::Probe(Probe::ProcessMemory), "complete", OLDEST_NEWEST_AND_HOST),
     (About::Probe(Probe::ProcessLife), "short lives", OLDEST_NEWEST_AND_HOST),
@@ -282,6 +285,7 @@ const ON_SOME: [(About, &str, &[&str]); 42] = [
     (About::Limit, "gathered", OLDEST_NEWEST_AND_HOST),
     (About::Limit, "slowed", OLDEST_NEWEST_AND_HOST),
     (About::Limit, "thrashing", OLDEST_NEWEST_AND_HOST),
+    (About::Shed, "resets, killed anywhere", NEWEST_AND_HOST),
     (About::Limit, "killed anywhere", NEWEST_AND_HOST),
     (About::Limit, "killed anywhere, with all", NEWEST_AND_HOST),
     (About::Limit, "undone by hand anywhere", OLDEST_AND_HOST),

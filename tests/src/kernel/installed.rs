@@ -30,14 +30,16 @@ pub const QUICK: &str = "mode = \"enforce\"\n[sense]\ninterval = \"200ms\"\n\
     = \"16MiB\"\n\
     [decide]\nlimit_within = \"1d\"\n[act.limit]\nmargin = \"32MiB\"\n";
 
-/// Text of the drop-in for `act.shed`.
-const SHED: &str = include_str!("../../../configs/systemd/shed.conf");
+/// Text of the drop-ins for `act.shed` and `act.shed.reset`.
+pub const SHED: &str = include_str!("../../../configs/systemd/shed.conf");
+pub const SHED_RESET: &str = include_str!("../../../configs/systemd/shed-reset.conf");
 
 /// Maximum exposures that `systemd-analyze security` reports for the unit alone, with enforce.conf,
-/// and with shed.conf as well; see configs/README.md, "Privileges".
+/// with shed.conf as well, and with shed-reset.conf as well; see configs/README.md, "Privileges".
 pub const EXPOSURE_MAX: f64 = 2.0;
 pub const EXPOSURE_ENFORCING_MAX: f64 = 2.6;
 pub const EXPOSURE_SHEDDING_MAX: f64 = 2.8;
+pub const EXPOSURE_RESETTING_MAX: f64 = 3.4;
 
 /// Default address that it serves.
 pub const SERVES: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9646);

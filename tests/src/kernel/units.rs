@@ -23,8 +23,9 @@ use crate::{
     drive::Swap,
     guest::{self, is_thorough},
     installed::{
-        AGENT_UNIT, CLAIMED_WITHIN, EXPOSURE_ENFORCING_MAX, EXPOSURE_MAX, EXPOSURE_SHEDDING_MAX,
-        Installed, QUICK, SERVES, is_exposed_when_shedding,
+        AGENT_UNIT, CLAIMED_WITHIN, ENFORCE, EXPOSURE_ENFORCING_MAX, EXPOSURE_MAX,
+        EXPOSURE_RESETTING_MAX, EXPOSURE_SHEDDING_MAX, Installed, QUICK, SERVES, SHED, SHED_RESET,
+        is_exposed_when_shedding,
     },
     memory::beside,
     rungs::{Prepared, Rung},
@@ -353,8 +354,28 @@ pub fn without_enforce_conf(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let health = http_get(SERVES, "/healthz")?;
     ensure!(health.contains("mounted read-only"), "{health}");
     is_exposed_when_shedding()?;
-    let detail = format!("exposure at most {EXPOSURE_MAX}, with shed.conf {EXPOSURE_SHEDDING_MAX}");
-    Ok(Seen { events: 1, detail })
+    drop(agent);
+    let may_reset = may_reset()?;
+    let detail = format!(
+        "exposure at most {EXPOSURE_MAX}, with shed.conf {EXPOSURE_SHEDDING_MAX}; {may_reset}"
+    );
+    Ok(Seen { events: 2, detail })
+}
+
+/// Checks that with shed-reset.conf nothing is known to prevent `act.shed.reset`.
+fn may_reset() -> anyhow::Result<String> {
+    let drop_ins =
+        [("enforce.conf", ENFORCE), ("shed.conf", SHED), ("shed-reset.conf", SHED_RESET)];
+    let config = format!("{QUICK}[act.shed]\nenabled = true\nreset = true\n");
+    for (drop_ins, expected) in [(&drop_ins[..2], true), (&drop_ins[..], false)] {
+        let agent = Installed::start_with(&config, drop_ins)?;
+        let said = agent.said();
+        ensure!(said.contains("act.shed.reset has no effect") == expected, "{said}");
+        if !expected {
+            agent.is_confined(EXPOSURE_RESETTING_MAX)?;
+        }
+    }
+    Ok(format!("resets are possible with {EXPOSURE_RESETTING_MAX}"))
 }
 
 /// Checks that the installed agent limits a service that would take the whole machine, is hard to

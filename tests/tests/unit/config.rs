@@ -162,7 +162,7 @@ fn the_shipped_file_is_what_the_agent_prints() {
 
 #[test]
 fn the_shipped_file_with_every_key_set_is_still_the_defaults() {
-    assert_eq!(key_names().len(), 59);
+    assert_eq!(key_names().len(), 60);
     assert_eq!(parse(&uncommented(), "x.toml").unwrap(), Config::default());
     assert_eq!(parse("", "x.toml").unwrap(), Config::default());
 }
@@ -308,6 +308,11 @@ fn contradiction_is_reported_at_the_key_that_was_set() {
             "x.toml:2: act.drain.url is set, but act.drain.secret_file is not\n  \
              hint: requests have to be signed: give a file with a key, `whsec_` and 24 to 64 \
              random bytes in base64",
+        ),
+        (
+            "act.shed.reset = true\n",
+            "x.toml:1: act.shed.reset is true and act.shed.enabled is false: nothing would be \
+             reset\n  hint: set act.shed.enabled = true, or remove act.shed.reset",
         ),
         (
             "act.drain.client_key_file = '/a'",

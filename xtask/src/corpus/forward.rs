@@ -23,8 +23,9 @@ pub fn meets_targets(workspace: &Workspace) -> anyhow::Result<bool> {
     const CHECK: [&str; 5] = ["score", "--part", "held-out", "--check", "--detector-only"];
     let mut met = true;
     let run = |arguments: &[String]| {
-        let mut yielding = Command::new("nice");
-        yielding.args(["-n", "19"]).arg(binary(workspace));
+        // Whatever else wants the processor has it at once: tests beside this one measure time.
+        let mut yielding = Command::new("chrt");
+        yielding.args(["--idle", "0"]).arg(binary(workspace));
         run(workspace, yielding, arguments)
     };
     for corpus in [&[][..], &["queues"], &["requests"]] {

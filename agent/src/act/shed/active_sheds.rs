@@ -7,8 +7,8 @@ use super::{
     control::{QueueReading, ShedControl},
     entry::ShedJournal,
     error::{ShedError, ShedRefusal, SocketError},
-    foreign_listener::{ForeignListener, resets_on_overflow},
-    proc_sockets::netns_of,
+    foreign_listener::ForeignListener,
+    overflow_resets::OverflowResets,
     undo::undo_all,
 };
 use crate::{
@@ -51,6 +51,7 @@ pub struct ActiveSheds {
     wait_secs: f64,
     cgroups: CgroupPaths,
     active: Vec<ActiveShed>,
+    resets: OverflowResets,
 }
 
 impl ActiveSheds {
@@ -62,6 +63,7 @@ impl ActiveSheds {
             wait_secs: config.act.shed.wait.as_secs_f64(),
             cgroups: CgroupPaths::new(Hierarchy::detect()),
             active: Vec::new(),
+            resets: OverflowResets::new(config),
         }
     }
 
@@ -95,7 +97,7 @@ impl ActiveSheds {
             ShedControl::new(self.wait_secs, original, target.accepts_per_sec, target.first)
         };
         let shed = ActiveShed::begin(journal, &target.id, &target.addr, found, control, t)?;
-        let why = format!("{}{}", shed.describe(), overflow_text(target.netns));
+        let why = format!("{}{}", shed.describe(), self.resets.begin(target, &self.cgroups));
         self.active.push(shed);
         Ok(why)
     }
@@ -155,9 +157,10 @@ impl ActiveSheds {
         t: f64,
         mut tick: impl FnMut(&mut ActiveShed, &ShedJournal) -> ShedTick,
     ) -> Vec<Outcome> {
-        let Ok(journal) = &self.journal else { return Vec::new() };
+        let Self { journal, active, resets, .. } = self;
+        let Ok(journal) = journal else { return Vec::new() };
         let mut outcomes = Vec::new();
-        self.active.retain_mut(|shed| {
+        active.retain_mut(|shed| {
             let (event, why) = match tick(shed, journal) {
                 ShedTick::Nothing => return true,
                 ShedTick::Report(why) => {
@@ -168,7 +171,8 @@ impl ActiveSheds {
                 ShedTick::Yield(why) => (OutcomeKind::ShedYielded, why),
                 ShedTick::Fail(error) => (OutcomeKind::ShedFailed, error.to_string()),
             };
-            let undone = shed.undo(journal);
+            let mut undone = shed.undo(journal);
+            undone.extend(resets.end(&shed.id));
             let is_done = undone.iter().all(|undone| undone.is_done());
             let event = if is_done { event } else { OutcomeKind::ShedFailed };
             let states: BTreeSet<_> = undone.iter().map(ToString::to_string).collect();
@@ -182,20 +186,9 @@ impl ActiveSheds {
     /// Restores everything, as at the end of the agent.
     pub fn undo_all(&mut self, t: f64) -> Vec<Outcome> {
         self.active.clear();
-        match &self.journal {
-            Ok(journal) => undo_all(journal).iter().map(|undone| undone.outcome(t)).collect(),
-            Err(_) => Vec::new(),
-        }
-    }
-}
-
-/// Describes what the kernel does with connections that find the queue full, in the agent's own
-/// network namespace: that of another one cannot be read without entering it.
-fn overflow_text(netns: u32) -> String {
-    let is_own = netns_of(std::process::id()).is_ok_and(|own| own == netns);
-    match is_own.then(resets_on_overflow).flatten() {
-        Some(resets) => format!("; net.ipv4.tcp_abort_on_overflow is {}", u8::from(resets)),
-        None => String::new(),
+        let mut undone = self.journal.as_ref().map(undo_all).unwrap_or_default();
+        undone.extend(self.resets.undo_all());
+        undone.iter().map(|one| one.outcome(t)).collect()
     }
 }
 

@@ -149,7 +149,11 @@ impl Entry for ShedEntry {
     }
 }
 
-fn by_name<S: serde::Serializer>(id: &IncidentId, serializer: S) -> Result<S::Ok, S::Error> {
+/// Serializes an incident as its name.
+pub(super) fn by_name<S: serde::Serializer>(
+    id: &IncidentId,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.collect_str(id)
 }
 

@@ -107,6 +107,50 @@ pub enum SocketError {
     },
 }
 
+/// Reason for which the setting of a network namespace is not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ResetRefusal {
+    /// The namespace is the host's or the agent's.
+    #[error("the service runs in the network namespace of the host or of the agent")]
+    NotOwn,
+    /// Another service runs in the namespace.
+    #[error("pid {pid} in {cgroup} shares the service's network namespace")]
+    Shared {
+        /// Process.
+        pid: u32,
+        /// Cgroup in which it runs.
+        cgroup: String,
+    },
+    /// No process runs in the namespace.
+    #[error("no process runs in the service's network namespace any more")]
+    Gone,
+    /// An earlier change could not be restored.
+    #[error(
+        "an earlier change of this network namespace is not undone yet\n  hint: `spillway undo` \
+        prints the reason"
+    )]
+    NotUndone,
+    /// The journal cannot be written.
+    #[error("there is no journal: {0}")]
+    NoJournal(String),
+    /// A call failed.
+    #[error("{what}: {error}")]
+    Failed {
+        /// Call.
+        what: String,
+        /// Error of the kernel.
+        error: io::Error,
+    },
+}
+
+impl ResetRefusal {
+    /// Makes an error of a call.
+    pub(super) fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |error| Self::Failed { what, error }
+    }
+}
+
 /// Reason for which load is not shed at a listener.
 #[derive(Debug, thiserror::Error)]
 pub enum ShedError {

@@ -212,14 +212,6 @@ pub fn obstacle() -> Option<SocketError> {
     (!is_permitted).then(|| SocketError::of_descriptor(pid, Errno::PERM))
 }
 
-/// Returns whether the network namespace of this process resets connections that find an accept
-/// queue full, instead of dropping their packets; `None` if that cannot be read.
-pub fn resets_on_overflow() -> Option<bool> {
-    let file = "/proc/sys/net/ipv4/tcp_abort_on_overflow";
-    let text = unrestricted(move || std::fs::read_to_string(file)).ok()?;
-    Some(text.trim() != "0")
-}
-
 fn open_process(pid: u32) -> Result<OwnedFd, SocketError> {
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(SocketError::Gone)?;
     pidfd_open(raw, PidfdFlags::empty()).map_err(|errno| SocketError::of_descriptor(pid, errno))

@@ -11,6 +11,9 @@
 //! change is undone and reported. Off by default, and only for listeners that `decide.services`
 //! lists.
 //!
+//! With `act.shed.reset`, connections that find the queue full are reset, if the service has a
+//! network namespace of its own ([`netns_sysctl`]).
+//!
 //! Refused: UNIX sockets, whose credentials `listen()` would replace; a listener whose holder is
 //! unknown or runs in another cgroup than the service. Sockets of one address (SO_REUSEPORT), and
 //! one that several processes hold, count as one listener.
@@ -23,7 +26,10 @@ mod control;
 mod entry;
 mod error;
 mod foreign_listener;
+mod netns_sysctl;
+mod overflow_resets;
 mod proc_sockets;
+mod reset_entry;
 mod undo;
 mod watched;
 mod worker;
@@ -31,9 +37,12 @@ mod worker;
 pub use active_sheds::{ActiveSheds, ShedTarget};
 pub use control::{QueueReading, ShedControl, ShedFigures, ShedStep};
 pub use entry::{ShedEntry, ShedJournal};
-pub use foreign_listener::{obstacle, resets_on_overflow};
+pub use foreign_listener::obstacle;
+pub use netns_sysctl::{reset_obstacle, resets_on_overflow};
+pub use overflow_resets::undo_all_resets;
+pub use reset_entry::{ResetEntry, ResetJournal};
 pub use undo::{ShedUndone, undo_all};
-pub use worker::{ShedWorker, recover};
+pub use worker::{ShedWorker, recover, undo_recorded};
 
 /// Reads an entry, for the fuzz target.
 #[cfg(any(test, fuzzing))]
@@ -45,4 +54,12 @@ pub(crate) fn read_entry(bytes: &[u8]) -> Result<ShedEntry, String> {
 #[cfg(any(test, fuzzing))]
 pub(crate) fn stem_of(entry: &ShedEntry) -> String {
     crate::act::journal::Entry::stem(entry)
+}
+
+/// Returns the name of the file, without its suffix, of an entry for a network namespace; `None` if
+/// it is none. For the fuzz target.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn stem_of_reset(bytes: &[u8]) -> Option<String> {
+    let entry = <ResetEntry as crate::act::journal::Entry>::read(bytes).ok()?;
+    Some(crate::act::journal::Entry::stem(&entry))
 }

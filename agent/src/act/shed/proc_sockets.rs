@@ -140,14 +140,22 @@ pub fn holder_of(inode: u64, first: u32) -> io::Result<Option<(u32, i32)>> {
     };
     let mut holder = of(first);
     if holder.is_none() {
-        let processes = fs::read_dir("/proc")?.flatten();
-        let mut pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
-        holder = pids.find_map(of);
+        holder = pids()?.find_map(of);
     }
     match (holder, hidden) {
         (None, Some(error)) => Err(error),
         (holder, _) => Ok(holder),
     }
+}
+
+/// Lists the processes.
+///
+/// # Errors
+///
+/// Returns an error if `/proc` cannot be read.
+pub fn pids() -> io::Result<impl Iterator<Item = u32>> {
+    let processes = fs::read_dir("/proc")?.flatten();
+    Ok(processes.filter_map(|process| process.file_name().to_str()?.parse().ok()))
 }
 
 fn socket_inode(link: &Path) -> Option<u64> {

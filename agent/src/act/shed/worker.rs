@@ -6,6 +6,7 @@
 
 use std::{
     io,
+    path::Path,
     sync::mpsc::{Receiver, RecvTimeoutError, Sender},
     time::Duration,
 };
@@ -15,12 +16,15 @@ use super::{
     control::QueueReading,
     entry::ShedJournal,
     foreign_listener::obstacle,
-    undo::undo_all,
+    netns_sysctl::reset_obstacle,
+    overflow_resets::undo_all_resets,
+    undo::{ShedUndone, undo_all},
     watched::Watched,
 };
 use crate::{
     act::{
         executor::Executor,
+        journal::{Entry, EntryJournal},
         outcome::{Outcome, OutcomeKind},
         worker::{Order, Worker, WorkerChannels},
     },
@@ -59,7 +63,8 @@ impl Order for ShedOrder {
 pub struct ShedWorker {
     worker: Worker<ShedOrder>,
     watched: Vec<Watched>,
-    /// Reason for which no queue can be bounded; `None` if nothing is known to prevent it.
+    /// Reason for which no queue can be bounded, or no connection reset; `None` if nothing is known
+    /// to prevent it.
     unable: Option<String>,
 }
 
@@ -67,17 +72,40 @@ pub struct ShedWorker {
 /// the journal.
 pub fn recover(config: &Config, t: f64) -> Vec<Outcome> {
     let state_dir = &config.record.state_dir;
-    let found = ShedJournal::find(state_dir)
-        .and_then(|found| found.map(|_| ShedJournal::claim(state_dir)).transpose());
+    let mut undone = recover_from(state_dir, undo_all);
+    undone.extend(recover_from(state_dir, undo_all_resets));
+    undone.iter().map(|one| one.outcome(t)).collect()
+}
+
+/// Undoes everything that is recorded below `state_dir`, even while an agent writes there. An error
+/// stands for each journal that cannot be read.
+pub fn undo_recorded(state_dir: &Path) -> [io::Result<Vec<ShedUndone>>; 2] {
+    [undo_found(state_dir, undo_all), undo_found(state_dir, undo_all_resets)]
+}
+
+fn undo_found<E: Entry>(
+    state_dir: &Path,
+    undo_all: fn(&EntryJournal<E>) -> Vec<ShedUndone>,
+) -> io::Result<Vec<ShedUndone>> {
+    Ok(EntryJournal::find(state_dir)?.as_ref().map(undo_all).unwrap_or_default())
+}
+
+/// Undoes the entries of a journal that an earlier run has left.
+fn recover_from<E: Entry>(
+    state_dir: &Path,
+    undo_all: fn(&EntryJournal<E>) -> Vec<ShedUndone>,
+) -> Vec<ShedUndone> {
+    let found = EntryJournal::<E>::find(state_dir)
+        .and_then(|found| found.map(|_| EntryJournal::claim(state_dir)).transpose());
     match found {
-        Ok(Some(journal)) => undo_all(&journal).iter().map(|undone| undone.outcome(t)).collect(),
-        Ok(None) => Vec::new(),
+        Ok(journal) => journal.as_ref().map(undo_all).unwrap_or_default(),
         Err(error) => {
             tracing::warn!(
                 state_dir = %state_dir.display(),
                 %error,
-                "cannot restore the accept queues that an earlier run bounded\n  \
-                 hint: run `spillway undo`"
+                "cannot restore the {} that an earlier run changed to shed load\n  \
+                 hint: run `spillway undo`",
+                E::DIRECTORY
             );
             Vec::new()
         }
@@ -101,7 +129,13 @@ impl ShedWorker {
             Err(error) => Some(format!("there is no journal: {error}")),
             Ok(_) => obstacle().map(|error| error.to_string()),
         };
-        let unable = obstacle.map(|why| format!("no load will be shed: {why}"));
+        let no_reset = config.act.shed.reset.then(reset_obstacle).flatten().map(|why| {
+            format!(
+                "act.shed.reset has no effect: {why}\n  hint: under systemd, install \
+                 configs/systemd/shed-reset.conf"
+            )
+        });
+        let unable = obstacle.map(|why| format!("no load will be shed: {why}")).or(no_reset);
         if let Some(why) = &unable {
             tracing::warn!("{why}");
         }
@@ -112,8 +146,8 @@ impl ShedWorker {
         Ok(Some(Self { worker, watched: Vec::new(), unable }))
     }
 
-    /// Returns the reason for which no queue can be bounded; `None` if nothing is known to prevent
-    /// it.
+    /// Returns the reason for which no queue can be bounded, or no connection reset; `None` if
+    /// nothing is known to prevent it.
     pub fn unable(&self) -> Option<&str> {
         self.unable.as_deref()
     }

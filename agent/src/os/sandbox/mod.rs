@@ -30,8 +30,9 @@ pub fn files(state_dir: &Path, cgroups: Option<&Path>) {
 }
 
 /// Restricts the system calls of every thread. Network namespaces may be entered only if
-/// `enters_namespaces` is set, which the sensors need without BPF, and descriptors of other
-/// processes taken only if `takes_descriptors` is set, which shedding load needs.
+/// `enters_namespaces` is set, which the sensors need without BPF and `act.shed.reset` needs, and
+/// descriptors of other processes taken only if `takes_descriptors` is set, which shedding load
+/// needs.
 pub fn system_calls(enters_namespaces: bool, takes_descriptors: bool) {
     match seccomp::restrict(enters_namespaces, takes_descriptors) {
         Ok(allowed) => {

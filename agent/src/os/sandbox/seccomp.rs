@@ -100,12 +100,13 @@ const ALLOWED_WITH: &[(c_long, u8, &[u64], &str)] = &[
     allocator's mappings"),
 ];
 
-/// More of [`ALLOWED_WITH`], if BPF does not list the sockets of other network namespaces.
+/// More of [`ALLOWED_WITH`], if BPF does not list the sockets of other network namespaces, or a
+/// setting of theirs is changed.
 const ENTERS: &[(c_long, u8, &[u64], &str)] = &[(
     libc::SYS_setns,
     1,
     &[libc::CLONE_NEWNET as u64],
-    "sock_diag sees the namespace in which it was opened",
+    "sock_diag and /proc/sys/net show the namespace in which they were opened",
 )];
 
 /// More of [`ALLOWED`], if load is shed: descriptors of other processes' listeners, see

@@ -5,7 +5,6 @@ use std::{
     io,
     os::unix::fs::MetadataExt as _,
     path::Path,
-    thread,
 };
 
 use netlink_packet_core::{
@@ -18,9 +17,9 @@ use netlink_packet_sock_diag::{
     unix,
 };
 use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
-use nix::sched::{CloneFlags, setns};
 
 use super::listener::ListenerAddr;
+use crate::os::netns;
 
 /// Buffer for one response: the kernel fills at most 32 KiB (`NLMSG_GOODSIZE` is 8 KiB, dumps are
 /// larger).
@@ -40,13 +39,7 @@ pub(super) fn open_in(netns: &Path) -> io::Result<Socket> {
     if target.metadata()?.ino() == fs::metadata("/proc/thread-self/ns/net")?.ino() {
         return open();
     }
-    let entered = thread::Builder::new().name("netns".to_owned()).spawn(move || {
-        setns(&target, CloneFlags::CLONE_NEWNET)?;
-        open()
-    })?;
-    entered
-        .join()
-        .unwrap_or_else(|_| Err(io::Error::other("the thread that entered the namespace panicked")))
+    netns::inside(target, open)
 }
 
 pub(super) fn tcp_listeners(family: u8) -> SockDiagMessage {

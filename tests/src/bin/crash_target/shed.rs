@@ -31,6 +31,9 @@ pub struct Args {
     /// Address of the listener
     #[arg(long)]
     addr: String,
+    /// Connections are reset meanwhile, in the network namespace of the process
+    #[arg(long)]
+    reset: bool,
     /// The bound is undone by another process meanwhile: check no outcome
     #[arg(long)]
     overtaken: bool,
@@ -40,6 +43,7 @@ pub struct Args {
 pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     let mut config = Config::default();
     config.record.state_dir = args.state_dir;
+    config.act.shed.reset = args.reset;
     let journal = ShedJournal::claim(&config.record.state_dir).map_err(|error| error.to_string());
     let mut sheds = ActiveSheds::new(&config, journal);
     let addr = std::sync::Arc::from(args.addr);

@@ -10,7 +10,9 @@ use std::{
 use rustix::net::{self, AddressFamily, SocketType, sockopt};
 
 use super::*;
-use crate::act::shed::undo::ShedUndone;
+use crate::act::shed::{
+    netns_sysctl::resets_on_overflow, proc_sockets::netns_of, undo::ShedUndone,
+};
 
 /// State directory of one test.
 struct Fixture {
