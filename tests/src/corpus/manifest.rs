@@ -64,6 +64,8 @@ pub enum Part {
     Untellable,
     /// For published figures too, by a second generator (see [`crate::independent`]).
     Independent,
+    /// For work on the detector, by that generator: held out until somebody looked into it.
+    Scenes,
 }
 
 /// Source of observations.

@@ -58,6 +58,8 @@ pub(super) struct Program {
     /// Open files without and per unit of load.
     pub(super) files: (f64, f64),
     pub(super) threads: (f64, f64),
+    /// Open files and threads that leak with each byte.
+    pub(super) leaks_too: (f64, f64),
     /// Bytes that the process may reach without a leak: hosts and limits are drawn above it.
     pub(super) bound: f64,
 }
@@ -76,6 +78,7 @@ impl Program {
             mapped: Mapped::Grows(rng.range(0.02, 0.4)),
             files: (rng.log_range(6.0, 100.0), 0.0),
             threads: (rng.log_range(1.0, 60.0), 0.0),
+            leaks_too: (0.0, 0.0),
             bound: 0.0,
         }
     }
@@ -104,6 +107,12 @@ impl Program {
 
     pub(super) fn whole(mut self, bytes: f64) -> Self {
         self.mapped = Mapped::Whole(bytes);
+        self
+    }
+
+    /// Adds a leak of this shape.
+    pub(super) fn leaking(mut self, sort: Sort, shape: Shape) -> Self {
+        self.parts.push(Part { sort, leaks: true, shape });
         self
     }
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 use spillway_agent::{engine::HostInfo, sense::Observation};
 
 use super::{
-    Mechanism, mechanisms,
+    Mechanism, Set,
     shapes::HOUR,
     truth::{Clockwork, Due},
     world::{Scene, World, observations},
@@ -23,6 +23,8 @@ use crate::{
 pub struct Entry {
     /// Name: the mechanism and the number.
     pub run: String,
+    /// Set of its mechanism.
+    pub set: Set,
     /// Mechanism.
     pub mechanism: String,
     /// Number among the runs of its mechanism.
@@ -37,6 +39,8 @@ pub struct Entry {
     pub leak_start_secs: Option<f64>,
     /// True if nobody can tell that it is healthy before its end.
     pub untellable: bool,
+    /// True if the subject is killed at its limit again and again.
+    pub loops: bool,
     /// Interval between two scans.
     pub interval_secs: f64,
     /// Longest time that it takes; a leak ends soon after it is due.
@@ -54,33 +58,37 @@ pub struct Run {
     over: bool,
 }
 
-/// Runs of a set: `runs` over all mechanisms in turn, leaks and healthy ones alike.
-pub fn set(seed: u64, runs: usize) -> Vec<Entry> {
-    let (mut leaking, mut healthy): (Vec<_>, Vec<_>) = mechanisms().partition(|(_, leaks)| *leaks);
-    // A healthy one after each leaking one, so that any number of runs has as many of both.
-    let mut order = Vec::new();
-    leaking.reverse();
-    healthy.reverse();
-    while !(leaking.is_empty() && healthy.is_empty()) {
-        order.extend(leaking.pop());
-        order.extend(healthy.pop());
+impl Set {
+    /// Runs of the set: `runs` over all mechanisms in turn, leaks and healthy ones alike.
+    pub fn entries(self, seed: u64, runs: usize) -> Vec<Entry> {
+        let (mut leaking, mut healthy): (Vec<_>, Vec<_>) =
+            self.mechanisms().partition(|(_, leaks)| *leaks);
+        // A healthy one after each leaking one, so that any number of runs has as many of both.
+        let mut order = Vec::new();
+        leaking.reverse();
+        healthy.reverse();
+        while !(leaking.is_empty() && healthy.is_empty()) {
+            order.extend(leaking.pop());
+            order.extend(healthy.pop());
+        }
+        (0..runs)
+            .map(|place| {
+                let (mechanism, _) = order[place % order.len()];
+                draft(self, mechanism, place / order.len(), seed).2
+            })
+            .collect()
     }
-    (0..runs)
-        .map(|place| {
-            let (mechanism, _) = order[place % order.len()];
-            draft(mechanism, place / order.len(), seed).2
-        })
-        .collect()
 }
 
 /// Scene of a run and its entry, before its host is simulated.
-fn draft(mechanism: &Mechanism, nth: usize, seed: u64) -> (Rng, Scene, Entry) {
-    let mut rng = Rng::new(&format!("independent/{}/{nth}", mechanism.name), seed);
+fn draft(set: Set, mechanism: &Mechanism, nth: usize, seed: u64) -> (Rng, Scene, Entry) {
+    let mut rng = Rng::new(&format!("{}/{}/{nth}", set.stream(), mechanism.name), seed);
     let mut scene = (mechanism.scene)(&mut rng);
     let interval_secs = scene.interval.unwrap_or_else(|| rng.pick(&[1.0, 1.0, 2.0]));
     scene.interval = Some(interval_secs);
     let entry = Entry {
         run: format!("{}/{nth}", mechanism.name),
+        set,
         mechanism: mechanism.name.to_owned(),
         nth,
         seed,
@@ -88,6 +96,7 @@ fn draft(mechanism: &Mechanism, nth: usize, seed: u64) -> (Rng, Scene, Entry) {
         subject: scene.subject.clone(),
         leak_start_secs: scene.leak_start,
         untellable: scene.untellable,
+        loops: scene.loops,
         interval_secs,
         secs: scene.secs,
         why: mechanism.why.to_owned(),
@@ -97,8 +106,8 @@ fn draft(mechanism: &Mechanism, nth: usize, seed: u64) -> (Rng, Scene, Entry) {
 
 impl Run {
     /// Run of a mechanism; always the same.
-    pub fn new(mechanism: &Mechanism, nth: usize, seed: u64) -> Self {
-        let (mut rng, scene, entry) = draft(mechanism, nth, seed);
+    pub fn new(set: Set, mechanism: &Mechanism, nth: usize, seed: u64) -> Self {
+        let (mut rng, scene, entry) = draft(set, mechanism, nth, seed);
         let clock = scene.leak_start.map(|start| Clockwork::new(start, scene.loops));
         Self { entry, world: World::new(&mut rng, scene), clock, over: false }
     }
@@ -109,16 +118,18 @@ impl Run {
     ///
     /// Returns an error if its mechanism is unknown.
     pub fn open(entry: &Entry) -> anyhow::Result<Self> {
-        let (mechanism, _) = mechanisms()
+        let (mechanism, _) = entry
+            .set
+            .mechanisms()
             .find(|(mechanism, _)| mechanism.name == entry.mechanism)
             .with_context(|| {
                 format!(
-                    "{}: unknown mechanism {:?}\n  hint: `cargo xtask corpus list --part \
-                    independent` names them",
-                    entry.run, entry.mechanism
+                    "{}: unknown mechanism {:?} in the {:?} set\n  hint: `cargo xtask corpus list \
+                    --part independent` names them, `--part scenes` those for tuning",
+                    entry.run, entry.mechanism, entry.set
                 )
             })?;
-        Ok(Self::new(mechanism, entry.nth, entry.seed))
+        Ok(Self::new(entry.set, mechanism, entry.nth, entry.seed))
     }
 
     /// Makes scans rarer, for tests of what the run contains: programs live on as they would.

@@ -1,4 +1,4 @@
-//! Score of the engine on the independent part: by run for precision and recall, by process-day for
+//! Score of the engine on a set: by run for precision and recall, by process-day for
 //! false alarms.
 //!
 //! The engine is judged by what it prints, as any reader of `spillway replay` could: its verdicts as
@@ -17,8 +17,8 @@ use spillway_agent::{
 };
 
 use super::{
+    Set,
     facts::Sight,
-    mechanisms,
     run::{Entry, Run},
     shapes::DAY,
     truth::Due,
@@ -302,8 +302,9 @@ fn rows(scored: &[&Scored]) -> Vec<Row> {
 
 impl PartScore<Scored> for Report {
     fn new(part: Part, scored: &[Scored]) -> Self {
-        // The part has no other runs.
-        let all: &[Scored] = if part == Part::Independent { scored } else { &[] };
+        // A score is of one set: all runs, or none.
+        let set = scored.first().map(|run| run.entry.set).filter(|set| set.part() == part);
+        let all: &[Scored] = if set.is_some() { scored } else { &[] };
         let counted: Vec<_> = all.iter().filter(|run| !run.entry.untellable).collect();
         let of = |name: &str| {
             let own: Vec<_> = all.iter().filter(|run| run.entry.mechanism == name).collect();
@@ -327,7 +328,11 @@ impl PartScore<Scored> for Report {
             leaks: counted.iter().filter(|run| run.leaks()).count(),
             healthy_process_days: counted.iter().map(|run| run.healthy_process_days).sum(),
             rows: rows(&counted),
-            mechanisms: mechanisms().filter_map(|(mechanism, _)| of(mechanism.name)).collect(),
+            mechanisms: set
+                .into_iter()
+                .flat_map(Set::mechanisms)
+                .filter_map(|(mechanism, _)| of(mechanism.name))
+                .collect(),
         }
     }
 

@@ -99,6 +99,8 @@ pub(super) struct Scene {
     pub(super) size_of_all: bool,
     /// True if no observer can tell this from a leak before it ends.
     pub(super) untellable: bool,
+    /// Memory of the host; any usual size that fits if `None`.
+    pub(super) total: Option<f64>,
 }
 
 impl Scene {
@@ -118,6 +120,7 @@ impl Scene {
             needs: Needs::default(),
             size_of_all: false,
             untellable: false,
+            total: None,
         }
     }
 
@@ -221,7 +224,9 @@ impl World {
         let least = 1.35 * wanted + 0.4 * GIB;
         let fitting: Vec<f64> =
             HOST_GIB.iter().map(|gib| gib * GIB).filter(|bytes| *bytes >= least).collect();
-        let total = if fitting.is_empty() {
+        let total = if let Some(total) = scene.total {
+            total
+        } else if fitting.is_empty() {
             libm::ceil(least / GIB) * GIB
         } else {
             // Any that fits, and the tightest as often as all others.
@@ -420,9 +425,10 @@ impl World {
             };
             life.mapped = life.mapped.max(maps);
             let (still, each) = life.program.files;
-            life.files = still + each * load;
+            let (leaked_files, leaked_threads) = life.program.leaks_too;
+            life.files = still + each * load + leaked_files * life.leaked;
             let (still, each) = life.program.threads;
-            life.threads = still + each * load;
+            life.threads = still + each * load + leaked_threads * life.leaked;
             let charge = &mut self.groups[life.group];
             charge.anon += anon;
             charge.shmem += shmem;

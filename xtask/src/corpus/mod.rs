@@ -29,6 +29,8 @@ pub use forward::meets_targets;
     cargo xtask corpus score --check --part held-out      fails if a target is missed\n  \
     cargo xtask corpus score --part independent --seed 7  leaks of a second generator, drawn \
     anew\n  \
+    cargo xtask corpus score --part scenes                its earlier set, for work on the \
+    detector\n  \
     cargo xtask corpus week                               the pages in a week of a healthy host\n  \
     cargo xtask corpus queues score                       the same for accept queues\n  \
     cargo xtask corpus requests score                     the same for request queues\n  \

@@ -38,8 +38,8 @@ pub(crate) trait Corpus: Sized {
     fn chosen(choice: &Choice) -> anyhow::Result<Vec<Self::Entry>> {
         if choice.seed.is_some() || choice.runs.is_some() {
             bail!(
-                "`--seed` and `--runs` are for `--part independent`\n  hint: the other parts are in a \
-                manifest"
+                "`--seed` and `--runs` are for `--part independent` and `--part scenes`\n  hint: the \
+                other parts are in a manifest"
             );
         }
         Self::load(&manifest::<Self>())
@@ -98,18 +98,18 @@ pub(crate) enum Command {
 pub(crate) struct Choice {
     /// Only this part
     #[arg(long)]
-    part: Option<Part>,
+    pub(crate) part: Option<Part>,
     /// Only this family
     #[arg(long)]
     family: Option<String>,
     /// Only this run
     #[arg(long)]
     run: Option<String>,
-    /// Seed of the independent part: each makes another set [default: the one that figures are
-    /// quoted on]
+    /// Seed of the parts independent and scenes: each makes other runs [default: the one that
+    /// figures are quoted on]
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// Number of runs of the independent part [default: four of each mechanism]
+    /// Number of runs of the parts independent and scenes [default: four of each mechanism]
     #[arg(long)]
     pub(crate) runs: Option<usize>,
 }
@@ -230,7 +230,14 @@ fn score<C: Corpus>(
             .with_context(|| format!("cannot score {}", C::about(entry).run))
     });
     let scored = scored.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-    let parts = [Part::Tuning, Part::Broad, Part::HeldOut, Part::Untellable, Part::Independent];
+    let parts = [
+        Part::Tuning,
+        Part::Broad,
+        Part::Scenes,
+        Part::HeldOut,
+        Part::Untellable,
+        Part::Independent,
+    ];
     let reports = parts.into_iter().map(|part| (part, C::Report::new(part, &scored)));
     let reports: Vec<_> = reports.filter(|(_, report)| report.runs() > 0).collect();
     if json {

@@ -13,7 +13,7 @@ mod week;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use spillway_tests::corpus::Part;
+use spillway_tests::{corpus::Part, independent::Set};
 
 use self::{
     command::Command, independent::Independent, leaks::Leaks, queues::Queues, requests::Requests,
@@ -54,7 +54,7 @@ enum Which {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Which::Leaks(command) if command.part() == Some(Part::Independent) => {
+        Which::Leaks(command) if command.part().and_then(Set::of).is_some() => {
             command.run::<Independent>()
         }
         Which::Leaks(command) => command.run::<Leaks>(),

@@ -101,6 +101,7 @@ impl Table<'_> {
             Part::Broad => "broad",
             Part::Untellable => "untellable",
             Part::Independent => "independent",
+            Part::Scenes => "scenes",
         };
         let _ = writeln!(text, "{part} part: {}\n", self.what);
         let _ = write!(text, "{:<36}", "");

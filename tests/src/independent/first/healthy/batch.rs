@@ -4,7 +4,7 @@ use super::{Mechanism, name, scene, service};
 use crate::{
     corpus::rng::Rng,
     independent::{
-        leaks::jobs,
+        first::leaks::jobs,
         programs::{Program, Sort, cgroup, neighbours, old},
         shapes::{GIB, HOUR, MIB, MINUTE, aged, bursts, script},
         world::{Needs, Scene},

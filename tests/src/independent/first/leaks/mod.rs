@@ -9,17 +9,17 @@ mod running;
 mod shared;
 mod swings;
 
-use super::{
+use crate::corpus::rng::Rng;
+use crate::independent::{
     Mechanism,
     programs::{KINDS, Kind, Program, cgroup},
     shapes::{KIB, MIB},
 };
-use crate::corpus::rng::Rng;
 
 pub(super) use pools::jobs;
 
 /// Groups of leaking mechanisms.
-pub(super) const GROUPS: &[&[Mechanism]] = &[
+pub(in crate::independent) const GROUPS: &[&[Mechanism]] = &[
     birth::MECHANISMS,
     running::MECHANISMS,
     quiet::MECHANISMS,

@@ -14,16 +14,16 @@ mod pools;
 mod releases;
 mod shared;
 
-use super::{
+use crate::corpus::rng::Rng;
+use crate::independent::{
     Mechanism,
     programs::{KINDS, Kind, Program, cgroup, neighbours},
     shapes::HOUR,
     world::Scene,
 };
-use crate::corpus::rng::Rng;
 
 /// Groups of healthy mechanisms.
-pub(super) const GROUPS: &[&[Mechanism]] = &[
+pub(in crate::independent) const GROUPS: &[&[Mechanism]] = &[
     collectors::MECHANISMS,
     caches::MECHANISMS,
     batch::MECHANISMS,

@@ -4,7 +4,7 @@ use super::{Mechanism, scene, service};
 use crate::{
     corpus::rng::Rng,
     independent::{
-        leaks::jobs,
+        first::leaks::jobs,
         programs::{Sort, neighbours, old},
         shapes::{HOUR, MINUTE, script},
         world::Scene,
