@@ -25,9 +25,10 @@ const SWING_SHARE: f64 = 0.02;
 /// Rate, a gibibyte in five minutes, above which half a minute of growth is enough.
 const STEEP_BYTES_PER_SEC: f64 = 3_500_000.0;
 
-/// Time to the limit up to which growth of a process met at work is believed after minutes: a job
-/// in progress grows as fast. Twice the warm-up, in which most jobs show whether they end.
-const URGENT_SECS: f64 = 2_400.0;
+/// Time to the limit up to which growth of a process met at work is believed before the warm-up is
+/// over: a job in progress grows as fast, and most end before their limit. Enough to limit the
+/// process and to drain the node.
+const URGENT_SECS: f64 = 300.0;
 
 /// Growth that counts on a host of any size: more than half of what is due to be found, and of the
 /// process's own size, since a large one has larger caches.

@@ -5,7 +5,7 @@
 //! little to explain; the third that climbs alike is claimed on its way. The kernel's reason for an
 //! end is not asked for: an end at the limit, at the same pace, twice, is not chance. If there are
 //! too many workloads, the owner with the most loses its oldest. Cold start: two lives. A life of
-//! which less than a minute was recorded is none.
+//! which less than half a minute was recorded is none.
 
 use std::collections::HashMap;
 
@@ -39,8 +39,8 @@ const UNSEEN_SECS_MAX: f64 = 60.0;
 /// Share of the limit by which the process itself must have grown in its life.
 const GROWN_SHARE: f64 = 0.25;
 
-/// Shortest record of a life.
-const RECORDED_SECS_MIN: f64 = 60.0;
+/// Shortest record of a life, after the minute in which it loads.
+const RECORDED_SECS_MIN: f64 = 30.0;
 
 /// Factor within which two lives climb alike.
 const ALIKE: f64 = 2.0;
