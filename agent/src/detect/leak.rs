@@ -34,7 +34,7 @@ use self::{
     lives::Lives,
     open_leaks::OpenLeaks,
     peers::Peers,
-    process::{Leak, Process, loading_secs},
+    process::{Leak, Process, loading_secs, to_kib},
     process_scan::ProcessScan,
     tracking::Tracking,
     workload::Members,
@@ -157,6 +157,9 @@ impl LeakDetector {
         }
         let workload = process.leak.is_some().then(|| process.workload.clone());
         let closed = process.see(fact, now, context.scan, &self.horizons, members);
+        // What processes share each of them shows.
+        let loaded_kib = process.private_from_kib.min(to_kib(fact.anon_bytes));
+        self.cgroups.see_loaded(&fact.cgroup, loaded_kib);
         if let Some(workload) = workload {
             self.open.follow(context, fact.id, &workload, process);
         }

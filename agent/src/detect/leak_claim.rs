@@ -28,7 +28,7 @@ pub enum Bound {
     Host,
 }
 
-/// Memory of a cgroup that none of its processes holds.
+/// Memory of a cgroup that grows while none of its processes does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -39,11 +39,13 @@ pub enum CgroupMemory {
     Kernel,
     /// Anonymous memory that is in no process, such as that in flight between two.
     Anonymous,
+    /// Memory of processes that are started and do not end.
+    Processes,
 }
 
 impl CgroupMemory {
     /// Every kind, in order.
-    pub const ALL: [Self; 3] = [Self::Shared, Self::Kernel, Self::Anonymous];
+    pub const ALL: [Self; 4] = [Self::Shared, Self::Kernel, Self::Anonymous, Self::Processes];
 
     /// Name as printed.
     pub fn name(self) -> &'static str {
@@ -56,7 +58,14 @@ impl CgroupMemory {
             Self::Shared => "shared memory",
             Self::Kernel => "kernel memory",
             Self::Anonymous => "memory outside of processes",
+            Self::Processes => "memory of processes left behind",
         }
+    }
+
+    /// Name with that of the cgroup, for a person.
+    pub(super) fn of(self, cgroup: &str) -> String {
+        let preposition = if self == Self::Processes { "in" } else { "of" };
+        format!("{} {preposition} {cgroup}", self.noun())
     }
 
     /// Place to look for it, for a person.
@@ -71,6 +80,7 @@ impl CgroupMemory {
                  processes"
             }
             Self::Anonymous => "anonymous and in no process, such as pages in pipes or sockets",
+            Self::Processes => "in ever more processes, which were started and have not ended",
         }
     }
 }
@@ -207,7 +217,7 @@ impl ClaimDetails for LeakClaim {
 
     fn label(&self) -> String {
         if let Some(memory) = self.cgroup_memory {
-            return format!("{} of {}", memory.noun(), self.cgroup);
+            return memory.of(&self.cgroup);
         }
         format!("{} of {} (pid {})", self.resource.name(), self.comm, self.id.pid)
     }
@@ -233,7 +243,11 @@ impl ClaimDetails for LeakClaim {
                 format!("{program} (pid {pid}) on {host} leaks {resource}")
             }
         };
-        let beside = if self.cgroup_memory.is_some() { ", in none of its processes" } else { "" };
+        let beside = match self.cgroup_memory {
+            Some(CgroupMemory::Processes) => ", in ever more processes",
+            Some(_) => ", in none of its processes",
+            None => "",
+        };
         let rate = match (self.growth_bytes_per_sec, self.growth_handles_per_sec) {
             (Some(bytes), _) => format!(", {} a second", Size(bytes)),
             (None, Some(handles)) => format!(", {}", Frequency(handles)),
@@ -257,6 +271,11 @@ impl ClaimDetails for LeakClaim {
             Some(CgroupMemory::Shared) => format!(
                 "delete the files that {} no longer needs from /dev/shm and other tmpfs{before}, \
                  or restart it if there are none, and find out what leaves them",
+                self.unit()
+            ),
+            Some(CgroupMemory::Processes) => format!(
+                "end the processes that {} no longer needs{before}, or restart it, and find out \
+                 what leaves them",
                 self.unit()
             ),
             Some(_) => format!("restart {}{before}, and find the leak", self.unit()),

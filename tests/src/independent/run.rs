@@ -6,7 +6,7 @@ use spillway_agent::{engine::HostInfo, sense::Observation};
 
 use super::{
     Mechanism, Set,
-    shapes::HOUR,
+    shapes::{DAY, HOUR},
     truth::{Clockwork, Due},
     world::{Scene, World, observations},
 };
@@ -86,6 +86,10 @@ fn draft(set: Set, mechanism: &Mechanism, nth: usize, seed: u64) -> (Rng, Scene,
     let mut scene = (mechanism.scene)(&mut rng);
     let interval_secs = scene.interval.unwrap_or_else(|| rng.pick(&[1.0, 1.0, 2.0]));
     scene.interval = Some(interval_secs);
+    if let Some(start) = scene.leak_start {
+        // No leak is due later than that.
+        scene.secs = scene.secs.max(start.max(0.0) + DAY + HOUR);
+    }
     let entry = Entry {
         run: format!("{}/{nth}", mechanism.name),
         set,

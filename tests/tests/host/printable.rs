@@ -147,7 +147,7 @@ fn trace_with_odd_names_is_replayed_escaped() {
     );
     let (comm, cgroup) =
         (serde_json::json!(format!("<b>{COMM}")), serde_json::json!(format!("/{CGROUP}")));
-    for t in 0..900_u64 {
+    for t in 0..1_300_u64 {
         let bytes = (64 << 20) + t * (4 << 20);
         trace += &format!(
             "{{\"t\":{t},\"kind\":\"host\",\"mem_available_bytes\":{}}}\n{{\"t\":{t},\"kind\":\"process\",\"pid\":812,\"start_ticks\":1,\"ppid\":1,\

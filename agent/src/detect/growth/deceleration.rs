@@ -82,7 +82,8 @@ impl HorizonView<'_> {
     /// about to end.
     pub(super) fn goes_on(&self, stretch: &Stretch<'_>, quickened: bool) -> bool {
         let slope = stretch.slope_bytes_per_sec;
-        let is_urgent = self.headroom_bytes <= slope * URGENT_SECS;
+        let together = slope * stretch.together_kib() / stretch.grown_kib;
+        let is_urgent = self.headroom_bytes <= together * URGENT_SECS;
         let known = self.watched_secs >= self.config.warm_up.as_secs_f64();
         let fast = !self.young && slope >= FAST_BYTES_PER_SEC && (known || is_urgent);
         let soonest = if !fast {

@@ -158,6 +158,54 @@ fn memory_in_flight_is_a_leak_of_the_cgroup() {
     assert_eq!(memory_of(&verdict), Some(CgroupMemory::Anonymous));
 }
 
+/// Runs a cgroup with a process that starts a helper of 4 MiB every `every` seconds after the first
+/// quarter of an hour, as many as `most`; each ends after `lives` seconds.
+fn helpers(secs: u32, every: f64, lives: f64, most: f64) -> Vec<Verdict> {
+    let mut run = Run::new(1.0, 20.0, None);
+    for second in 0..secs {
+        let t = f64::from(second);
+        let started = ((t - 900.0) / every).clamp(0.0, most).floor();
+        let ended = ((t - 900.0 - lives) / every).clamp(0.0, most).floor();
+        let helpers = (ended as u32..started as u32).map(|nth| {
+            let age = t - 900.0 - every * f64::from(nth + 1);
+            Seen { anon: 4.0 * (age / 2.0).min(1.0) + 0.02 * noise(t, u64::from(nth)), ..main(t) }
+        });
+        let all: Vec<_> = [main(t)].into_iter().chain(helpers).collect();
+        let pids = [700].into_iter().chain(1_000 + ended as u32..);
+        let facts: Vec<_> =
+            pids.zip(&all).map(|(pid, seen)| process(&run, pid, CGROUP, seen)).collect();
+        run.scan(t, facts);
+        if second % 10 == 3 {
+            let anon = all.iter().map(|seen| seen.anon).sum();
+            run.feed(t, charge(CGROUP, &Seen { anon, ..main(t) }, 1));
+        }
+    }
+    run.verdicts
+}
+
+fn main(t: f64) -> Seen {
+    Seen { anon: 80.0 + noise(t, 7), max: Some(2_048.0), ..Seen::default() }
+}
+
+#[test]
+fn processes_left_behind_are_a_leak_of_their_cgroup() {
+    let verdict = one(helpers(5_400, 60.0, f64::INFINITY, f64::INFINITY));
+    assert_eq!(memory_of(&verdict), Some(CgroupMemory::Processes));
+    assert!((2_300.0..3_600.0).contains(&verdict.t), "{verdict:?}");
+    assert!(
+        verdict.why.starts_with("memory of processes left behind in /system.slice/render.service")
+            && verdict.why.contains(", while no process did, "),
+        "{}",
+        verdict.why
+    );
+}
+
+#[test]
+fn processes_that_end_or_fill_a_pool_are_no_leak() {
+    assert!(helpers(9_000, 30.0, 600.0, f64::INFINITY).is_empty());
+    assert!(helpers(9_000, 15.0, f64::INFINITY, 40.0).is_empty());
+}
+
 #[test]
 fn growth_of_a_process_is_not_claimed_of_its_cgroup() {
     let anon = |t: f64| Seen {

@@ -1,7 +1,8 @@
-//! Leaks of cgroups: memory that is charged to a cgroup and that no process of it holds.
+//! Leaks of cgroups: memory that is charged to a cgroup while no process of it grows.
 //!
 //! Files in a tmpfs, memory of the kernel, and anonymous memory in flight count against the limit
-//! of a cgroup, but in no process's size. Each of these parts is judged as the memory of a process
+//! of a cgroup, but in no process's size; processes that are started and never end add theirs,
+//! though each stays as it is. Each of these parts is judged as the memory of a process
 //! would be, over the same horizons and by the same rules, only not by the horizons of seconds, for
 //! which charges are read too seldom. Page cache never counts: the kernel reclaims it. Growth that
 //! the cgroup's processes show as well is theirs, and judged as such. A claim is raised once for a
@@ -35,10 +36,10 @@ use crate::{
     units::{Size, Span, rounded},
 };
 
-/// Maximum number of cgroups that are known at a time. Those whose charge is known take some 3 KiB.
+/// Maximum number of cgroups that are known at a time. Those whose charge is known take some 4 KiB.
 const CGROUPS_MAX: usize = 4_096;
 
-/// Maximum number of cgroups that are saved. At some 4,000 bytes each they take 4 MB. Of more,
+/// Maximum number of cgroups that are saved. At some 5,000 bytes each they take 5 MB. Of more,
 /// those that leak and then those with the largest charge are saved.
 const SAVED_MAX: usize = 1_024;
 
@@ -47,6 +48,11 @@ const SAVED_MAX: usize = 1_024;
 /// of the kernel comes and goes with files and threads, which are counted.
 const LASTED_SECS: f64 = 600.0;
 const KERNEL_LASTED_SECS: f64 = 240.0;
+
+/// Time for which processes must have been left behind, and how many: pools grow with their load,
+/// most of them within minutes. Guesses.
+const LEFT_BEHIND_SECS: f64 = 1_800.0;
+const LEFT_BEHIND_MIN: f64 = 12.0;
 
 /// Share of a part's growth that must be seen in processes to be theirs. A guess.
 const EXPLAINED_SHARE: f64 = 0.5;
@@ -61,7 +67,7 @@ const FILE_BYTES: u64 = 256 << 10;
 const THREAD_BYTES: u64 = 32 << 10;
 
 /// Number of parts.
-const PARTS: usize = 3;
+const PARTS: usize = CgroupMemory::ALL.len();
 
 /// Leaks of cgroups.
 #[derive(Default)]
@@ -99,6 +105,8 @@ struct LatestScan {
     processes: u64,
     anon_bytes: u64,
     shmem_bytes: u64,
+    /// Memory that its processes had once they were loaded, as far as they still have it.
+    loaded_bytes: u64,
     counted: u64,
     fds: u64,
     threads: u64,
@@ -115,6 +123,8 @@ struct ChargeWindows {
     explained: Window,
     /// Part of it for files and threads.
     objects_bytes: u64,
+    /// Number of its processes, as so many KiB.
+    processes: Window,
     origin_t: f64,
     /// Headroom as of the last scan with a charge.
     left_bytes: Option<f64>,
@@ -169,6 +179,7 @@ impl SavedCgroups {
                 charge.parts.iter().all(|part| part.is_sound(horizons))
                     && charge.mapped.is_sound()
                     && charge.explained.is_sound()
+                    && charge.processes.is_sound()
                     && charge.origin_t.is_finite()
                     && charge.left_bytes.is_none_or(f64::is_finite)
             })
@@ -246,6 +257,14 @@ impl CgroupLeaks {
         sums.limit = sums.limit.or(fact.memory_max_bytes.zip(fact.memory_charged_bytes));
         if sums.oldest.as_ref().is_none_or(|(id, _)| fact.id.start_ticks < id.start_ticks) {
             sums.oldest = Some((fact.id, fact.comm.clone()));
+        }
+    }
+
+    /// Takes the memory that a process of a cgroup had once it was loaded, as far as it still has
+    /// it.
+    pub(super) fn see_loaded(&mut self, cgroup: &Arc<str>, kib: u32) {
+        if let Some(ChargedCgroup { scan, .. }) = self.cgroups.get_mut(cgroup) {
+            scan.loaded_bytes = scan.loaded_bytes.saturating_add(u64::from(kib) << 10);
         }
     }
 
@@ -414,17 +433,18 @@ impl LatestScan {
         })
     }
 
-    /// Returns the memory charged to the cgroup that none of its processes holds, by part; `None`
-    /// if it is unknown.
+    /// Returns the memory that is charged to the cgroup and that its processes do not show by
+    /// growing, by part; `None` if it is unknown.
     fn parts(&self, has_facts: bool) -> Option<[u64; PARTS]> {
         if let Some(fact) = &self.charged {
             let shmem_bytes = fact.shmem_bytes?;
             let anon_bytes = fact.anon_bytes.unwrap_or(0).saturating_sub(self.anon_bytes);
-            return Some([shmem_bytes, fact.kernel_bytes.unwrap_or(0), anon_bytes]);
+            let kernel_bytes = fact.kernel_bytes.unwrap_or(0);
+            return Some([shmem_bytes, kernel_bytes, anon_bytes, self.loaded_bytes]);
         }
         let (_, charged_bytes) = self.limit.filter(|_| !has_facts)?;
         let held_bytes = self.anon_bytes.saturating_add(self.shmem_bytes);
-        Some([charged_bytes.saturating_sub(held_bytes), 0, 0])
+        Some([charged_bytes.saturating_sub(held_bytes), 0, 0, self.loaded_bytes])
     }
 }
 
@@ -449,6 +469,7 @@ impl ChargeWindows {
             mapped: Window::default(),
             explained: Window::default(),
             objects_bytes: 0,
+            processes: Window::default(),
             left_bytes: None,
             kernel_bytes: 0,
             open: None,
@@ -459,7 +480,11 @@ impl ChargeWindows {
     fn count(&mut self, counts: &ProcessResourcesFact, scan: &CgroupScan<'_>) {
         let of_files = counts.fds.saturating_mul(FILE_BYTES);
         self.objects_bytes = of_files.saturating_add(counts.threads.saturating_mul(THREAD_BYTES));
-        self.parts.iter_mut().for_each(|part| part.count(counts, scan.now, scan.horizons));
+        // Processes that are left behind keep their files open.
+        let parts = self.parts.iter_mut().zip(CgroupMemory::ALL);
+        parts
+            .filter(|(_, part)| *part != CgroupMemory::Processes)
+            .for_each(|(process, _)| process.count(counts, scan.now, scan.horizons));
     }
 
     /// Takes the charge of a scan; returns what each part has completed.
@@ -478,6 +503,7 @@ impl ChargeWindows {
             let held_bytes = sums.anon_bytes.saturating_add(sums.shmem_bytes);
             let explained_bytes = (held_bytes / KERNEL_SHARE).saturating_add(self.objects_bytes);
             self.explained.observe(horizons, age_secs, explained_bytes);
+            self.processes.observe(horizons, age_secs, sums.processes << 10);
         }
         self.see_limit(sums);
         CgroupMemory::ALL.map(|part| {
@@ -525,6 +551,7 @@ impl ChargeWindows {
                 let lasts_secs = match part {
                     CgroupMemory::Kernel => KERNEL_LASTED_SECS,
                     CgroupMemory::Shared | CgroupMemory::Anonymous => LASTED_SECS,
+                    CgroupMemory::Processes => LEFT_BEHIND_SECS,
                 };
                 let has_lasted = growth.grown_secs >= lasts_secs.min(growth.exhaustion_secs());
                 (has_lasted && !self.is_explained(part, &growth, scan.horizons))
@@ -534,17 +561,20 @@ impl ChargeWindows {
     }
 
     /// Returns whether the memory of the cgroup's processes grew along with a part, or whether that
-    /// is unknown: then the growth is theirs.
+    /// is unknown: then the growth is theirs. Processes that are left behind must be many.
     fn is_explained(&self, part: CgroupMemory, growth: &Growth, horizons: &Horizons) -> bool {
         let horizon = horizons.covering(growth.grown_secs);
         let back = (growth.grown_secs / horizons.bucket_secs(horizon)).round() as usize;
+        let rise_kib = |window: &Window| window.rise_kib(horizon, back.clamp(1, BUCKETS - 1));
         let window = match part {
             CgroupMemory::Shared => &self.mapped,
             CgroupMemory::Kernel => &self.explained,
             CgroupMemory::Anonymous => return false,
+            CgroupMemory::Processes => {
+                return rise_kib(&self.processes).is_none_or(|more| more < LEFT_BEHIND_MIN);
+            }
         };
-        let rise_kib = window.rise_kib(horizon, back.clamp(1, BUCKETS - 1));
-        rise_kib.is_none_or(|kib| kib * KIB >= EXPLAINED_SHARE * growth.grown_bytes)
+        rise_kib(window).is_none_or(|kib| kib * KIB >= EXPLAINED_SHARE * growth.grown_bytes)
     }
 
     /// Raises the claim of an earlier run again, if there is one, with what holds now.
@@ -561,9 +591,9 @@ impl ChargeWindows {
         let slope = leak.slope_bytes_per_sec;
         let exhaustion_secs = headroom.bytes / slope;
         let mut why = format!(
-            "{} of {name} was growing by {}/s before the agent restarted; if it goes on, the \
+            "{} was growing by {}/s before the agent restarted; if it goes on, the \
              {headroom} run out in {}",
-            open.part.noun(),
+            open.part.of(name),
             Size(slope),
             Span(exhaustion_secs)
         );
@@ -633,8 +663,8 @@ impl ChargeWindows {
         };
         let exhaustion_secs = headroom.bytes / slope;
         let why = format!(
-            "{} of {name} still grows by {}/s; the {headroom} run out in {}",
-            part.noun(),
+            "{} still grows by {}/s; the {headroom} run out in {}",
+            part.of(name),
             Size(slope),
             Span(exhaustion_secs)
         );

@@ -187,7 +187,7 @@ fn the_evidence_reads_like_a_colleague_wrote_it() {
 #[test]
 fn noise_widens_the_interval_around_the_truth() {
     let verdict =
-        one(Run::new(1.0, 9.0, None).shape(400.0, |t| 500.0 + 4.0 * t + 20.0 * noise(t, 2)));
+        one(Run::known(1.0, 9.0, None).shape(400.0, |t| 500.0 + 4.0 * t + 20.0 * noise(t, 2)));
     let Claim::Leak(claim) = &verdict.claim else { panic!("{verdict:?}") };
     let [low, high] = claim.growth_interval_bytes_per_sec.unwrap();
     assert!(low < 4.0 * MIB && 4.0 * MIB < high && high - low > 0.02 * MIB, "{verdict:?}");
@@ -507,7 +507,7 @@ fn workload_is_claimed_once_however_many_processes_leak() {
 
 #[test]
 fn gaps_cost_points_and_invent_none() {
-    let mut run = Run::new(1.0, 9.0, None);
+    let mut run = Run::known(1.0, 9.0, None);
     for step in 0..400 {
         let t = f64::from(step);
         // Two buckets of sixteen go unseen every minute.
@@ -623,4 +623,13 @@ fn shared_memory_that_another_was_charged_for_is_no_leak() {
         }
         assert_eq!(run.verdicts.len(), claims, "{charged_mib_per_sec}: {:#?}", run.verdicts);
     }
+}
+
+#[test]
+fn job_met_in_progress_is_claimed_only_near_its_limit() {
+    // Four mebibytes a second, of nine gibibytes and of one.
+    let met = |gib| Run::new(1.0, gib, None).shape(400.0, |t| 500.0 + 4.0 * t);
+    assert!(met(9.0).is_empty());
+    let verdict = one(met(1.0));
+    assert!(verdict.t < 240.0 && verdict.exhaustion_secs.unwrap() < 300.0, "{verdict:?}");
 }

@@ -63,16 +63,19 @@ pub(super) fn evidence(
     why
 }
 
-/// Evidence that a cgroup leaks memory that none of its processes holds, in a sentence.
+/// Evidence that a cgroup leaks memory while none of its processes grows, in a sentence.
 pub(super) fn cgroup_evidence(
     cgroup: &str,
     part: CgroupMemory,
     growth: &Growth,
     headroom: &Headroom,
 ) -> String {
-    let mut why = format!("{} of {cgroup} grew by ", part.noun());
+    let mut why = format!("{} grew by ", part.of(cgroup));
     write_pace(&mut why, growth);
-    why.push_str(", while that of its processes did not");
+    why.push_str(match part {
+        CgroupMemory::Processes => ", while no process did",
+        _ => ", while that of its processes did not",
+    });
     write_forecast(&mut why, growth, headroom);
     // Writing to a String cannot fail.
     let _ = write!(why, "; it is {}", part.whereabouts());
