@@ -34,7 +34,7 @@ use self::{
     lives::Lives,
     open_leaks::OpenLeaks,
     peers::Peers,
-    process::{Leak, Process, loading_secs, to_kib},
+    process::{Leak, Process, loading_secs},
     process_scan::ProcessScan,
     tracking::Tracking,
     workload::Members,
@@ -43,7 +43,7 @@ use super::{
     confidence::Rule,
     detector::{Context, Detector, DetectorSize, Findings, SavedError, is_gone},
     growth::{Growth, due},
-    window::{BUCKETS, Horizons, Newest},
+    window::{BUCKETS, Horizons, Newest, to_kib},
 };
 use crate::{
     config::{DetectConfig, LeakConfig},

@@ -30,6 +30,11 @@ pub const HORIZONS_MAX: usize = LeakConfig::HORIZONS_MAX;
 /// Bytes in a KiB, the unit of floors.
 pub const KIB: f64 = 1024.0;
 
+/// Converts bytes to whole KiB, as many as fit.
+pub fn to_kib(bytes: u64) -> u32 {
+    u32::try_from(bytes >> 10).unwrap_or(u32::MAX)
+}
+
 /// Horizon whose floors are read for troughs: 15 minutes by default, so that teeth shorter than a
 /// minute make none.
 const TROUGH_HORIZON: usize = 3;

@@ -27,7 +27,7 @@ use foldhash::{HashMap, HashMapExt as _};
 
 use super::{
     CgroupFact, Fact, Hierarchy, Loss,
-    cgroups::V1_UNLIMITED_BYTES,
+    cgroups::{V1_UNLIMITED_BYTES, value},
     printable::original,
     sensor::{Observations, Schedule, Sensor},
     thread_time::thread_secs,
@@ -278,11 +278,6 @@ pub(super) fn kernel_bytes(stat: &str) -> Option<u64> {
         ])),
     };
     Some(kernel_bytes.saturating_add(sum(&["sock"])))
-}
-
-/// Returns the number in the line of a file that begins with `key` and a blank.
-pub(super) fn value(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
 }
 
 /// Returns the part of a cgroup's path that names its owner: a user's slice, or the outermost

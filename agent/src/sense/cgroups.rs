@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{ProcessId, cgroup_memory::value, printable::printable_path, proc_files};
+use super::{ProcessId, printable::printable_path, proc_files};
 use foldhash::{HashMap, HashMapExt as _};
 
 /// Number of scans for which a limit, and the charge against it, are cached. At the default
@@ -345,6 +345,11 @@ fn reported_path(path: &Path) -> Arc<str> {
 
 fn below(mount: &Path, path: &Path) -> PathBuf {
     mount.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Returns the number in the line of a file that begins with `key` and a blank.
+pub(super) fn value(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
 }
 
 #[cfg(test)]

@@ -247,14 +247,15 @@ fn real_alertmanager_accepts_raise_and_resolve() {
     let _alertmanager = servers.alertmanager(&scratch.0, addr);
     let mut pager =
         Pager::start(test, &[("alertmanager", &format!("http://{addr}/api/v2/alerts"))]);
-    let alerts = || -> Vec<Value> {
-        let text = http_get(addr, "/api/v2/alerts").expect("the server should respond");
+    // On a busy machine it may be late.
+    let alerts = || -> Option<Vec<Value>> {
+        let text = http_get(addr, "/api/v2/alerts").ok()?;
         let (_, body) = text.split_once("\r\n\r\n").expect("the response should be HTTP");
-        serde_json::from_str(body).expect("the response should list alerts")
+        Some(serde_json::from_str(body).expect("the response should list alerts"))
     };
     pager.judge(812, ClaimState::Raised);
-    let standing =
-        wait_for(SOON, || alerts().into_iter().next()).expect("Alertmanager should have the alert");
+    let standing = wait_for(SOON, || alerts()?.into_iter().next())
+        .expect("Alertmanager should have the alert");
     assert_eq!(
         (&standing["labels"]["alertname"], &standing["status"]["state"]),
         (&"Spillway".into(), &"active".into())
@@ -263,13 +264,14 @@ fn real_alertmanager_accepts_raise_and_resolve() {
     pager.limited(812);
     let done = " Spillway: memory limited to 512.0 MiB. ";
     let updated = wait_for(SOON, || {
-        let alerts = alerts();
+        let alerts = alerts()?;
         let summary = alerts.first()?["annotations"]["summary"].as_str()?.to_owned();
         (alerts.len() == 1 && summary.contains(done)).then_some(())
     });
     assert!(updated.is_some(), "{:?}", alerts());
     pager.judge(812, ClaimState::Cleared);
-    assert!(wait_for(SOON, || alerts().is_empty().then_some(())).is_some(), "{:?}", alerts());
+    let resolved = wait_for(SOON, || alerts()?.is_empty().then_some(()));
+    assert!(resolved.is_some(), "{:?}", alerts());
 }
 
 #[test]

@@ -116,10 +116,15 @@ fn run(
     let directory = workspace.target.join("vm");
     std::fs::create_dir_all(&directory)
         .with_context(|| format!("{} cannot be created", directory.display()))?;
-    let kernels = KERNELS.iter().filter(|kernel| wanted(kernel.name)).map(Emulated::Bare);
+    let mut kernels: Vec<_> = KERNELS.iter().filter(|kernel| wanted(kernel.name)).collect();
+    // The newest and the oldest run the most checks.
+    if let Some(newest) = kernels.pop() {
+        kernels.insert(0, newest);
+    }
+    let kernels = kernels.into_iter().map(Emulated::Bare);
     let userlands = USERLANDS.iter().filter(|userland| wanted(userland.name)).map(Emulated::Debian);
     // The slowest machines start first, so that they do not run alone at the end.
-    let emulated: Vec<_> = userlands.chain(kernels.rev()).collect();
+    let emulated: Vec<_> = userlands.chain(kernels).collect();
     let ready = if emulated.is_empty() { Ok(()) } else { setup::vm() };
     if ready.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
         return Err(Interrupted.into());

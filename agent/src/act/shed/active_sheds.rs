@@ -9,6 +9,7 @@ use super::{
     error::{ShedError, ShedRefusal, SocketError},
     foreign_listener::ForeignListener,
     overflow_resets::OverflowResets,
+    target::ShedTarget,
     undo::undo_all,
 };
 use crate::{
@@ -24,25 +25,6 @@ use crate::{
 /// Maximum number of sockets that are bounded at once. A guess: the listeners of a few services,
 /// each with a socket for every CPU.
 const SOCKETS_MAX: usize = 64;
-
-/// A listener at which load is to be shed.
-#[derive(Debug, Clone)]
-pub struct ShedTarget {
-    /// Incident.
-    pub id: IncidentId,
-    /// Inode number of its network namespace.
-    pub netns: u32,
-    /// Address.
-    pub addr: Arc<str>,
-    /// Cgroup of the overloaded service.
-    pub cgroup: Arc<str>,
-    /// Processes that hold its sockets.
-    pub pids: BTreeSet<u32>,
-    /// Rate at which connections are accepted, if it is known.
-    pub accepts_per_sec: Option<f64>,
-    /// First reading.
-    pub first: QueueReading,
-}
 
 /// All listeners whose accept queues are bounded.
 pub struct ActiveSheds {

@@ -30,17 +30,19 @@ mod netns_sysctl;
 mod overflow_resets;
 mod proc_sockets;
 mod reset_entry;
+mod target;
 mod undo;
 mod watched;
 mod worker;
 
-pub use active_sheds::{ActiveSheds, ShedTarget};
+pub use active_sheds::ActiveSheds;
 pub use control::{QueueReading, ShedControl, ShedFigures, ShedStep};
 pub use entry::{ShedEntry, ShedJournal};
 pub use foreign_listener::obstacle;
 pub use netns_sysctl::{reset_obstacle, resets_on_overflow};
 pub use overflow_resets::undo_all_resets;
 pub use reset_entry::{ResetEntry, ResetJournal};
+pub use target::ShedTarget;
 pub use undo::{ShedUndone, undo_all};
 pub use worker::{ShedWorker, recover, undo_recorded};
 

@@ -7,11 +7,11 @@
 use std::collections::BTreeSet;
 
 use super::{
-    active_sheds::ShedTarget,
     error::ResetRefusal,
     netns_sysctl::{ForeignNetns, NAME, SettingChange, resets_on_overflow},
     proc_sockets::netns_of,
     reset_entry::{ResetEntry, ResetJournal},
+    target::ShedTarget,
     undo::ShedUndone,
 };
 use crate::{

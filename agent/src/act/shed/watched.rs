@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    active_sheds::ShedTarget,
     control::{QueueReading, longest},
+    target::ShedTarget,
 };
 use crate::{
     decide::IncidentId,

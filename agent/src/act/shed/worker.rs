@@ -12,12 +12,13 @@ use std::{
 };
 
 use super::{
-    active_sheds::{ActiveSheds, ShedTarget},
+    active_sheds::ActiveSheds,
     control::QueueReading,
     entry::ShedJournal,
     foreign_listener::obstacle,
     netns_sysctl::reset_obstacle,
     overflow_resets::undo_all_resets,
+    target::ShedTarget,
     undo::{ShedUndone, undo_all},
     watched::Watched,
 };

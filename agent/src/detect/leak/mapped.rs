@@ -10,12 +10,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    super::{
-        growth::{Beginning, Growth},
-        window::KIB,
-    },
-    process::to_kib,
+use super::super::{
+    growth::{Beginning, Growth},
+    window::{KIB, to_kib},
 };
 use crate::sense::ProcessFact;
 

@@ -14,7 +14,7 @@ use super::{
     super::{
         activity::Activity,
         growth::{Growth, HorizonView, MINUTES_HORIZON_MIN, Surroundings},
-        window::{Closed, Horizons, KIB, Newest, Window},
+        window::{Closed, Horizons, KIB, Newest, Window, to_kib},
     },
     mapped::Mapped,
     workload::{Members, Workload},
@@ -306,8 +306,4 @@ fn peaked_kib(fact: &ProcessFact) -> u32 {
 
 pub(super) fn kib(fact: &ProcessFact) -> u32 {
     to_kib(fact.private_bytes())
-}
-
-pub(super) fn to_kib(bytes: u64) -> u32 {
-    u32::try_from(bytes >> 10).unwrap_or(u32::MAX)
 }
