@@ -86,11 +86,15 @@ impl Clockwork {
             return;
         }
         self.size = self.size.max(ledger.healthy + first.leaked);
-        if self.enough.is_none() && taken >= LEAST_BYTES.max(SHARE * self.size) {
+        let has_taken = taken >= LEAST_BYTES.max(SHARE * self.size);
+        if self.enough.is_none() && has_taken {
             self.enough = Some(t.max(from + MINUTE));
         }
         let by = self.enough.unwrap_or(f64::INFINITY).min(from + DAY) + unseen;
-        if t >= by || ends {
+        if t >= by && !has_taken && !ends && t < from + DAY + unseen {
+            // Some of it was garbage that has been collected meanwhile.
+            self.enough = None;
+        } else if t >= by || ends {
             self.due = due(t.min(by), self.size);
         }
     }
