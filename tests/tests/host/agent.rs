@@ -138,6 +138,12 @@ fn unread_output_does_not_block_the_agent() {
     drop((printed, logged));
 }
 
+/// Warnings in a log, except that the host stood still, which a busy host causes.
+fn warnings(log: &str) -> usize {
+    let stalls = "the agent or the whole host stood still";
+    log.lines().filter(|line| line.contains("WARN") && !line.contains(stalls)).count()
+}
+
 #[test]
 fn agent_without_bpf_warns_once_and_watches() {
     let scratch = Scratch::make("no-bpf");
@@ -149,7 +155,7 @@ fn agent_without_bpf_warns_once_and_watches() {
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
     assert_eq!(log.matches("BPF is not used: --no-bpf was given").count(), 1, "{log}");
-    assert_eq!(log.matches("WARN").count(), 1, "{log}");
+    assert_eq!(warnings(&log), 1, "{log}");
 }
 
 #[test]
@@ -170,7 +176,7 @@ fn unprivileged_agent_warns_once_and_watches() {
     assert!(metric(&running.get("/metrics"), "spillway_processes") >= 2.0);
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
-    assert_eq!(log.matches("WARN").count(), 1, "{log}");
+    assert_eq!(warnings(&log), 1, "{log}");
     assert!(
         log.contains("root, or CAP_BPF and CAP_PERFMON, are needed; process_memory from /proc"),
         "{log}"

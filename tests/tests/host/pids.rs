@@ -24,9 +24,13 @@ use spillway_tests::{is_root, sensors_with, wait_for};
 
 const MIB: usize = 1 << 20;
 
-/// Successive processes, one a second of the detector's time. Growth must last for most of a minute
-/// and is claimed at the end of a bucket, at 61 to 63 s.
+/// Successive processes, one in each of [`SCAN_SECS`] of the detector's time. Growth must last for
+/// most of a minute, and is claimed later if the kernel's counters are off by a few pages of each
+/// CPU, as they are on a busy host.
 const LIVES: usize = 80;
+
+/// Detector's time between two scans.
+const SCAN_SECS: f64 = 2.0;
 
 /// Growth from one process to the next: steep enough for the shortest horizon.
 const MORE: usize = 4 * MIB;
@@ -110,12 +114,12 @@ fn pipe() -> io::Result<(File, OwnedFd)> {
     Ok(unsafe { (File::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
 }
 
-/// Observes one pid once a second. Between two scans its process exits and the next one starts.
+/// Observes one pid at each scan. Between two scans its process exits and the next one starts.
 fn observe_lives(sensors: &mut Sensors) -> Vec<Observation> {
     let mut life = Life::begin(None, MIB).expect("a process can be created");
     let (pid, mut seen) = (life.0, Vec::new());
     for step in 1..=LIVES {
-        let t = step as f64;
+        let t = step as f64 * SCAN_SECS;
         sensors.drain_life(t, &mut seen);
         sensors.scan_processes(t, &mut seen);
         let before = life.id();
