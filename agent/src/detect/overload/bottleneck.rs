@@ -17,8 +17,8 @@ const CPU_WAITS_MIN_PERCENT: f64 = 25.0;
 /// and reclaim that take a tenth of the time take more from every request. A guess.
 const PSI_MEMORY_MIN_PERCENT: f64 = 10.0;
 
-/// Share of the time for which a thread runs from which it is the limit of a server that has one. A
-/// guess: accounting is by ticks.
+/// Share of the time for which a thread runs, or waits for a CPU to run on, from which it is the
+/// limit of a server that has one. A guess: accounting is by ticks.
 const BUSY_THREAD_PERCENT: f64 = 85.0;
 
 /// Pressure of a service over a standing time.
@@ -81,10 +81,16 @@ impl MeanPressure {
         }
         let waits = at_least(self.cpu, CPU_WAITS_MIN_PERCENT)
             || at_least(self.waits, CPU_WAITS_MIN_PERCENT);
-        if waits || at_least(self.thread, BUSY_THREAD_PERCENT) {
+        if waits || self.runnable_percent().is_some_and(|percent| percent >= BUSY_THREAD_PERCENT) {
             return Some(Bottleneck::Cpu);
         }
         self.is_known().then_some(Bottleneck::Workers)
+    }
+
+    /// Share of the time for which a thread runs or waits for a CPU. Each is that of the thread
+    /// with most of it, which of a server with one thread is the same.
+    fn runnable_percent(&self) -> Option<f64> {
+        Some(self.thread.percent()? + self.waits.percent().unwrap_or(0.0))
     }
 
     /// Returns whether a thread runs all the time, so that it waits for nothing.
@@ -123,9 +129,16 @@ impl MeanPressure {
                 (_, Some(busy)) if busy >= BUSY_THREAD_PERCENT => {
                     format!("its busiest thread uses {busy:.0} % of a CPU, as much as one can")
                 }
-                (cpu, _) => {
-                    let waits = cpu.unwrap_or(0.0).max(self.waits.percent().unwrap_or(0.0));
-                    format!("it waits for a CPU {waits:.0} % of the time")
+                (cpu, busy) => {
+                    let thread_waits = self.waits.percent().unwrap_or(0.0);
+                    let waits = cpu.unwrap_or(0.0).max(thread_waits);
+                    match busy {
+                        Some(busy) if waits < CPU_WAITS_MIN_PERCENT => format!(
+                            "its busiest thread uses {busy:.0} % of a CPU, and waits for one \
+                             {thread_waits:.0} % of the time"
+                        ),
+                        _ => format!("it waits for a CPU {waits:.0} % of the time"),
+                    }
                 }
             },
             Bottleneck::AcceptLoop => self.stuck("its accept loop"),
@@ -176,6 +189,19 @@ mod tests {
         }));
         assert_eq!(standing(waits), Some(Bottleneck::Cpu));
         assert_eq!(waits.because(Bottleneck::Cpu).unwrap(), "it waits for a CPU 40 % of the time");
+        let mut shares = MeanPressure::default();
+        shares.add(Some(&ServicePressureFact {
+            secs: 1.0,
+            psi_cpu_some_percent: Some(19.0),
+            busiest_thread_percent: Some(78.0),
+            thread_waits_percent: Some(18.0),
+            ..ServicePressureFact::default()
+        }));
+        assert_eq!(standing(shares), Some(Bottleneck::Cpu), "it could run all the time");
+        assert_eq!(
+            shares.because(Bottleneck::Cpu).unwrap(),
+            "its busiest thread uses 78 % of a CPU, and waits for one 18 % of the time"
+        );
         assert_eq!(
             strain(Some(2.0), None, None).scarce(Trigger::Stuck, true),
             Some(Bottleneck::AcceptLoop)
