@@ -18,14 +18,16 @@ use crate::{
     act::{
         self, Executor, LimitWorker, Notifier, Outcome,
         drain::DrainWorker,
+        fleet::{FleetGate, FleetMetrics, FleetWorker},
         shed::{self, ShedWorker},
     },
     bpf::{Loss, ProbeState, ProbeStatus},
     clock::Clock,
-    config::{self, Config, Mode, Reload},
+    config::{self, Choice as _, Config, FleetBackend, Mode, Reload},
     decide::{Decision, IncidentId, ServiceRequests},
     detect::Verdict,
     engine::{Engine, HostInfo, Output},
+    fleet::FleetMember,
     os::{
         StateDir,
         nonblocking_writer::DroppedLines,
@@ -103,7 +105,15 @@ pub fn run(
             tracing::error!(key = problem.key, "{}\n  hint: {}", problem.message, problem.hint);
         }
         // Before a load balancer can ask: an earlier run's drain continues.
-        let drains = DrainWorker::start(config, clock, sensors.socket_list())?;
+        let member = FleetMember::join(&config.fleet).unwrap_or_else(|error| {
+            tracing::error!("{error}");
+            metrics.note_permanent("fleet", error.to_string());
+            None
+        });
+        // Without the coordinator that was asked for nobody permits a drain.
+        let has_fleet = config.fleet.backend != FleetBackend::None;
+        let gate = has_fleet.then(FleetGate::default);
+        let drains = DrainWorker::start(config, clock, sensors.socket_list(), gate.clone())?;
         metrics.show_drain(&drains.readiness());
         self_protection::lower_oom_score();
         proc_reader::start()?;
@@ -149,6 +159,7 @@ pub fn run(
             printer,
             metrics,
             realtime: RealtimeUnderPressure::default(),
+            fleet: gate.clone(),
             windows,
             stalls: 0,
             has_warned_untracked: false,
@@ -173,6 +184,12 @@ pub fn run(
         let is_shedding = sheds.is_some();
         agent.executors.extend(sheds.map(boxed));
         agent.executors.push(boxed(drains));
+        if let Some((member, gate)) = member.zip(gate) {
+            let counts = Arc::new(FleetMetrics::default());
+            agent.metrics.show_fleet(&counts);
+            let fleet = FleetWorker::start(config, clock, member, gate, counts)?;
+            agent.executors.push(boxed(fleet));
+        }
         // After everything that stays in memory has been allocated: parsing the kernel's BTF needs
         // several times as much for a moment.
         self_protection::lock_memory();
@@ -247,6 +264,8 @@ struct Agent {
     printer: EventPrinter,
     metrics: Arc<Metrics>,
     realtime: RealtimeUnderPressure,
+    /// Gate to the fleet, if the node coordinates its drains.
+    fleet: Option<FleetGate>,
     /// Windows on disk, if they are kept.
     windows: Option<SavedWindows>,
     /// Stalls so far.
@@ -353,6 +372,9 @@ impl Agent {
     fn on_process_scan(&mut self) {
         if let Some(pods) = self.service_pods.as_ref().and_then(ServicePods::latest) {
             self.engine.services_mut().name_pods(pods);
+        }
+        if let Some(fleet) = &self.fleet {
+            self.engine.set_turn(fleet.is_turn());
         }
         let now = self.clock.now();
         for executor in &mut self.executors {
@@ -624,6 +646,7 @@ mod tests {
             printer: EventPrinter::to(Box::new(printed.clone()), true),
             metrics: Arc::new(Metrics::new(clock, 1.0)),
             realtime: RealtimeUnderPressure::default(),
+            fleet: None,
             windows: None,
             stalls: 0,
             has_warned_untracked: false,

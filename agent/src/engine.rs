@@ -8,7 +8,7 @@
 //! happened, and counts as happening now.
 
 use crate::{
-    config::Config,
+    config::{Config, FleetBackend},
     decide::{Decision, IncidentId, Policy, Services},
     detect::{
         Context, Detector, DetectorSize, Findings, SavedError, SensorHealth, Verdict, detectors,
@@ -73,13 +73,10 @@ fn policy(config: &Config) -> Policy {
     if config.act.shed.enabled {
         policy = policy.shedding(config.act.shed.wait.as_secs_f64());
     }
-    let drain = &config.act.drain;
-    // HAProxy drains a node as soon as the agent check says so, and asks no granter.
-    if drain.url.is_none() && drain.agent_check.listen.is_some() {
-        policy.without_granter()
-    } else {
-        policy
-    }
+    // A load balancer that polls takes a node out as soon as the agent says so, and asks nobody.
+    let polls =
+        config.act.drain.agent_check.listen.is_some() || config.fleet.backend != FleetBackend::None;
+    if polls && !config.has_granter() { policy.without_granter() } else { policy }
 }
 
 impl Engine {
@@ -209,6 +206,11 @@ impl Engine {
         for id in ids {
             output.verdicts.extend(self.policy.set_back(t, id, why, &mut output.decisions));
         }
+    }
+
+    /// Sets whether it is this node's turn to leave rotation.
+    pub fn set_turn(&mut self, is_turn: bool) {
+        self.policy.set_turn(is_turn);
     }
 
     /// Takes the news that no load is shed for these incidents, or none any more.

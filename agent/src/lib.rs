@@ -30,6 +30,7 @@ pub mod config;
 pub mod decide;
 pub mod detect;
 pub mod engine;
+pub mod fleet;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

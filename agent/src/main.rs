@@ -152,8 +152,21 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show the nodes of this node's group, what the group could lose, and whether this node could
+    /// leave now; exits 1 if the coordinator does not answer
+    Fleet {
+        /// Configuration file, for its [fleet]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Report how each probe is attached and what is degraded; exits 1 if nothing works
     Doctor {
+        /// Configuration file, to check its [fleet] as well
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -199,7 +212,10 @@ fn main() -> ExitCode {
             commands::drain::set_override(config.as_deref(), Override::Undrain)
         }
         Command::Undo { config, json } => commands::undo::undo(config.as_deref(), json),
-        Command::Doctor { json, no_bpf } => commands::doctor::doctor(json, sensors(no_bpf)),
+        Command::Fleet { config, json } => commands::fleet::fleet(config.as_deref(), json),
+        Command::Doctor { config, json, no_bpf } => {
+            commands::doctor::doctor(config.as_deref(), json, sensors(no_bpf))
+        }
     };
     if let Some(log) = log {
         log.drain(LOGGED_WITHIN);

@@ -7,6 +7,8 @@ mod broken;
 pub mod corpus;
 mod crash_schedule;
 pub mod drain_live;
+pub mod etcd;
+pub mod fleetlock;
 mod held;
 pub mod http_server;
 pub mod independent;
@@ -27,6 +29,7 @@ mod refuse;
 mod resolver;
 mod running;
 mod servers;
+pub mod simulation;
 mod syscall_stepper;
 pub mod tls;
 

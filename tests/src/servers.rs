@@ -23,6 +23,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(3);
 const ALERTMANAGER: &str = "usr/bin/prometheus-alertmanager";
 const GUNICORN: &str = "usr/bin/gunicorn";
 const UVICORN: &str = "usr/bin/uvicorn";
+const ETCD: &str = "usr/bin/etcd";
 
 /// WSGI application whose workers are stuck while there is a file of that name beside it.
 const APP: &str = "import os, time
@@ -125,11 +126,11 @@ impl Servers {
     pub fn find() -> Result<Self, String> {
         let root = env::var_os("SPILLWAY_SERVERS").map(PathBuf::from);
         let root = root.ok_or(
-            "needs nginx, HAProxy, gunicorn, uvicorn, wrk, Alertmanager and kubectl, which `cargo \
-             xtask test` unpacks where there is apt-get",
+            "needs nginx, HAProxy, gunicorn, uvicorn, wrk, Alertmanager, etcd and kubectl, \
+             which `cargo xtask test` unpacks where there is apt-get",
         )?;
         let nginx_and_haproxy = ["usr/sbin/nginx", "usr/sbin/haproxy"];
-        let others = ["usr/bin/wrk", "usr/bin/kubectl", ALERTMANAGER, GUNICORN, UVICORN];
+        let others = ["usr/bin/wrk", "usr/bin/kubectl", ALERTMANAGER, ETCD, GUNICORN, UVICORN];
         match [&nginx_and_haproxy[..], &others]
             .concat()
             .iter()
@@ -339,6 +340,11 @@ impl Servers {
         command.args(["--lifespan=off", "--log-level=error", "--host"]).arg(addr.ip().to_string());
         command.arg(format!("--port={}", addr.port())).arg("--app-dir").arg(dir).arg("app:app");
         listening(&mut command, addr)
+    }
+
+    /// Runs etcd with these arguments.
+    pub fn etcd(&self) -> Command {
+        self.command(self.root.join(ETCD))
     }
 
     /// Runs a program of Debian's Python packages.

@@ -79,7 +79,16 @@ impl Authority {
     ///
     /// Panics if they cannot be written.
     pub fn client(&self, cert_file: &Path, key_file: &Path) {
-        let (certificate, key) = self.signed(&["agent.internal"]);
+        self.files("agent.internal", cert_file, key_file);
+    }
+
+    /// Writes a certificate for this name to `cert_file` and its key to `key_file`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if they cannot be written.
+    pub fn files(&self, name: &str, cert_file: &Path, key_file: &Path) {
+        let (certificate, key) = self.signed(&[name]);
         fs::write(cert_file, certificate.pem()).expect("the file can be written");
         fs::write(key_file, key.serialize_pem()).expect("the file can be written");
         fs::set_permissions(key_file, fs::Permissions::from_mode(0o600))

@@ -22,8 +22,8 @@ const TARGET: &str = "bpfel-unknown-none";
 const HINT: &str = "see the compiler's message above";
 
 /// Optimised binaries that the corpora, the machines and the demo need.
-pub const RELEASE_BINARIES: [&str; 6] =
-    ["spillway", "corpus", "workload", "crash_target", "kernel", "drain"];
+pub const RELEASE_BINARIES: [&str; 7] =
+    ["spillway", "corpus", "workload", "crash_target", "kernel", "drain", "simulate"];
 
 /// Build the BPF programs and the agent.
 #[derive(Debug, clap::Args)]

@@ -1,5 +1,6 @@
 //! nginx, HAProxy, gunicorn, uvicorn and wrk, with which the live tests, the demo and the bench
-//! create load; Alertmanager, which receives their alerts; and kubectl, which reads manifests.
+//! create load; Alertmanager, which receives their alerts; etcd, through which nodes take turns;
+//! and kubectl, which reads manifests.
 //!
 //! Servers that only all of the scenes need are a set of their own, because they are large.
 
@@ -8,7 +9,7 @@ use crate::deb_cache::Unpacked;
 /// Debian's packages. wrk prints its version with exit code 1.
 pub const SERVERS: Unpacked = Unpacked {
     name: "servers",
-    what: "nginx, HAProxy, gunicorn, uvicorn, wrk, Alertmanager and kubectl",
+    what: "nginx, HAProxy, gunicorn, uvicorn, wrk, Alertmanager, etcd and kubectl",
     why: "by the live tests",
     packages: &[
         "nginx",
@@ -17,6 +18,7 @@ pub const SERVERS: Unpacked = Unpacked {
         "uvicorn",
         "wrk",
         "prometheus-alertmanager",
+        "etcd-server",
         "kubernetes-client",
     ],
     programs: &[
@@ -26,6 +28,7 @@ pub const SERVERS: Unpacked = Unpacked {
         ("usr/bin/uvicorn", "--version", 0),
         ("usr/bin/wrk", "-v", 1),
         ("usr/bin/prometheus-alertmanager", "--version", 0),
+        ("usr/bin/etcd", "--version", 0),
         // kubectl prints its version only after asking an API server.
         ("usr/bin/kubectl", "help", 0),
     ],

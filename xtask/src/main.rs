@@ -20,6 +20,7 @@ mod run;
 mod scenes;
 mod setup;
 mod signals;
+mod simulate;
 mod sudo;
 mod supervise;
 mod test;
@@ -70,6 +71,8 @@ enum Command {
     Bench(bench::Args),
     /// Record, list, write or score the corpora of leaks and of accept queues
     Corpus(corpus::Args),
+    /// Simulate a fleet of hosts, with and without Spillway; --help lists its options
+    Simulate(simulate::Args),
     /// Shed load at the doors of real servers, and show what their clients see with and without
     Shed(scenes::ShedArgs),
     /// Feed arbitrary bytes to Spillway's parsers
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Command::Vm(args) => vm::main(&args),
         Command::Bench(args) => bench::main(&args),
         Command::Corpus(args) => corpus::main(&args),
+        Command::Simulate(args) => simulate::main(&args),
         Command::Shed(args) => scenes::shed_main(&args),
         Command::Fuzz(args) => fuzz::main(&args),
         Command::Hold(_) => Ok(ExitCode::SUCCESS),

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: runs all tests, and lists those that could not run, with the reason; with
 //! `--quick`, only those that are fast enough to run between two edits; with `--thorough`, also all
-//! scenes with real servers, and load shed at their doors.
+//! scenes with real servers, load shed at their doors, and ten thousand schedules of faults.
 //!
 //! A test that needs root or BPF and lacks it appends `name<TAB>reason` to the file named in
 //! `SPILLWAY_SKIPS` and passes. After the tests, every probe is checked on every available kernel,
@@ -23,7 +23,7 @@ use crate::tools::{DENY, NEXTEST};
 use crate::workspace::{Workspace, is_ci, lint};
 use crate::{
     build::{self, RELEASE_BINARIES},
-    child, corpus, python_deps, scenes, setup, vm,
+    child, corpus, python_deps, scenes, setup, simulate, vm,
 };
 
 /// Run all tests: formatting, lints, unit, replay, host and kernel tests
@@ -34,7 +34,7 @@ use crate::{
     cargo xtask test --quick      formatting, lints, unit and pure tests, while you work\n  \
     cargo xtask test leak         only tests whose name contains \"leak\", without formatting and \
     lints\n  \
-    cargo xtask test --thorough   everything, and all scenes with real servers\n  \
+    cargo xtask test --thorough   everything, all scenes with real servers, and more\n  \
     cargo xtask test --thorough redis/   scenes whose name contains \"redis/\", and such tests\n\n\
     Exit codes: 0 all passed, 1 something failed (or, if CI is set, was skipped unexpectedly).")]
 pub struct Args {
@@ -46,8 +46,8 @@ pub struct Args {
     #[arg(long)]
     quick: bool,
 
-    /// Also run all scenes with real servers and shed load at their doors; some are downloaded (250
-    /// MB); about half an hour
+    /// Also run all scenes with real servers, shed load at their doors, and play ten thousand
+    /// schedules of faults in a fleet; some servers are downloaded (250 MB); about half an hour
     #[arg(long, conflicts_with = "quick")]
     thorough: bool,
 }
@@ -124,7 +124,11 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let mut failures = thread::scope(|scope| {
         // The scores take what everything else leaves of the processors: most tests wait.
-        let scores = is_full_run.then(|| scope.spawn(|| corpus::meets_targets(&workspace)));
+        let scores = is_full_run.then(|| {
+            scope.spawn(|| {
+                Ok([corpus::meets_targets(&workspace)?, simulate::meets_targets(&workspace)?])
+            })
+        });
         let mut failures = run_tests(args, &workspace, &mut command)?;
         if let Some(scores) = scores {
             let (failed, skipped) = check_kernels(&workspace, has_programs, scores)?;
@@ -171,8 +175,13 @@ fn run_tests(
             .push("fewer than 95 % of the scenes with real servers were judged correctly".into());
     }
     // With filters the command of its own is meant.
-    if args.thorough && args.filters.is_empty() && !scenes::shed_all(workspace, is_ci())? {
-        failures.push("a server missed its targets while load was shed; see above".into());
+    if args.thorough && args.filters.is_empty() {
+        if !scenes::shed_all(workspace, is_ci())? {
+            failures.push("a server missed its targets while load was shed; see above".into());
+        }
+        if !simulate::keeps_rules(workspace)? {
+            failures.push("a schedule of faults broke a rule of the fleet; see above".into());
+        }
     }
     Ok(failures)
 }
@@ -183,16 +192,19 @@ fn run_tests(
 fn check_kernels(
     workspace: &Workspace,
     has_programs: bool,
-    scores: thread::ScopedJoinHandle<'_, anyhow::Result<bool>>,
+    scores: thread::ScopedJoinHandle<'_, anyhow::Result<[bool; 2]>>,
 ) -> anyhow::Result<(Vec<String>, BTreeMap<String, String>)> {
     let scored = || {
-        let met = scores.join().map_err(|_| anyhow::anyhow!("scoring the corpora panicked"))??;
-        let failure = "a detector misses its targets on the corpora; `cargo xtask corpus score` \
-                       names them";
-        anyhow::Ok((!met).then(|| failure.to_owned()))
+        let met = scores.join().map_err(|_| anyhow::anyhow!("scoring panicked"))??;
+        let failures = [
+            "a detector misses its targets on the corpora; `cargo xtask corpus score` names them",
+            "the simulated fleet misses a target; `cargo xtask simulate --check` names it",
+        ];
+        let missed = failures.into_iter().zip(met).filter(|(_, met)| !met);
+        anyhow::Ok(missed.map(|(failure, _)| failure.to_owned()).collect::<Vec<_>>())
     };
     if !has_programs {
-        return Ok((scored()?.into_iter().collect(), BTreeMap::new()));
+        return Ok((scored()?, BTreeMap::new()));
     }
     let mut failures = Vec::new();
     let (failed, skipped) = vm::all(workspace, || {

@@ -6,6 +6,7 @@ use hyper::Uri;
 use super::drain::DrainClient;
 use crate::{
     config::Config,
+    fleet,
     net::{http_client, secret::SecretSource, webhook_signature::SigningKeys},
 };
 
@@ -30,12 +31,13 @@ pub struct FileProblem {
 
 /// Reads every secret and certificate that `config` names, and returns those that cannot be used.
 pub fn check_files(config: &Config) -> Vec<FileProblem> {
-    let (page, drain) = (&config.act.page, &config.act.drain);
-    let secrets: [(_, _, Check); 4] = [
+    let (page, drain, fleet) = (&config.act.page, &config.act.drain, &config.fleet);
+    let secrets: [(_, _, Check); 5] = [
         ("act.page.pagerduty.routing_key_file", &page.pagerduty.routing_key_file, is_routing_key),
         ("act.page.slack.url_file", &page.slack.url_file, is_address),
         ("act.page.webhook.secret_file", &page.webhook.secret_file, is_keys),
         ("act.drain.secret_file", &drain.secret_file, is_keys),
+        ("fleet.password_file", &fleet.password_file, |_| Ok(())),
     ];
     let secrets = secrets
         .into_iter()
@@ -44,7 +46,10 @@ pub fn check_files(config: &Config) -> Vec<FileProblem> {
     let page_ca = page.ca_file.is_some().then_some(("act.page.ca_file", page_ca));
     let endpoint =
         DrainClient::new(drain).map(|endpoint| ("act.drain", endpoint.identity().clone()));
-    let identities = page_ca.into_iter().chain(endpoint).filter_map(|(key, identity)| {
+    let has_files = fleet.ca_file.is_some() || fleet.client_cert_file.is_some();
+    let coordinator = has_files.then(|| ("fleet", fleet::tls_options(fleet)));
+    let identities = page_ca.into_iter().chain(endpoint).chain(coordinator);
+    let identities = identities.filter_map(|(key, identity)| {
         let wrong = http_client::HttpClient::new(&identity).err()?;
         Some(problem(key, &wrong.to_string(), false))
     });
@@ -111,21 +116,26 @@ mod tests {
         = \"DIR/b\"\n\
                     [act.page.webhook]\nurl = \"https://h/\"\nsecret_file = \"DIR/c\"\n\
                     [act.drain]\nurl = \"https://h/\"\nsecret_file = \"DIR/d\"\nca_file \
-                    = \"DIR/e\"\n";
+                    = \"DIR/e\"\n\
+                    [fleet]\nbackend = \"etcd\"\nurls = [\"https://h/\"]\nuser = \"spillway\"\n\
+                    password_file = \"DIR/f\"\nca_file = \"DIR/g\"\n";
         let config = config::parse(&text.replace("DIR", dir.to_str().unwrap()), "x.toml").unwrap();
         let problems = || -> Vec<_> {
             check_files(&config).into_iter().map(|one| (one.key, one.message)).collect()
         };
-        assert_eq!(problems().len(), 5, "{:?}", problems());
+        assert_eq!(problems().len(), 7, "{:?}", problems());
         put("a", "R0utingKey", 0o600);
         put("b", "https://hooks.internal/x", 0o640);
         put("c", KEY, 0o600);
         put("d", KEY, 0o600);
         let wrong = problems();
         assert!(
-            matches!(&wrong[..], [("act.drain", why)] if why.contains("No such file")),
+            matches!(&wrong[..], [("fleet.password_file", _), ("act.drain", why), ("fleet", _)]
+                if why.contains("No such file")),
             "{wrong:?}"
         );
+        put("f", "password", 0o600);
+        put("g", "no certificate", 0o644);
         put("a", "two words", 0o600);
         put("b", "no address", 0o600);
         put("c", "whsec_short", 0o600);
@@ -137,6 +147,7 @@ mod tests {
             "not an address",
             "line 1 is not a key",
             "has mode 0604",
+            "no certificate",
             "no certificate",
         ]
         .iter()

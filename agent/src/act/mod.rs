@@ -9,6 +9,7 @@
 pub mod drain;
 mod executor;
 mod files;
+pub mod fleet;
 mod journal;
 pub mod limit;
 pub mod notify;

@@ -1,14 +1,18 @@
-//! `spillway doctor`: reports how each probe is attached, which are degraded, and why, and what
-//! prevents the agent from shedding load.
+//! `spillway doctor`: reports how each probe is attached, which are degraded, and why, what
+//! prevents the agent from shedding load, and whether the coordinator of the fleet answers.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    path::Path,
+};
 
 use serde::Serialize;
 
-use super::CommandError;
+use super::{CommandError, fleet, load};
 use crate::{
     act::shed,
     bpf::{Probe, ProbeState, ProbeStatus, fallbacks::Unavailable},
+    config::FleetConfig,
     os::host,
     sense::{Fact, Sensors},
 };
@@ -17,9 +21,11 @@ use crate::{
 ///
 /// # Errors
 ///
-/// Returns [`CommandError::AlreadyReported`] if nothing at all can be sensed.
-pub fn doctor(json: bool, sensors: Sensors) -> Result<(), CommandError> {
-    let diagnosis = DoctorReport::make(sensors);
+/// Returns [`CommandError::AlreadyReported`] if nothing at all can be sensed, or the coordinator
+/// that the configuration names does not answer; another error if the configuration is invalid.
+pub fn doctor(config: Option<&Path>, json: bool, sensors: Sensors) -> Result<(), CommandError> {
+    let config = load(config)?;
+    let diagnosis = DoctorReport::make(sensors, &config.fleet);
     let mut out = io::stdout().lock();
     if json {
         writeln!(out, "{}", serde_json::to_string(&diagnosis)?)?;
@@ -46,6 +52,32 @@ struct DoctorReport {
     memory_pressure: bool,
     /// Report on shedding load.
     shed: ShedReport,
+    /// Report on the coordinator; `None` without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fleet: Option<FleetReport>,
+}
+
+/// Report on the coordinator of the fleet.
+#[derive(Debug, Serialize)]
+struct FleetReport {
+    /// Set if it answers.
+    answers: bool,
+    /// Reply, or problem, in a sentence.
+    why: String,
+}
+
+impl FleetReport {
+    fn new(config: &FleetConfig) -> Option<Self> {
+        Some(match fleet::ask(config).transpose()? {
+            Ok(reply) => Self { answers: true, why: reply.summary() },
+            Err(error) => Self { answers: false, why: error.to_string() },
+        })
+    }
+
+    fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        let state = if self.answers { "answers" } else { "silent" };
+        writeln!(out, "  {:<17} {state:<9} {}", "fleet", self.why.replace("\n  hint: ", "; "))
+    }
 }
 
 /// Report on bounding accept queues of other processes.
@@ -114,7 +146,7 @@ fn sees_age_of_queues(status: &ProbeStatus) -> bool {
 }
 
 impl DoctorReport {
-    fn make(mut sensors: Sensors) -> Self {
+    fn make(mut sensors: Sensors, fleet: &FleetConfig) -> Self {
         let mut seen = Vec::new();
         sensors.scan_processes(0.0, &mut seen);
         sensors.scan_listeners(0.0, &mut seen);
@@ -135,13 +167,14 @@ impl DoctorReport {
                 shed::obstacle().map(|error| error.to_string()),
                 sensors.reports().iter().any(sees_age_of_queues),
             ),
+            fleet: FleetReport::new(fleet),
         }
     }
 
-    /// Returns whether anything can be sensed. A host always has processes, so a scan that finds
-    /// none did not work.
+    /// Returns whether anything can be sensed, and the coordinator answers if there is one. A host
+    /// always has processes, so a scan that finds none did not work.
     fn works(&self) -> bool {
-        self.processes > 0
+        self.processes > 0 && self.fleet.as_ref().is_none_or(|fleet| fleet.answers)
     }
 
     fn print(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -163,6 +196,9 @@ impl DoctorReport {
         writeln!(out, "  {:<17} {memory:<9} /proc/meminfo", "host_memory")?;
         writeln!(out, "  {:<17} {pressure:<9} /proc/pressure/memory", "memory_pressure")?;
         self.shed.print(out)?;
+        if let Some(fleet) = &self.fleet {
+            fleet.print(out)?;
+        }
         writeln!(out, "sees {} processes and {} listeners", self.processes, self.listeners)
     }
 }

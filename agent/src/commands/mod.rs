@@ -7,6 +7,7 @@ pub mod check_config;
 pub mod doctor;
 pub mod drain;
 pub mod explain;
+pub mod fleet;
 pub mod pause;
 pub mod record;
 pub mod replay;

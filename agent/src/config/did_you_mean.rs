@@ -118,7 +118,7 @@ mod tests {
     fn a_name_similar_to_none_gets_the_list() {
         assert_eq!(
             for_key("", "treshold"),
-            "options at the top level: mode, sense, detect, decide, act, kubernetes, serve, record"
+            "options at the top level: mode, sense, detect, decide, act, fleet, kubernetes, serve, record"
         );
         assert_eq!(for_table("detect", "wobble"), "options in [detect]: leak, overload");
         assert_eq!(for_key("sense", &"x".repeat(1 << 20)), "options in [sense]: interval");

@@ -1,9 +1,11 @@
 //! Kinds of value that an option may have: how each is read from TOML and written as TOML.
 
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    marker::PhantomData, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration,
+};
 
 use super::{
-    mode::Mode,
+    choice::Choice,
     network::Network,
     pattern::Pattern,
     service::ServicePattern,
@@ -39,18 +41,33 @@ pub trait Kind: Sync {
     }
 }
 
-/// `"observe"` or `"enforce"`.
-pub struct ModeName;
+/// One of a few named values.
+pub struct OneOf<T>(pub PhantomData<T>);
 
-impl Kind for ModeName {
-    type Value = Mode;
+impl<T: Choice> Kind for OneOf<T> {
+    type Value = T;
 
-    fn read(&self, found: &FoundValue<'_>) -> Result<Mode, Vec<Fault>> {
-        Ok(found.mode()?)
+    fn read(&self, found: &FoundValue<'_>) -> Result<T, Vec<Fault>> {
+        Ok(found.choice()?)
     }
 
-    fn write(&self, mode: &Mode) -> String {
-        quoted(mode.name())
+    fn write(&self, value: &T) -> String {
+        quoted(value.name())
+    }
+}
+
+/// A name of a group, node, zone or user.
+pub struct Name;
+
+impl Kind for Name {
+    type Value = String;
+
+    fn read(&self, found: &FoundValue<'_>) -> Result<String, Vec<Fault>> {
+        Ok(found.name()?)
+    }
+
+    fn write(&self, name: &String) -> String {
+        quoted(name)
     }
 }
 
@@ -304,6 +321,21 @@ impl Kind for Url {
 
     fn write(&self, url: &String) -> String {
         quoted(url)
+    }
+}
+
+/// URLs.
+pub struct Urls(pub Plain);
+
+impl Kind for Urls {
+    type Value = Vec<String>;
+
+    fn read(&self, found: &FoundValue<'_>) -> Result<Vec<String>, Vec<Fault>> {
+        found.urls(self.0)
+    }
+
+    fn write(&self, urls: &Vec<String>) -> String {
+        array(urls.iter().cloned())
     }
 }
 

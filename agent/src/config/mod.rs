@@ -7,10 +7,10 @@
 //! Refused: unknown options and tables, numbers without units, values outside their range, and
 //! combinations that cannot work. Nothing here exits the process or reads the environment.
 
+mod choice;
 mod did_you_mean;
 mod error;
 mod kind;
-mod mode;
 mod network;
 mod option;
 mod options;
@@ -30,13 +30,14 @@ use nix::unistd::geteuid;
 
 use crate::os::trusted::{self, FileRules, PathRules, Untrusted};
 
+pub use choice::{Choice, FleetBackend, Mode, Reach};
 pub use error::{ConfigErrors, ConfigProblem};
-pub use mode::Mode;
 pub use network::{Network, host_name};
 pub use options::{
     ActConfig, AgentCheckConfig, AlertmanagerConfig, Config, DecideConfig, DetectConfig,
-    DrainConfig, KubernetesConfig, LeakConfig, LimitConfig, OverloadConfig, PageConfig,
-    PageWebhookConfig, PagerDutyConfig, RecordConfig, SenseConfig, ServeConfig, SlackConfig,
+    DrainConfig, FleetConfig, KubernetesConfig, LeakConfig, LimitConfig, OverloadConfig,
+    PageConfig, PageWebhookConfig, PagerDutyConfig, RecordConfig, SenseConfig, ServeConfig,
+    SlackConfig,
 };
 pub use parse::parse;
 pub use pattern::Pattern;

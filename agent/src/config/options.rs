@@ -5,14 +5,14 @@
 //! [`options!`]. A range refuses only mistakes, so its ends are generous. Rules that involve two
 //! options are in `validate.rs`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{marker::PhantomData, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
+    choice::{FleetBackend, Mode, Reach},
     kind::{
-        AbsolutePath, Address, CountIn, DurationIn, DurationsIn, Flag, HostNames, ModeName,
-        Networks, NumberIn, OrNone, Patterns, PercentIn, SecretFile, ServiceList, SizeIn, Url,
+        AbsolutePath, Address, CountIn, DurationIn, DurationsIn, Flag, HostNames, Name, Networks,
+        NumberIn, OneOf, OrNone, Patterns, PercentIn, SecretFile, ServiceList, SizeIn, Url, Urls,
     },
-    mode::Mode,
     network::Network,
     option::{ConfigOption, Field, Table, option_path, options, place, table_path},
     pattern::Pattern,
@@ -38,7 +38,7 @@ options! {
     pub struct Config [] {
         /// Whether decisions are carried out. "observe" only records what would be done; "enforce"
         /// carries out the actions that are enabled below.
-        mode: Mode = Mode::Observe, ModeName;
+        mode: Mode = Mode::Observe, OneOf(PhantomData);
         tables {
             /// Intervals of scans.
             sense: SenseConfig,
@@ -48,6 +48,8 @@ options! {
             decide: DecideConfig,
             /// Actions.
             act: ActConfig,
+            /// Coordination with other nodes.
+            fleet: FleetConfig,
             /// Identification of pods.
             kubernetes: KubernetesConfig,
             /// Metrics and health.
@@ -345,6 +347,58 @@ options! {
         secret_file: Option<SecretSource> = None, OrNone(SecretFile);
     }
 
+    /// Coordination of drains among the nodes of a group, so that they leave one after another, and
+    /// only while the others can carry the load. Every node of a group needs the same settings,
+    /// except for node, zone, region and capacity.
+    pub struct FleetConfig [fleet] {
+        /// Coordinator. "none": whoever grants drains by act.drain.url decides. "fleetlock": a
+        /// FleetLock server counts the nodes that are out, and knows nothing of their load. "etcd":
+        /// each node publishes its load and its forecast in etcd 3.4 or later, and a node leaves
+        /// only if the others have proven that they can carry its load.
+        backend: FleetBackend = FleetBackend::None, OneOf(PhantomData);
+        /// Address of the FleetLock server, or addresses of etcd's members.
+        urls: Vec<String> = Vec::new(), Urls(Plain::Loopback);
+        /// Group of nodes that serve the same, and can take each other's load.
+        group: String = "default".to_owned(), Name;
+        /// Name of this node, unique in its group; "none" for the name of the host.
+        node: Option<String> = None, OrNone(Name);
+        /// Zone of this node; "none" if there is one.
+        zone: Option<String> = None, OrNone(Name);
+        /// Region of this node; "none" if there is one.
+        region: Option<String> = None, OrNone(Name);
+        /// Nodes that the load balancer gives the load of a node that leaves: those in its "zone",
+        /// in its "region", or all of the "group". If none of them serves, the next larger set
+        /// counts.
+        balances_within: Reach = Reach::Zone, OneOf(PhantomData);
+        /// Number of nodes of the group that the agents may take out together.
+        slots: u32 = 1, CountIn(1..=1_000);
+        /// Share of the group that may be out of rotation, silent or drained by hand together; one
+        /// node always may.
+        max_percent: u32 = 10, PercentIn(1..=100);
+        /// CPUs that this node can use well, for the headroom that others count on; "none" for the
+        /// most that it has used for five minutes in the last week without an overload.
+        capacity_cpus: Option<f64> = None, OrNone(NumberIn(0.1..=4_096.0));
+        /// Requests per second that this node can answer well; "none" for the most that it has
+        /// answered, likewise.
+        capacity_requests: Option<f64> = None, OrNone(NumberIn(0.1..=1e9));
+        /// Time after its last sign of life at which a node counts as gone, and its slot is free.
+        // etcd's leases last for seconds; a node that restarts its agent must not lose its slot.
+        silent_after: Duration = Duration::from_secs(45), DurationIn(Duration::from_secs(2)..=HOUR);
+        /// Time that a node needs out of rotation to be healed. Nodes with forecasts leave so early
+        /// that each has as long.
+        turn: Duration = Duration::from_mins(10), DurationIn(Duration::from_secs(1)..=DAY);
+        /// User of etcd; "none" without authentication.
+        user: Option<String> = None, OrNone(Name);
+        /// File with the password of fleet.user, or "credential:NAME".
+        password_file: Option<SecretSource> = None, OrNone(SecretFile);
+        /// CA certificates, in PEM, for fleet.urls; "none" uses those of this host.
+        ca_file: Option<PathBuf> = None, OrNone(AbsolutePath);
+        /// Client certificate of the agent, in PEM, if the coordinator asks for one.
+        client_cert_file: Option<PathBuf> = None, OrNone(AbsolutePath);
+        /// Private key of fleet.client_cert_file, in PEM.
+        client_key_file: Option<PathBuf> = None, OrNone(AbsolutePath);
+    }
+
     /// Identification of pods on a Kubernetes node.
     pub struct KubernetesConfig [kubernetes] {
         /// Directory in which the kubelet has one directory per pod, named after its namespace,
@@ -394,6 +448,14 @@ options! {
 /// Iterates over all options, in the order in which they are printed.
 pub fn all() -> impl Iterator<Item = &'static ConfigOption<Config>> {
     TABLES.iter().flat_map(|table| table.options)
+}
+
+impl Config {
+    /// Returns whether somebody who knows the load of the other nodes grants drains: a receiver or
+    /// a coordinator.
+    pub fn has_granter(&self) -> bool {
+        self.act.drain.url.is_some() || self.fleet.backend.knows_load()
+    }
 }
 
 impl LeakConfig {

@@ -8,6 +8,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
+    choice::{Choice as _, FleetBackend},
     error::ConfigProblem,
     options::{Config, LeakConfig},
     units::{duration_text, size_text},
@@ -43,6 +44,9 @@ pub fn conflicts(config: &Config) -> Vec<Conflict> {
         delegated_program(config),
         drain_secret(config),
         drain_client(config),
+        fleet_urls(config),
+        fleet_password(config),
+        fleet_client(config),
         serve_beyond_loopback(config),
         agent_check_beyond_loopback(config),
     ]
@@ -243,6 +247,43 @@ fn shed_reset(config: &Config) -> Option<Conflict> {
     })
 }
 
+fn fleet_urls(config: &Config) -> Option<Conflict> {
+    let (backend, urls) = (config.fleet.backend, config.fleet.urls.len());
+    let hint = match (backend, urls) {
+        (FleetBackend::None, 1..) => "set backend to what answers there, or remove urls",
+        (FleetBackend::FleetLock, 0 | 2..) => "give the one address of the FleetLock server",
+        (FleetBackend::Etcd, 0) => "give the client address of each member of etcd",
+        _ => return None,
+    };
+    Some(Conflict {
+        keys: &["fleet.urls", "fleet.backend"],
+        message: format!(
+            "fleet.urls has {urls} {}, and fleet.backend is {:?}",
+            if urls == 1 { "address" } else { "addresses" },
+            backend.name()
+        ),
+        hint: hint.to_owned(),
+    })
+}
+
+fn fleet_password(config: &Config) -> Option<Conflict> {
+    let fleet = &config.fleet;
+    (fleet.user.is_some() != fleet.password_file.is_some()).then(|| Conflict {
+        keys: &["fleet.user", "fleet.password_file"],
+        message: "only one of fleet.user and fleet.password_file is set".to_owned(),
+        hint: "set both, or neither if etcd asks for no password".to_owned(),
+    })
+}
+
+fn fleet_client(config: &Config) -> Option<Conflict> {
+    let fleet = &config.fleet;
+    (fleet.client_cert_file.is_some() != fleet.client_key_file.is_some()).then(|| Conflict {
+        keys: &["fleet.client_cert_file", "fleet.client_key_file"],
+        message: "only one of fleet.client_cert_file and fleet.client_key_file is set".to_owned(),
+        hint: "set both, or neither if the coordinator asks for no certificate".to_owned(),
+    })
+}
+
 fn drain_client(config: &Config) -> Option<Conflict> {
     let drain = &config.act.drain;
     (drain.client_cert_file.is_some() != drain.client_key_file.is_some()).then(|| Conflict {
@@ -389,6 +430,33 @@ mod tests {
         assert_eq!(
             conflict(|config| config.detect.overload.clear_after = Duration::from_millis(199)),
             ["detect.overload.clear_after", "detect.overload.interval"]
+        );
+    }
+
+    #[test]
+    fn coordinator_needs_its_addresses_and_the_rest_in_pairs() {
+        let urls = |count: usize| vec!["http://127.0.0.1:2379".to_owned(); count];
+        for (backend, count, is_right) in [
+            (FleetBackend::None, 0, true),
+            (FleetBackend::None, 1, false),
+            (FleetBackend::FleetLock, 0, false),
+            (FleetBackend::FleetLock, 1, true),
+            (FleetBackend::FleetLock, 2, false),
+            (FleetBackend::Etcd, 0, false),
+            (FleetBackend::Etcd, 3, true),
+        ] {
+            let found = conflict(|config| {
+                (config.fleet.backend, config.fleet.urls) = (backend, urls(count));
+            });
+            assert_eq!(found.is_empty(), is_right, "{backend:?} {count}");
+        }
+        assert_eq!(
+            conflict(|config| config.fleet.user = Some("spillway".to_owned())),
+            ["fleet.user", "fleet.password_file"]
+        );
+        assert_eq!(
+            conflict(|config| config.fleet.client_key_file = Some("/etc/key".into())),
+            ["fleet.client_cert_file", "fleet.client_key_file"]
         );
     }
 

@@ -15,7 +15,7 @@ use std::{
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    mode::Mode,
+    choice::Choice,
     network::{self, Network},
     pattern::Pattern,
     service::ServicePattern,
@@ -28,18 +28,18 @@ use crate::net::secret::SecretSource;
 /// and at most a line.
 const QUOTE_CHARS_MAX: usize = 60;
 
+/// Maximum length of a name: that of a host's name.
+const NAME_CHARS_MAX: usize = 253;
+
 /// Name of a kind of value, and examples of it.
 struct ValueForm {
     noun: &'static str,
     hint: &'static str,
 }
 
-const MODE: ValueForm = ValueForm {
-    noun: "a mode",
-    hint: concat!(
-        r#""observe" only records what would be done; "#,
-        r#""enforce" carries out enabled actions"#
-    ),
+const NAME: ValueForm = ValueForm {
+    noun: "a name",
+    hint: r#"letters, digits, dots, dashes and underscores, in quotes: "web", "eu-1a""#,
 };
 const FLAG: ValueForm = ValueForm { noun: "a boolean", hint: "true or false, without quotes" };
 const PATH: ValueForm =
@@ -103,6 +103,10 @@ const HOST_NAMES: ValueForm = ValueForm {
     noun: "an array of host names",
     hint: r#"names in quotes, in brackets: ["node-1.example.com", "node-1.internal"]"#,
 };
+const URLS: ValueForm = ValueForm {
+    noun: "an array of URLs",
+    hint: r#"each in quotes, in brackets: ["https://10.0.0.1:2379", "https://10.0.0.2:2379"]"#,
+};
 const URL: ValueForm = ValueForm {
     noun: "a URL",
     hint: concat!(
@@ -149,13 +153,21 @@ pub struct FoundValue<'a> {
 }
 
 impl FoundValue<'_> {
-    /// Reads a mode.
-    pub fn mode(&self) -> Result<Mode, Fault> {
-        match self.string(&MODE)? {
-            "observe" => Ok(Mode::Observe),
-            "enforce" => Ok(Mode::Enforce),
-            _ => Err(self.fault(format!("{self} is not a mode"), MODE.hint)),
+    /// Reads one of a few named values.
+    pub fn choice<T: Choice>(&self) -> Result<T, Fault> {
+        let name = self.string(&ValueForm { noun: T::NOUN, hint: T::HINT })?;
+        let named = T::ALL.iter().find(|value| value.name() == name);
+        named.copied().ok_or_else(|| self.fault(format!("{self} is not {}", T::NOUN), T::HINT))
+    }
+
+    /// Reads a name that may become part of a key or a URL.
+    pub fn name(&self) -> Result<String, Fault> {
+        let name = self.string(&NAME)?;
+        let is_fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if (1..=NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(is_fit) {
+            return Ok(name.to_owned());
         }
+        Err(self.fault(format!("{self} is not a name"), NAME.hint))
     }
 
     /// Reads a boolean.
@@ -301,6 +313,11 @@ impl FoundValue<'_> {
         let text = self.string(&URL)?;
         url::check(text, plain).map_err(|wrong| self.fault(format!("{self} {wrong}"), URL.hint))?;
         Ok(text.to_owned())
+    }
+
+    /// Reads an array of URLs; reports every element that is not one.
+    pub fn urls(&self, plain: Plain) -> Result<Vec<String>, Vec<Fault>> {
+        self.each(&URLS, |found| found.url(plain))
     }
 
     /// Reads the path of a secret.
@@ -452,7 +469,8 @@ mod tests {
                 .all(|form| ServicePattern::new(form).is_ok())
         );
         assert!(quoted(ADDRESS.hint).all(|form| form.parse::<SocketAddr>().is_ok()));
-        assert!(quoted(URL.hint).all(|form| url::check(form, Plain::Loopback).is_ok()));
+        let mut urls = quoted(URL.hint).chain(quoted(URLS.hint));
+        assert!(urls.all(|form| url::check(form, Plain::Loopback).is_ok()));
         assert!(
             quoted(NETWORK.hint)
                 .chain(quoted(NETWORKS.hint))

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 
 use super::GuardRefusal;
 use crate::{
-    config::Mode,
+    config::{Choice as _, Mode},
     detect::{IncidentId, Severity, Verdict},
 };
 

@@ -50,6 +50,8 @@ pub struct Policy {
     services: Services,
     /// Whether some service grants drains, and so knows whether other nodes can carry the load.
     has_granter: bool,
+    /// Whether it is this node's turn to leave.
+    is_turn: bool,
     /// Wait to which accept queues are bounded; `None` if no load is shed.
     shed_wait_secs: Option<f64>,
     incidents: BTreeMap<u64, Incident>,
@@ -79,6 +81,7 @@ impl Policy {
             guard: Guard::new(config),
             services: Services::new(&config.services),
             has_granter: true,
+            is_turn: false,
             shed_wait_secs: None,
             incidents: BTreeMap::new(),
             claims: BTreeMap::new(),
@@ -92,6 +95,12 @@ impl Policy {
     /// Sets that no service grants drains: then an overload never drains the node.
     pub fn without_granter(self) -> Self {
         Self { has_granter: false, ..self }
+    }
+
+    /// Sets whether it is this node's turn to leave, because others of its group have to leave
+    /// after it.
+    pub fn set_turn(&mut self, is_turn: bool) {
+        self.is_turn = is_turn;
     }
 
     /// Sets that load is shed at overloaded listeners of listed services, whose accept queues are
@@ -393,6 +402,7 @@ impl Policy {
             is_nodes: harm.is_some_and(|harm| harm.is_nodes),
             is_set_back,
             has_granter: self.has_granter,
+            is_turn: self.is_turn,
             shed_wait_secs: self.shed_wait_secs.filter(|_| self.lists(verdict)),
             config: &self.config,
         })

@@ -77,6 +77,9 @@ struct ServiceAddress {
     /// Set if the kernel's map has all of them, so that BPF finds their connections.
     is_in_map: bool,
     requests: Option<AddressRequests>,
+    /// Responses so far, and the sensor's total at the last fact.
+    answered: u64,
+    answered_total: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -104,6 +107,9 @@ pub struct RequestsLeft {
     pub connections: u64,
     /// Listeners whose requests are unknown.
     pub unseen: Vec<ListenerPlace>,
+    /// Responses of the services that the operator lists, since each was first seen; `None` without
+    /// a list, or if no response was seen. Falls when a service is forgotten.
+    pub answered_total: Option<u64>,
 }
 
 impl ServiceRequests {
@@ -142,6 +148,11 @@ impl ServiceRequests {
             connections: fact.connections.unwrap_or(0),
         };
         let Some(address) = self.address(fact.netns, &fact.addr) else { return };
+        if let Some(total) = fact.answered_total {
+            let before = address.answered_total.replace(total).unwrap_or(total);
+            // A total that fell counts anew.
+            address.answered += total.saturating_sub(before);
+        }
         // The connections of a listener that has closed are not seen any more: none is not zero.
         if address.is_open(scan) || requests.in_flight > 0 {
             address.requests = Some(requests);
@@ -181,8 +192,12 @@ impl ServiceRequests {
         let valid_until = pass.map_or(now, |pass| pass.t + stale_secs);
         let pass_t = pass.map(|pass| pass.began);
         let mut left = RequestsLeft { pass_t, valid_until, ..RequestsLeft::default() };
-        for (place, address) in self.counted(services, protected) {
+        let (counted, are_listed) = self.counted(services, protected);
+        for (place, address) in counted {
             self.add(&mut left, pass, place, address);
+            if are_listed && address.answered_total.is_some() {
+                *left.answered_total.get_or_insert(0) += address.answered;
+            }
         }
         left.unseen.sort_unstable();
         left
@@ -220,12 +235,12 @@ impl ServiceRequests {
         }
     }
 
-    /// Addresses of the node's services.
+    /// Addresses of the node's services, and whether the operator's list names them.
     fn counted<'a>(
         &'a self,
         services: &Services,
         protected: &[Pattern],
-    ) -> Vec<(&'a ListenerPlace, &'a ServiceAddress)> {
+    ) -> (Vec<(&'a ListenerPlace, &'a ServiceAddress)>, bool) {
         let covers = |patterns: &[Pattern], cgroup: &str| {
             patterns.iter().any(|pattern| pattern.covers(cgroup))
         };
@@ -240,7 +255,7 @@ impl ServiceRequests {
             false => Vec::new(),
         };
         if !listed.is_empty() {
-            return listed;
+            return (listed, true);
         }
         let is_work = |(place, address): &(&ListenerPlace, &ServiceAddress)| {
             !place.1.starts_with(UNIX)
@@ -248,7 +263,7 @@ impl ServiceRequests {
                     .cgroups()
                     .any(|cgroup| !covers(always_protected(), cgroup) && !covers(protected, cgroup))
         };
-        all().filter(is_work).collect()
+        (all().filter(is_work).collect(), false)
     }
 
     fn forget(&mut self, t: f64) {

@@ -155,6 +155,9 @@ pub struct Situation<'a> {
     pub is_set_back: bool,
     /// Whether some service grants drains, and so knows whether other nodes can carry the load.
     pub has_granter: bool,
+    /// Whether it is this node's turn to leave, so early because other nodes of its group have to
+    /// leave after it.
+    pub is_turn: bool,
     /// Wait to which the accept queue of the listener concerned may be bounded, in seconds; `None`
     /// if it may not be.
     pub shed_wait_secs: Option<f64>,

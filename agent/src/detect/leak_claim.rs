@@ -206,11 +206,12 @@ impl ClaimDetails for LeakClaim {
     /// Memory is limited, and then drained away from, once its end comes near enough. Files,
     /// threads and sockets are not limited: throttling memory closes none of them.
     fn wants(&self, situation: &Situation<'_>) -> Wants {
-        let Situation { left_secs, is_nodes, is_set_back, config, .. } = *situation;
+        let Situation { left_secs, is_nodes, is_set_back, is_turn, config, .. } = *situation;
+        let is_near = left_secs <= config.drain_within.as_secs_f64();
         Wants {
             limit: self.resource == Resource::Memory
                 && left_secs <= config.limit_within.as_secs_f64(),
-            drain: is_nodes && (is_set_back || left_secs <= config.drain_within.as_secs_f64()),
+            drain: is_nodes && (is_set_back || is_near || is_turn && left_secs.is_finite()),
             ..Wants::default()
         }
     }

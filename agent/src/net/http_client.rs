@@ -62,8 +62,8 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 /// Maximum size of a response's head. Most have some hundreds of bytes.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
-/// Maximum number of cached TLS configurations. The agent uses three: notifications, drain requests
-/// and Kubernetes.
+/// Maximum number of cached TLS configurations. The agent uses four: notifications, drain requests,
+/// Kubernetes and the fleet's coordinator.
 const CACHED_MAX: usize = 4;
 
 /// Maximum age of a cached TLS configuration. A guess: it bounds the delay of changes that

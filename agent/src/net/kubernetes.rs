@@ -212,10 +212,9 @@ impl Api {
         let path =
             format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}&resourceVersion=0", self.node);
         let (response, redactor) = self.get(&path)?;
-        let one_line = |text: &str| one_line(&redactor.mask_text(text));
         if response.status != StatusCode::OK {
             let message = serde_json::from_slice::<ApiStatus>(&response.body)
-                .map(|status| format!(": {}", one_line(&status.message)));
+                .map(|status| format!(": {}", redactor.line(&status.message)));
             let message = message.unwrap_or_default();
             return Err(KubernetesError::Status {
                 authority: self.authority.clone(),
@@ -225,7 +224,7 @@ impl Api {
         }
         let invalid = |why: String| KubernetesError::Invalid {
             authority: self.authority.clone(),
-            why: one_line(&why),
+            why: redactor.line(&why),
         };
         parse_pods(&response.body).map_err(invalid)
     }
@@ -315,12 +314,6 @@ fn hint_of(status: StatusCode) -> &'static str {
     }
 }
 
-/// Makes text of another host one line of bounded length.
-fn one_line(text: &str) -> String {
-    const CHARS_MAX: usize = 300;
-    text.chars().take(CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -333,11 +326,5 @@ mod tests {
             let error = of(node).unwrap_err().to_string();
             assert!(error.starts_with("NODE_NAME is ") && error.contains("\n  hint: "), "{error}");
         }
-    }
-
-    #[test]
-    fn foreign_text_becomes_one_bounded_line() {
-        assert_eq!(one_line("a\nb\u{1b}[31m"), "a b [31m");
-        assert_eq!(one_line(&"é".repeat(1_000)).chars().count(), 300);
     }
 }

@@ -6,5 +6,5 @@ pub(crate) mod dns;
 pub mod http_client;
 pub mod kubernetes;
 pub(crate) mod redact;
-pub(crate) mod secret;
+pub mod secret;
 pub(crate) mod webhook_signature;

@@ -8,6 +8,8 @@ use std::collections::HashSet;
 
 use hyper::Uri;
 
+use crate::sense::printable::is_printable;
+
 /// Minimum length of a fragment of a secret that is masked: a reply may quote the secret in part.
 const FRAGMENT_BYTES: usize = 8;
 
@@ -17,6 +19,9 @@ const SECRET_BYTES_MIN: usize = 4;
 /// Maximum length of a path segment of a URL that is not a secret. Longer ones may be tokens, as in
 /// the URLs of many webhook receivers.
 const PUBLIC_SEGMENT_BYTES_MAX: usize = 15;
+
+/// Maximum length of a line of another host's text, in characters.
+const LINE_CHARS_MAX: usize = 300;
 
 /// Replacement of a secret.
 const MASK: &[u8] = b"[secret]";
@@ -80,6 +85,13 @@ impl Redactor {
     pub fn mask_text(&self, text: &str) -> String {
         String::from_utf8_lossy(&self.mask(text.as_bytes())).into_owned()
     }
+
+    /// Makes text of another host one printable line of bounded length, without secrets.
+    pub fn line(&self, text: &str) -> String {
+        let masked = self.mask_text(text.trim());
+        let shown = masked.chars().take(LINE_CHARS_MAX);
+        shown.map(|c| if is_printable(c) { c } else { ' ' }).collect()
+    }
 }
 
 #[cfg(test)]
@@ -116,5 +128,12 @@ mod tests {
             assert_eq!(redactor.mask_text(text), masked, "{text}");
         }
         assert_eq!(redactor.mask(b"\xff\xffR0uT1ngK3y\xff"), b"\xff\xff[secret]\xff");
+    }
+
+    #[test]
+    fn foreign_text_becomes_one_bounded_line() {
+        let redactor = Redactor::default().secret("R0uT1ngK3y");
+        assert_eq!(redactor.line("a\nb\u{1b}[31m\u{202e} R0uT1ngK3y\n"), "a b [31m  [secret]");
+        assert_eq!(redactor.line(&"é".repeat(1_000)).chars().count(), 300);
     }
 }

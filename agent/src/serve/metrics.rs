@@ -21,7 +21,7 @@ use super::{
     health::{Health, HealthReport},
 };
 use crate::{
-    act::{Outcome, drain::ReadinessCell, notify::NotifyMetrics},
+    act::{Outcome, drain::ReadinessCell, fleet::FleetMetrics, notify::NotifyMetrics},
     bpf::{ProbeState, ProbeStatus},
     clock::Clock,
     detect::{ClaimState, Verdict},
@@ -318,6 +318,11 @@ impl Metrics {
     /// Adds the state of the node's drain.
     pub fn show_drain(&self, readiness: &ReadinessCell) {
         readiness.register(&mut self.registry());
+    }
+
+    /// Adds the state of this node in its group.
+    pub fn show_fleet(&self, fleet: &FleetMetrics) {
+        fleet.register(&mut self.registry());
     }
 
     /// Adds the lines that were dropped, by stream.

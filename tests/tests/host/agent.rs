@@ -12,6 +12,7 @@ use std::{
 
 use spillway_tests::{
     ANY_PORT, Running, Scratch, agent, find_metric, http_get, is_root, metric, run_with, wait_for,
+    warnings,
 };
 
 #[test]
@@ -138,10 +139,10 @@ fn unread_output_does_not_block_the_agent() {
     drop((printed, logged));
 }
 
-/// Warnings in a log, except that the host stood still, which a busy host causes.
-fn warnings(log: &str) -> usize {
+/// Number of warnings, except that the host stood still, which a busy host causes.
+fn own_warnings(log: &str) -> usize {
     let stalls = "the agent or the whole host stood still";
-    log.lines().filter(|line| line.contains("WARN") && !line.contains(stalls)).count()
+    warnings(log).iter().filter(|line| !line.contains(stalls)).count()
 }
 
 #[test]
@@ -155,7 +156,7 @@ fn agent_without_bpf_warns_once_and_watches() {
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
     assert_eq!(log.matches("BPF is not used: --no-bpf was given").count(), 1, "{log}");
-    assert_eq!(warnings(&log), 1, "{log}");
+    assert_eq!(own_warnings(&log), 1, "{log}");
 }
 
 #[test]
@@ -176,7 +177,7 @@ fn unprivileged_agent_warns_once_and_watches() {
     assert!(metric(&running.get("/metrics"), "spillway_processes") >= 2.0);
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
-    assert_eq!(warnings(&log), 1, "{log}");
+    assert_eq!(own_warnings(&log), 1, "{log}");
     assert!(
         log.contains("root, or CAP_BPF and CAP_PERFMON, are needed; process_memory from /proc"),
         "{log}"

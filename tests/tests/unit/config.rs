@@ -162,7 +162,7 @@ fn the_shipped_file_is_what_the_agent_prints() {
 
 #[test]
 fn the_shipped_file_with_every_key_set_is_still_the_defaults() {
-    assert_eq!(key_names().len(), 60);
+    assert_eq!(key_names().len(), 78);
     assert_eq!(parse(&uncommented(), "x.toml").unwrap(), Config::default());
     assert_eq!(parse("", "x.toml").unwrap(), Config::default());
 }
@@ -486,7 +486,7 @@ fn tables_and_keys_are_distinguished() {
         (
             "'' = { mode = 'observe' }",
             "x.toml:1: unknown table []\n  hint: options at the top level: mode, sense, detect, \
-            decide, act, kubernetes, serve, record",
+            decide, act, fleet, kubernetes, serve, record",
         ),
         (
             "'sense.interval' = '1s'",

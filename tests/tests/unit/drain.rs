@@ -74,7 +74,7 @@ impl Node {
     fn start(&self) -> Agent {
         Agent {
             drainer: Some(
-                DrainWorker::start(&self.config, Clock::start(), None)
+                DrainWorker::start(&self.config, Clock::start(), None, None)
                     .expect("starting the worker"),
             ),
             outcomes: Vec::new(),

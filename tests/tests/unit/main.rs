@@ -8,6 +8,8 @@ mod delivery;
 mod drain;
 mod drain_kills;
 mod files;
+mod fleet;
+mod fleetlock;
 mod https;
 mod kubernetes;
 mod offsets;

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     act::{
+        fleet::FleetGate,
         notify::Jitter,
         outcome::{Outcome, OutcomeCause, OutcomeKind},
         pause::Pause,
@@ -33,6 +34,7 @@ use crate::{
     clock::Clock,
     config::{Config, Pattern},
     decide::{IncidentId, RequestsLeft},
+    fleet::{Permit, Rotation},
     os::host,
     sense::SocketList,
 };
@@ -77,6 +79,14 @@ pub struct DrainController {
     asked: Option<PendingRequest>,
     /// Channel to the thread that makes calls; `None` without a receiver.
     calls: Option<Sender<Call>>,
+    /// Gate to the other nodes of the group; `None` without a coordinator.
+    fleet: Option<FleetGate>,
+    /// Set if the receiver or the coordinator knows whether other nodes can carry the load.
+    has_granter: bool,
+    /// Reason for which this node waits for others of its group, as it was logged last.
+    waits_for: Option<String>,
+    /// Reason for a drain that the group refused, as it was reported last.
+    refused_by_fleet: Option<OutcomeCause>,
     is_closed: bool,
     work: Work,
     store: StateFile,
@@ -133,7 +143,11 @@ impl DrainController {
             operator_override: None,
             has_reported_override: false,
             asked: None,
+            has_granter: calls.is_some(),
             calls,
+            fleet: None,
+            waits_for: None,
+            refused_by_fleet: None,
             is_closed: false,
             work: Work::new(&config.decide.protected, None),
             store: StateFile::below(state_dir),
@@ -146,6 +160,13 @@ impl DrainController {
             outcomes,
             jitter: Jitter::new(random()),
         }
+    }
+
+    /// Asks the other nodes of the group before each drain of an incident. `knows_load` is set if
+    /// the coordinator knows whether they can carry the load.
+    pub fn coordinate(&mut self, fleet: FleetGate, knows_load: bool) {
+        self.fleet = Some(fleet);
+        self.has_granter |= knows_load;
     }
 
     /// Counts connections from this list from now on, if requests are unknown.
@@ -209,7 +230,8 @@ impl DrainController {
         if let Some(cause) = cause.as_ref().filter(|cause| !self.may_leave(cause)) {
             tracing::info!(
                 incident = cause.outcome_cause().to_string(),
-                "not drained: without act.drain.url only a leak takes this node out"
+                "not drained: without act.drain.url or a coordinator that knows the other nodes' \
+                 load only a leak takes this node out"
             );
             return;
         }
@@ -217,7 +239,7 @@ impl DrainController {
             self.given_up = None;
         }
         self.delay =
-            cause.as_ref().filter(|_| self.calls.is_none() && self.performs).map(|cause| {
+            cause.as_ref().filter(|_| self.decides_alone() && self.performs).map(|cause| {
                 let now = self.clock.now();
                 let delay = Delay::new(now, cause.left_secs(now), self.share);
                 let secs = delay.secs();
@@ -231,10 +253,15 @@ impl DrainController {
         (self.wanted, self.inherited_until) = (cause, None);
     }
 
-    /// Returns whether a reason may take the node out of rotation: any, if a receiver grants
-    /// drains; otherwise only a leak or an operator.
+    /// Returns whether a reason may take the node out of rotation: any, if somebody who knows the
+    /// other nodes grants drains; otherwise only a leak or an operator.
     fn may_leave(&self, cause: &DrainReason) -> bool {
-        self.calls.is_some() || cause.is_operator() || cause.is_leak()
+        self.has_granter || cause.is_operator() || cause.is_leak()
+    }
+
+    /// Returns whether neither a receiver nor the group grants drains.
+    fn decides_alone(&self) -> bool {
+        self.calls.is_none() && self.fleet.is_none()
     }
 
     /// Takes the harm of each raised incident.
@@ -285,13 +312,13 @@ impl DrainController {
             self.work.update(now, drains || self.trial.is_some(), drained_at);
             self.judge(now);
             let is_given_up = self.is_given_up();
+            let may_ask = self.performs && !self.is_closed && !self.pause.is_on();
+            let wanted = self.wanted.is_some() && !is_given_up;
+            let is_permitted = self.is_permitted(now, wanted && may_ask);
             let facts = Inputs {
                 now,
-                wanted: self.wanted.is_some() && !is_given_up,
-                may_drain: self.performs
-                    && !self.is_closed
-                    && !self.pause.is_on()
-                    && !self.is_delayed(now),
+                wanted,
+                may_drain: may_ask && is_permitted && !self.is_delayed(now),
                 is_useless: is_given_up,
                 word: self.operator_override,
                 is_done: self.work.is_done(),
@@ -310,6 +337,46 @@ impl DrainController {
         let cause = self.wanted.as_ref().or(self.cause.as_ref());
         let incident = cause.and_then(|cause| cause.incident.as_ref());
         self.given_up.as_ref().zip(incident).is_some_and(|(given_up, id)| given_up.id == *id)
+    }
+
+    /// Tells the group whether this node wants to leave, and returns whether it may. A reason for
+    /// which it has to stay is reported once for each incident, because nobody may know yet that
+    /// nodes are missing; having to wait for others is only logged.
+    fn is_permitted(&mut self, now: f64, wants_out: bool) -> bool {
+        let Some(fleet) = &self.fleet else { return true };
+        let phase = self.machine.phase();
+        let rotation = match (self.operator_override, self.machine.is_out()) {
+            (Some(Override::Drain | Override::Maintenance), _) => Rotation::OutByOperator,
+            (None, true) => Rotation::Out,
+            _ => Rotation::In,
+        };
+        let wants_out = if phase == DrainPhase::Healthy {
+            wants_out && !self.machine.is_held(now) && rotation == Rotation::In
+        } else {
+            rotation == Rotation::Out || phase == DrainPhase::DrainRequested
+        };
+        fleet.set(rotation, wants_out);
+        match fleet.permit() {
+            Permit::Granted => {
+                (self.waits_for, self.refused_by_fleet) = (None, None);
+                return true;
+            }
+            Permit::NotAsked => {}
+            Permit::Waiting(why) => {
+                if phase == DrainPhase::Healthy && self.waits_for.as_ref() != Some(&why) {
+                    tracing::info!(why, "waiting for this node's turn to be drained");
+                    self.waits_for = Some(why);
+                }
+            }
+            Permit::Refused(why) => {
+                let cause = self.wanted.as_ref().map(DrainReason::outcome_cause);
+                if phase == DrainPhase::Healthy && self.refused_by_fleet != cause {
+                    self.report_for(now, cause.clone(), OutcomeKind::DrainRefused, why);
+                    self.refused_by_fleet = cause;
+                }
+            }
+        }
+        false
     }
 
     fn is_delayed(&self, now: f64) -> bool {
@@ -516,7 +583,13 @@ impl DrainController {
     }
 
     fn report(&self, t: f64, event: OutcomeKind, why: String) {
-        let cause = self.cause.as_ref().map_or(OutcomeCause::Operator, DrainReason::outcome_cause);
+        let cause = self.cause.as_ref().map(DrainReason::outcome_cause);
+        self.report_for(t, cause, event, why);
+    }
+
+    /// Reports an outcome; without a cause it is an operator's.
+    fn report_for(&self, t: f64, cause: Option<OutcomeCause>, event: OutcomeKind, why: String) {
+        let cause = cause.unwrap_or(OutcomeCause::Operator);
         let outcome =
             Outcome { t, event, cause, cgroup: Arc::from("node"), limit_bytes: None, why };
         // Nobody listens once the loop has ended.

@@ -36,7 +36,9 @@ pub(super) use client::DrainClient;
 pub use operator_override::OverrideFile;
 pub use readiness::{Readiness, ReadinessCell};
 pub use state_file::StateFile;
-pub use state_machine::{DrainPhase, DrainState, Override};
+pub use state_machine::{
+    DrainPhase, DrainState, DrainTimings, Inputs, Override, Reply, Transition,
+};
 pub use worker::DrainWorker;
 
 #[cfg(any(test, fuzzing))]

@@ -31,6 +31,7 @@ use super::{
 use crate::{
     act::{
         executor::Executor,
+        fleet::FleetGate,
         outcome::{Outcome, OutcomeKind},
         worker::{Order, Worker, WorkerChannels},
     },
@@ -81,7 +82,7 @@ pub struct DrainWorker {
 
 impl DrainWorker {
     /// Starts the threads. Connections are counted from `sockets` if BPF lists them and requests
-    /// are unknown.
+    /// are unknown. With a gate to the fleet the group is asked before each drain.
     ///
     /// # Errors
     ///
@@ -90,13 +91,15 @@ impl DrainWorker {
         config: &Config,
         clock: Clock,
         sockets: Option<Arc<SocketList>>,
+        fleet: Option<FleetGate>,
     ) -> io::Result<Self> {
         let drain = &config.act.drain;
         let endpoint = DrainClient::new(drain);
-        let (has_granter, has_agent_check) =
-            (endpoint.is_some(), drain.agent_check.listen.is_some());
-        let performs =
-            config.mode == Mode::Enforce && drain.enabled && (has_granter || has_agent_check);
+        let has_agent_check = drain.agent_check.listen.is_some();
+        let has_granter = config.has_granter();
+        // Whoever has a coordinator and no receiver has a load balancer that polls /ready.
+        let is_heard = endpoint.is_some() || has_agent_check || fleet.is_some();
+        let performs = config.mode == Mode::Enforce && drain.enabled && is_heard;
         let readiness = Arc::new(ReadinessCell::default());
         let (worker, WorkerChannels { orders, outcomes }) =
             Worker::new("spillway-drain", STOPS_WITHIN);
@@ -118,6 +121,9 @@ impl DrainWorker {
             readiness.clone(),
             outcomes,
         );
+        if let Some(fleet) = fleet {
+            controller.coordinate(fleet, config.fleet.backend.knows_load());
+        }
         if let Some(list) = sockets {
             controller.count_from(&config.decide.protected, list);
         }

@@ -132,13 +132,13 @@ fn paint(
 /// Units and bounds of the chart.
 struct Frame {
     start_t: f64,
-    time: Unit,
-    size: Unit,
+    time: AxisUnit,
+    size: AxisUnit,
     x_max: f64,
     y_max: f64,
 }
 
-struct Unit {
+struct AxisUnit {
     name: &'static str,
     is: f64,
 }
@@ -179,10 +179,10 @@ impl Frame {
 }
 
 /// The largest unit of which there are at least so many; the smallest where there are not.
-fn unit(value: f64, units: &[(&'static str, f64)], at_least: f64) -> Unit {
+fn unit(value: f64, units: &[(&'static str, f64)], at_least: f64) -> AxisUnit {
     let fitting = units.iter().rev().find(|(_, is)| value / is >= at_least);
     let &(name, is) = fitting.unwrap_or(&units[0]);
-    Unit { name, is }
+    AxisUnit { name, is }
 }
 
 /// A line of the claimed pace through the point at which it was claimed, from where it would have

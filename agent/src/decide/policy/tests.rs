@@ -425,6 +425,16 @@ fn weight_says_why_no_load_is_shed() {
 }
 
 #[test]
+fn leak_of_a_service_drains_early_in_this_nodes_turn() {
+    let mut run = Run::with_service();
+    let far = |t: f64| leak(t, ClaimState::Raised, 9_000.0);
+    run.judge(far(0.0));
+    assert_eq!(run.update(&far(1.0)), NONE);
+    run.policy.set_turn(true);
+    assert_eq!(run.update(&far(2.0)), ["drain leak-812-4711"]);
+}
+
+#[test]
 fn without_a_granter_an_overload_never_drains() {
     let mut run = Run::with_service();
     run.policy = run.policy.without_granter();

@@ -107,6 +107,33 @@ fn requests_of_other_programs_are_no_work() {
 }
 
 #[test]
+fn responses_are_counted_of_listed_services_only() {
+    let answered = |addr: &str, total: u64| {
+        let answered_total = Some(total);
+        Fact::Requests(RequestsFact {
+            netns: 1,
+            addr: addr.into(),
+            answered_total,
+            ..RequestsFact::default()
+        })
+    };
+    let (api, db) = ("0.0.0.0:80", "0.0.0.0:5432");
+    let mut tracker = scanned(&[
+        listener(api, API, 0),
+        listener(db, DB, 0),
+        answered(api, 1_000),
+        answered(db, 50),
+    ]);
+    tracker.observe(10.5, &answered(api, 1_040));
+    tracker.observe(10.5, &answered(db, 59));
+    let total = |patterns: &[&str]| left(&tracker, patterns).answered_total;
+    assert_eq!(total(&["api.service"]), Some(40));
+    assert_eq!(total(&["api.service", "db.service"]), Some(49));
+    assert_eq!(total(&[]), None, "no service is listed");
+    assert_eq!(total(&["web.service"]), None, "none is on this host");
+}
+
+#[test]
 fn without_services_all_but_protected_listeners_count() {
     let guarded = "/system.slice/guarded.service";
     let facts = [

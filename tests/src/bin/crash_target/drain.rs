@@ -30,7 +30,7 @@ pub struct Args {
 /// Runs until it is killed or done.
 pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     let clock = Clock::start();
-    let mut drainer = DrainWorker::start(&config::load(&args.config)?, clock, None)?;
+    let mut drainer = DrainWorker::start(&config::load(&args.config)?, clock, None, None)?;
     let mut out = io::stdout().lock();
     loop {
         for outcome in drainer.outcomes(clock.now()) {

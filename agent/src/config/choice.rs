@@ -1,0 +1,117 @@
+//! Options with a few named values.
+
+/// Type whose values each have a name in the configuration.
+pub trait Choice: Copy + Sync + 'static {
+    /// All values, in the order of the hint.
+    const ALL: &'static [Self];
+
+    /// Noun with its article, as in "is not a mode".
+    const NOUN: &'static str;
+
+    /// Advice that names every value in quotes.
+    const HINT: &'static str;
+
+    /// Name in the configuration and in output.
+    fn name(self) -> &'static str;
+}
+
+/// Choice between carrying decisions out and only reporting them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Decisions are printed and recorded, not carried out.
+    #[default]
+    Observe,
+    /// Enabled actions are carried out.
+    Enforce,
+}
+
+/// Service through which the nodes of a group coordinate their drains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FleetBackend {
+    /// No coordination.
+    #[default]
+    None,
+    /// FleetLock, which counts the nodes that are out.
+    FleetLock,
+    /// etcd version 3, which keeps each node's report.
+    Etcd,
+}
+
+/// Nodes that a load balancer gives the load of a node that leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reach {
+    /// Those in its zone, and in its region if none of them serves.
+    #[default]
+    Zone,
+    /// Those in its region, and in the group if none of them serves.
+    Region,
+    /// All of the group.
+    Group,
+}
+
+impl FleetBackend {
+    /// Returns whether it knows the load of the other nodes.
+    pub fn knows_load(self) -> bool {
+        self == Self::Etcd
+    }
+}
+
+impl Choice for Mode {
+    const ALL: &'static [Self] = &[Self::Observe, Self::Enforce];
+    const NOUN: &'static str = "a mode";
+    const HINT: &'static str =
+        r#""observe" only records what would be done; "enforce" carries out enabled actions"#;
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+            Self::Enforce => "enforce",
+        }
+    }
+}
+
+impl Choice for FleetBackend {
+    const ALL: &'static [Self] = &[Self::None, Self::FleetLock, Self::Etcd];
+    const NOUN: &'static str = "a coordinator";
+    const HINT: &'static str = r#"one of "none", "fleetlock" and "etcd""#;
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::FleetLock => "fleetlock",
+            Self::Etcd => "etcd",
+        }
+    }
+}
+
+impl Choice for Reach {
+    const ALL: &'static [Self] = &[Self::Zone, Self::Region, Self::Group];
+    const NOUN: &'static str = "a set of nodes";
+    const HINT: &'static str = r#"one of "zone", "region" and "group""#;
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Zone => "zone",
+            Self::Region => "region",
+            Self::Group => "group",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hint_names_every_value<T: Choice>() {
+        for value in T::ALL {
+            assert!(T::HINT.contains(&format!("\"{}\"", value.name())), "{}", value.name());
+        }
+    }
+
+    #[test]
+    fn hints_name_every_value() {
+        hint_names_every_value::<Mode>();
+        hint_names_every_value::<FleetBackend>();
+        hint_names_every_value::<Reach>();
+    }
+}
