@@ -37,7 +37,7 @@ use crate::{
     output::EventPrinter,
     saved_windows::SavedWindows,
     scan_loop::{Batch, Event, Intervals, ScanKind, watch},
-    sense::{Fact, Hierarchy, OwnSockets, RequestSensor, Sensors},
+    sense::{Fact, Hierarchy, Observation, OwnSockets, RequestSensor, Sensors},
     serve::{Metrics, serve, serve_agent_check},
     service_pods::ServicePods,
     signals::{Hangup, stopped},
@@ -304,6 +304,11 @@ impl Agent {
                     executor.observe_fact(observation.t, &observation.fact);
                 }
             }
+        }
+        if let Some(fact) = self.fleet.as_ref().and_then(FleetGate::take_outlook) {
+            let t = batch.observations.last().map_or_else(|| self.clock.now(), |last| last.t);
+            let observation = Observation { t, fact: Fact::Fleet(fact) };
+            self.engine.apply_into(&observation, &mut self.output);
         }
         self.count_requests(batch.sensors);
         self.collect_outcomes();

@@ -31,6 +31,7 @@ use crate::{
     config::{Config, Pattern, ServeConfig},
     decide::kubepods,
     engine::{Engine, HostInfo},
+    fleet::{self, GroupLimits, NodeReport, Survey},
     net::{http_client::Response, kubernetes},
     sense::{self, Fact, HostFact, Observation, ProcessFact, ProcessId, printable, proc_files},
     serve::{self, Metrics},
@@ -60,6 +61,28 @@ pub fn shed_journal(bytes: &[u8]) {
         assert!(i32::try_from(entry.prior()).is_ok(), "{entry:?}");
         let ours = (0..=64).map(|bit| u32::MAX.checked_shr(bit).unwrap_or(0));
         assert!(ours.filter(|length| entry.is_ours(*length)).all(|one| i32::try_from(one).is_ok()));
+    }
+}
+
+/// A report of a node has possible numbers, and whatever etcd replies with makes a snapshot on which
+/// nobody leaves who is not in it.
+pub fn fleet(bytes: &[u8]) {
+    let limits = GroupLimits::of(&Config::default().fleet);
+    if let Ok(report) = NodeReport::parse(bytes, "web-1", "web") {
+        assert!(report.cpus.headroom().is_finite(), "{report:?}");
+        let again = NodeReport::parse(&report.to_json(), "web-1", "web");
+        assert_eq!(again, Ok(report));
+    }
+    if let Some(snapshot) = fleet::snapshot_of_reply(bytes, "web", "web-1") {
+        assert!(fleet::grant(&snapshot, "no node", 1, 1_000, &limits).is_err());
+        for member in &snapshot.members {
+            let run = member.report.as_ref().map_or(0, |report| report.run);
+            let now_ms = member.report.as_ref().map_or(0, |report| report.at_ms);
+            let granted = fleet::grant(&snapshot, &member.node, run, now_ms, &limits);
+            assert!(granted.is_err() || snapshot.members.len() > 1, "the last node left");
+        }
+        let _ = Survey::of(&snapshot, "web", "web-1", 1_000, &limits, 600.0);
+        let _ = fleet::group_outlook(&snapshot, "web-1", "web", 1_000, &limits, 600.0);
     }
 }
 
@@ -271,7 +294,7 @@ mod tests {
 
     use super::*;
 
-    const TARGETS: [fn(&[u8]); 12] = [
+    const TARGETS: [fn(&[u8]); 13] = [
         journal,
         shed_journal,
         drain_state,
@@ -284,9 +307,10 @@ mod tests {
         agent_check,
         http,
         windows,
+        fleet,
     ];
 
-    const NAMES: [&str; 12] = [
+    const NAMES: [&str; 13] = [
         "journal",
         "shed_journal",
         "drain_state",
@@ -299,6 +323,7 @@ mod tests {
         "agent_check",
         "http",
         "windows",
+        "fleet",
     ];
 
     /// Seeds of each target, in the order of [`TARGETS`].
@@ -330,6 +355,12 @@ mod tests {
                         serde_json::from_slice::<spool::SpoolEntry<Notification>>(&bytes).unwrap(),
                     ),
                     "btf" => drop(bpf::Btf::from_bytes(bytes.clone()).unwrap()),
+                    "fleet" => {
+                        let snapshot = fleet::snapshot_of_reply(&bytes, "web", "web-1");
+                        let members = snapshot.map_or(0, |snapshot| snapshot.members.len());
+                        let is_report = NodeReport::parse(&bytes, "web-1", "web").is_ok();
+                        assert!(is_report || members > 1);
+                    }
                     "sock_diag" => assert!(!sense::from_sock_diag(&bytes).is_empty()),
                     _ => {}
                 }

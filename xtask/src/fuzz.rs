@@ -49,6 +49,7 @@ const TARGETS: &[(&str, &str, &str)] = &[
     ("agent_check", "tests/fuzz/seeds/agent_check", "txt"),
     ("http", "tests/fuzz/seeds/http", "txt"),
     ("windows", "tests/fuzz/seeds/windows", "bin"),
+    ("fleet", "tests/fuzz/seeds/fleet", "json"),
 ];
 
 /// Feed arbitrary bytes to Spillway's parsers.

@@ -4,13 +4,14 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::resource::Resource;
+use super::{fleet::FleetSign, resource::Resource};
 use crate::sense::ProcessId;
 
 /// Identity of an incident by its subject, so that every restart and every replay names it alike.
 /// Prints as `leak-PID-START_TICKS`, `leak-RESOURCE-PID-START_TICKS` if the resource is not memory,
-/// `leak-cgroup-CGROUP`, `overload-NETNS-ADDR`, `cascade-risk-NETNS-ADDR-CGROUP`, or
-/// `exhaustion-local_ports-NETNS-ADDR-CGROUP`; files on disk hold it in this form.
+/// `leak-cgroup-CGROUP`, `overload-NETNS-ADDR`, `cascade-risk-NETNS-ADDR-CGROUP`,
+/// `cascade-risk-SIGN-GROUP`, or `exhaustion-local_ports-NETNS-ADDR-CGROUP`; files on disk hold it
+/// in this form.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IncidentId {
     /// A leaking process, and the leaking resource.
@@ -32,6 +33,13 @@ pub enum IncidentId {
         netns: u32,
         /// Address that it connects to.
         addr: Arc<str>,
+    },
+    /// A group of nodes that is about to fail together.
+    Fleet {
+        /// Risk.
+        sign: FleetSign,
+        /// Name of the group.
+        group: Arc<str>,
     },
     /// A workload that has no local port left for an address.
     Exhaustion {
@@ -69,6 +77,7 @@ impl fmt::Display for IncidentId {
             Self::CascadeRisk { cgroup, netns, addr } => {
                 write!(f, "cascade-risk-{netns}-{addr}-{cgroup}")
             }
+            Self::Fleet { sign, group } => write!(f, "cascade-risk-{}-{group}", sign.name()),
             Self::Exhaustion { cgroup, netns, addr } => {
                 write!(f, "exhaustion-local_ports-{netns}-{addr}-{cgroup}")
             }
@@ -119,6 +128,11 @@ fn known(text: &str) -> Option<IncidentId> {
         return Some(IncidentId::Overload { netns: netns.parse().ok()?, addr: Arc::from(addr) });
     }
     if let Some(workload) = text.strip_prefix("cascade-risk-") {
+        if let Some((sign, group)) = workload.split_once('-')
+            && let Ok(sign) = sign.parse()
+        {
+            return Some(IncidentId::Fleet { sign, group: Arc::from(group) });
+        }
         let (netns, addr, cgroup) = workload_parts(workload)?;
         return Some(IncidentId::CascadeRisk { cgroup, netns, addr });
     }
@@ -150,6 +164,8 @@ mod tests {
                 IncidentId::CgroupLeak(cgroup.clone()),
                 IncidentId::Overload { netns, addr: Arc::from("unix:/run/a-b, c.sock") },
                 IncidentId::CascadeRisk { cgroup: cgroup.clone(), netns, addr: Arc::clone(&addr) },
+                IncidentId::Fleet { sign: FleetSign::FleetLate, group: Arc::from("eu-web") },
+                IncidentId::Fleet { sign: FleetSign::FleetStorm, group: Arc::from("web") },
                 IncidentId::Exhaustion { cgroup: Arc::from(""), netns, addr: Arc::clone(&addr) },
                 IncidentId::Exhaustion { cgroup, netns, addr },
             ]);

@@ -8,6 +8,7 @@ mod claim;
 mod confidence;
 mod dependency;
 mod detector;
+mod fleet;
 mod growth;
 mod incident_id;
 mod leak;
@@ -28,6 +29,7 @@ pub use claim::{
 pub use confidence::SensorHealth;
 pub use dependency::claim::{CascadeRiskClaim, ExhaustionClaim, Spared};
 pub use detector::{Context, Detector, DetectorSize, Findings, HostInfo, SavedError};
+pub use fleet::{FleetRiskClaim, FleetSign};
 pub use incident_id::IncidentId;
 pub use leak::PROCESS_STATE_BYTES;
 pub use leak_claim::{Bound, CgroupMemory, LeakClaim};
@@ -44,5 +46,6 @@ pub fn detectors(config: &DetectConfig) -> Vec<Box<dyn Detector>> {
         Box::new(resources::ResourceDetector::default()),
         Box::new(overload::OverloadDetector::new(&config.overload)),
         Box::new(dependency::DependencyDetector::default()),
+        Box::new(fleet::FleetDetector::default()),
     ]
 }

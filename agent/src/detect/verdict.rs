@@ -11,6 +11,7 @@ use super::sample::SampleClaim;
 use super::{
     claim::{ClaimDetails, Harm},
     dependency::claim::{CascadeRiskClaim, ExhaustionClaim},
+    fleet::FleetRiskClaim,
     incident_id::IncidentId,
     leak_claim::LeakClaim,
     overload::claim::OverloadClaim,
@@ -104,6 +105,10 @@ pub enum Claim {
     Overload(OverloadClaim),
     /// A failure that makes others fail.
     CascadeRisk(CascadeRiskClaim),
+    /// A group of nodes that is about to fail together.
+    #[serde(rename = "cascade_risk")]
+    #[strum(serialize = "cascade_risk")]
+    FleetRisk(FleetRiskClaim),
     /// A resource other than memory runs out, or has run out.
     Exhaustion(ExhaustionClaim),
     /// A claim of the sample detector.
@@ -126,6 +131,7 @@ impl Deref for Claim {
             Self::Leak(claim) => claim,
             Self::Overload(claim) => claim,
             Self::CascadeRisk(claim) => claim,
+            Self::FleetRisk(claim) => claim,
             Self::Exhaustion(claim) => claim,
             #[cfg(test)]
             Self::Sample(claim) => claim,
@@ -148,6 +154,12 @@ impl From<OverloadClaim> for Claim {
 impl From<CascadeRiskClaim> for Claim {
     fn from(claim: CascadeRiskClaim) -> Self {
         Self::CascadeRisk(claim)
+    }
+}
+
+impl From<FleetRiskClaim> for Claim {
+    fn from(claim: FleetRiskClaim) -> Self {
+        Self::FleetRisk(claim)
     }
 }
 

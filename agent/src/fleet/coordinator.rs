@@ -51,6 +51,16 @@ pub trait Coordinator: Send {
     ///
     /// Returns an error if the slot may still be taken. It frees itself once it is not renewed.
     fn release(&mut self) -> Result<(), CoordinatorError>;
+
+    /// Ends the membership of this node at once, with its slot: the others then neither wait for it
+    /// nor count it as failed. By default it is forgotten once it stops renewing.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the others may still count it.
+    fn leave(&mut self) -> Result<(), CoordinatorError> {
+        Ok(())
+    }
 }
 
 /// Result of an attempt to take a slot.

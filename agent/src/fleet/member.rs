@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use super::{
     coordinator::{Acquired, Coordinator, CoordinatorError},
     grant::{GrantRefusal, grant},
+    group_outlook::group_outlook,
     limits::GroupLimits,
     margins::Margins,
     report::{ForecastEnd, GivenUpLoad, Load, NodeReport, NodeState},
@@ -22,6 +23,7 @@ use super::{
     surge::SurgeMeter,
     turns,
 };
+use crate::sense::FleetFact;
 
 /// Reports in the time after which a node is silent: one may be lost. With the default of 45 s,
 /// 10,000 nodes write 500 times a second at most.
@@ -131,6 +133,10 @@ pub struct FleetMember {
     turn_secs: f64,
     is_turn: bool,
     margins: Option<Margins>,
+    /// Set if this node reports the outlook for the group.
+    reports_outlook: bool,
+    /// Outlook that was made last, until it is taken.
+    outlook: Option<FleetFact>,
     problem: Option<String>,
 }
 
@@ -161,6 +167,8 @@ impl FleetMember {
             turn_secs: TURN_SECS,
             is_turn: false,
             margins: None,
+            reports_outlook: false,
+            outlook: None,
             problem: None,
         }
     }
@@ -175,6 +183,17 @@ impl FleetMember {
         self.is_turn
     }
 
+    /// Ends the membership of a node in rotation whose agent stops. Without an answer of the
+    /// coordinator the others count the node as silent for a while.
+    pub fn leave(&mut self) {
+        if self.problem.is_some() {
+            return;
+        }
+        if let Err(error) = self.coordinator.leave() {
+            tracing::debug!(%error, "the group counts this node as silent for a while");
+        }
+    }
+
     /// Latest permission.
     pub fn permit(&self) -> &Permit {
         &self.permit
@@ -183,6 +202,11 @@ impl FleetMember {
     /// Latest margins of the group; `None` if they are unknown.
     pub fn margins(&self) -> Option<&Margins> {
         self.margins.as_ref()
+    }
+
+    /// Takes the outlook for the group, if this node has made one since the last call.
+    pub fn take_outlook(&mut self) -> Option<FleetFact> {
+        self.outlook.take()
     }
 
     /// Reason for which the node is not coordinated now; `None` if it is.
@@ -297,10 +321,12 @@ impl FleetMember {
         Ok(())
     }
 
-    /// Reads the group for the margins and the turns, rarely.
+    /// Reads the group for the margins and the turns, rarely. One node looks more often than the
+    /// others, for all of them.
     fn look(&mut self, now: f64, unix_ms: u64) -> Result<(), CoordinatorError> {
         let is_due = self.looked.is_none_or(|(then, members)| {
-            now - then >= LOOK_SECS.max(members as f64 * LOOK_SECS_PER_MEMBER)
+            let each_secs = if self.reports_outlook { 0.0 } else { LOOK_SECS_PER_MEMBER };
+            now - then >= LOOK_SECS.max(members as f64 * each_secs)
         });
         if is_due {
             self.read(now, unix_ms)?;
@@ -312,7 +338,11 @@ impl FleetMember {
         let snapshot = self.coordinator.snapshot()?;
         self.looked = Some((now, snapshot.as_ref().map_or(0, |group| group.members.len())));
         self.margins = snapshot.as_ref().map(Margins::of);
-        let (own, limits) = (&self.names.node, &self.limits);
+        let (NodeNames { node: own, group: name, .. }, limits) = (&self.names, &self.limits);
+        self.outlook = snapshot
+            .as_ref()
+            .and_then(|group| group_outlook(group, own, name, unix_ms, limits, self.turn_secs));
+        self.reports_outlook = self.outlook.is_some();
         let starts_in = snapshot
             .as_ref()
             .and_then(|group| turns::starts_in(group, own, unix_ms, limits, self.turn_secs));

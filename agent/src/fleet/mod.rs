@@ -19,6 +19,7 @@ mod coordinator;
 mod etcd;
 mod fleetlock;
 mod grant;
+mod group_outlook;
 mod join;
 mod limits;
 mod margins;
@@ -33,9 +34,12 @@ pub mod turns;
 
 pub use capacity::{Shortfall, Unit};
 pub use coordinator::{Acquired, Coordinator, CoordinatorError};
+#[cfg(any(test, fuzzing))]
+pub(crate) use etcd::snapshot_of_reply;
 pub use etcd::{EtcdCoordinator, EtcdOptions};
 pub use fleetlock::FleetLock;
 pub use grant::{GrantRefusal, grant};
+pub use group_outlook::group_outlook;
 pub use join::{coordinator, tls_options};
 pub use limits::GroupLimits;
 pub use margins::{Domain, Margin, Margins};

@@ -39,8 +39,8 @@ impl StormBrake {
     }
 }
 
-/// Returns the reason for which no node leaves now.
-fn storm(snapshot: &Snapshot, own: &str) -> Option<GrantRefusal> {
+/// Returns the reason for which no node leaves now, from the nodes other than `own`.
+pub(super) fn storm(snapshot: &Snapshot, own: &str) -> Option<GrantRefusal> {
     let others = || snapshot.members.iter().filter(|member| member.node != own);
     let of = others().count();
     let unwell = others().filter(|member| is_unwell(member)).count();

@@ -47,6 +47,8 @@ pub enum Fact {
     Requests(RequestsFact),
     /// The memory charged to one cgroup.
     Cgroup(CgroupFact),
+    /// The group of nodes that this one belongs to.
+    Fleet(FleetFact),
     /// A process replaced its program image: its growth from here on is that of a new program.
     Exec(ProcessId),
     /// A process has ended.
@@ -161,6 +163,35 @@ pub struct CgroupFact {
     /// Processes killed at that limit: `oom_kill` of `memory.events`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oom_kills_total: Option<u64>,
+}
+
+/// Outlook for the group of nodes that this one belongs to, from the reports of all. One node of
+/// the group makes such facts.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FleetFact {
+    /// Name of the group.
+    #[serde(deserialize_with = "printable::deserialize")]
+    pub group: Arc<str>,
+    /// Nodes of the group.
+    pub nodes: u32,
+    /// Nodes with a forecast end, which need a turn to leave before it.
+    pub need_turn: u32,
+    /// Nodes among them whose turn would come after their end.
+    pub late: u32,
+    /// Time until the first of these ends; `None` without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_end_secs: Option<f64>,
+    /// Smallest number of nodes that would have to leave together so that none is late; `None` if
+    /// no number helps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots_needed: Option<u32>,
+    /// Reason for which no node may leave, such as how many are unwell; `None` if some may.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "printable::deserialize_some"
+    )]
+    pub storm: Option<Arc<str>>,
 }
 
 impl ProcessFact {

@@ -93,6 +93,18 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str
     Ok(if name.chars().all(is_printable) { name } else { printable(&*name) })
 }
 
+/// Reads a name that may be missing, and makes it printable.
+///
+/// # Errors
+///
+/// Returns an error if it is neither a string nor null.
+pub fn deserialize_some<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Arc<str>>, D::Error> {
+    let name = Option::<Arc<str>>::deserialize(deserializer)?;
+    Ok(name.map(|name| printable(&*name)))
+}
+
 fn cut(text: &mut String) {
     while text.len() + CUT.len_utf8() > NAME_BYTES_MAX {
         text.pop();

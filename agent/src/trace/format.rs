@@ -296,6 +296,13 @@ fn check(observation: &Observation) -> Result<(), &'static str> {
                 .try_for_each(|(bytes, name)| require(bytes.unwrap_or(0) <= BYTES_MAX, name))?;
             require(cgroup.cgroup.len() <= CGROUP_BYTES_MAX, "cgroup is too long")
         }
+        Fact::Fleet(fleet) => {
+            let is_time = |secs: f64| secs.is_finite() && secs >= 0.0;
+            require(fleet.first_end_secs.is_none_or(is_time), "first_end_secs")?;
+            require(fleet.group.len() <= ADDR_BYTES_MAX, "group is too long")?;
+            let storm_bytes = fleet.storm.as_ref().map_or(0, |storm| storm.len());
+            require(storm_bytes <= CGROUP_BYTES_MAX, "storm is too long")
+        }
         // Other kinds have no impossible values: unknown names are ignored, and the length of a
         // line is bounded.
         _ => Ok(()),
@@ -339,10 +346,15 @@ mod tests {
             r#"{"t":6.0,"kind":"requests","netns":4026531840,"addr":"0.0.0.0:8080","unread":3,"in_flight":12,"oldest_unread_us":4000,"oldest_in_flight_us":90000,"answered_total":88120,"abandoned_total":2}"#,
             "\n",
             r#"{"t":6.0,"kind":"cgroup","cgroup":"/system.slice/api.service","current_bytes":9,"anon_bytes":7,"shmem_bytes":1,"kernel_bytes":1,"max_bytes":null,"oom_kills_total":2}"#,
+            "\n",
+            r#"{"t":6.0,"kind":"fleet","group":"web","nodes":60,"need_turn":40,"late":12,"first_end_secs":7200.0,"slots_needed":3}"#,
         );
         let read = read(body);
-        assert_eq!(read.len(), 9);
+        assert_eq!(read.len(), 10);
         assert!(read.iter().all(Result::is_ok), "{read:?}");
+        let Ok(Observation { fact: Fact::Fleet(fleet), .. }) = &read[9] else { panic!("{read:?}") };
+        assert_eq!((fleet.need_turn, fleet.late, fleet.slots_needed), (40, 12, Some(3)));
+        assert_eq!((fleet.first_end_secs, &fleet.storm), (Some(7_200.0), &None));
         let Ok(Observation { fact: Fact::Cgroup(cgroup), .. }) = &read[8] else {
             panic!("{read:?}")
         };

@@ -185,6 +185,24 @@ fn silent_node_loses_its_slot_and_stays_a_member() {
 }
 
 #[test]
+fn node_that_leaves_is_forgotten_and_may_come_back() {
+    let Some((_scratch, etcd)) = start("leaves") else { return };
+    let [mut first, mut second, _third] = three(&[etcd.url()]);
+    first.takes_slot();
+    first.coordinator.leave().expect("leaving");
+    let names = |snapshot: Snapshot| -> Vec<String> {
+        snapshot.members.into_iter().map(|member| member.node).collect()
+    };
+    assert_eq!(names(second.snapshot()), ["web-2", "web-3"]);
+    first.coordinator.leave().expect("leaving again");
+    // Another run of its agent need not wait until the last one is silent.
+    let mut again = Node::new(&[etcd.url()], "web-1", 11);
+    again.publish();
+    assert_eq!(names(second.snapshot()), ["web-1", "web-2", "web-3"]);
+    assert!(!member(&second.snapshot(), "web-1").has_slot, "its slot went with it");
+}
+
+#[test]
 fn of_two_that_judged_one_snapshot_one_takes_the_slot() {
     let Some((_scratch, etcd)) = start("one") else { return };
     let [mut first, mut second, mut third] = three(&[etcd.url()]);

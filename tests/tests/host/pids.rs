@@ -135,7 +135,11 @@ fn observe_lives(sensors: &mut Sensors) -> Vec<Observation> {
         Fact::Exec(id) | Fact::Exit(id) => id.pid == pid as u32,
         Fact::Host(_) | Fact::Sensing(_) => true,
         Fact::Handles(process) => process.id.pid == pid as u32,
-        Fact::Listener(_) | Fact::Outbound(_) | Fact::Requests(_) | Fact::Cgroup(_) => false,
+        Fact::Listener(_)
+        | Fact::Outbound(_)
+        | Fact::Requests(_)
+        | Fact::Cgroup(_)
+        | Fact::Fleet(_) => false,
     };
     seen.into_iter().filter(|observation| of_pid(&observation.fact)).collect()
 }

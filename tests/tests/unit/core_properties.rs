@@ -14,7 +14,7 @@ use spillway_agent::{
     detect::{ClaimState, Verdict},
     engine::{Engine, HostInfo, Output},
     sense::{
-        Fact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId,
+        Fact, FleetFact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId,
         ProcessResourcesFact, RequestsFact, SensorHealthFact,
     },
     trace::{TraceReader, TraceWriter},
@@ -178,9 +178,25 @@ fn fact() -> impl Strategy<Value = Fact> {
         1 => handles_fact().prop_map(Fact::Handles),
         1 => outbound_fact().prop_map(Fact::Outbound),
         6 => requests_fact().prop_map(Fact::Requests),
+        1 => fleet_fact().prop_map(Fact::Fleet),
         1 => id().prop_map(Fact::Exec),
         1 => id().prop_map(Fact::Exit),
     ]
+}
+
+fn fleet_fact() -> impl Strategy<Value = FleetFact> {
+    let counts = (0..100_u32, 0..100_u32, 0..100_u32, option::of(0..100_u32));
+    (counts, option::of(0.0..1e6_f64), option::of("[a-z ]{0,9}")).prop_map(
+        |((nodes, need_turn, late, slots_needed), first_end_secs, storm)| FleetFact {
+            group: "web".into(),
+            nodes,
+            need_turn,
+            late,
+            first_end_secs,
+            slots_needed,
+            storm: storm.map(Into::into),
+        },
+    )
 }
 
 fn handles_fact() -> impl Strategy<Value = ProcessResourcesFact> {

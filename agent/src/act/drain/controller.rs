@@ -350,10 +350,11 @@ impl DrainController {
             (None, true) => Rotation::Out,
             _ => Rotation::In,
         };
-        let wants_out = if phase == DrainPhase::Healthy {
-            wants_out && !self.machine.is_held(now) && rotation == Rotation::In
-        } else {
-            rotation == Rotation::Out || phase == DrainPhase::DrainRequested
+        let wants_out = match rotation {
+            Rotation::Out => true,
+            Rotation::OutByOperator => false,
+            Rotation::In if phase == DrainPhase::Healthy => wants_out && !self.machine.is_held(now),
+            Rotation::In => phase == DrainPhase::DrainRequested,
         };
         fleet.set(rotation, wants_out);
         match fleet.permit() {

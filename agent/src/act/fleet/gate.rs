@@ -3,7 +3,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::fleet::{Permit, Rotation};
+use crate::{
+    fleet::{Permit, Rotation},
+    sense::FleetFact,
+};
 
 /// Gate that both threads share.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +20,7 @@ struct GateState {
     wish: u64,
     permit: Permit,
     is_turn: bool,
+    outlook: Option<FleetFact>,
 }
 
 /// Wish of the node.
@@ -48,6 +52,15 @@ impl FleetGate {
     /// Returns whether it is the node's turn to leave, by the forecasts of its group.
     pub fn is_turn(&self) -> bool {
         self.lock().is_turn
+    }
+
+    /// Takes the outlook for the group, if this node has made one since the last call.
+    pub fn take_outlook(&self) -> Option<FleetFact> {
+        self.lock().outlook.take()
+    }
+
+    pub(super) fn set_outlook(&self, outlook: FleetFact) {
+        self.lock().outlook = Some(outlook);
     }
 
     pub(super) fn set_turn(&self, is_turn: bool) {

@@ -226,6 +226,10 @@ impl FleetThread {
             }
         }
         self.save();
+        // A node that is out keeps its slot until its agent is back.
+        if self.gate.wish().rotation == Rotation::In {
+            self.member.leave();
+        }
     }
 
     fn turn(&mut self) {
@@ -262,6 +266,9 @@ impl FleetThread {
         self.member.step(now, unix_ms, &facts);
         self.gate.answer(wish, self.member.permit().clone());
         self.gate.set_turn(self.member.is_turn());
+        if let Some(outlook) = self.member.take_outlook() {
+            self.gate.set_outlook(outlook);
+        }
         self.metrics.note(self.member.problem().is_none(), self.member.margins());
         self.log();
         if now - self.saved_at >= SAVE_SECS {

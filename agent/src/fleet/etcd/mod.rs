@@ -21,6 +21,7 @@ mod wire;
 
 use std::time::Duration;
 
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use tracing::debug;
 
@@ -391,4 +392,26 @@ impl Coordinator for EtcdCoordinator {
         self.slot = SlotState::None;
         Ok(())
     }
+
+    fn leave(&mut self) -> Result<(), CoordinatorError> {
+        self.gateway.begin();
+        let member = self.member.take().map(|(lease, _)| lease);
+        (self.written, self.slot) = (None, SlotState::None);
+        // The keys go with their leases.
+        for lease in self.alive.take().into_iter().chain(member) {
+            let request = json!({ "ID": lease.to_string() });
+            self.gateway.call::<IgnoredAny>("lease/revoke", &request)?;
+        }
+        Ok(())
+    }
+}
+
+/// Snapshot that a reply of etcd makes for a node of a group, for the fuzz target.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn snapshot_of_reply(bytes: &[u8], group: &str, node: &str) -> Option<Snapshot> {
+    let RangeReply { kvs, .. } = serde_json::from_slice(bytes).ok()?;
+    let keys = NodeKeys::new(group, node);
+    let mut listing = Listing::new(&keys);
+    kvs.into_iter().for_each(|one| listing.add(one));
+    Some(listing.into_snapshot())
 }

@@ -344,3 +344,15 @@ fn node_leaves_hours_before_its_end_if_others_have_to_follow() {
     nodes[0].step(700.0, 1_000_000, &facts());
     assert!(!nodes[0].is_turn(), "its leak is over");
 }
+
+#[test]
+fn first_node_reports_the_outlook_once_for_each_look() {
+    let (_, mut nodes) = four();
+    for node in &mut nodes {
+        node.step(61.0, 1_061_000, &facts());
+    }
+    let outlook = nodes[0].take_outlook().expect("it is the first by name");
+    assert_eq!((&*outlook.group, outlook.nodes, outlook.late), ("web", 4, 0));
+    assert!(nodes[0].take_outlook().is_none(), "it was taken");
+    assert!(nodes[1..].iter_mut().all(|node| node.take_outlook().is_none()));
+}
