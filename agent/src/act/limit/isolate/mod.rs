@@ -19,6 +19,8 @@ use std::{
     collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
+    thread::sleep,
+    time::Duration,
 };
 
 use super::{
@@ -41,6 +43,13 @@ pub use restore::{Restored, restore};
 /// Rounds in which the processes of a cgroup are listed and moved until none is left. Each round
 /// meets only processes that were forked meanwhile.
 const PASSES_MAX: u32 = 32;
+
+/// Rounds before which the processes are not given time: two are usually enough.
+const QUICK_PASSES: u32 = 4;
+
+/// Time that later rounds wait. A process that is ending is listed until it has run once more,
+/// which on one busy CPU it cannot while it is looked for.
+const PASS_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 const PROCESSES: &str = "cgroup.procs";
 const SUBTREE_CONTROL: &str = "cgroup.subtree_control";
@@ -90,12 +99,20 @@ pub fn isolate(
     Ok((leak, moved))
 }
 
+/// Gives the processes of a cgroup time to end before a late round.
+fn wait_before(pass: u32) {
+    if pass >= QUICK_PASSES {
+        sleep(PASS_AGAIN_AFTER);
+    }
+}
+
 impl SharedCgroup<'_> {
     /// Moves the processes, and in version 2 enables the memory controller for the children.
     /// Returns the number of processes with the leaking one.
     fn move_processes(&self, culprit: ProcessId) -> Result<usize, LimitError> {
         let mut moved = BTreeSet::new();
-        for _ in 0..PASSES_MAX {
+        for pass in 0..PASSES_MAX {
+            wait_before(pass);
             let here = self.pids().map_err(failed("cannot list the processes of the cgroup"))?;
             if here.is_empty() && self.version == Version::V2 && self.delegate_memory()? {
                 return Ok(moved.len());

@@ -10,7 +10,7 @@ use std::{fmt, fs, io, path::Path, thread::sleep, time::Duration};
 
 use super::{
     LEAK_CHILD, MEMORY, PASSES_MAX, REST_CHILD, SUBTREE_CONTROL, children_of, controllers,
-    is_there, move_process, pids_in,
+    is_there, move_process, pids_in, wait_before,
 };
 use crate::act::journal::{IsolatedCgroup, JournalEntry};
 
@@ -125,7 +125,8 @@ fn control(prior: &str, found: &str) -> SubtreeControlOwner {
 
 /// Moves all processes of a child back, including those that are forked meanwhile.
 fn move_back(child: &Path, directory: &Path) -> io::Result<()> {
-    for _ in 0..PASSES_MAX {
+    for pass in 0..PASSES_MAX {
+        wait_before(pass);
         let pids = match pids_in(child) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             pids => pids?,
