@@ -35,6 +35,15 @@ pub struct Room {
     pub proven_mean: f64,
 }
 
+/// Room at some nodes in one unit, added up.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tally {
+    headroom: f64,
+    given_up: f64,
+    proven: f64,
+    serving: f64,
+}
+
 /// Load that does not fit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Shortfall {
@@ -50,9 +59,11 @@ pub struct Shortfall {
 }
 
 impl Unit {
-    const ALL: [Self; 2] = [Self::Cpus, Self::Requests];
+    /// All units.
+    pub const ALL: [Self; 2] = [Self::Cpus, Self::Requests];
 
-    fn load(self, report: &NodeReport) -> Option<Load> {
+    /// Load of a node in this unit; `None` if it is unknown.
+    pub fn load(self, report: &NodeReport) -> Option<Load> {
         match self {
             Self::Cpus => Some(report.cpus),
             Self::Requests => report.requests,
@@ -76,6 +87,33 @@ impl fmt::Display for Unit {
     }
 }
 
+impl Tally {
+    /// Adds a node that stays.
+    pub fn add(&mut self, unit: Unit, member: &Member) {
+        if member.is_serving()
+            && let Some(report) = member.live_report()
+        {
+            let load = unit.load(report).unwrap_or_default();
+            self.headroom += load.headroom();
+            self.proven += load.proven;
+            self.serving += 1.0;
+        }
+        // Of nodes that are out, silent or not.
+        let given_up = member.report.as_ref().ok().and_then(|report| report.given_up);
+        self.given_up += given_up.map_or(0.0, |load| unit.given_up(&load));
+    }
+
+    /// Takes out nodes that were added.
+    pub fn without(self, other: Self) -> Self {
+        Self {
+            headroom: self.headroom - other.headroom,
+            given_up: self.given_up - other.given_up,
+            proven: self.proven - other.proven,
+            serving: self.serving - other.serving,
+        }
+    }
+}
+
 impl Room {
     /// Room at the nodes that `stay`, for the load of those that `leave`, in each unit that one of
     /// the leaving nodes knows.
@@ -94,20 +132,16 @@ impl Room {
     ) -> Option<Self> {
         let loads = leave.filter_map(|report| unit.load(report));
         loads.clone().next()?;
-        let serving = stay.clone().filter(|member| member.is_serving());
-        let (mut headroom, mut proven, mut count) = (0.0, 0.0, 0.0);
-        for report in serving.filter_map(Member::live_report) {
-            let load = unit.load(report).unwrap_or_default();
-            headroom += load.headroom();
-            proven += load.proven;
-            count += 1.0;
-        }
-        // Of nodes that are out, silent or not.
-        let given_up = stay.filter_map(|member| member.report.as_ref().ok()?.given_up);
-        headroom -= given_up.map(|load| unit.given_up(&load)).sum::<f64>();
-        let proven_mean = if count > 0.0 { proven / count } else { 0.0 };
-        let load = loads.map(|load| load.now).sum();
-        Some(Self { unit, load, headroom: headroom.max(0.0), proven_mean })
+        let mut tally = Tally::default();
+        stay.for_each(|member| tally.add(unit, member));
+        Some(Self::at(unit, loads.map(|load| load.now).sum(), tally))
+    }
+
+    /// Room at the nodes of a tally for a load.
+    pub fn at(unit: Unit, load: f64, stay: Tally) -> Self {
+        let Tally { headroom, given_up, proven, serving } = stay;
+        let proven_mean = if serving > 0.0 { proven / serving } else { 0.0 };
+        Self { unit, load, headroom: (headroom - given_up).max(0.0), proven_mean }
     }
 
     /// Headroom as a multiple of the load; infinite without load.

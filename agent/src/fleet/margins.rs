@@ -4,14 +4,13 @@
 //! proven headroom of all others; the worst of each kind is reported. A domain without others has
 //! the margin 0: its loss is the loss of everything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    capacity::Room,
+    capacity::{Room, Tally, Unit},
     report::NodeReport,
     snapshot::{Member, Snapshot},
 };
-use crate::fleet::capacity::Unit;
 
 /// Kind of what may be lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,7 +32,7 @@ pub struct Margin {
     pub ratio: f64,
     /// Unit in which that is worst.
     pub unit: Unit,
-    /// Its load in that unit.
+    /// Load in that unit.
     pub load: f64,
     /// Headroom of the others in that unit.
     pub headroom: f64,
@@ -88,25 +87,91 @@ impl Margins {
     }
 }
 
+/// Returns the margin of the domain that is hardest to lose. Loads are added up once: a group has
+/// thousands of nodes, and each of them may be lost.
 fn worst(snapshot: &Snapshot, domain: Domain) -> Option<Margin> {
-    let in_rotation = || {
-        let members = snapshot.members.iter().filter(|member| member.is_in_rotation());
-        members.filter_map(Member::live_report)
-    };
-    let names: BTreeSet<&str> = in_rotation().map(|report| domain.of(report)).collect();
+    let in_rotation = snapshot.members.iter().filter(|member| member.is_in_rotation());
+    let names: BTreeSet<&str> =
+        in_rotation.filter_map(Member::live_report).map(|report| domain.of(report)).collect();
     if domain != Domain::Node && names.len() < 2 {
         return None;
     }
-    let margins = names.into_iter().filter_map(|name| {
-        let leave = in_rotation().filter(|report| domain.of(report) == name);
-        let stay = snapshot
-            .members
-            .iter()
-            .filter(|member| member.report.as_ref().is_ok_and(|report| domain.of(report) != name));
-        let rooms = Room::of(leave, stay);
-        let room = rooms.into_iter().min_by(|a, b| a.ratio().total_cmp(&b.ratio()))?;
-        let Room { unit, load, headroom, .. } = room;
-        Some(Margin { name: name.to_owned(), ratio: room.ratio(), unit, load, headroom })
-    });
-    margins.min_by(|a, b| a.ratio.total_cmp(&b.ratio))
+    let margins =
+        Unit::ALL.into_iter().flat_map(|unit| rooms(snapshot, domain, unit)).map(|(name, room)| {
+            let Room { unit, load, headroom, .. } = room;
+            Margin { name: name.to_owned(), ratio: room.ratio(), unit, load, headroom }
+        });
+    margins.min_by(|a, b| a.ratio.total_cmp(&b.ratio).then_with(|| a.name.cmp(&b.name)))
+}
+
+/// Room at all others for the load of each domain that has a node in rotation which knows it.
+fn rooms(snapshot: &Snapshot, domain: Domain, unit: Unit) -> Vec<(&str, Room)> {
+    let (mut domains, mut all) = (BTreeMap::<&str, (Option<f64>, Tally)>::new(), Tally::default());
+    for member in &snapshot.members {
+        let Ok(report) = &member.report else { continue };
+        let (load, tally) = domains.entry(domain.of(report)).or_default();
+        tally.add(unit, member);
+        all.add(unit, member);
+        if let Some(known) = unit.load(report).filter(|_| member.is_in_rotation()) {
+            *load = Some(load.unwrap_or(0.0) + known.now);
+        }
+    }
+    let known = domains.into_iter().filter_map(|(name, (load, tally))| Some((name, load?, tally)));
+    known.map(|(name, load, tally)| (name, Room::at(unit, load, all.without(tally)))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{
+        super::{
+            grant::tests::group,
+            report::{GivenUpLoad, Load, NodeState},
+        },
+        *,
+    };
+
+    proptest! {
+        #[test]
+        fn sums_of_all_give_the_room_of_each_loss(
+            nodes in prop::collection::vec(
+                (0.0..4.0_f64, 0.0..6.0_f64, prop::option::of(0.0..90.0_f64), 0..5_u8, 0..3_u8),
+                1..20,
+            ),
+        ) {
+            let mut group = group(nodes.len());
+            for (member, (now, proven, requests, state, zone)) in
+                group.members.iter_mut().zip(nodes)
+            {
+                let report = member.report.as_mut().unwrap();
+                report.cpus = Load { now, proven };
+                report.requests = requests.map(|now| Load { now, proven: 60.0 });
+                report.zone = ["a", "b", "c"][usize::from(zone)].to_owned();
+                match state {
+                    0 => report.state = NodeState::Unwell,
+                    1 => {
+                        report.state = NodeState::Out;
+                        report.given_up = Some(GivenUpLoad { cpus: 0.5, requests: None });
+                    }
+                    2 => member.is_alive = false,
+                    _ => {}
+                }
+            }
+            for (domain, unit) in [(Domain::Node, Unit::Cpus), (Domain::Zone, Unit::Requests)] {
+                for (name, room) in rooms(&group, domain, unit) {
+                    let is_lost = |member: &&Member| {
+                        domain.of(member.report.as_ref().unwrap()) == name
+                    };
+                    let members = || group.members.iter();
+                    let leave = members().filter(is_lost).filter(|member| member.is_in_rotation());
+                    let leave = leave.filter_map(Member::live_report);
+                    let expected = Room::of(leave, members().filter(|member| !is_lost(member)));
+                    let expected = expected.iter().find(|one| one.unit == unit).unwrap();
+                    prop_assert!((room.load - expected.load).abs() < 1e-9);
+                    prop_assert!((room.headroom - expected.headroom).abs() < 1e-9);
+                }
+            }
+        }
+    }
 }
