@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::net::redact::Redactor;
+
 /// Maximum size of a report. A real one has about 400 bytes.
 pub const REPORT_BYTES_MAX: usize = 2_048;
 
@@ -138,7 +140,7 @@ pub enum ReportError {
     /// It names another node or group than its key.
     #[error("it names {kind} {found:?}, and its key {expected:?}")]
     Name {
-        /// What is named.
+        /// Kind of name: `node` or `group`.
         kind: &'static str,
         /// Name in the report.
         found: String,
@@ -218,7 +220,10 @@ impl NodeReport {
         if bytes.len() > REPORT_BYTES_MAX {
             return Err(ReportError::TooLarge(bytes.len()));
         }
-        let invalid = |error: serde_json::Error| ReportError::Invalid(error.to_string());
+        // The error quotes what another node wrote.
+        let invalid = |error: serde_json::Error| {
+            ReportError::Invalid(Redactor::default().line(&error.to_string()))
+        };
         let Versioned { v } = serde_json::from_slice(bytes).map_err(invalid)?;
         if v != VERSION {
             return Err(ReportError::Version(v));
@@ -360,6 +365,8 @@ mod tests {
         assert_eq!(changed("\"a\"", "\"a\\u001b[31m\""), ReportError::Value("zone"));
         assert!(matches!(refused(b"garbage"), ReportError::Invalid(_)));
         assert!(matches!(refused(b""), ReportError::Invalid(_)));
+        let escape = changed("\"serving\"", "\"\\u001b[31m\"").to_string();
+        assert!(escape.starts_with("it is no report: ") && !escape.contains('\u{1b}'), "{escape}");
         assert_eq!(refused(&[b' '; 4_096]), ReportError::TooLarge(4_096));
     }
 
