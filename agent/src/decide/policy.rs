@@ -50,7 +50,7 @@ pub struct Policy {
     services: Services,
     /// Whether some service grants drains, and so knows whether other nodes can carry the load.
     has_granter: bool,
-    /// Whether it is this node's turn to leave.
+    /// Set in this node's turn to leave.
     is_turn: bool,
     /// Wait to which accept queues are bounded; `None` if no load is shed.
     shed_wait_secs: Option<f64>,

@@ -155,7 +155,7 @@ pub struct Situation<'a> {
     pub is_set_back: bool,
     /// Whether some service grants drains, and so knows whether other nodes can carry the load.
     pub has_granter: bool,
-    /// Whether it is this node's turn to leave, so early because other nodes of its group have to
+    /// Set in this node's turn to leave, so early because other nodes of its group have to
     /// leave after it.
     pub is_turn: bool,
     /// Wait to which the accept queue of the listener concerned may be bounded, in seconds; `None`

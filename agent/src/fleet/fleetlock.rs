@@ -34,7 +34,7 @@ const REPLY_BYTES_MAX: usize = 64 << 10;
 pub struct FleetLock {
     /// URL before `/v1/…`.
     base: String,
-    /// The same, as it may be shown.
+    /// URL as it may be shown.
     address: String,
     tls: TlsOptions,
     /// Body of all requests.

@@ -24,7 +24,7 @@ pub struct Survey {
     pub node: String,
     /// Nodes, by name.
     pub nodes: Vec<SurveyedNode>,
-    /// What the group could lose.
+    /// Margins for the loss of a node, a zone and a region.
     pub margins: Vec<SurveyedMargin>,
     /// Nodes that need a turn, and whether each gets one in time.
     pub turns: Outlook,
@@ -63,7 +63,7 @@ pub struct SurveyedMargin {
     pub ratio: Option<f64>,
     /// Set if the others can carry its load, with the margin that a drain needs.
     pub can_be_lost: bool,
-    /// Its load.
+    /// Load of that one.
     pub load: f64,
     /// Headroom of the others.
     pub headroom: f64,

@@ -15,7 +15,7 @@ use super::{
 /// Number of drains within six hours after which a node flaps.
 const FLAPS: u32 = 3;
 
-/// The same for a node with a forecast end. A leak whose process is restarted comes back as often
+/// Number for a node with a forecast end. A leak whose process is restarted comes back as often
 /// as it takes to fill memory, and a node that may not leave for the restart dies instead. The
 /// simulated fleet lost half of its hosts that way. More often than every half hour is no cure.
 const FLAPS_WITH_END: u32 = 12;

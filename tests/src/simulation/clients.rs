@@ -24,7 +24,7 @@ pub struct Clients {
     /// Requests answered in time, and those that no attempt of which was.
     pub served: f64,
     pub lost: f64,
-    /// The same in the last second.
+    /// Requests of the last second, likewise.
     pub served_now: f64,
     pub lost_now: f64,
 }

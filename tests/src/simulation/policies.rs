@@ -13,11 +13,12 @@ pub enum Policy {
     Threshold,
     /// Each host drains itself when its forecast end is near.
     Uncoordinated,
-    /// The same, but at most a tenth of the hosts at a time.
+    /// Drains by each host itself, but at most a tenth of the hosts at a time.
     Count,
     /// Turns by forecast, grants by capacity, a storm brake, and load shed at overloaded hosts.
     Spillway,
-    /// The same without shedding, which is off by default; not among those side by side.
+    /// Turns, grants and brake without shedding, which is off by default; not among those side by
+    /// side.
     Turns,
 }
 
