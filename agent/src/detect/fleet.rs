@@ -4,77 +4,26 @@
 //! facts in a row, because nodes publish at different times. Cold start: nothing is claimed at the
 //! first fact. A node that stops making facts has ended its claims after ten minutes.
 
-use std::sync::{Arc, LazyLock};
+pub mod claim;
+pub mod sign;
 
-use serde::Serialize;
-
+use self::{claim::FleetRiskClaim, sign::FleetSign};
 use super::{
-    claim::{Assessment, ClaimDetails, Severity},
+    claim::ClaimDetails as _,
     detector::{Context, Detector, DetectorSize, Findings},
-    incident_id::IncidentId,
     verdict::Verdict,
 };
-use crate::{
-    sense::{Fact, FleetFact},
-    units::Span,
-};
+use crate::sense::Fact;
 
 /// Facts in a row that have to agree.
 const FACTS_MIN: u32 = 2;
 
 /// Time without a fact after which nothing is claimed any more, in seconds. Facts come every
-/// minute, and every few minutes in a group of a thousand.
+/// minute.
 const STALE_SECS: f64 = 600.0;
-
-/// Time until the first end from which a person has to act now, in seconds. A guess: a release is
-/// rolled back in less.
-const NEAR_SECS: f64 = 3_600.0;
 
 /// Confidence of a claim: reports of other nodes may be old or wrong.
 const CONFIDENCE: f64 = 0.9;
-
-/// Risk of a group of nodes.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Serialize,
-    strum::EnumString,
-    strum::IntoStaticStr,
-)]
-#[serde(rename_all = "snake_case")]
-#[strum(serialize_all = "snake_case")]
-pub enum FleetSign {
-    /// Nodes will end before their turn to leave.
-    FleetLate,
-    /// So many nodes are unwell, or see their load surge, that none may leave.
-    FleetStorm,
-}
-
-/// A group of nodes that is about to fail together.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct FleetRiskClaim {
-    /// Risk.
-    pub sign: FleetSign,
-    /// Name of the group.
-    pub group: Arc<str>,
-    /// Nodes of the group.
-    pub nodes: u32,
-    /// Nodes that need a turn to leave.
-    pub need_turn: u32,
-    /// Nodes among them whose turn would come after their end.
-    pub late: u32,
-    /// Smallest `fleet.slots` with which none is late; `None` if no number helps.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub slots_needed: Option<u32>,
-    /// Reason for the storm; `None` without one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub storm: Option<Arc<str>>,
-}
 
 /// Finds groups that are about to fail together.
 #[derive(Default)]
@@ -90,103 +39,6 @@ struct Risk {
     /// Facts in a row that differ from what is claimed.
     differs: u32,
     raised: Option<FleetRiskClaim>,
-}
-
-impl FleetSign {
-    /// Name as printed.
-    pub fn name(self) -> &'static str {
-        self.into()
-    }
-}
-
-impl FleetRiskClaim {
-    fn new(sign: FleetSign, fact: &FleetFact) -> Self {
-        let FleetFact { group, nodes, need_turn, late, slots_needed, storm, .. } = fact;
-        Self {
-            sign,
-            group: group.clone(),
-            nodes: *nodes,
-            need_turn: *need_turn,
-            late: *late,
-            slots_needed: *slots_needed,
-            storm: storm.clone().filter(|_| sign == FleetSign::FleetStorm),
-        }
-    }
-
-    /// Describes the risk in a sentence without a full stop.
-    fn sentence(&self) -> String {
-        let Self { group, nodes, need_turn, late, .. } = self;
-        match (&self.sign, &self.storm) {
-            (FleetSign::FleetStorm, storm) => format!(
-                "group {group}: {}, so that no node is drained",
-                storm.as_deref().unwrap_or("many nodes are unwell")
-            ),
-            (FleetSign::FleetLate, _) => format!(
-                "group {group}: {need_turn} of {nodes} nodes have to leave before they run out, \
-                 and {late} would not get their turn in time"
-            ),
-        }
-    }
-}
-
-impl ClaimDetails for FleetRiskClaim {
-    fn id(&self) -> IncidentId {
-        IncidentId::Fleet { sign: self.sign, group: self.group.clone() }
-    }
-
-    fn resource(&self) -> &'static str {
-        "fleet"
-    }
-
-    fn cgroup(&self) -> &Arc<str> {
-        static ROOT: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
-        &ROOT
-    }
-
-    fn pid(&self) -> Option<u32> {
-        None
-    }
-
-    fn severity(&self, assessment: &Assessment<'_>) -> (Severity, String) {
-        let is_near = assessment.exhaustion_secs.is_none_or(|secs| secs <= NEAR_SECS);
-        let severity = if is_near { Severity::Critical } else { Severity::Warning };
-        (severity, "the nodes of a group fail together".to_owned())
-    }
-
-    fn label(&self) -> String {
-        format!("fleet {}", self.group)
-    }
-
-    fn component(&self) -> String {
-        format!("group {}", self.group)
-    }
-
-    fn class(&self) -> String {
-        "cascade risk".to_owned()
-    }
-
-    fn headline(&self, _host: &str, exhaustion_secs: Option<f64>) -> String {
-        let when = exhaustion_secs.map(|secs| format!("; the first ends in {}", Span(secs)));
-        self.sentence() + &when.unwrap_or_default()
-    }
-
-    fn advice(&self, _exhaustion_secs: Option<f64>) -> String {
-        match (self.sign, self.slots_needed) {
-            (FleetSign::FleetStorm, _) => {
-                "look for one cause of all: a dependency, a release, or the load; `spillway fleet` \
-                 lists the nodes"
-                    .to_owned()
-            }
-            (FleetSign::FleetLate, Some(slots)) => format!(
-                "roll back what leaks, or set fleet.slots = {slots} if the others can carry the \
-                 load of as many; `spillway fleet` lists the nodes"
-            ),
-            (FleetSign::FleetLate, None) => {
-                "roll back what leaks on all of them now: no order of drains is fast enough"
-                    .to_owned()
-            }
-        }
-    }
 }
 
 impl Risk {
@@ -268,12 +120,14 @@ impl Detector for FleetDetector {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::{
         config::Config,
         detect::HostInfo,
         engine::{Engine, Output},
-        sense::{HostFact, Observation},
+        sense::{FleetFact, HostFact, Observation},
     };
 
     fn engine() -> Engine {

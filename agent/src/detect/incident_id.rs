@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{fleet::FleetSign, resource::Resource};
+use super::{fleet::sign::FleetSign, resource::Resource};
 use crate::sense::ProcessId;
 
 /// Identity of an incident by its subject, so that every restart and every replay names it alike.

@@ -29,7 +29,7 @@ pub use claim::{
 pub use confidence::SensorHealth;
 pub use dependency::claim::{CascadeRiskClaim, ExhaustionClaim, Spared};
 pub use detector::{Context, Detector, DetectorSize, Findings, HostInfo, SavedError};
-pub use fleet::{FleetRiskClaim, FleetSign};
+pub use fleet::{claim::FleetRiskClaim, sign::FleetSign};
 pub use incident_id::IncidentId;
 pub use leak::PROCESS_STATE_BYTES;
 pub use leak_claim::{Bound, CgroupMemory, LeakClaim};

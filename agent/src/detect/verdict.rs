@@ -11,7 +11,7 @@ use super::sample::SampleClaim;
 use super::{
     claim::{ClaimDetails, Harm},
     dependency::claim::{CascadeRiskClaim, ExhaustionClaim},
-    fleet::FleetRiskClaim,
+    fleet::claim::FleetRiskClaim,
     incident_id::IncidentId,
     leak_claim::LeakClaim,
     overload::claim::OverloadClaim,
