@@ -1,10 +1,11 @@
 //! Properties of a leaker that shares its cgroup and may be moved to a child of it, with real
 //! processes, in either version.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use spillway_agent::{
-    act::{OutcomeKind, limit::ActiveLimits},
+    act::{Outcome, OutcomeKind, limit::ActiveLimits},
+    clock::Clock,
     sense::{LEAK_CHILD, REST_CHILD},
 };
 
@@ -15,6 +16,9 @@ use super::{
 use crate::{Workload, wait_for};
 
 const MIB: u64 = 1 << 20;
+/// Time by which `memory.stat` lags behind the charges, at most: the kernel flushes every two
+/// seconds.
+const STATISTICS_DELAY: Duration = Duration::from_secs(3);
 /// Charge over a limit before a process is slowed down.
 const OVER_BYTES: u64 = 8 * MIB;
 
@@ -263,10 +267,11 @@ pub fn replaced(stage: &Stage) -> String {
     // It frees its old memory.
     had.stop();
     let mut limit_bytes = first_bytes;
-    for nth in 0..20 {
+    let mut t = 4.0;
+    for _ in 0..20 {
         until_full(limit_bytes);
-        let looked = limits.look(4.0 + f64::from(nth));
-        let Some(outcome) = looked.first() else { break };
+        let Some(looked) = until_reported(&mut limits, &mut t, STATISTICS_DELAY) else { break };
+        let outcome = &looked[0];
         assert!(looked.len() == 1 && outcome.event == OutcomeKind::Widened, "{looked:?}");
         let wider = outcome.limit_bytes.expect("the outcome has no limit");
         assert!(
@@ -284,7 +289,7 @@ pub fn replaced(stage: &Stage) -> String {
         more / MIB
     );
     assert!(is_full(limit_bytes) && is_alive(leak.pid()));
-    limits.undo_all(30.0);
+    limits.undo_all(t + 1.0);
     assert_eq!(stage.state(), before);
     stage.is_back(&[&leak, &neighbour]);
     assert_eq!(stage.killed(), 0);
@@ -319,7 +324,8 @@ pub fn gathered(stage: &Stage, gather: impl FnOnce()) -> String {
         wait_for(SOON, || Some(stage.usage_of_leak()).filter(|&bytes| bytes > first_bytes));
     let charged =
         charged.unwrap_or_else(|| panic!("{} MiB are charged anew", stage.usage_of_leak() / MIB));
-    let looked = limits.look(2.0);
+    let mut t = 2.0;
+    let looked = until_reported(&mut limits, &mut t, SOON).unwrap_or_default();
     assert!(
         matches!(&looked[..], [one] if one.event == OutcomeKind::Widened),
         "at {} MiB: {looked:?}",
@@ -331,7 +337,7 @@ pub fn gathered(stage: &Stage, gather: impl FnOnce()) -> String {
         "{} MiB",
         wider / MIB
     );
-    limits.undo_all(3.0);
+    limits.undo_all(t + 1.0);
     assert_eq!(stage.state(), before);
     stage.is_back(&[&leak, &neighbour]);
     assert_eq!(stage.killed(), 0);
@@ -357,6 +363,21 @@ pub fn divided_and_killed(stage: &Stage, share: Share) -> String {
     let (state_dir, is_back) =
         (&stage.config.record.state_dir, || stage.is_back(&[&leak, &neighbour]));
     killed_anywhere(state_dir, share, contain, || stage.whole_state(), is_back).to_string()
+}
+
+/// Looks at the limits, as the agent does again and again, until one look reports something; `t`
+/// advances by the time that passes. One look is not enough: the statistics of a cgroup lag behind
+/// its charges, and a huge page is charged before it is mapped.
+fn until_reported(
+    limits: &mut ActiveLimits,
+    t: &mut f64,
+    within: Duration,
+) -> Option<Vec<Outcome>> {
+    let (clock, from) = (Clock::start(), *t);
+    wait_for(within, || {
+        *t = from + clock.now();
+        Some(limits.look(*t)).filter(|looked| !looked.is_empty())
+    })
 }
 
 fn anon_bytes(pid: u32) -> u64 {
