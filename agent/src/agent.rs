@@ -305,10 +305,9 @@ impl Agent {
                 }
             }
         }
-        if let Some(fact) = self.fleet.as_ref().and_then(FleetGate::take_outlook) {
+        for fact in self.fleet.as_ref().map(FleetGate::take_facts).unwrap_or_default() {
             let t = batch.observations.last().map_or_else(|| self.clock.now(), |last| last.t);
-            let observation = Observation { t, fact: Fact::Fleet(fact) };
-            self.engine.apply_into(&observation, &mut self.output);
+            self.engine.apply_into(&Observation { t, fact }, &mut self.output);
         }
         self.count_requests(batch.sensors);
         self.collect_outcomes();

@@ -73,6 +73,9 @@ fn policy(config: &Config) -> Policy {
     if config.act.shed.enabled {
         policy = policy.shedding(config.act.shed.wait.as_secs_f64());
     }
+    if config.fleet.backend != FleetBackend::None {
+        policy = policy.in_group();
+    }
     // A load balancer that polls takes a node out as soon as the agent says so, and asks nobody.
     let polls =
         config.act.drain.agent_check.listen.is_some() || config.fleet.backend != FleetBackend::None;

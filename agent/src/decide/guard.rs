@@ -105,6 +105,11 @@ pub enum GuardRefusal {
         /// Share in actions an hour, of one or of all.
         actions_per_hour_max: usize,
     },
+    /// Another node of the group pages for the same leak.
+    PagedElsewhere {
+        /// Name of that node.
+        pager: Arc<str>,
+    },
 }
 
 impl Guard {
@@ -243,6 +248,9 @@ impl fmt::Display for GuardRefusal {
                  pod, or for all of them; the rest of decide.max_actions_per_hour is reserved for \
                  the system's services"
             ),
+            Self::PagedElsewhere { pager } => {
+                write!(f, "node {pager} pages for this leak, which it has too")
+            }
         }
     }
 }

@@ -18,6 +18,8 @@ pub(super) struct Incident {
     pub(super) opened_t: f64,
     /// Open page.
     pub(super) page: Option<OpenPage>,
+    /// Other node of the group that pages for it.
+    pub(super) paged_by: Option<Arc<str>>,
     /// Time since which no claim is open.
     pub(super) quiet_since_t: Option<f64>,
     /// Returns of any of its claims.
@@ -92,7 +94,14 @@ impl IncidentClaim {
 
 impl Incident {
     pub(super) fn new(t: f64) -> Self {
-        Self { members: BTreeMap::new(), opened_t: t, page: None, quiet_since_t: None, returns: 0 }
+        Self {
+            members: BTreeMap::new(),
+            opened_t: t,
+            page: None,
+            paged_by: None,
+            quiet_since_t: None,
+            returns: 0,
+        }
     }
 
     /// Takes a claim that was raised, for the first time or again.
@@ -123,6 +132,13 @@ impl Incident {
     pub(super) fn severity(&self) -> Severity {
         let open = self.members.values().filter(|member| member.is_open);
         open.map(|member| member.harm().severity).max().unwrap_or(Severity::Info)
+    }
+
+    /// Open claim with the highest severity; `None` if none is open.
+    pub(super) fn worst(&self) -> Option<(IncidentId, Arc<Verdict>)> {
+        let open = self.members.iter().filter(|(_, member)| member.is_open);
+        let (id, member) = open.max_by_key(|(_, member)| member.harm().severity)?;
+        Some((id.clone(), member.latest.clone()))
     }
 
     /// Records that the page is sent or updated because of a claim, and returns the page's id.

@@ -7,6 +7,7 @@ pub mod kubepods;
 mod policy;
 mod service_requests;
 mod services;
+mod shared_pages;
 mod tenant;
 
 pub use decision::{Action, Decision};

@@ -11,14 +11,19 @@
 //! by the guard is reported once; if it may be granted later, it is asked for again with every
 //! forecast.
 
-use std::{collections::BTreeMap, mem, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    sync::Arc,
+};
 
 use foldhash::{HashMap, HashMapExt as _};
 
 use super::{
-    Action, Decision, Guard, IncidentId,
+    Action, Decision, Guard, GuardRefusal, IncidentId,
     incident::{Incident, IncidentClaim, Stage},
     services::{ServiceStanding, Services},
+    shared_pages::{Pager, SharedPages},
     tenant::Tenant,
 };
 use crate::{
@@ -63,6 +68,9 @@ pub struct Policy {
     weighed: usize,
     drained: usize,
     incidents_total: u64,
+    shared_pages: SharedPages,
+    /// Incidents whose page waits, for another node or for its next update.
+    unpaged: BTreeSet<u64>,
 }
 
 /// A process or a cgroup, which several claims may be about.
@@ -70,6 +78,14 @@ pub struct Policy {
 enum SharedCause {
     Process(u32),
     Cgroup(Arc<str>),
+}
+
+/// Reason to look at the page of an incident.
+#[derive(Debug, Clone, Copy)]
+struct PageReason {
+    t: f64,
+    /// Set if the page has something to add: otherwise only one that was not sent is.
+    is_news: bool,
 }
 
 impl Policy {
@@ -89,7 +105,15 @@ impl Policy {
             weighed: 0,
             drained: 0,
             incidents_total: 0,
+            shared_pages: SharedPages::default(),
+            unpaged: BTreeSet::new(),
         }
+    }
+
+    /// Sets that this node is one of a group, of which one node pages for a leak that several have.
+    pub fn in_group(mut self) -> Self {
+        self.shared_pages.is_in_group = true;
+        self
     }
 
     /// Sets that no service grants drains: then an overload never drains the node.
@@ -138,8 +162,45 @@ impl Policy {
     /// scan is the time at which quiet incidents end.
     pub fn observe(&mut self, t: f64, fact: &Fact, decisions: &mut Vec<Decision>) {
         self.services.observe(t, fact);
-        if matches!(fact, Fact::Host(_)) {
-            self.resolve_quiet(t, decisions);
+        match fact {
+            Fact::Host(_) => {
+                self.resolve_quiet(t, decisions);
+                self.page_late(t, decisions);
+            }
+            Fact::Pager(pager) => {
+                self.shared_pages.observe(t, pager);
+                self.page_late(t, decisions);
+                self.tell_others(t, decisions);
+            }
+            _ => {}
+        }
+    }
+
+    /// Pages for the incidents whose page has waited for another node, or for its answer.
+    fn page_late(&mut self, t: f64, decisions: &mut Vec<Decision>) {
+        for seq in mem::take(&mut self.unpaged) {
+            let worst = self.incidents.get(&seq).and_then(Incident::worst);
+            let Some((id, latest)) = worst else { continue };
+            self.page(seq, &id, PageReason { t, is_news: false }, &latest, decisions);
+        }
+    }
+
+    /// Updates the page for a leak that many more nodes have by now.
+    fn tell_others(&mut self, t: f64, decisions: &mut Vec<Decision>) {
+        let is_told = |incident: &Incident| {
+            let mut open = incident.members.values().filter(|member| member.is_open);
+            open.any(|member| self.shared_pages.has_untold(t, member))
+        };
+        let told: Vec<u64> = self
+            .incidents
+            .iter()
+            .filter(|(_, incident)| incident.page.is_some() && is_told(incident))
+            .map(|(seq, _)| *seq)
+            .collect();
+        for seq in told {
+            let worst = self.incidents.get(&seq).and_then(Incident::worst);
+            let Some((id, latest)) = worst else { continue };
+            self.page(seq, &id, PageReason { t, is_news: true }, &latest, decisions);
         }
     }
 
@@ -177,7 +238,7 @@ impl Policy {
         if is_worse || is_another {
             (member.updated_t, member.diagnosis) = (t, forecast.claim.diagnosis());
             updated = Some(Verdict { state: ClaimState::Updated, ..Verdict::clone(&latest) });
-            self.page(seq, &id, &latest, decisions);
+            self.page(seq, &id, PageReason { t, is_news: true }, &latest, decisions);
         }
         self.act(seq, &id, &latest, decisions);
         updated
@@ -203,6 +264,7 @@ impl Policy {
         let latest = Arc::make_mut(&mut member.latest);
         latest.t = t;
         if is_worse {
+            member.updated_t = t;
             latest.harm =
                 Some(Harm { severity: Severity::Critical, reason: why.to_owned(), ..harm });
         }
@@ -213,7 +275,7 @@ impl Policy {
         if let Some(page) = incident.page.as_mut() {
             page.t = f64::NEG_INFINITY;
         }
-        self.page(seq, id, &Arc::new(updated.clone()), decisions);
+        self.page(seq, id, PageReason { t, is_news: true }, &Arc::new(updated.clone()), decisions);
         self.act(seq, id, &latest, decisions);
         is_worse.then_some(updated)
     }
@@ -244,7 +306,7 @@ impl Policy {
         let incident = self.incidents.entry(seq).or_insert_with(|| Incident::new(verdict.t));
         let verdict = Arc::new(verdict.clone());
         incident.raise(id, &verdict);
-        self.page(seq, id, &verdict, decisions);
+        self.page(seq, id, PageReason { t: verdict.t, is_news: true }, &verdict, decisions);
         self.act(seq, id, &verdict, decisions);
     }
 
@@ -313,26 +375,48 @@ impl Policy {
         }
     }
 
-    /// Pages for an incident, or updates its page.
+    /// Pages for an incident, or updates its page, unless another node does.
     fn page(
         &mut self,
         seq: u64,
         id: &IncidentId,
+        PageReason { t, is_news }: PageReason,
         verdict: &Arc<Verdict>,
         decisions: &mut Vec<Decision>,
     ) {
         let Some(incident) = self.incidents.get_mut(&seq) else { return };
-        let severity = incident.severity();
+        let (mut severity, mut pager) = (Severity::Info, Pager::Here);
+        for member in incident.members.values().filter(|member| member.is_open) {
+            match self.shared_pages.pager(t, member) {
+                Pager::Here => severity = severity.max(member.harm().severity),
+                other => pager = other,
+            }
+        }
+        // What another node pages for needs no update here.
+        let is_news = is_news && (pager == Pager::Here || severity >= Severity::Warning);
         let is_due = match &incident.page {
             None => severity >= Severity::Warning,
-            Some(page) => severity > page.severity || verdict.t - page.t >= PAGE_UPDATE_SECS,
+            Some(page) => severity > page.severity || (is_news && t - page.t >= PAGE_UPDATE_SECS),
         };
-        if !is_due {
-            return;
+        if pager != Pager::Here {
+            self.unpaged.insert(seq);
         }
-        let page_id = incident.paged(id, severity, verdict.t);
-        let why = incident.story(id, verdict);
-        decisions.push(self.decision(verdict, &page_id, Action::Page { severity }, why));
+        if is_due {
+            let page_id = incident.paged(id, severity, t);
+            let mut why = incident.story(id, verdict);
+            let others = incident.members.values().filter(|member| member.is_open);
+            for told in others.filter_map(|member| self.shared_pages.tell_others(t, member)) {
+                why = why + "; " + &told;
+            }
+            decisions.push(self.decision(verdict, &page_id, Action::Page { severity }, why));
+        } else if let (None, Pager::Elsewhere(pager)) = (&incident.page, pager)
+            && incident.paged_by.replace(pager.clone()).as_ref() != Some(&pager)
+        {
+            let (severity, why) = (incident.severity(), incident.story(id, verdict));
+            let decision = self.decision(verdict, id, Action::Page { severity }, why);
+            let refused = Some(GuardRefusal::PagedElsewhere { pager });
+            decisions.push(Decision { refused, ..decision });
+        }
     }
 
     /// Takes the actions that a claim calls for and that are not taken yet.

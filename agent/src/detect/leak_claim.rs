@@ -85,6 +85,12 @@ impl CgroupMemory {
     }
 }
 
+/// Maximum length of a [`LeakClaim::shared_name`].
+pub const SHARED_NAME_BYTES_MAX: usize = 128;
+
+/// Digits of a container's id in the names of cgroups: of containerd, CRI-O, Docker and Podman.
+const CONTAINER_ID_DIGITS: usize = 64;
+
 /// A process, or a cgroup, that grows without end.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LeakClaim {
@@ -153,6 +159,31 @@ impl LeakClaim {
             ..Self::of_memory(id, comm, cgroup, 0.0)
         }
     }
+
+    /// Name of what leaks, the same on every host that runs it: the program and its unit.
+    /// Containers have other names on each host, and are left out. At most
+    /// [`SHARED_NAME_BYTES_MAX`] long.
+    pub fn shared_name(&self) -> String {
+        let unit = self.cgroup.rsplit('/').next().unwrap_or_default();
+        let unit = if names_container(unit) { "a container" } else { unit };
+        let mut name = match (&*self.comm, unit) {
+            (comm, "") => comm.to_owned(),
+            ("", unit) => unit.to_owned(),
+            (comm, unit) => format!("{comm} in {unit}"),
+        };
+        if !self.resource.is_memory() {
+            name = format!("{} of {name}", self.resource.noun());
+        }
+        name.retain(|c| !c.is_control());
+        name.truncate(name.floor_char_boundary(SHARED_NAME_BYTES_MAX));
+        name
+    }
+}
+
+/// Returns whether the name of a cgroup has the id of a container: 64 hexadecimal digits.
+fn names_container(unit: &str) -> bool {
+    let mut runs = unit.split(|c: char| !c.is_ascii_hexdigit());
+    runs.any(|run| run.len() >= CONTAINER_ID_DIGITS)
 }
 
 impl ClaimDetails for LeakClaim {

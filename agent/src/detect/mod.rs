@@ -32,7 +32,7 @@ pub use detector::{Context, Detector, DetectorSize, Findings, HostInfo, SavedErr
 pub use fleet::{claim::FleetRiskClaim, sign::FleetSign};
 pub use incident_id::IncidentId;
 pub use leak::PROCESS_STATE_BYTES;
-pub use leak_claim::{Bound, CgroupMemory, LeakClaim};
+pub use leak_claim::{Bound, CgroupMemory, LeakClaim, SHARED_NAME_BYTES_MAX};
 pub use overload::claim::{Bottleneck, OverloadClaim, WaitingRequests};
 pub use resource::Resource;
 pub use verdict::{Claim, ClaimState, Verdict};

@@ -52,6 +52,27 @@ pub trait Coordinator: Send {
     /// Returns an error if the slot may still be taken. It frees itself once it is not renewed.
     fn release(&mut self) -> Result<(), CoordinatorError>;
 
+    /// Claims the page for something that other nodes may have too: the first node that claims it
+    /// pages for all, for as long as it publishes. Returns the other node that pages already;
+    /// `None` if this one does. Repeats are harmless. By default each node pages for itself.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if it is unknown who pages.
+    fn claim_page(&mut self, _subject: &PageSubject) -> Result<Option<String>, CoordinatorError> {
+        Ok(None)
+    }
+
+    /// Gives up a claim of this node. Repeats are harmless.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the others may still rely on this node. They do until it stops
+    /// publishing, at most.
+    fn release_page(&mut self, _subject: &PageSubject) -> Result<(), CoordinatorError> {
+        Ok(())
+    }
+
     /// Ends the membership of this node at once, with its slot: the others then neither wait for it
     /// nor count it as failed. By default it is forgotten once it stops renewing.
     ///
@@ -61,6 +82,15 @@ pub trait Coordinator: Send {
     fn leave(&mut self) -> Result<(), CoordinatorError> {
         Ok(())
     }
+}
+
+/// Subject of a page that nodes of a group may have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageSubject {
+    /// Name of what leaks, as [`ForecastEnd::cause`](super::ForecastEnd).
+    pub cause: String,
+    /// Set for a critical page: one in working hours does not stand for it.
+    pub is_critical: bool,
 }
 
 /// Result of an attempt to take a slot.

@@ -12,18 +12,19 @@
 use std::collections::VecDeque;
 
 use super::{
-    coordinator::{Acquired, Coordinator, CoordinatorError},
+    coordinator::{Acquired, Coordinator, CoordinatorError, PageSubject},
     grant::{GrantRefusal, grant},
     group_outlook::group_outlook,
     limits::GroupLimits,
     margins::Margins,
     report::{ForecastEnd, GivenUpLoad, Load, NodeReport, NodeState},
+    shared_page::SharedPage,
     snapshot::Snapshot,
     storm_brake::StormBrake,
     surge::SurgeMeter,
     turns,
 };
-use crate::sense::FleetFact;
+use crate::sense::{Fact, FleetFact};
 
 /// Reports in the time after which a node is silent: one may be lost. With the default of 45 s,
 /// 10,000 nodes write 500 times a second at most.
@@ -38,6 +39,13 @@ const LOOK_SECS_PER_MEMBER: f64 = 0.3;
 
 /// Time between two requests for a slot for each member, likewise: a request reads all reports.
 const REQUEST_SECS_PER_MEMBER: f64 = 0.003;
+
+/// Time between two requests for each waiting node whose turn is before, in seconds: a drain takes
+/// longer than that. Otherwise a group that waits for one slot would read itself all the time.
+const REQUEST_SECS_PER_TURN: f64 = 2.0;
+
+/// Maximum of that time, in seconds.
+const REQUEST_SECS_MAX: f64 = 300.0;
 
 /// Time for which the load that a leaving node gave up may be missing from the reports of the
 /// others, as a multiple of the time between two reports.
@@ -87,10 +95,14 @@ pub struct NodeFacts {
     pub cpus: Load,
     /// Requests answered per second; `None` if unknown.
     pub requests: Option<Load>,
+    /// Requests in flight; `None` if unknown.
+    pub in_flight: Option<u64>,
     /// Wait of the oldest connection in a queue, in microseconds.
     pub queue_wait_us: Option<u64>,
     /// Forecast end, from now.
     pub end: Option<ForecastEnd>,
+    /// Set if a person has to act on that now.
+    pub is_end_critical: bool,
 }
 
 /// Permission to leave rotation.
@@ -137,6 +149,7 @@ pub struct FleetMember {
     reports_outlook: bool,
     /// Outlook that was made last, until it is taken.
     outlook: Option<FleetFact>,
+    page: SharedPage,
     problem: Option<String>,
 }
 
@@ -169,6 +182,7 @@ impl FleetMember {
             margins: None,
             reports_outlook: false,
             outlook: None,
+            page: SharedPage::default(),
             problem: None,
         }
     }
@@ -204,9 +218,11 @@ impl FleetMember {
         self.margins.as_ref()
     }
 
-    /// Takes the outlook for the group, if this node has made one since the last call.
-    pub fn take_outlook(&mut self) -> Option<FleetFact> {
-        self.outlook.take()
+    /// Takes the facts that this node has made since the last call: the outlook for the group, and
+    /// who pages for this node's leak.
+    pub fn take_facts(&mut self) -> impl Iterator<Item = Fact> + use<> {
+        let outlook = self.outlook.take().map(Fact::Fleet);
+        outlook.into_iter().chain(self.page.take_fact().map(Fact::Pager))
     }
 
     /// Reason for which the node is not coordinated now; `None` if it is.
@@ -239,7 +255,7 @@ impl FleetMember {
         let done = if facts.rotation == Rotation::Out {
             // The report has put the slot of an earlier run back, or one that expired.
             (self.has_slot, self.permit) = (true, Permit::Granted);
-            Ok(())
+            self.look(now, unix_ms)
         } else if !facts.wants_out {
             self.give_back().and_then(|()| self.look(now, unix_ms))
         } else if !self.has_slot || self.permit != Permit::Granted {
@@ -247,7 +263,7 @@ impl FleetMember {
         } else {
             Ok(())
         };
-        match done {
+        match done.and_then(|()| self.share_page(now, facts)) {
             Ok(()) => self.problem = None,
             Err(error) => self.fail(now, facts, &error),
         }
@@ -291,6 +307,7 @@ impl FleetMember {
             cpus: facts.cpus,
             requests: facts.requests,
             given_up: self.given_up.filter(|(until, _)| now < *until).map(|(_, load)| load),
+            in_flight: facts.in_flight,
             queue_wait_us: facts.queue_wait_us,
             recent_drains: u32::try_from(self.drains.len()).unwrap_or(u32::MAX),
             end: facts.end.clone(),
@@ -298,18 +315,29 @@ impl FleetMember {
         }
     }
 
-    /// Publishes a report if one is due, or if the node's place or wish has changed.
+    /// Publishes a report if one is due, or if the node's place, wish or leak has changed.
     fn publish(&mut self, now: f64, report: NodeReport) -> Result<(), CoordinatorError> {
         let is_due = self.published.as_ref().is_none_or(|(then, last)| {
             now - then >= self.report_secs()
                 || last.state != report.state
                 || last.waits != report.waits
+                || cause(last) != cause(&report)
         });
         if is_due {
             self.coordinator.publish(&report)?;
             self.published = Some((now, report));
         }
         Ok(())
+    }
+
+    /// Claims the page for this node's leak, or gives it up.
+    fn share_page(&mut self, now: f64, facts: &NodeFacts) -> Result<(), CoordinatorError> {
+        let subject = facts.end.as_ref().map(|end| PageSubject {
+            cause: end.cause.clone(),
+            is_critical: facts.is_end_critical,
+        });
+        let Self { page, names, coordinator, .. } = self;
+        page.step(now, &names.group, subject.as_ref(), &mut **coordinator)
     }
 
     fn give_back(&mut self) -> Result<(), CoordinatorError> {
@@ -338,6 +366,9 @@ impl FleetMember {
         let snapshot = self.coordinator.snapshot()?;
         self.looked = Some((now, snapshot.as_ref().map_or(0, |group| group.members.len())));
         self.margins = snapshot.as_ref().map(Margins::of);
+        if let Some(group) = &snapshot {
+            self.page.look(now, group, &self.names.node);
+        }
         let (NodeNames { node: own, group: name, .. }, limits) = (&self.names, &self.limits);
         self.outlook = snapshot
             .as_ref()
@@ -361,6 +392,7 @@ impl FleetMember {
         self.request_after = now + pause_secs;
         if let Err(refusal) = self.judge(now, unix_ms, snapshot.as_ref()) {
             self.permit = refused(&refusal);
+            self.request_after += snapshot.map_or(0.0, |group| self.wait_secs(&group, unix_ms));
             return Ok(());
         }
         match self.coordinator.acquire(snapshot.as_ref())? {
@@ -392,6 +424,19 @@ impl FleetMember {
         after.map(drop)
     }
 
+    /// Further time until a refused request is worth another read of the group: the nodes before it
+    /// have their turn first.
+    fn wait_secs(&self, group: &Snapshot, unix_ms: u64) -> f64 {
+        let (own, age_max_secs) = (&self.names.node, self.limits.silent_after_secs);
+        let place = turns::place(group, own, unix_ms, age_max_secs);
+        place.map_or(0.0, |(ahead, end_secs)| {
+            let slots = self.limits.slots.max(1) as f64;
+            let wait_secs = ahead as f64 / slots * REQUEST_SECS_PER_TURN;
+            // A node without a forecast, and one that ends soon, keep asking.
+            wait_secs.min(REQUEST_SECS_MAX).min(end_secs / 4.0)
+        })
+    }
+
     fn judge(
         &mut self,
         now: f64,
@@ -417,6 +462,11 @@ impl FleetMember {
             self.permit = Permit::Refused(error.to_string());
         }
     }
+}
+
+/// Cause of a node's forecast end.
+fn cause(report: &NodeReport) -> Option<&str> {
+    report.end.as_ref().map(|end| &*end.cause)
 }
 
 fn refused(refusal: &GrantRefusal) -> Permit {

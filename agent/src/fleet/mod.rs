@@ -26,6 +26,7 @@ mod margins;
 mod member;
 mod proven;
 mod report;
+mod shared_page;
 mod snapshot;
 mod storm_brake;
 mod surge;
@@ -33,7 +34,7 @@ mod survey;
 pub mod turns;
 
 pub use capacity::{Shortfall, Unit};
-pub use coordinator::{Acquired, Coordinator, CoordinatorError};
+pub use coordinator::{Acquired, Coordinator, CoordinatorError, PageSubject};
 #[cfg(any(test, fuzzing))]
 pub(crate) use etcd::snapshot_of_reply;
 pub use etcd::{EtcdCoordinator, EtcdOptions};

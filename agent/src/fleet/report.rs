@@ -63,6 +63,9 @@ pub struct NodeReport {
     /// Requests answered per second; `None` if unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<Load>,
+    /// Requests in flight at the node's services; `None` if unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<u64>,
     /// Load that this node gave up when it left, until the others' reports show it; `None` if there
     /// is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -200,6 +203,7 @@ impl NodeReport {
             is_surging: false,
             cpus: Load::default(),
             requests: None,
+            in_flight: None,
             given_up: None,
             queue_wait_us: None,
             recent_drains: 0,
@@ -256,7 +260,8 @@ impl NodeReport {
     }
 
     /// Returns whether the others would judge by this report as they do by `last`, an earlier one
-    /// of the same run: numbers may differ a little, and waits are only shown.
+    /// of the same run: numbers may differ a little, and waits and requests in flight are
+    /// only shown.
     pub fn is_no_news_after(&self, last: &Self) -> bool {
         let are_near = match (&self.requests, &last.requests) {
             (Some(requests), Some(last)) => requests.is_near(*last),
@@ -271,6 +276,7 @@ impl NodeReport {
             cpus: last.cpus,
             requests: last.requests,
             queue_wait_us: last.queue_wait_us,
+            in_flight: last.in_flight,
             end: last.end.clone(),
             ..self.clone()
         };
@@ -384,6 +390,7 @@ mod tests {
         assert!(after(&|_| {}));
         assert!(after(&|report| report.cpus.now = 3.7));
         assert!(after(&|report| report.queue_wait_us = Some(9)));
+        assert!(after(&|report| report.in_flight = Some(9)));
         // The same end, said later.
         assert!(after(&|report| {
             report.at_ms += 90_000;

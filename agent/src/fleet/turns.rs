@@ -63,6 +63,20 @@ pub fn queue(snapshot: &Snapshot, now_ms: u64, age_max_secs: f64) -> Vec<Turn<'_
     turns
 }
 
+/// Number of waiting nodes whose turn is before that of `own`, and the seconds until its end may
+/// come; `None` if it has no turn.
+pub fn place(
+    snapshot: &Snapshot,
+    own: &str,
+    now_ms: u64,
+    age_max_secs: f64,
+) -> Option<(usize, f64)> {
+    let turns = queue(snapshot, now_ms, age_max_secs);
+    let at = turns.iter().position(|turn| turn.member.node == own)?;
+    let ahead = turns[..at].iter().filter(|turn| turn.member.waits()).count();
+    Some((ahead, turns[at].end_secs))
+}
+
 fn turn(member: &Member, now_ms: u64, age_max_secs: f64) -> Option<Turn<'_>> {
     let report = member.live_report()?;
     if !report.waits && report.end.is_none() {

@@ -48,7 +48,7 @@ pub use host_memory::HostMemorySensor;
 pub use losses::LossCounters;
 pub use observation::{
     CgroupFact, Fact, FactKind, FleetFact, HostFact, ListenerFact, Observation, OutboundFact,
-    ProcessFact, ProcessId, ProcessResourcesFact, RequestsFact, SensorHealthFact,
+    PagerFact, ProcessFact, ProcessId, ProcessResourcesFact, RequestsFact, SensorHealthFact,
     ServicePressureFact,
 };
 pub use outbound::OutboundSensor;

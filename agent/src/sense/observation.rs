@@ -49,6 +49,8 @@ pub enum Fact {
     Cgroup(CgroupFact),
     /// The group of nodes that this one belongs to.
     Fleet(FleetFact),
+    /// The node that pages for a leak of the group.
+    Pager(PagerFact),
     /// A process replaced its program image: its growth from here on is that of a new program.
     Exec(ProcessId),
     /// A process has ended.
@@ -192,6 +194,31 @@ pub struct FleetFact {
         deserialize_with = "printable::deserialize_some"
     )]
     pub storm: Option<Arc<str>>,
+}
+
+/// Node that pages for a leak which this node has, and others of its group may have too. Made when
+/// the leak is found, and again every few minutes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PagerFact {
+    /// Name of the group.
+    #[serde(deserialize_with = "printable::deserialize")]
+    pub group: Arc<str>,
+    /// Name of what leaks, the same on all nodes.
+    #[serde(deserialize_with = "printable::deserialize")]
+    pub cause: Arc<str>,
+    /// Node that pages; `None` if it is this one.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "printable::deserialize_some"
+    )]
+    pub pager: Option<Arc<str>>,
+    /// Set if that holds for a critical page too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_critical: bool,
+    /// Other nodes with the same leak, as far as is known.
+    #[serde(default)]
+    pub others: u32,
 }
 
 impl ProcessFact {

@@ -303,6 +303,12 @@ fn check(observation: &Observation) -> Result<(), &'static str> {
             let storm_bytes = fleet.storm.as_ref().map_or(0, |storm| storm.len());
             require(storm_bytes <= CGROUP_BYTES_MAX, "storm is too long")
         }
+        Fact::Pager(pager) => {
+            require(pager.group.len() <= ADDR_BYTES_MAX, "group is too long")?;
+            require(pager.cause.len() <= ADDR_BYTES_MAX, "cause is too long")?;
+            let node_bytes = pager.pager.as_ref().map_or(0, |node| node.len());
+            require(node_bytes <= ADDR_BYTES_MAX, "pager is too long")
+        }
         // Other kinds have no impossible values: unknown names are ignored, and the length of a
         // line is bounded.
         _ => Ok(()),
@@ -348,10 +354,16 @@ mod tests {
             r#"{"t":6.0,"kind":"cgroup","cgroup":"/system.slice/api.service","current_bytes":9,"anon_bytes":7,"shmem_bytes":1,"kernel_bytes":1,"max_bytes":null,"oom_kills_total":2}"#,
             "\n",
             r#"{"t":6.0,"kind":"fleet","group":"web","nodes":60,"need_turn":40,"late":12,"first_end_secs":7200.0,"slots_needed":3}"#,
+            "\n",
+            r#"{"t":6.0,"kind":"pager","group":"web","cause":"api in api.service","pager":"web-3","others":5}"#,
         );
         let read = read(body);
-        assert_eq!(read.len(), 10);
+        assert_eq!(read.len(), 11);
         assert!(read.iter().all(Result::is_ok), "{read:?}");
+        let Ok(Observation { fact: Fact::Pager(pager), .. }) = &read[10] else {
+            panic!("{read:?}")
+        };
+        assert_eq!((pager.pager.as_deref(), pager.is_critical), (Some("web-3"), false));
         let Ok(Observation { fact: Fact::Fleet(fleet), .. }) = &read[9] else { panic!("{read:?}") };
         assert_eq!((fleet.need_turn, fleet.late, fleet.slots_needed), (40, 12, Some(3)));
         assert_eq!((fleet.first_end_secs, &fleet.storm), (Some(7_200.0), &None));

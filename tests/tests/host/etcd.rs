@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use spillway_agent::{
     fleet::{
         Acquired, Coordinator as _, CoordinatorError, EtcdCoordinator, EtcdOptions, ForecastEnd,
-        Load, Member, NodeReport, NodeState, Snapshot,
+        Load, Member, NodeReport, NodeState, PageSubject, Snapshot,
     },
     net::{
         http_client::{ClientFiles, TlsOptions},
@@ -279,6 +279,42 @@ fn node_that_is_out_takes_its_slot_back_after_a_pause() {
     first.report.recent_drains = 3;
     first.publish();
     assert!(!member(&third.snapshot(), "web-1").has_slot && !first.coordinator.has_lost_slot());
+}
+
+#[test]
+fn one_node_pages_for_a_leak_of_all_until_it_fails() {
+    let Some((_scratch, etcd)) = start("page") else { return };
+    let mut nodes = three(&[etcd.url()]);
+    let subject = |cause: &str, is_critical| PageSubject { cause: cause.to_owned(), is_critical };
+    let warning = subject("api in /odd name.service", false);
+    let critical = PageSubject { is_critical: true, ..warning.clone() };
+    let claim = |node: &mut Node, subject: &PageSubject| {
+        node.coordinator.claim_page(subject).expect("claiming a page")
+    };
+    let second = || Some("web-2".to_owned());
+    assert_eq!(claim(&mut nodes[1], &warning), None);
+    assert_eq!(claim(&mut nodes[1], &warning), None, "repeats are harmless");
+    assert_eq!([0, 2].map(|nth| claim(&mut nodes[nth], &warning)), [second(), second()]);
+    assert_eq!(claim(&mut nodes[0], &critical), None);
+    assert_eq!(claim(&mut nodes[2], &subject("worker", false)), None);
+    assert_eq!(nodes[0].snapshot().members.len(), 3, "claims are no members");
+    // Another run of the node goes on with its page. Nobody gives up the page of another.
+    nodes[0].coordinator.release_page(&warning).expect("releasing a page");
+    assert_eq!(claim(&mut nodes[0], &warning), second());
+    nodes[1].coordinator.release_page(&warning).expect("releasing a page");
+    assert_eq!(claim(&mut nodes[2], &warning), None);
+    // The pager fails: it publishes no more.
+    let freed = wait_for(4 * SILENT_AFTER, || {
+        nodes[0].publish();
+        claim(&mut nodes[0], &warning).is_none().then_some(())
+    });
+    assert!(freed.is_some(), "a silent node still pages");
+    // A key that no lease ends names nobody who lives.
+    let page = format!("page/warning/{}", "files of db");
+    etcd.put(&key(&page), b"web-3");
+    assert_eq!(claim(&mut nodes[0], &subject("files of db", false)), None);
+    let value = etcd.get(&key(&page)).map(|(node, _)| node);
+    assert_eq!(value.as_deref(), Some("web-1"));
 }
 
 #[test]

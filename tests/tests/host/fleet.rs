@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
 use spillway_agent::sense::Hierarchy;
 use spillway_tests::{
     ANY_PORT, OwnCgroup, Running, Scratch, Servers, Workload, agent, etcd::Etcd, is_root, now,
@@ -103,6 +104,24 @@ impl Group {
         logs.collect::<Vec<_>>().join("\n---\n")
     }
 
+    /// Nodes that paged for the leak with this severity, and those that left it to another one.
+    fn pagers(&self, severity: &str) -> [Vec<usize>; 2] {
+        let paged = |agent: &Running, is_refused: bool| {
+            agent.printed().lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).any(
+                |line| {
+                    line["decision"] == "page"
+                        && line["severity"] == severity
+                        && line["id"].as_str().is_some_and(|id| id.contains("leak"))
+                        && line["refused"].is_string() == is_refused
+                },
+            )
+        };
+        [false, true].map(|is_refused| {
+            let nodes = self.agents.iter().enumerate();
+            nodes.filter(|(_, agent)| paged(agent, is_refused)).map(|(nth, _)| nth).collect()
+        })
+    }
+
     fn slot(&self, nth: usize) -> Option<String> {
         self.etcd.get(&format!("/spillway/v1/web/slot/n{}", nth + 1)).map(|(run, _)| run)
     }
@@ -161,6 +180,11 @@ fn nodes_with_one_leak_leave_one_at_a_time() {
         sleep(Duration::from_millis(50));
     }
     let first = first.expect("a node left");
+    // The leak is near its end at once, and one node wakes somebody for all three.
+    let pagers = || group.pagers("critical");
+    wait_for(SOON, || (pagers()[1].len() == 2).then_some(()));
+    let [paged, left] = pagers();
+    assert_eq!((paged.len(), left.len()), (1, 2), "{paged:?} {left:?}: {}", group.logs());
     let run = group.slot(first).expect("it has a slot");
     let fleet = group.fleet(first);
     assert!(fleet.contains("2 of 3 nodes are in rotation"), "{fleet}");

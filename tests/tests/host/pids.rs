@@ -139,7 +139,8 @@ fn observe_lives(sensors: &mut Sensors) -> Vec<Observation> {
         | Fact::Outbound(_)
         | Fact::Requests(_)
         | Fact::Cgroup(_)
-        | Fact::Fleet(_) => false,
+        | Fact::Fleet(_)
+        | Fact::Pager(_) => false,
     };
     seen.into_iter().filter(|observation| of_pid(&observation.fact)).collect()
 }

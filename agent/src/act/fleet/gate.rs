@@ -5,8 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{
     fleet::{Permit, Rotation},
-    sense::FleetFact,
+    sense::Fact,
 };
+
+/// Facts that wait for the loop, at most. There are a few a minute.
+const FACTS_MAX: usize = 16;
 
 /// Gate that both threads share.
 #[derive(Debug, Clone, Default)]
@@ -20,7 +23,8 @@ struct GateState {
     wish: u64,
     permit: Permit,
     is_turn: bool,
-    outlook: Option<FleetFact>,
+    /// Facts for the loop, the oldest first.
+    facts: Vec<Fact>,
 }
 
 /// Wish of the node.
@@ -54,13 +58,17 @@ impl FleetGate {
         self.lock().is_turn
     }
 
-    /// Takes the outlook for the group, if this node has made one since the last call.
-    pub fn take_outlook(&self) -> Option<FleetFact> {
-        self.lock().outlook.take()
+    /// Takes the facts that the fleet's thread has made since the last call.
+    pub fn take_facts(&self) -> Vec<Fact> {
+        std::mem::take(&mut self.lock().facts)
     }
 
-    pub(super) fn set_outlook(&self, outlook: FleetFact) {
-        self.lock().outlook = Some(outlook);
+    /// Adds facts. The oldest are dropped if the loop does not take them.
+    pub(super) fn add_facts(&self, facts: impl Iterator<Item = Fact>) {
+        let known = &mut self.lock().facts;
+        known.extend(facts);
+        let surplus = known.len().saturating_sub(FACTS_MAX);
+        known.drain(..surplus);
     }
 
     pub(super) fn set_turn(&self, is_turn: bool) {

@@ -43,9 +43,6 @@ const STOPS_WITHIN: Duration = Duration::from_secs(10);
 /// Time after which what the loop saw is too old to publish, in seconds.
 const SEEN_SECS_MAX: f64 = 30.0;
 
-/// Maximum length of the name of what leaks, in characters of up to four bytes.
-const CAUSE_CHARS_MAX: usize = 32;
-
 /// Time between two writes of the proven loads, in seconds.
 const SAVE_SECS: f64 = 600.0;
 
@@ -54,9 +51,11 @@ const SAVE_SECS: f64 = 600.0;
 struct Seen {
     t: f64,
     requests_per_sec: Option<f64>,
+    in_flight: Option<u64>,
     queue_wait_us: Option<u64>,
     is_unwell: bool,
     end: Option<ForecastEnd>,
+    is_end_critical: bool,
 }
 
 enum FleetOrder {
@@ -75,6 +74,7 @@ pub struct FleetWorker {
     worker: Worker<FleetOrder>,
     clock: Clock,
     requests: RequestLoad,
+    in_flight: Option<u64>,
     queue_wait_us: Option<u64>,
 }
 
@@ -127,7 +127,7 @@ impl FleetWorker {
         };
         worker.spawn(move || thread.run(&orders))?;
         let requests = RequestLoad::default();
-        Ok(Self { worker, clock, requests, queue_wait_us: None })
+        Ok(Self { worker, clock, requests, in_flight: None, queue_wait_us: None })
     }
 }
 
@@ -146,6 +146,7 @@ impl Executor for FleetWorker {
         let mut seen = Seen {
             t: now,
             requests_per_sec: self.requests.per_sec(),
+            in_flight: self.in_flight,
             queue_wait_us: self.queue_wait_us.take(),
             ..Seen::default()
         };
@@ -158,7 +159,9 @@ impl Executor for FleetWorker {
                         seen.end.as_ref().is_none_or(|first| end.soonest_secs < first.soonest_secs)
                     });
                     if is_sooner {
-                        seen.end = end;
+                        let severity = verdict.harm.as_ref().map(|harm| harm.severity);
+                        (seen.end, seen.is_end_critical) =
+                            (end, severity >= Some(Severity::Critical));
                     }
                 }
                 _ => {}
@@ -170,7 +173,11 @@ impl Executor for FleetWorker {
     fn observe_requests(&mut self, count: &dyn Fn() -> RequestsLeft) {
         let now = self.clock.now();
         if self.requests.is_due(now) {
-            self.requests.take(now, count().answered_total);
+            let left = count();
+            self.requests.take(now, left.answered_total);
+            // A listener whose requests are unknown would make the number too small.
+            let is_complete = left.pass_t.is_some() && left.unseen.is_empty();
+            self.in_flight = is_complete.then_some(left.in_flight);
         }
     }
 
@@ -197,18 +204,7 @@ fn forecast_end(now: f64, leak: &LeakClaim, verdict: &Verdict) -> Option<Forecas
     let [soonest, latest] = verdict.exhaustion_interval_secs.unwrap_or([secs, secs]);
     let [secs, soonest_secs, latest_secs] =
         [secs, soonest.min(secs), latest.max(secs)].map(|secs| (secs - age_secs).max(0.0));
-    Some(ForecastEnd { secs, soonest_secs, latest_secs, cause: cause_of(leak) })
-}
-
-/// Names what leaks, the same on every node that runs it: the program and its unit or container.
-fn cause_of(leak: &LeakClaim) -> String {
-    let unit = leak.cgroup.rsplit('/').next().unwrap_or_default();
-    let name = match (&*leak.comm, unit) {
-        (comm, "") => comm.to_owned(),
-        ("", unit) => unit.to_owned(),
-        (comm, unit) => format!("{comm} in {unit}"),
-    };
-    name.chars().filter(|c| !c.is_control()).take(CAUSE_CHARS_MAX).collect()
+    Some(ForecastEnd { secs, soonest_secs, latest_secs, cause: leak.shared_name() })
 }
 
 impl FleetThread {
@@ -260,15 +256,15 @@ impl FleetThread {
             is_unwell: seen.is_unwell,
             cpus: load(cpus, self.capacity_cpus, self.proven.cpus.most()),
             requests,
+            in_flight: seen.in_flight,
             queue_wait_us: seen.queue_wait_us,
             end: seen.end,
+            is_end_critical: seen.is_end_critical,
         };
         self.member.step(now, unix_ms, &facts);
         self.gate.answer(wish, self.member.permit().clone());
         self.gate.set_turn(self.member.is_turn());
-        if let Some(outlook) = self.member.take_outlook() {
-            self.gate.set_outlook(outlook);
-        }
+        self.gate.add_facts(self.member.take_facts());
         self.metrics.note(self.member.problem().is_none(), self.member.margins());
         self.log();
         if now - self.saved_at >= SAVE_SECS {

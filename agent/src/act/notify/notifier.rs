@@ -65,6 +65,7 @@ impl Notifier {
         let notification = self.incidents.on_decision(self.now(), decision, verdicts);
         self.worker.send(notification.into_iter().collect());
         match decision.action {
+            _ if decision.refused.is_some() => false,
             // An incident of severity info is printed, and no human is notified.
             Action::Page { severity } => severity >= Severity::Warning,
             action => action.is_told(),

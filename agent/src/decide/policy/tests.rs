@@ -9,7 +9,7 @@ use crate::{
         Bottleneck, Bound, CascadeRiskClaim, LeakClaim, OverloadClaim, Resource, Sign, Spared,
         WaitingRequests,
     },
-    sense::{HostFact, ListenerFact, ProcessId},
+    sense::{HostFact, ListenerFact, PagerFact, ProcessId},
 };
 
 fn leak(t: f64, state: ClaimState, exhaustion_secs: f64) -> Verdict {
@@ -108,8 +108,7 @@ impl Run {
 
     /// A scan of the host.
     fn scan(&mut self, t: f64) -> Vec<String> {
-        let host = HostFact { mem_available_bytes: 1 << 33, psi_memory_some_avg10: None };
-        self.policy.observe(t, &Fact::Host(host), &mut self.decisions);
+        self.policy.observe(t, &host(), &mut self.decisions);
         self.taken()
     }
 
@@ -125,6 +124,10 @@ impl Run {
             );
         }
     }
+}
+
+fn host() -> Fact {
+    Fact::Host(HostFact { mem_available_bytes: 1 << 33, psi_memory_some_avg10: None })
 }
 
 fn listener(cgroup: &str) -> ListenerFact {
@@ -648,4 +651,150 @@ fn protected_and_allowed_units_keep_their_meaning_for_limits() {
         run.judge(leak(0.0, ClaimState::Raised, 3_000.0)),
         ["page (warning) leak-812-4711", refused]
     );
+}
+
+/// The answer of the coordinator on who pages for the leak of [`leak`].
+fn answer(pager: Option<&str>, is_critical: bool, others: u32) -> Fact {
+    Fact::Pager(PagerFact {
+        group: Arc::from("web"),
+        cause: Arc::from("api in api.service"),
+        pager: pager.map(Arc::from),
+        is_critical,
+        others,
+    })
+}
+
+fn run_in_group() -> Run {
+    let run = Run::new(|_| {});
+    Run { policy: run.policy.in_group(), ..run }
+}
+
+impl Run {
+    /// Pages sent since the last call, by severity, and those left to another node.
+    fn pages(&mut self) -> Vec<String> {
+        let pages = self.decisions.drain(..).filter_map(|decision| match decision.action {
+            Action::Page { severity } => Some(match decision.refused {
+                None => severity.name().to_owned(),
+                Some(refused) => refused.to_string(),
+            }),
+            _ => None,
+        });
+        pages.collect()
+    }
+
+    fn sees(&mut self, t: f64, fact: &Fact) -> Vec<String> {
+        self.policy.observe(t, fact, &mut self.decisions);
+        self.pages()
+    }
+
+    fn scans(&mut self, t: f64) -> Vec<String> {
+        self.sees(t, &host())
+    }
+
+    fn leaks(&mut self, t: f64, state: ClaimState, exhaustion_secs: f64) -> Vec<String> {
+        let mut verdict = leak(t, state, exhaustion_secs);
+        self.policy.judge(&mut verdict, &mut self.decisions);
+        self.pages()
+    }
+}
+
+const FAR: f64 = 7_200.0;
+const NEAR: f64 = 300.0;
+
+#[test]
+fn page_for_a_leak_of_the_group_waits_for_the_answer() {
+    let mut run = run_in_group();
+    assert_eq!(run.leaks(0.0, ClaimState::Raised, FAR), [""; 0]);
+    assert_eq!(run.scans(5.0), [""; 0]);
+    assert_eq!(run.sees(6.0, &answer(None, false, 0)), ["warning"]);
+    assert_eq!(run.scans(16.0), [""; 0], "it was sent");
+}
+
+#[test]
+fn page_is_sent_if_nobody_answers() {
+    let mut run = run_in_group();
+    assert_eq!(run.leaks(0.0, ClaimState::Raised, FAR), [""; 0]);
+    assert_eq!(run.scans(14.0), [""; 0]);
+    assert_eq!(run.scans(15.0), ["warning"]);
+    let mut alone = Run::new(|_| {});
+    assert_eq!(alone.leaks(0.0, ClaimState::Raised, FAR), ["warning"], "no group, no wait");
+}
+
+#[test]
+fn another_nodes_page_stands_for_this_ones_until_it_fails() {
+    let mut run = run_in_group();
+    run.leaks(0.0, ClaimState::Raised, FAR);
+    let left = "node n3 pages for this leak, which it has too";
+    assert_eq!(run.sees(1.0, &answer(Some("n3"), false, 5)), [left]);
+    for t in [60.0, 500.0] {
+        assert_eq!(run.scans(t), [""; 0], "{t}");
+    }
+    assert_eq!(run.scans(601.0), ["warning"], "the answer is old");
+    let mut run = run_in_group();
+    run.leaks(0.0, ClaimState::Raised, FAR);
+    run.sees(1.0, &answer(Some("n3"), false, 5));
+    assert_eq!(run.sees(61.0, &answer(None, false, 5)), ["warning"], "n3 is gone");
+}
+
+#[test]
+fn leak_that_is_over_before_its_page_is_never_paged() {
+    let mut run = run_in_group();
+    run.leaks(0.0, ClaimState::Raised, FAR);
+    run.sees(1.0, &answer(Some("n3"), false, 5));
+    assert_eq!(run.leaks(60.0, ClaimState::Cleared, FAR), [""; 0]);
+    for t in [100.0, 700.0, 4_000.0] {
+        run.policy.observe(t, &answer(None, false, 5), &mut run.decisions);
+        assert_eq!(run.scans(t), [""; 0]);
+    }
+    assert!(run.decisions.is_empty(), "nothing is resolved that nobody was told of");
+}
+
+#[test]
+fn critical_leak_wakes_somebody_unless_another_node_does() {
+    let mut run = run_in_group();
+    run.leaks(0.0, ClaimState::Raised, FAR);
+    run.sees(1.0, &answer(Some("n3"), false, 5));
+    run.policy.update(&leak(100.0, ClaimState::Raised, NEAR), &mut run.decisions);
+    assert_eq!(run.pages(), [""; 0], "who pages for that is asked");
+    assert_eq!(run.sees(101.0, &answer(None, true, 5)), ["critical"]);
+
+    let mut run = run_in_group();
+    run.leaks(0.0, ClaimState::Raised, FAR);
+    run.sees(1.0, &answer(None, false, 0));
+    run.policy.update(&leak(100.0, ClaimState::Raised, NEAR), &mut run.decisions);
+    assert_eq!(run.sees(101.0, &answer(Some("n2"), true, 5)), [""; 0], "n2 woke somebody");
+    assert_eq!(run.scans(200.0), [""; 0]);
+}
+
+#[test]
+fn page_for_the_group_counts_its_nodes() {
+    let mut run = run_in_group();
+    run.leaks(0.0, ClaimState::Raised, FAR);
+    run.sees(1.0, &answer(None, false, 0));
+    let mut told = |t: f64, others: u32| {
+        run.policy.observe(t, &answer(None, false, others), &mut run.decisions);
+        let mut said = run.decisions.drain(..).map(|decision| decision.why);
+        said.next_back().and_then(|why| why.split("; ").last().map(str::to_owned))
+    };
+    let in_words = |nodes: &str| {
+        Some(format!("{nodes} of group web leak in the same way, and this page is for all of them"))
+    };
+    assert_eq!(told(61.0, 1), in_words("1 other node"));
+    assert_eq!(told(121.0, 2), None, "not for each node");
+    assert_eq!(told(181.0, 3), in_words("3 other nodes"));
+}
+
+#[test]
+fn other_claims_of_the_incident_page_as_before() {
+    let run = Run::new(|config| {
+        config.services = vec![ServicePattern::new("api.service").unwrap()];
+    });
+    let mut run = Run { policy: run.policy.in_group(), ..run };
+    run.leaks(0.0, ClaimState::Raised, FAR);
+    run.sees(1.0, &answer(Some("n3"), false, 5));
+    let mut own = overload(2.0, ClaimState::Raised, |claim| {
+        (claim.cgroup, claim.scarce) = ("/api.service".into(), Some(Bottleneck::Backlog));
+    });
+    run.policy.judge(&mut own, &mut run.decisions);
+    assert_eq!(run.pages(), ["warning"]);
 }

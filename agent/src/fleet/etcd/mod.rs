@@ -30,7 +30,7 @@ use self::{
     wire::{GrantReply, KeyValue, Listing, NodeKeys, RangeReply, RenewalReply, TxnReply},
 };
 use super::{
-    coordinator::{Acquired, Coordinator, CoordinatorError, check_name},
+    coordinator::{Acquired, Coordinator, CoordinatorError, PageSubject, check_name},
     report::{NodeReport, NodeState},
     snapshot::Snapshot,
 };
@@ -391,6 +391,40 @@ impl Coordinator for EtcdCoordinator {
         }
         self.slot = SlotState::None;
         Ok(())
+    }
+
+    fn claim_page(&mut self, subject: &PageSubject) -> Result<Option<String>, CoordinatorError> {
+        self.gateway.begin();
+        let Some(alive) = self.alive else { return Ok(None) };
+        let key = self.keys.page_for(subject);
+        let claim = [wire::put(&key, &self.node, alive)];
+        let mut revision = 0;
+        for _ in 0..2 {
+            let mut compare = self.is_own(alive).to_vec();
+            compare.push(wire::at_revision(&key, revision));
+            let reply = self.txn(&compare, &claim, &[wire::get(&key)])?;
+            match reply.found() {
+                _ if reply.succeeded => return Ok(None),
+                None => break,
+                // This node's, of this run or an earlier one, or one that no lease ends.
+                Some(found) if found.lease == 0 || found.value == self.node.as_bytes() => {
+                    revision = found.mod_revision;
+                }
+                Some(found) => {
+                    let unreadable = || self.refused(format!("{key} holds no name of a node"));
+                    let node = wire::node_in(&found.value).ok_or_else(unreadable)?;
+                    return Ok(Some(node.to_owned()));
+                }
+            }
+        }
+        Err(self.refused("the node's keys were changed meanwhile".to_owned()))
+    }
+
+    fn release_page(&mut self, subject: &PageSubject) -> Result<(), CoordinatorError> {
+        self.gateway.begin();
+        let key = self.keys.page_for(subject);
+        let compare = [wire::has_value(&key, &self.node)];
+        self.txn(&compare, &[wire::delete(&key)], &[]).map(drop)
     }
 
     fn leave(&mut self) -> Result<(), CoordinatorError> {

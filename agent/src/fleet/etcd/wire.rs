@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::{Value, json};
 
 use crate::fleet::{
+    coordinator::PageSubject,
     report::{NAME_BYTES_MAX, NodeReport, is_name},
     snapshot::{Member, Snapshot},
 };
@@ -31,6 +32,8 @@ pub struct NodeKeys {
     pub slot: String,
     /// Last grant in the group.
     pub turn: String,
+    /// Start of the keys of the nodes that page for the group.
+    page: String,
 }
 
 /// Meaning of a key.
@@ -40,6 +43,7 @@ enum Place<'a> {
     Alive(&'a str),
     Slot(&'a str),
     Turn,
+    Page,
     Unknown,
 }
 
@@ -77,6 +81,9 @@ pub struct KeyValue {
     /// Revision of the last write.
     #[serde(default, deserialize_with = "int64")]
     pub mod_revision: i64,
+    /// Lease that it goes with; 0 if it stays.
+    #[serde(default, deserialize_with = "int64")]
+    pub lease: i64,
 }
 
 /// Reply to a transaction.
@@ -151,8 +158,15 @@ impl NodeKeys {
             alive: format!("{prefix}alive/{node}"),
             slot: format!("{prefix}slot/{node}"),
             turn: format!("{prefix}turn"),
+            page: format!("{prefix}page/"),
             prefix,
         }
+    }
+
+    /// Returns the key of the node that pages for a subject.
+    pub fn page_for(&self, PageSubject { cause, is_critical }: &PageSubject) -> String {
+        let severity = if *is_critical { "critical" } else { "warning" };
+        format!("{}{severity}/{cause}", self.page)
     }
 
     /// Returns a request for the keys of the group from `from` on, all of them if that is `None`,
@@ -177,6 +191,7 @@ impl NodeKeys {
         let Some(Ok(key)) = key else { return Place::Unknown };
         match key.split_once('/') {
             None if key == "turn" => Place::Turn,
+            Some(("page", _)) => Place::Page,
             Some((_, name)) if !is_node(name) => Place::Unknown,
             Some(("node", name)) => Place::Report(name),
             Some(("alive", name)) => Place::Alive(name),
@@ -198,7 +213,7 @@ impl<'a> Listing<'a> {
     }
 
     /// Adds a key.
-    pub fn add(&mut self, KeyValue { key, value, mod_revision }: KeyValue) {
+    pub fn add(&mut self, KeyValue { key, value, mod_revision, .. }: KeyValue) {
         let mut of = |node: &str, change: &dyn Fn(&mut MemberKeys)| {
             change(self.members.entry(node.to_owned()).or_default());
         };
@@ -211,6 +226,7 @@ impl<'a> Listing<'a> {
             Place::Alive(node) => of(node, &|keys| keys.alive = Some(value.clone())),
             Place::Slot(node) => of(node, &|keys| keys.has_slot = true),
             Place::Turn => self.grant_revision = mod_revision,
+            Place::Page => {}
             Place::Unknown => self.unknown += 1,
         }
     }
@@ -289,6 +305,11 @@ pub fn delete(key: &str) -> Value {
     json!({ "request_delete_range": { "key": STANDARD.encode(key) } })
 }
 
+/// Returns the name of a node that a value is.
+pub fn node_in(value: &[u8]) -> Option<&str> {
+    str::from_utf8(value).ok().filter(|name| is_node(name))
+}
+
 fn is_node(name: &str) -> bool {
     !name.is_empty() && is_name(name, NAME_BYTES_MAX) && !name.contains('/')
 }
@@ -315,7 +336,7 @@ mod tests {
 
     fn written(key: &str, value: impl Into<Vec<u8>>) -> KeyValue {
         let key = format!("/spillway/v1/web/{key}").into_bytes();
-        KeyValue { key, value: value.into(), mod_revision: 9 }
+        KeyValue { key, value: value.into(), mod_revision: 9, lease: 0 }
     }
 
     fn listed(all: impl IntoIterator<Item = KeyValue>) -> (Snapshot, usize) {
@@ -370,8 +391,12 @@ mod tests {
         let (snapshot, unknown) = listed(names.map(|name| written(name, "7")));
         assert_eq!((snapshot, unknown), (Snapshot::default(), names.len()));
         let foreign = [&b"/spillway/v1/other/node/a"[..], b"/spillway/v1/web/node/\xff", b""];
-        let foreign =
-            foreign.map(|key| KeyValue { key: key.to_vec(), value: Vec::new(), mod_revision: 1 });
+        let foreign = foreign.map(|key| KeyValue {
+            key: key.to_vec(),
+            value: Vec::new(),
+            mod_revision: 1,
+            lease: 0,
+        });
         assert_eq!(listed(foreign), (Snapshot::default(), 3));
     }
 

@@ -23,6 +23,10 @@ struct GroupState {
     before_acquire: Option<fn(&mut Snapshot)>,
     after_acquire: Option<fn(&mut Snapshot)>,
     published: usize,
+    /// Nodes that read the group, in order.
+    reads: Vec<String>,
+    /// Nodes that page, each for its subject.
+    pagers: Vec<(PageSubject, String)>,
 }
 
 /// Coordinator of one node in a [`SharedGroup`].
@@ -101,7 +105,10 @@ impl Coordinator for SharedCoordinator {
     }
 
     fn snapshot(&mut self) -> Result<Option<Snapshot>, CoordinatorError> {
-        self.call(|state, _| Some(state.group.clone()))
+        self.call(|state, node| {
+            state.reads.push(node.to_owned());
+            Some(state.group.clone())
+        })
     }
 
     fn has_lost_slot(&self) -> bool {
@@ -128,6 +135,23 @@ impl Coordinator for SharedCoordinator {
         });
         self.took_slot |= acquired == Ok(Acquired::Taken);
         acquired
+    }
+
+    fn claim_page(&mut self, subject: &PageSubject) -> Result<Option<String>, CoordinatorError> {
+        self.call(|state, node| {
+            let pager = state.pagers.iter().find(|(claimed, _)| claimed == subject);
+            let other = pager.map(|(_, pager)| pager.clone()).filter(|pager| pager != node);
+            if pager.is_none() {
+                state.pagers.push((subject.clone(), node.to_owned()));
+            }
+            other
+        })
+    }
+
+    fn release_page(&mut self, subject: &PageSubject) -> Result<(), CoordinatorError> {
+        self.call(|state, node| {
+            state.pagers.retain(|(claimed, pager)| claimed != subject || pager != node);
+        })
     }
 
     fn release(&mut self) -> Result<(), CoordinatorError> {
@@ -308,6 +332,31 @@ fn third_drain_in_six_hours_loses_the_turn() {
 }
 
 #[test]
+fn node_whose_turn_is_late_asks_rarely() {
+    let group = SharedGroup::default();
+    let mut nodes: Vec<_> = (10..60).map(|nth| group.member(&format!("n{nth}"))).collect();
+    let waits = |secs: f64| {
+        let end =
+            ForecastEnd { secs, soonest_secs: secs, latest_secs: secs, cause: "api".to_owned() };
+        NodeFacts { end: Some(end), ..wants_out() }
+    };
+    nodes.iter_mut().for_each(|node| node.step(0.0, 1_000_000, &facts()));
+    let mut step = |t: u32| {
+        for (nth, node) in nodes.iter_mut().enumerate() {
+            let facts = waits(9e3 + 60.0 * nth as f64);
+            node.step(f64::from(t), 1_000_000 + u64::from(t) * 1_000, &facts);
+        }
+    };
+    step(1);
+    assert_eq!(group.slots(), ["n10"]);
+    (2..=201).for_each(step);
+    let reads =
+        |node: &str| group.with(|state| state.reads.iter().filter(|by| *by == node).count());
+    // After one look, the next node asks every 20 s. The last has 48 nodes before it.
+    assert_eq!([reads("n11"), reads("n59")], [1 + 11, 1 + 2]);
+}
+
+#[test]
 fn reports_and_looks_keep_to_their_pace() {
     let (group, mut nodes) = four();
     let before = group.with(|state| state.published);
@@ -351,8 +400,92 @@ fn first_node_reports_the_outlook_once_for_each_look() {
     for node in &mut nodes {
         node.step(61.0, 1_061_000, &facts());
     }
-    let outlook = nodes[0].take_outlook().expect("it is the first by name");
+    let facts: Vec<_> = nodes[0].take_facts().collect();
+    let [Fact::Fleet(outlook)] = &facts[..] else { panic!("{facts:?}") };
     assert_eq!((&*outlook.group, outlook.nodes, outlook.late), ("web", 4, 0));
-    assert!(nodes[0].take_outlook().is_none(), "it was taken");
-    assert!(nodes[1..].iter_mut().all(|node| node.take_outlook().is_none()));
+    assert_eq!(nodes[0].take_facts().count(), 0, "they were taken");
+    assert!(nodes[1..].iter_mut().all(|node| node.take_facts().count() == 0));
+}
+
+fn leaks(cause: &str, is_critical: bool) -> NodeFacts {
+    let cause = cause.to_owned();
+    NodeFacts {
+        end: Some(ForecastEnd { secs: 9e3, soonest_secs: 8e3, latest_secs: 1e4, cause }),
+        is_end_critical: is_critical,
+        ..facts()
+    }
+}
+
+/// Last fact on who pages: the node, if it is another, and the other nodes with the leak.
+fn pager(node: &mut FleetMember) -> Option<(Option<String>, u32)> {
+    let pagers = node.take_facts().filter_map(|fact| match fact {
+        Fact::Pager(fact) => Some((fact.pager.map(|pager| pager.to_string()), fact.others)),
+        _ => None,
+    });
+    pagers.last()
+}
+
+#[test]
+fn first_node_with_a_leak_pages_and_another_takes_over() {
+    let (group, mut nodes) = four();
+    let n2 = || Some("n2".to_owned());
+    nodes[2].step(1.0, 1_001_000, &leaks("api in api.service", false));
+    assert_eq!(pager(&mut nodes[2]), Some((None, 0)));
+    nodes[1].step(2.0, 1_002_000, &leaks("api in api.service", false));
+    nodes[3].step(2.0, 1_002_000, &leaks("worker in jobs.service", false));
+    assert_eq!(pager(&mut nodes[1]), Some((n2(), 0)));
+    assert_eq!(pager(&mut nodes[3]), Some((None, 0)), "it is another leak");
+    nodes[1].step(30.0, 1_030_000, &leaks("api in api.service", false));
+    assert_eq!(pager(&mut nodes[1]), None, "it was asked lately");
+    nodes[1].step(61.0, 1_061_000, &leaks("api in api.service", false));
+    nodes[2].step(61.0, 1_061_000, &leaks("api in api.service", false));
+    assert_eq!(pager(&mut nodes[2]), Some((None, 1)));
+    nodes[1].step(62.0, 1_062_000, &leaks("api in api.service", false));
+    assert_eq!(pager(&mut nodes[1]), Some((n2(), 1)));
+    // Its leak is over.
+    nodes[2].step(63.0, 1_063_000, &facts());
+    assert_eq!(group.with(|state| state.pagers.len()), 1);
+    nodes[1].step(123.0, 1_123_000, &leaks("api in api.service", false));
+    assert_eq!(pager(&mut nodes[1]), Some((None, 0)));
+}
+
+#[test]
+fn page_in_working_hours_does_not_stand_for_a_critical_one() {
+    let (group, mut nodes) = four();
+    nodes[0].step(1.0, 1_001_000, &leaks("api", false));
+    nodes[1].step(2.0, 1_002_000, &leaks("api", false));
+    nodes[1].step(3.0, 1_003_000, &leaks("api", true));
+    assert_eq!(pager(&mut nodes[1]), Some((None, 0)));
+    nodes[0].step(4.0, 1_004_000, &leaks("api", true));
+    assert_eq!(pager(&mut nodes[0]), Some((Some("n1".to_owned()), 0)));
+    assert_eq!(group.with(|state| state.pagers.len()), 2, "the first claim stands");
+    for node in &mut nodes[..2] {
+        node.step(5.0, 1_005_000, &facts());
+    }
+    assert_eq!(group.with(|state| state.pagers.len()), 0);
+}
+
+#[test]
+fn claim_of_a_node_without_the_leak_does_not_count() {
+    let (group, mut nodes) = four();
+    let subject = PageSubject { cause: "api".to_owned(), is_critical: false };
+    group.with(|state| state.pagers.push((subject, "n3".to_owned())));
+    nodes[0].step(1.0, 1_001_000, &leaks("api", false));
+    assert_eq!(pager(&mut nodes[0]), Some((Some("n3".to_owned()), 0)), "its report may be late");
+    // The look that shows its report is a minute after the claim.
+    for t in [61.0, 122.0] {
+        nodes[0].step(t, 1_122_000, &leaks("api", false));
+    }
+    assert_eq!(pager(&mut nodes[0]), Some((None, 0)));
+}
+
+#[test]
+fn coordinator_that_is_down_leaves_nobody_to_page_elsewhere() {
+    let (group, mut nodes) = four();
+    group.with(|state| state.is_down = true);
+    nodes[0].step(30.0, 1_030_000, &leaks("api", false));
+    assert_eq!(pager(&mut nodes[0]), None);
+    group.with(|state| state.is_down = false);
+    nodes[0].step(31.0, 1_031_000, &leaks("api", false));
+    assert_eq!(pager(&mut nodes[0]), Some((None, 0)));
 }
