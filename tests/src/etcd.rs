@@ -49,7 +49,9 @@ impl Etcd {
         let peer = |nth: u16| format!("http://127.0.0.1:{}", 2_400 + nth);
         let cluster: Vec<_> = (0..of).map(|nth| format!("m{nth}={}", peer(nth))).collect();
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 2_300 + nth));
-        let has_tls = arguments.iter().any(|argument| argument.starts_with("--cert-file"));
+        let has = |option: &str| arguments.iter().any(|argument| argument.starts_with(option));
+        // With certificates, loopback without TLS has to be asked for.
+        let has_tls = has("--cert-file") && !has("--listen-client-urls");
         let client = format!("http{}://{addr}", if has_tls { "s" } else { "" });
         let mut command = servers.etcd();
         command.arg("--data-dir").arg(dir.join(format!("m{nth}")));

@@ -16,6 +16,7 @@ mod known_requests;
 pub mod limit_live;
 pub mod manifests;
 mod netns;
+pub mod node;
 pub mod overload_live;
 mod own_cgroup;
 mod program_costs;

@@ -322,3 +322,31 @@ impl LeakClaim {
         self.cgroup.rsplit('/').find(|name| !name.is_empty()).unwrap_or("a cgroup")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared_name(comm: &str, cgroup: &str, change: impl FnOnce(&mut LeakClaim)) -> String {
+        let id = ProcessId { pid: 7, start_ticks: 9 };
+        let mut claim = LeakClaim::of_memory(id, &Arc::from(comm), &Arc::from(cgroup), 1.0);
+        change(&mut claim);
+        claim.shared_name()
+    }
+
+    #[test]
+    fn name_of_a_leak_is_the_same_on_every_host() {
+        let api = shared_name("api", "/system.slice/api.service", |_| {});
+        assert_eq!(api, "api in api.service");
+        assert_eq!(shared_name("api", "/", |_| {}), "api");
+        let id = "3f".repeat(32);
+        let pod = format!("/kubepods.slice/pod1.slice/cri-containerd-{id}.scope");
+        for cgroup in [pod, format!("/docker/{id}")] {
+            assert_eq!(shared_name("api", &cgroup, |_| {}), "api in a container");
+        }
+        let files = shared_name("api", "/api.service", |claim| claim.resource = Resource::Files);
+        assert_eq!(files, "open files of api in api.service");
+        let long = shared_name(&"ä".repeat(99), "/x", |_| {});
+        assert_eq!((long.len(), long.chars().next_back()), (SHARED_NAME_BYTES_MAX, Some('ä')));
+    }
+}

@@ -1,27 +1,22 @@
 //! Two nodes behind HAProxy under a load that alternates between less and more than both can serve,
 //! with an agent on each node, which may shed load, or with none.
 //!
-//! A node is a network and a PID namespace: its agent sees its own listeners and processes and
-//! nothing of the other's. It runs without BPF, which sees the whole host. HAProxy and the load run
+//! The agent runs without BPF, which sees the whole host. HAProxy and the load run
 //! in this thread's own namespace, by the shipped configuration with its own addresses. Nothing is
 //! wrong with either node, so a drain only moves its load to the other one.
 
-use std::{
-    fs,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{process::Command, time::Duration};
 
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Balancer, SOON};
+use super::Balancer;
 use crate::{
-    Program, Refused, Running, Scratch, Servers, Workload, built, own_network, refuse, run_with,
-    wait_for,
+    Refused, Running, Scratch, Servers, Workload, built,
+    node::{Node, OUTSIDE},
+    own_network, refuse, run_with,
 };
 
-const BALANCER: &str = "10.0.0.10";
 /// Connections per second: alternately below and above the capacity.
 const RATES_PER_SEC: [u32; 2] = [110, 165];
 /// Time at each rate.
@@ -66,62 +61,16 @@ impl Served {
     }
 }
 
-/// Node; removed with all its processes when dropped.
-struct Node {
-    unshare: Program,
-    /// First process of the namespaces.
-    pid: u32,
-}
+/// One of the two nodes.
+struct ServingNode(Node);
 
-impl Node {
-    /// Makes the `nth` node, and connects it to this thread's network.
-    fn make(nth: usize) -> Result<Self, String> {
-        let mut command = Command::new("unshare");
-        command.args([
-            "--net",
-            "--pid",
-            "--fork",
-            "--mount-proc",
-            "--kill-child",
-            "sleep",
-            "infinity",
-        ]);
-        let unshare = Program::start(command.stdout(Stdio::null()));
-        let children = format!("/proc/{0}/task/{0}/children", unshare.pid());
-        let child = || fs::read_to_string(&children).ok()?.trim().parse::<u32>().ok();
-        let pid = wait_for(SOON, child).ok_or("unshare started no process")?;
-        let node = Self { unshare, pid };
-        // It is in its namespaces once it has a `/proc` of its own.
-        let is_ready = || {
-            node.enter("test").args(["-d", "/proc/1"]).status().is_ok_and(|status| status.success())
-        };
-        wait_for(SOON, || is_ready().then_some(())).ok_or("cannot enter a namespace")?;
-        let (outside, own) = (format!("node{nth}"), own_address(nth));
-        let here = |arguments: &[&str]| ip(Command::new("ip").args(arguments));
-        let there = |arguments: &[&str]| ip(node.enter("ip").args(arguments));
-        let pid = node.pid.to_string();
-        here(&["link", "add", &outside, "type", "veth", "peer", "name", "eth0", "netns", &pid])?;
-        here(&["addr", "add", &format!("{BALANCER}/32"), "peer", &own, "dev", &outside])?;
-        here(&["link", "set", &outside, "up"])?;
-        there(&["addr", "add", &format!("{own}/32"), "peer", BALANCER, "dev", "eth0"])?;
-        there(&["link", "set", "lo", "up"])?;
-        there(&["link", "set", "eth0", "up"])?;
-        Ok(node)
-    }
-
-    /// Returns a command that runs on this node.
-    fn enter(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args(["--target", &self.pid.to_string(), "--net", "--pid", "--mount"]).arg(program);
-        command
-    }
-
+impl ServingNode {
     fn service(&self, nth: usize) -> Workload {
-        let mut command = self.enter(built("workload"));
+        let mut command = self.0.enter(built("workload"));
         command.args([
             "serve",
             "--addr",
-            &format!("{}:8080", own_address(nth)),
+            &format!("{}:8080", Node::address(nth)),
             "--threads",
             &THREADS.to_string(),
         ]);
@@ -135,21 +84,17 @@ impl Node {
             (format!("agent-{nth}.toml"), scratch.0.join(format!("state-{nth}")));
         let text = format!(
             "mode = \"enforce\"\n[serve]\nlisten = \"127.0.0.1:0\"\nallow = \
-            [\"{BALANCER}\"]\n[decide]\n\
+            [\"{OUTSIDE}\"]\n[decide]\n\
              services = [\"tcp:{0}:8080\"]\n[act.drain.agent_check]\nlisten \
              = \"{0}:9647\"\n[record]\nstate_dir = \"{1}\"\n[act.shed]\nenabled = {sheds}\n",
-            own_address(nth),
+            Node::address(nth),
             state_dir.display()
         );
         let agent = run_with(&scratch.file(&name, &text));
-        let mut command = self.enter(agent.get_program());
+        let mut command = self.0.enter(agent.get_program());
         command.args(agent.get_args()).arg("--json");
         refuse(&mut command, Refused::BPF);
         Running::start(command)
-    }
-
-    fn is_running(&mut self) -> bool {
-        self.unshare.is_running()
     }
 }
 
@@ -172,7 +117,7 @@ pub fn two_nodes(
 ) -> Result<Served, String> {
     let scratch = Scratch::make(name);
     own_network().map_err(|error| format!("cannot make a network namespace: {error}"))?;
-    let mut nodes = [Node::make(0)?, Node::make(1)?];
+    let mut nodes = [ServingNode(Node::make(0)?), ServingNode(Node::make(1)?)];
     let _services = [nodes[0].service(0), nodes[1].service(1)];
     let agents = (agent != NodeAgent::None)
         .then(|| [0, 1].map(|nth| nodes[nth].agent(nth, &scratch, agent == NodeAgent::Sheds)));
@@ -181,7 +126,7 @@ pub fn two_nodes(
         balancer.until(server, "UP");
     }
     let mut load = Command::new(built("workload"));
-    load.args(["offer", "--addr", &format!("{BALANCER}:80"), "--alternate-every", "20s"]);
+    load.args(["offer", "--addr", &format!("{OUTSIDE}:80"), "--alternate-every", "20s"]);
     load.args([
         "--for",
         &format!("{}s", lasting.as_secs()),
@@ -214,7 +159,7 @@ pub fn two_nodes(
         lines.for_each(|line| println!("{agent:?}, node {nth}: {line}"));
         bounded += printed.matches("accept queue bounded").count();
     }
-    assert!(nodes.iter_mut().all(Node::is_running), "a node is gone");
+    assert!(nodes.iter_mut().all(|node| node.0.is_running()), "a node is gone");
     Ok(Served {
         requests,
         succeeded: number("succeeded"),
@@ -223,16 +168,4 @@ pub fn two_nodes(
         lowest_weights,
         left_rotation,
     })
-}
-
-fn own_address(nth: usize) -> String {
-    format!("10.0.0.1{}", nth + 1)
-}
-
-fn ip(command: &mut Command) -> Result<(), String> {
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim())),
-    }
 }

@@ -19,14 +19,14 @@ use spillway_tests::{
 const MIB: u64 = 1 << 20;
 
 /// Maximum time until a leak is found and answered, on a busy machine.
-const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// Maximum time until a node is back once its leak has ended: for half a minute another process may
 /// go on with it.
 const BACK_WITHIN: Duration = Duration::from_secs(120);
 
 /// Time after which a node is silent.
-const SILENT_AFTER: Duration = Duration::from_secs(3);
+pub const SILENT_AFTER: Duration = Duration::from_secs(3);
 
 /// Group of agents, and what they watch.
 struct Group {
@@ -48,17 +48,13 @@ impl Group {
         let servers = Servers::find().inspect_err(|reason| skip(test, reason)).ok()?;
         own_network().expect("root can create a network namespace");
         let scratch = Scratch::make(test);
-        let hierarchy = Hierarchy::detect();
-        let mount = hierarchy.mount().expect("cgroups are mounted");
-        let cgroup = OwnCgroup::make(mount, test).expect("a cgroup can be created");
-        let file = if hierarchy.is_v1() { "memory.limit_in_bytes" } else { "memory.max" };
-        cgroup.set(file, 512 * MIB).expect("the limit can be set");
+        let cgroup = limited_cgroup(test);
         let etcd = Etcd::start(&servers, &scratch.0, &[]);
         let configs: Vec<_> = (1..=nodes)
             .map(|nth| {
                 scratch.file(
                     &format!("n{nth}.toml"),
-                    &config(nth, capacity_cpus, &cgroup, &etcd, &scratch),
+                    &config(nth, capacity_cpus, &cgroup, &etcd.url(), &scratch),
                 )
             })
             .collect();
@@ -133,12 +129,22 @@ impl Group {
     }
 }
 
+/// Makes a cgroup with a limit of memory that a leak reaches.
+pub fn limited_cgroup(name: &str) -> OwnCgroup {
+    let hierarchy = Hierarchy::detect();
+    let mount = hierarchy.mount().expect("cgroups are mounted");
+    let cgroup = OwnCgroup::make(mount, name).expect("a cgroup can be created");
+    let file = if hierarchy.is_v1() { "memory.limit_in_bytes" } else { "memory.max" };
+    cgroup.set(file, 512 * MIB).expect("the limit can be set");
+    cgroup
+}
+
 /// Configuration that judges within seconds. The cgroup that leaks is the only service.
-fn config(
+pub fn config(
     nth: usize,
     capacity_cpus: f64,
     cgroup: &OwnCgroup,
-    etcd: &Etcd,
+    etcd_url: &str,
     scratch: &Scratch,
 ) -> String {
     format!(
@@ -150,7 +156,7 @@ fn config(
          capacity_cpus = {capacity_cpus:.1}\nsilent_after = \"{}s\"\nturn = \"10s\"\n\
          [record]\nstate_dir = \"{}\"\n",
         cgroup.path,
-        etcd.url(),
+        etcd_url,
         SILENT_AFTER.as_secs(),
         state_dir(&scratch.0, nth).display(),
     )

@@ -10,6 +10,7 @@ mod cordon;
 mod etcd;
 mod faults;
 mod fleet;
+mod fleet_partition;
 mod limit;
 mod names;
 mod overflows;
