@@ -105,7 +105,7 @@ pub fn run(
             tracing::error!(key = problem.key, "{}\n  hint: {}", problem.message, problem.hint);
         }
         // Before a load balancer can ask: an earlier run's drain continues.
-        let member = FleetMember::join(&config.fleet).unwrap_or_else(|error| {
+        let member = FleetMember::join(config).unwrap_or_else(|error| {
             tracing::error!("{error}");
             metrics.note_permanent("fleet", error.to_string());
             None

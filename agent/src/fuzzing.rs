@@ -64,8 +64,8 @@ pub fn shed_journal(bytes: &[u8]) {
     }
 }
 
-/// A report of a node has possible numbers, and whatever etcd replies with makes a snapshot on which
-/// nobody leaves who is not in it.
+/// A report of a node has possible numbers, and whatever etcd or Kubernetes replies with makes a
+/// snapshot on which nobody leaves who is not in it.
 pub fn fleet(bytes: &[u8]) {
     let limits = GroupLimits::of(&Config::default().fleet);
     if let Ok(report) = NodeReport::parse(bytes, "web-1", "web") {
@@ -73,7 +73,11 @@ pub fn fleet(bytes: &[u8]) {
         let again = NodeReport::parse(&report.to_json(), "web-1", "web");
         assert_eq!(again, Ok(report));
     }
-    if let Some(snapshot) = fleet::snapshot_of_reply(bytes, "web", "web-1") {
+    let snapshots = [
+        fleet::snapshot_of_reply(bytes, "web", "web-1"),
+        fleet::snapshot_of_list(bytes, "web", "web-1"),
+    ];
+    for snapshot in snapshots.into_iter().flatten() {
         assert!(fleet::grant(&snapshot, "no node", 1, 1_000, &limits).is_err());
         for member in &snapshot.members {
             let run = member.report.as_ref().map_or(0, |report| report.run);

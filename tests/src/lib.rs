@@ -1,6 +1,7 @@
 //! Shared code of the host tests: workloads that end with the test, reported skips, the running
 //! agent, and injected faults.
 
+pub mod api_leases;
 pub mod api_nodes;
 pub mod api_server;
 mod broken;

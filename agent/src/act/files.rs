@@ -47,7 +47,7 @@ pub fn check_files(config: &Config) -> Vec<FileProblem> {
     let endpoint =
         DrainClient::new(drain).map(|endpoint| ("act.drain", endpoint.identity().clone()));
     let has_files = fleet.ca_file.is_some() || fleet.client_cert_file.is_some();
-    let coordinator = has_files.then(|| ("fleet", fleet::tls_options(fleet)));
+    let coordinator = has_files.then(|| ("fleet", fleet::tls_options(config)));
     let identities = page_ca.into_iter().chain(endpoint).chain(coordinator);
     let identities = identities.filter_map(|(key, identity)| {
         let wrong = http_client::HttpClient::new(&identity).err()?;

@@ -12,7 +12,7 @@ use super::{CommandError, fleet, load};
 use crate::{
     act::shed,
     bpf::{Probe, ProbeState, ProbeStatus, fallbacks::Unavailable},
-    config::FleetConfig,
+    config::Config,
     os::host,
     sense::{Fact, Sensors},
 };
@@ -25,7 +25,7 @@ use crate::{
 /// that the configuration names does not answer; another error if the configuration is invalid.
 pub fn doctor(config: Option<&Path>, json: bool, sensors: Sensors) -> Result<(), CommandError> {
     let config = load(config)?;
-    let diagnosis = DoctorReport::make(sensors, &config.fleet);
+    let diagnosis = DoctorReport::make(sensors, &config);
     let mut out = io::stdout().lock();
     if json {
         writeln!(out, "{}", serde_json::to_string(&diagnosis)?)?;
@@ -67,7 +67,7 @@ struct FleetReport {
 }
 
 impl FleetReport {
-    fn new(config: &FleetConfig) -> Option<Self> {
+    fn new(config: &Config) -> Option<Self> {
         Some(match fleet::ask(config).transpose()? {
             Ok(reply) => Self { answers: true, why: reply.summary() },
             Err(error) => Self { answers: false, why: error.to_string() },
@@ -146,7 +146,7 @@ fn sees_age_of_queues(status: &ProbeStatus) -> bool {
 }
 
 impl DoctorReport {
-    fn make(mut sensors: Sensors, fleet: &FleetConfig) -> Self {
+    fn make(mut sensors: Sensors, config: &Config) -> Self {
         let mut seen = Vec::new();
         sensors.scan_processes(0.0, &mut seen);
         sensors.scan_listeners(0.0, &mut seen);
@@ -167,7 +167,7 @@ impl DoctorReport {
                 shed::obstacle().map(|error| error.to_string()),
                 sensors.reports().iter().any(sees_age_of_queues),
             ),
-            fleet: FleetReport::new(fleet),
+            fleet: FleetReport::new(config),
         }
     }
 

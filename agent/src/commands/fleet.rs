@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{CommandError, load};
 use crate::{
     clock::Clock,
-    config::FleetConfig,
+    config::Config,
     fleet::{CoordinatorError, GroupLimits, NodeNames, Survey, SurveyedNode, coordinator},
     units::Span,
 };
@@ -37,7 +37,7 @@ pub(super) struct FleetReply {
 ///
 /// Returns an error if the configuration is invalid, or the coordinator does not answer.
 pub fn fleet(config: Option<&Path>, json: bool) -> Result<(), CommandError> {
-    let config = load(config)?.fleet;
+    let config = load(config)?;
     let asked = ask(&config).map_err(|error| CommandError::Failed(error.into()))?;
     let Some(reply) = asked else {
         return Err(CommandError::BadInput(anyhow!(
@@ -59,9 +59,10 @@ pub fn fleet(config: Option<&Path>, json: bool) -> Result<(), CommandError> {
 /// # Errors
 ///
 /// Returns an error if the coordinator does not answer.
-pub(super) fn ask(config: &FleetConfig) -> Result<Option<FleetReply>, CoordinatorError> {
+pub(super) fn ask(config: &Config) -> Result<Option<FleetReply>, CoordinatorError> {
     // This run publishes nothing.
     let Some(mut coordinator) = coordinator(config, 0)? else { return Ok(None) };
+    let config = &config.fleet;
     let NodeNames { node, group, .. } = NodeNames::of(config);
     let (limits, turn_secs) = (GroupLimits::of(config), config.turn.as_secs_f64());
     let snapshot = coordinator.snapshot()?;

@@ -35,6 +35,8 @@ pub enum FleetBackend {
     FleetLock,
     /// etcd version 3, which keeps each node's report.
     Etcd,
+    /// Lease objects of Kubernetes, which keep each node's report.
+    Kubernetes,
 }
 
 /// Nodes that a load balancer gives the load of a node that leaves.
@@ -52,7 +54,7 @@ pub enum Reach {
 impl FleetBackend {
     /// Returns whether it knows the load of the other nodes.
     pub fn knows_load(self) -> bool {
-        self == Self::Etcd
+        matches!(self, Self::Etcd | Self::Kubernetes)
     }
 }
 
@@ -71,15 +73,16 @@ impl Choice for Mode {
 }
 
 impl Choice for FleetBackend {
-    const ALL: &'static [Self] = &[Self::None, Self::FleetLock, Self::Etcd];
+    const ALL: &'static [Self] = &[Self::None, Self::FleetLock, Self::Etcd, Self::Kubernetes];
     const NOUN: &'static str = "a coordinator";
-    const HINT: &'static str = r#"one of "none", "fleetlock" and "etcd""#;
+    const HINT: &'static str = r#"one of "none", "fleetlock", "etcd" and "kubernetes""#;
 
     fn name(self) -> &'static str {
         match self {
             Self::None => "none",
             Self::FleetLock => "fleetlock",
             Self::Etcd => "etcd",
+            Self::Kubernetes => "kubernetes",
         }
     }
 }

@@ -354,9 +354,11 @@ options! {
         /// Coordinator. "none": whoever grants drains by act.drain.url decides. "fleetlock": a
         /// FleetLock server counts the nodes that are out, and knows nothing of their load. "etcd":
         /// each node publishes its load and its forecast in etcd 3.4 or later, and a node leaves
-        /// only if the others have proven that they can carry its load.
+        /// only if the others have proven that they can carry its load. "kubernetes": the same, by
+        /// Lease objects of Kubernetes 1.14 or later.
         backend: FleetBackend = FleetBackend::None, OneOf(PhantomData);
-        /// Address of the FleetLock server, or addresses of etcd's members.
+        /// Address of the FleetLock server, addresses of etcd's members, or address of the API
+        /// server of Kubernetes; a pod needs none for that of its cluster.
         urls: Vec<String> = Vec::new(), Urls(Plain::Loopback);
         /// Group of nodes that serve the same, and can take each other's load.
         group: String = "default".to_owned(), Name;
@@ -387,11 +389,15 @@ options! {
         /// Time that a node needs out of rotation to be healed. Nodes with forecasts leave so early
         /// that each has as long.
         turn: Duration = Duration::from_mins(10), DurationIn(Duration::from_secs(1)..=DAY);
+        /// Namespace of the Lease objects of Kubernetes; "none" for that of the agent's pod.
+        namespace: Option<String> = None, OrNone(Name);
         /// User of etcd; "none" without authentication.
         user: Option<String> = None, OrNone(Name);
-        /// File with the password of fleet.user, or "credential:NAME".
+        /// File with the password of fleet.user, or with a token for Kubernetes; or
+        /// "credential:NAME". A pod needs none: its service account has a token.
         password_file: Option<SecretSource> = None, OrNone(SecretFile);
-        /// CA certificates, in PEM, for fleet.urls; "none" uses those of this host.
+        /// CA certificates, in PEM, for fleet.urls; "none" uses those of this host, and for the
+        /// cluster of the agent's pod that of its service account.
         ca_file: Option<PathBuf> = None, OrNone(AbsolutePath);
         /// Client certificate of the agent, in PEM, if the coordinator asks for one.
         client_cert_file: Option<PathBuf> = None, OrNone(AbsolutePath);
@@ -405,9 +411,9 @@ options! {
         /// name and uid. In a container, mount it read-only.
         pod_logs_dir: PathBuf = PathBuf::from("/var/log/pods"), AbsolutePath;
         /// Directory with the token for the Kubernetes API and the CA certificate of the API, as in
-        /// every pod. Used only if a pattern names a label. The API's address is taken from
-        /// KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT, as in every pod; NODE_NAME has to
-        /// name this node.
+        /// every pod. Used only if a pattern names a label, or fleet.backend is "kubernetes" and
+        /// fleet.urls empty. The API's address is taken from KUBERNETES_SERVICE_HOST and
+        /// KUBERNETES_SERVICE_PORT, as in every pod; for labels, NODE_NAME has to name this node.
         service_account_dir: PathBuf =
             PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount"), AbsolutePath;
     }

@@ -45,6 +45,7 @@ pub fn conflicts(config: &Config) -> Vec<Conflict> {
         drain_secret(config),
         drain_client(config),
         fleet_urls(config),
+        fleet_namespace(config),
         fleet_password(config),
         fleet_client(config),
         serve_beyond_loopback(config),
@@ -253,6 +254,9 @@ fn fleet_urls(config: &Config) -> Option<Conflict> {
         (FleetBackend::None, 1..) => "set backend to what answers there, or remove urls",
         (FleetBackend::FleetLock, 0 | 2..) => "give the one address of the FleetLock server",
         (FleetBackend::Etcd, 0) => "give the client address of each member of etcd",
+        (FleetBackend::Kubernetes, 2..) => {
+            "give the one address of the API server, or none in a pod of the cluster"
+        }
         _ => return None,
     };
     Some(Conflict {
@@ -266,8 +270,33 @@ fn fleet_urls(config: &Config) -> Option<Conflict> {
     })
 }
 
+fn fleet_namespace(config: &Config) -> Option<Conflict> {
+    let fleet = &config.fleet;
+    let is_kubernetes = fleet.backend == FleetBackend::Kubernetes;
+    let (message, hint) = match fleet.namespace {
+        None if is_kubernetes && !fleet.urls.is_empty() => (
+            "fleet.urls is set, and fleet.namespace is not".to_owned(),
+            "set fleet.namespace to that of the Role of configs/kubernetes/fleet.yaml",
+        ),
+        Some(_) if !is_kubernetes => (
+            format!("fleet.namespace is set, and fleet.backend is {:?}", fleet.backend.name()),
+            "only \"kubernetes\" has namespaces: remove fleet.namespace",
+        ),
+        _ => return None,
+    };
+    let keys = &["fleet.namespace", "fleet.backend"];
+    Some(Conflict { keys, message, hint: hint.to_owned() })
+}
+
 fn fleet_password(config: &Config) -> Option<Conflict> {
     let fleet = &config.fleet;
+    if fleet.backend == FleetBackend::Kubernetes {
+        return fleet.user.is_some().then(|| Conflict {
+            keys: &["fleet.user", "fleet.backend"],
+            message: "fleet.user is set, and fleet.backend is \"kubernetes\"".to_owned(),
+            hint: "a token says which user it is of: remove fleet.user".to_owned(),
+        });
+    }
     (fleet.user.is_some() != fleet.password_file.is_some()).then(|| Conflict {
         keys: &["fleet.user", "fleet.password_file"],
         message: "only one of fleet.user and fleet.password_file is set".to_owned(),
@@ -329,8 +358,9 @@ fn is_loopback(listen: SocketAddr) -> bool {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
+    use super::{super::FleetConfig, *};
     use crate::config::{Pattern, options};
+    use crate::net::secret::SecretSource;
 
     /// Returns the options of the only conflict that `change` causes in the defaults.
     fn conflict(change: impl FnOnce(&mut Config)) -> Vec<&'static str> {
@@ -444,15 +474,37 @@ mod tests {
             (FleetBackend::FleetLock, 2, false),
             (FleetBackend::Etcd, 0, false),
             (FleetBackend::Etcd, 3, true),
+            (FleetBackend::Kubernetes, 0, true),
+            (FleetBackend::Kubernetes, 1, true),
+            (FleetBackend::Kubernetes, 2, false),
         ] {
             let found = conflict(|config| {
                 (config.fleet.backend, config.fleet.urls) = (backend, urls(count));
+                config.fleet.namespace =
+                    (backend == FleetBackend::Kubernetes).then(|| "spillway".to_owned());
             });
             assert_eq!(found.is_empty(), is_right, "{backend:?} {count}");
         }
         assert_eq!(
             conflict(|config| config.fleet.user = Some("spillway".to_owned())),
             ["fleet.user", "fleet.password_file"]
+        );
+        let kubernetes = |change: &dyn Fn(&mut FleetConfig)| {
+            conflict(|config| {
+                config.fleet.backend = FleetBackend::Kubernetes;
+                change(&mut config.fleet);
+            })
+        };
+        assert_eq!(
+            kubernetes(&|fleet| fleet.user = Some("spillway".to_owned())),
+            ["fleet.user", "fleet.backend"]
+        );
+        let token = SecretSource::new("/etc/token").ok();
+        assert_eq!(kubernetes(&|fleet| fleet.password_file = token.clone()), [""; 0]);
+        assert_eq!(kubernetes(&|fleet| fleet.urls = urls(1)), ["fleet.namespace", "fleet.backend"]);
+        assert_eq!(
+            conflict(|config| config.fleet.namespace = Some("spillway".to_owned())),
+            ["fleet.namespace", "fleet.backend"]
         );
         assert_eq!(
             conflict(|config| config.fleet.client_key_file = Some("/etc/key".into())),
@@ -496,7 +548,7 @@ mod tests {
         let keys = ["act.page.webhook.url", "act.page.webhook.secret_file"];
         let set = |config: &mut Config| config.act.page.webhook.url = Some("https://a/".to_owned());
         assert_eq!(conflict(set), keys);
-        let secret = crate::net::secret::SecretSource::new("/a").unwrap();
+        let secret = SecretSource::new("/a").unwrap();
         assert_eq!(
             conflict(|config| config.act.page.webhook.secret_file = Some(secret.clone())),
             keys

@@ -104,6 +104,17 @@ pub enum Acquired {
     Stale,
 }
 
+/// Slot of this node, as far as this run knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SlotState {
+    /// It was not taken, or was returned.
+    None,
+    /// It was taken.
+    Held,
+    /// It was taken, and expired.
+    Lost,
+}
+
 /// Error of a coordinator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CoordinatorError {
@@ -145,6 +156,17 @@ pub enum CoordinatorError {
         /// Cause, with a hint if there is one.
         why: String,
     },
+}
+
+impl SlotState {
+    /// Returns the state once it is known whether this run's slot is there.
+    pub(super) fn noted(self, is_there: bool) -> Self {
+        match self {
+            _ if is_there => Self::Held,
+            Self::None => Self::None,
+            Self::Held | Self::Lost => Self::Lost,
+        }
+    }
 }
 
 /// Checks the name of a node or a group, which becomes part of keys.

@@ -6,12 +6,16 @@ use super::{
     coordinator::{Coordinator, CoordinatorError},
     etcd::{EtcdCoordinator, EtcdOptions},
     fleetlock::FleetLock,
+    kubernetes::{self, KubernetesCoordinator, KubernetesOptions, TokenSource},
     limits::GroupLimits,
     member::{FleetMember, NodeNames},
 };
 use crate::{
-    config::{FleetBackend, FleetConfig},
-    net::http_client::{ClientFiles, TlsOptions},
+    config::{Config, FleetBackend, FleetConfig},
+    net::{
+        http_client::{ClientFiles, TlsOptions, authority},
+        kubernetes::{address, service_account_file},
+    },
     os::host,
 };
 
@@ -33,9 +37,10 @@ impl FleetMember {
     /// # Errors
     ///
     /// Returns an error if a name or an address cannot be used.
-    pub fn join(config: &FleetConfig) -> Result<Option<Self>, CoordinatorError> {
+    pub fn join(config: &Config) -> Result<Option<Self>, CoordinatorError> {
         let run = RandomState::new().build_hasher().finish();
         let Some(coordinator) = coordinator(config, run)? else { return Ok(None) };
+        let config = &config.fleet;
         Ok(Some(
             Self::new(coordinator, NodeNames::of(config), GroupLimits::of(config), run)
                 .with_turns(config.turn.as_secs_f64()),
@@ -44,10 +49,18 @@ impl FleetMember {
 }
 
 /// TLS options of requests to the coordinator.
-pub fn tls_options(config: &FleetConfig) -> TlsOptions {
-    let client = config.client_cert_file.clone().zip(config.client_key_file.clone());
+pub fn tls_options(config: &Config) -> TlsOptions {
+    let fleet = &config.fleet;
+    let client = fleet.client_cert_file.clone().zip(fleet.client_key_file.clone());
     let client = client.map(|(cert_file, key_file)| ClientFiles { cert_file, key_file });
-    TlsOptions { ca_file: config.ca_file.clone(), client }
+    let of_pod = || config.kubernetes.service_account_dir.join("ca.crt");
+    let ca_file = fleet.ca_file.clone().or_else(|| is_in_pod(fleet).then(of_pod));
+    TlsOptions { ca_file, client }
+}
+
+/// Returns whether the API server is that of the pod in which the agent runs.
+fn is_in_pod(fleet: &FleetConfig) -> bool {
+    fleet.backend == FleetBackend::Kubernetes && fleet.urls.is_empty()
 }
 
 /// Makes the coordinator that a configuration names, for this node; `None` without one.
@@ -56,11 +69,12 @@ pub fn tls_options(config: &FleetConfig) -> TlsOptions {
 ///
 /// Returns an error if a name or an address cannot be used.
 pub fn coordinator(
-    config: &FleetConfig,
+    config: &Config,
     run: u64,
 ) -> Result<Option<Box<dyn Coordinator>>, CoordinatorError> {
-    let NodeNames { node, group, .. } = NodeNames::of(config);
     let tls = tls_options(config);
+    let (all, config) = (config, &config.fleet);
+    let NodeNames { node, group, .. } = NodeNames::of(config);
     // The list of coordinators.
     Ok(match config.backend {
         FleetBackend::None => None,
@@ -77,5 +91,56 @@ pub fn coordinator(
             credentials: config.user.clone().zip(config.password_file.clone()),
             silent_after: config.silent_after,
         })?)),
+        FleetBackend::Kubernetes => {
+            let (url, namespace) = api_server(all)?;
+            Some(Box::new(KubernetesCoordinator::new(KubernetesOptions {
+                url,
+                namespace,
+                group,
+                node,
+                run,
+                tls,
+                token: token_source(all),
+                silent_after: config.silent_after,
+            })?))
+        }
     })
+}
+
+/// Returns the URL of the API server, and the namespace of the group.
+fn api_server(config: &Config) -> Result<(String, String), CoordinatorError> {
+    let fleet = &config.fleet;
+    let unusable = |why| CoordinatorError::Unusable { coordinator: kubernetes::NAME, why };
+    let url = match fleet.urls.first() {
+        Some(url) => url.clone(),
+        None => {
+            let found = address("every pod has it; elsewhere set fleet.urls to the API server");
+            let (host, port) = found.map_err(|error| unusable(error.to_string()))?;
+            format!("https://{}", authority(&host, port))
+        }
+    };
+    let namespace = match &fleet.namespace {
+        Some(namespace) => namespace.clone(),
+        None => {
+            let path = config.kubernetes.service_account_dir.join("namespace");
+            service_account_file(&path).map_err(|why| {
+                unusable(format!(
+                    "{}: {why}\n  hint: set fleet.namespace, or run the agent in a pod",
+                    path.display()
+                ))
+            })?
+        }
+    };
+    Ok((url, namespace))
+}
+
+fn token_source(config: &Config) -> TokenSource {
+    let fleet = &config.fleet;
+    match &fleet.password_file {
+        Some(secret) => TokenSource::Secret(secret.clone()),
+        None if is_in_pod(fleet) && fleet.client_cert_file.is_none() => {
+            TokenSource::ServiceAccount(config.kubernetes.service_account_dir.clone())
+        }
+        None => TokenSource::None,
+    }
 }

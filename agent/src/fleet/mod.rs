@@ -21,6 +21,7 @@ mod fleetlock;
 mod grant;
 mod group_outlook;
 mod join;
+mod kubernetes;
 mod limits;
 mod margins;
 mod member;
@@ -42,6 +43,9 @@ pub use fleetlock::FleetLock;
 pub use grant::{GrantRefusal, grant};
 pub use group_outlook::group_outlook;
 pub use join::{coordinator, tls_options};
+#[cfg(any(test, fuzzing))]
+pub(crate) use kubernetes::snapshot_of_list;
+pub use kubernetes::{KubernetesCoordinator, KubernetesOptions, TokenSource};
 pub use limits::GroupLimits;
 pub use margins::{Domain, Margin, Margins};
 pub use member::{FleetMember, NodeFacts, NodeNames, Permit, Rotation};

@@ -7,7 +7,12 @@
 //! certificates are checked for changes. Failure: every error names its cause and a hint, and never
 //! contains the token.
 
-use std::{collections::BTreeMap, env, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    env,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use hyper::{
     Method, Request, StatusCode,
@@ -167,12 +172,8 @@ impl Api {
     ///
     /// Returns an error that names the variable that is missing or invalid.
     pub fn from_env(service_account_dir: PathBuf) -> Result<Self, KubernetesError> {
-        const IN_A_POD: &str =
-            "every pod has it; elsewhere set it, and kubernetes.service_account_dir";
-        let host = variable(HOST, IN_A_POD)?;
-        let port = variable(PORT, IN_A_POD)?;
-        let port =
-            port.parse().map_err(|_| invalid(PORT, format!("{port:?}, not a port"), IN_A_POD))?;
+        let (host, port) =
+            address("every pod has it; elsewhere set it, and kubernetes.service_account_dir")?;
         let downward = "in a pod's manifest take it from spec.nodeName by a fieldRef";
         Self::new(&host, port, variable(NODE, downward)?, service_account_dir)
     }
@@ -235,7 +236,7 @@ impl Api {
         let ca_file = self.service_account_dir.join("ca.crt");
         let client = HttpClient::new(&TlsOptions { ca_file: Some(ca_file), client: None })
             .map_err(failed)?;
-        let (token, redactor) = self.token()?;
+        let (token, redactor) = service_account_token(&self.service_account_dir)?;
         let request = Request::builder()
             .method(Method::GET)
             .uri(format!("https://{}{path}", self.authority))
@@ -248,24 +249,59 @@ impl Api {
             .send(request, RequestLimits { timeout: TIMEOUT, body_bytes_max: BODY_BYTES_MAX });
         Ok((response.map_err(failed)?, redactor))
     }
+}
 
-    fn token(&self) -> Result<(HeaderValue, Redactor), KubernetesError> {
-        let path = self.service_account_dir.join("token");
-        let unusable = |why: String| KubernetesError::Token { path: path.clone(), why };
-        let rules = FileRules::public(TOKEN_BYTES_MAX);
-        let token = trusted::read(&path, PathRules::NAMED, rules);
-        let token = token.map_err(|error| unusable(trusted::reason(&error, &path)))?;
-        let token = String::from_utf8(token).map_err(|_| unusable("not UTF-8 text".to_owned()))?;
-        if token.trim().is_empty() {
-            return Err(unusable("the file is empty".to_owned()));
-        }
-        let mut header =
-            HeaderValue::from_str(&format!("Bearer {}", token.trim())).map_err(|_| {
-                unusable("it has characters that are invalid in an HTTP header".to_owned())
-            })?;
-        header.set_sensitive(true);
-        Ok((header, Redactor::default().secret(&token)))
+/// Returns the host and the port of the API that the environment of a pod names.
+///
+/// # Errors
+///
+/// Returns an error that names the variable that is missing or invalid, with this hint.
+pub(crate) fn address(hint: &'static str) -> Result<(String, u16), KubernetesError> {
+    let host = variable(HOST, hint)?;
+    let port = variable(PORT, hint)?;
+    let port = port.parse().map_err(|_| invalid(PORT, format!("{port:?}, not a port"), hint))?;
+    Ok((host, port))
+}
+
+/// Reads the token in the directory of a service account, as a header, with what masks it.
+///
+/// # Errors
+///
+/// Returns an error that names the file if it has no token.
+pub(crate) fn service_account_token(
+    dir: &Path,
+) -> Result<(HeaderValue, Redactor), KubernetesError> {
+    let path = dir.join("token");
+    let token = service_account_file(&path)
+        .and_then(|token| Ok((bearer(&token)?, Redactor::default().secret(&token))));
+    token.map_err(|why| KubernetesError::Token { path, why })
+}
+
+/// Reads a file in the directory of a service account.
+///
+/// # Errors
+///
+/// Returns an error, without the file's name, if it is missing, not protected, empty or not UTF-8.
+pub(crate) fn service_account_file(path: &Path) -> Result<String, String> {
+    let text = trusted::read(path, PathRules::NAMED, FileRules::public(TOKEN_BYTES_MAX));
+    let text = text.map_err(|error| trusted::reason(&error, path))?;
+    let text = String::from_utf8(text).map_err(|_| "not UTF-8 text".to_owned())?;
+    match text.trim() {
+        "" => Err("the file is empty".to_owned()),
+        text => Ok(text.to_owned()),
     }
+}
+
+/// Returns the header with a token.
+///
+/// # Errors
+///
+/// Returns an error if a header cannot contain it.
+pub(crate) fn bearer(token: &str) -> Result<HeaderValue, String> {
+    let mut header = HeaderValue::from_str(&format!("Bearer {token}"))
+        .map_err(|_| "it has characters that are invalid in an HTTP header".to_owned())?;
+    header.set_sensitive(true);
+    Ok(header)
 }
 
 /// Parses a list of pods.

@@ -1,4 +1,4 @@
-//! Arbitrary bytes as the report of a node, and as a reply of etcd: see
+//! Arbitrary bytes as the report of a node, and as a reply of etcd and of Kubernetes: see
 //! `spillway_agent::fuzzing::fleet`.
 #![no_main]
 

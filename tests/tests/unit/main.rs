@@ -12,6 +12,7 @@ mod fleet;
 mod fleetlock;
 mod https;
 mod kubernetes;
+mod kubernetes_leases;
 mod offsets;
 mod page;
 mod page_flood;

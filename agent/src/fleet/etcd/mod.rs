@@ -30,7 +30,7 @@ use self::{
     wire::{GrantReply, KeyValue, Listing, NodeKeys, RangeReply, RenewalReply, TxnReply},
 };
 use super::{
-    coordinator::{Acquired, Coordinator, CoordinatorError, PageSubject, check_name},
+    coordinator::{Acquired, Coordinator, CoordinatorError, PageSubject, SlotState, check_name},
     report::{NodeReport, NodeState},
     snapshot::Snapshot,
 };
@@ -93,17 +93,6 @@ pub struct EtcdCoordinator {
     slot: SlotState,
     /// Size of the last snapshot, in bytes as received.
     snapshot_bytes: usize,
-}
-
-/// Slot of this node, as far as this run knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SlotState {
-    /// It was not taken, or was returned.
-    None,
-    /// It was taken.
-    Held,
-    /// It was taken, and expired.
-    Lost,
 }
 
 impl EtcdCoordinator {
@@ -273,11 +262,7 @@ impl EtcdCoordinator {
 
     /// Notes whether this run's slot is there.
     fn note_slot(&mut self, is_there: bool) {
-        self.slot = match self.slot {
-            _ if is_there => SlotState::Held,
-            SlotState::None => SlotState::None,
-            SlotState::Held | SlotState::Lost => SlotState::Lost,
-        };
+        self.slot = self.slot.noted(is_there);
     }
 
     fn is_this_run(&self, found: &KeyValue) -> bool {
