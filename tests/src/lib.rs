@@ -22,6 +22,7 @@ pub mod overload_live;
 mod own_cgroup;
 mod program_costs;
 pub mod queues;
+pub mod real_kubernetes;
 pub mod real_servers;
 mod real_time;
 pub mod receiver;

@@ -14,6 +14,7 @@ mod deb_cache;
 mod deb_servers;
 mod demo;
 mod fuzz;
+mod kubernetes;
 mod progress;
 mod python_deps;
 mod run;

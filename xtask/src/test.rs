@@ -1,6 +1,7 @@
 //! `cargo xtask test`: runs all tests, and lists those that could not run, with the reason; with
 //! `--quick`, only those that are fast enough to run between two edits; with `--thorough`, also all
-//! scenes with real servers, load shed at their doors, and ten thousand schedules of faults.
+//! scenes with real servers, load shed at their doors, and ten thousand schedules of faults; with
+//! `--kubernetes`, only those with a real API server, which is built once.
 //!
 //! A test that needs root or BPF and lacks it appends `name<TAB>reason` to the file named in
 //! `SPILLWAY_SKIPS` and passes. After the tests, every probe is checked on every available kernel,
@@ -23,7 +24,7 @@ use crate::tools::{DENY, NEXTEST};
 use crate::workspace::{Workspace, is_ci, lint};
 use crate::{
     build::{self, RELEASE_BINARIES},
-    child, corpus, python_deps, scenes, setup, simulate, vm,
+    child, corpus, kubernetes, python_deps, scenes, setup, simulate, vm,
 };
 
 /// Run all tests: formatting, lints, unit, replay, host and kernel tests
@@ -35,7 +36,8 @@ use crate::{
     cargo xtask test leak         only tests whose name contains \"leak\", without formatting and \
     lints\n  \
     cargo xtask test --thorough   everything, all scenes with real servers, and more\n  \
-    cargo xtask test --thorough redis/   scenes whose name contains \"redis/\", and such tests\n\n\
+    cargo xtask test --thorough redis/   scenes whose name contains \"redis/\", and such tests\n  \
+    cargo xtask test --kubernetes   only tests with a real API server of Kubernetes\n\n\
     Exit codes: 0 all passed, 1 something failed (or, if CI is set, was skipped unexpectedly).")]
 pub struct Args {
     /// Run only tests whose name contains one of these
@@ -50,13 +52,29 @@ pub struct Args {
     /// schedules of faults in a fleet; some servers are downloaded (250 MB); about half an hour
     #[arg(long, conflicts_with = "quick")]
     thorough: bool,
+
+    /// Run only tests with a real Kubernetes API server, which is built once from Debian's source
+    /// (six minutes on two cores); with names, run those tests with it
+    #[arg(long, conflicts_with_all = ["quick", "thorough"])]
+    kubernetes: bool,
 }
+
+/// Part of the names of all tests with a real Kubernetes API server.
+const WITH_KUBERNETES: &str = "real_kubernetes::";
 
 impl Args {
     /// Returns whether the build lints, too: a run of selected tests is to work in an unfinished
     /// tree.
     fn lints(&self) -> bool {
-        self.filters.is_empty()
+        self.filters().is_empty()
+    }
+
+    /// Returns the parts of names that select tests; all are run without any.
+    fn filters(&self) -> Vec<String> {
+        match self.kubernetes && self.filters.is_empty() {
+            true => vec![WITH_KUBERNETES.to_owned()],
+            false => self.filters.clone(),
+        }
     }
 }
 
@@ -82,7 +100,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
             has_programs = false;
         }
     }
-    let is_full_run = args.filters.is_empty() && !args.quick;
+    let is_full_run = args.filters().is_empty() && !args.quick;
     let passed = thread::scope(|scope| {
         // The builds run in parallel, because each leaves a processor idle near its end. Both end
         // before the first test: agents under test would report the growing compiler.
@@ -103,7 +121,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let mut command = nextest;
     command
         .args(["run", "--workspace", "--locked"])
-        .args(&args.filters)
+        .args(args.filters())
         .env("SPILLWAY_SKIPS", &skips_file);
     // A full run tests the agent as it ships. A run of selected tests needs no optimised build.
     command.env("SPILLWAY_BIN", workspace.binary(is_full_run, "spillway"));
@@ -121,6 +139,9 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if !args.quick {
         provide(&mut command, strict)?;
+    }
+    if args.kubernetes {
+        command.env("SPILLWAY_KUBERNETES", kubernetes::provide()?);
     }
     let mut failures = thread::scope(|scope| {
         // The scores take what everything else leaves of the processors: most tests wait.
@@ -291,7 +312,7 @@ fn provide(command: &mut Command, strict: bool) -> anyhow::Result<()> {
 /// Runs the checks that precede the tests, unless tests are selected by name, and builds the agent
 /// and the tests. Returns true if all checks passed.
 fn check_and_build(args: &Args, workspace: &Workspace) -> anyhow::Result<bool> {
-    if args.filters.is_empty() {
+    if args.filters().is_empty() {
         let deny = (!args.quick).then(|| setup::cargo_tool(workspace, &DENY)).transpose()?;
         for (what, mut command) in checks(workspace, deny) {
             if !child::streaming(what, &mut command)?.success() {

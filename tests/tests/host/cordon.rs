@@ -7,7 +7,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::{self, sleep},
     time::Duration,
@@ -25,7 +25,7 @@ use spillway_tests::{
 };
 use standardwebhooks::Webhook;
 
-const NODE: &str = "node-1.internal";
+pub(crate) const NODE: &str = "node-1.internal";
 const OTHER: &str = "node-2.internal";
 const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOlsiYXBpIl19.c2ln";
 const KEYS: [&str; 2] = [
@@ -136,24 +136,24 @@ fn manifests_refer_only_to_existing_objects() {
 }
 
 /// Receiver of a node. It ends with the test.
-struct Receiver {
+pub(crate) struct Receiver {
     child: Child,
     addr: SocketAddr,
 }
 
 impl Receiver {
     /// Starts the program as the manifest specifies, except for its port and the paths of its
-    /// files.
-    fn start(manifests: &Manifests, cluster: &Cluster) -> Self {
+    /// files. The API server is at this port.
+    pub(crate) fn start(manifests: &Manifests, keys: &Path, account: &Path, api: u16) -> Self {
         let command = strings(&manifests.container()["command"]);
         let mut python = Command::new(command[0]);
         python.args(&command[1..command.len() - 1]).arg(shipped("cordon.py")).env_clear();
         python.env("PATH", env::var_os("PATH").unwrap_or_default());
         python.env("NODE_NAME", NODE).env("LISTEN", "127.0.0.1:0");
-        python.env("KEYS_FILE", cluster.keys()).env("ACCOUNT_DIR", cluster.account());
+        python.env("KEYS_FILE", keys).env("ACCOUNT_DIR", account);
         // The kubelet sets these in every pod.
         python.env("KUBERNETES_SERVICE_HOST", HOST);
-        python.env("KUBERNETES_SERVICE_PORT", cluster.api.server.addr.port().to_string());
+        python.env("KUBERNETES_SERVICE_PORT", api.to_string());
         python.env("PYTHONDONTWRITEBYTECODE", "1");
         let mut child = python
             .stdin(Stdio::null())
@@ -198,7 +198,7 @@ impl Receiver {
     }
 
     /// Requests `what` as an agent does.
-    fn ask(&self, what: &str, id: &str) -> (u16, String) {
+    pub(crate) fn ask(&self, what: &str, id: &str) -> (u16, String) {
         let body = json!({ "specversion": "1.0", "id": id, "type": format!("io.spillway.node.{what}.requested") });
         self.send(KEYS[0], id, 0, &body.to_string())
     }
@@ -216,6 +216,13 @@ impl Drop for Receiver {
     }
 }
 
+/// Writes the keys of the receiver and its clients.
+pub(crate) fn write_keys(scratch: &Scratch) -> PathBuf {
+    let keys = scratch.file("keys", &KEYS.join("\n"));
+    fs::set_permissions(&keys, fs::Permissions::from_mode(0o600)).expect("the mode can be set");
+    keys
+}
+
 struct Cluster {
     scratch: Scratch,
     api: NodeServer,
@@ -224,12 +231,16 @@ struct Cluster {
 impl Cluster {
     fn start(test: &str, manifests: &Manifests) -> Self {
         let scratch = Scratch::make(&format!("cordon-{test}"));
-        let keys = scratch.file("keys", &KEYS.join("\n"));
-        fs::set_permissions(keys, fs::Permissions::from_mode(0o600)).expect("the mode can be set");
+        write_keys(&scratch);
         let api = NodeServer::start(&[NODE, OTHER], TOKEN, &manifests.user(), manifests.rules());
         let cluster = Self { scratch, api };
         cluster.api.service_account(&cluster.account(), TOKEN);
         cluster
+    }
+
+    fn receiver(&self, manifests: &Manifests) -> Receiver {
+        let port = self.api.server.addr.port();
+        Receiver::start(manifests, &self.keys(), &self.account(), port)
     }
 
     fn keys(&self) -> PathBuf {
@@ -286,7 +297,7 @@ fn set(test: &str) -> Option<(Manifests, Cluster)> {
 #[test]
 fn drain_cordons_the_node_and_undrain_uncordons_it() {
     let Some((manifests, cluster)) = set("cordon-agent") else { return };
-    let receiver = Receiver::start(&manifests, &cluster);
+    let receiver = cluster.receiver(&manifests);
     let config = cluster.scratch.file(
         "spillway.toml",
         &format!(
@@ -338,7 +349,7 @@ fn drain_cordons_the_node_and_undrain_uncordons_it() {
 #[test]
 fn requests_without_a_key_or_a_known_type_change_nothing() {
     let Some((manifests, cluster)) = set("cordon-keys") else { return };
-    let receiver = Receiver::start(&manifests, &cluster);
+    let receiver = cluster.receiver(&manifests);
     assert!(
         http_get(receiver.addr, "/healthz")
             .expect("the receiver answers")
@@ -379,7 +390,7 @@ fn requests_without_a_key_or_a_known_type_change_nothing() {
 #[test]
 fn foreign_cordon_is_kept_and_repeats_are_idempotent() {
     let Some((manifests, cluster)) = set("cordon-marks") else { return };
-    let receiver = Receiver::start(&manifests, &cluster);
+    let receiver = cluster.receiver(&manifests);
     cluster.by_hand(true);
     let before = cluster.version();
     for (what, id) in [("drain", "a"), ("undrain", "b")] {
@@ -398,7 +409,7 @@ fn foreign_cordon_is_kept_and_repeats_are_idempotent() {
     assert_eq!(cluster.asked(), asked, "a repeat reached the API");
     // A restarted receiver recognizes its own cordon by the node's annotation.
     drop(receiver);
-    let receiver = Receiver::start(&manifests, &cluster);
+    let receiver = cluster.receiver(&manifests);
     assert_eq!((receiver.ask("drain", "d").0, receiver.ask("drain", "e").0), (200, 200));
     assert_eq!(cluster.version(), version, "a cordoned node was changed");
     assert_eq!(receiver.ask("undrain", "f"), (200, format!("{NODE} is not cordoned")));
@@ -420,7 +431,7 @@ fn foreign_cordon_is_kept_and_repeats_are_idempotent() {
 #[test]
 fn failed_api_requests_can_be_retried() {
     let Some((manifests, cluster)) = set("cordon-api") else { return };
-    let receiver = Receiver::start(&manifests, &cluster);
+    let receiver = cluster.receiver(&manifests);
     // A node that changed since it was read is read again, three times at most. Then the client has
     // to retry.
     cluster.api.busy(3);

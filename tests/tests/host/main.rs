@@ -18,6 +18,7 @@ mod page;
 mod pids;
 mod pods;
 mod printable;
+mod real_kubernetes;
 mod remote;
 mod restart;
 mod secrets;

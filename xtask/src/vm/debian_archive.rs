@@ -36,7 +36,7 @@ impl Sites {
         let field =
             |name: &str| os.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         if field("ID") != Some("debian") {
-            bail!("this is not Debian; the kernels come from Debian's archive");
+            bail!("this is not Debian, from whose archive this is taken");
         }
         let codename = field("VERSION_CODENAME").unwrap_or("sid").trim_matches('"');
         let site = |wanted: &dyn Fn(&str) -> bool| {
@@ -50,11 +50,19 @@ impl Sites {
         Ok(Self { main, security: site(&|release| release.ends_with("-security")) })
     }
 
-    /// Returns apt's list of sources for a suite and its security updates.
+    /// Returns apt's list of packages for a suite and its security updates.
     pub fn list(&self, suite: &str, has_security: bool) -> String {
-        let line = |site: &str, suite: &str| {
-            format!("deb [arch=amd64 signed-by={KEYRING} target=Packages] {site} {suite} main\n")
-        };
+        let kind = format!("deb [arch=amd64 signed-by={KEYRING} target=Packages]");
+        self.lines(&kind, suite, has_security)
+    }
+
+    /// Returns apt's list of source packages for a suite and its security updates.
+    pub fn source_list(&self, suite: &str) -> String {
+        self.lines(&format!("deb-src [signed-by={KEYRING} target=Sources]"), suite, true)
+    }
+
+    fn lines(&self, kind: &str, suite: &str, has_security: bool) -> String {
+        let line = |site: &str, suite: &str| format!("{kind} {site} {suite} main\n");
         let mut list = line(&self.main, suite);
         if let (true, Some(site)) = (has_security, &self.security) {
             list.push_str(&line(site, &format!("{suite}-security")));
@@ -63,19 +71,14 @@ impl Sites {
     }
 }
 
-/// Separate apt for one suite.
+/// Separate apt.
 pub struct Archive {
     directory: PathBuf,
 }
 
 impl Archive {
-    /// Creates an apt that keeps all its files in this directory.
-    pub fn open(
-        directory: &Path,
-        sites: &Sites,
-        suite: &str,
-        has_security: bool,
-    ) -> anyhow::Result<Self> {
+    /// Creates an apt with this list that keeps all its files in this directory.
+    pub fn open(directory: &Path, list: String) -> anyhow::Result<Self> {
         for part in ["lists/partial", "archives/partial"] {
             let path = directory.join(part);
             fs::create_dir_all(&path)
@@ -84,7 +87,7 @@ impl Archive {
         let machine = child::output_of(Command::new("apt-config").arg("dump")).unwrap_or_default();
         let files = [
             ("apt.conf", configuration(directory, &machine)),
-            ("sources.list", sites.list(suite, has_security)),
+            ("sources.list", list),
             // An empty package status: packages of the machine must not count.
             ("status", String::new()),
         ];
@@ -129,6 +132,13 @@ impl Archive {
     pub fn download(&self, what: &str, packages: &[String], into: &Path) -> anyhow::Result<()> {
         let mut command = self.apt("apt-get");
         command.args(["-q", "download"]).args(packages).current_dir(into);
+        quiet(&format!("download {what}"), &mut command)
+    }
+
+    /// Downloads the files of a version of a source package into a directory.
+    pub fn download_source(&self, what: &str, package: &str, into: &Path) -> anyhow::Result<()> {
+        let mut command = self.apt("apt-get");
+        command.args(["-q", "source", "--download-only", package]).current_dir(into);
         quiet(&format!("download {what}"), &mut command)
     }
 

@@ -92,8 +92,8 @@ fn made_for() -> String {
 }
 
 fn refresh(kernel: &Kernel, directory: &Path) -> anyhow::Result<()> {
-    let archive =
-        Archive::open(&directory.join("apt"), &Sites::find()?, kernel.suite, kernel.has_security)?;
+    let list = Sites::find()?.list(kernel.suite, kernel.has_security);
+    let archive = Archive::open(&directory.join("apt"), list)?;
     archive.update(&format!("kernels of {}", kernel.suite))?;
     let packages = archive.needs(PACKAGE)?;
     let made = packages.join("\n") + &made_for();

@@ -8,7 +8,7 @@
 //! hardware.
 
 mod cpio;
-mod debian_archive;
+pub mod debian_archive;
 pub mod emulator;
 mod initramfs;
 mod kernels;
