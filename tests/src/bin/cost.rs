@@ -15,6 +15,8 @@ mod connections;
 mod far_client;
 #[path = "../cost/far_load.rs"]
 mod far_load;
+#[path = "../cost/fleet.rs"]
+mod fleet;
 #[path = "../cost/listeners.rs"]
 mod listeners;
 #[path = "../cost/programs.rs"]
@@ -83,6 +85,9 @@ struct Cli {
     /// Measure only the share of its requests that a server keeps on connections that stay open
     #[arg(long)]
     keep_alive: bool,
+    /// Measure only the coordination of a thousand nodes through etcd
+    #[arg(long)]
+    fleet: bool,
     /// Measure only the share of its accept rate that a server keeps
     #[arg(long)]
     accept_rate: bool,
@@ -137,6 +142,10 @@ fn main() -> anyhow::Result<ExitCode> {
         print(&requests::rows()?);
         return Ok(ExitCode::SUCCESS);
     }
+    if cli.fleet {
+        print(&fleet::rows()?);
+        return Ok(ExitCode::SUCCESS);
+    }
     if cli.keep_alive {
         print(&requests::keep_alive_rows()?);
         return Ok(ExitCode::SUCCESS);
@@ -176,6 +185,7 @@ fn main() -> anyhow::Result<ExitCode> {
 
     rows.extend(listeners::rows()?);
     rows.extend(requests::rows()?);
+    rows.extend(fleet::rows()?);
     rows.extend(program_rows()?);
 
     let met = rows.iter().all(Row::met);
@@ -395,9 +405,14 @@ fn best(values: &[f64]) -> f64 {
 
 /// Returns the CPU time of this thread, in the kernel as well.
 fn thread_cpu_secs() -> io::Result<f64> {
+    cpu_secs(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// Returns the CPU time that a clock of this process counts.
+fn cpu_secs(clock: libc::clockid_t) -> io::Result<f64> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: clock_gettime writes one timespec through the pointer, which lives until it returns.
-    match unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) } {
+    match unsafe { libc::clock_gettime(clock, &raw mut time) } {
         0 => Ok(time.tv_sec as f64 + time.tv_nsec as f64 / 1e9),
         _ => Err(io::Error::last_os_error()),
     }
