@@ -116,6 +116,10 @@ fn measure(servers: &Servers) -> anyhow::Result<Vec<Row>> {
         target: most.map(Target::AtMost),
         detail: detail.to_owned(),
     };
+    let cpu = |what: &str, count: fn(&Counts) -> f64, most| {
+        let percent = per_node(count) * 100.0;
+        row(what, percent, "%", most, &format!("{percent:.4} %"))
+    };
     let writes = per_node(|counts| counts.writes) * 10.0 * NODES as f64;
     let detail = format!("measured with {NODES} nodes, multiplied by ten");
     Ok(vec![
@@ -127,20 +131,8 @@ fn measure(servers: &Servers) -> anyhow::Result<Vec<Row>> {
             None,
             "both ways, with the headers of TCP; one node in a group of 1,000",
         ),
-        row(
-            "a node's CPU for it, of one core",
-            per_node(|counts| counts.nodes_cpu_secs) * 100.0,
-            "%",
-            Some(0.05),
-            "",
-        ),
-        row(
-            "etcd's CPU for a node, of one core",
-            per_node(|counts| counts.etcd_cpu_secs) * 100.0,
-            "%",
-            None,
-            "",
-        ),
+        cpu("a node's CPU for it, of one core", |counts| counts.nodes_cpu_secs, Some(0.05)),
+        cpu("etcd's CPU for a node, of one core", |counts| counts.etcd_cpu_secs, None),
     ])
 }
 

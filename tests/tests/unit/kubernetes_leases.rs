@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use spillway_agent::{
     fleet::{
         Acquired, Coordinator as _, CoordinatorError, KubernetesCoordinator, KubernetesOptions,
-        Member, NodeReport, NodeState, Snapshot, TokenSource,
+        Member, NodeReport, NodeState, PageSubject, Snapshot, TokenSource,
     },
     net::{
         http_client::{HttpClient, RequestLimits, TlsOptions},
@@ -129,6 +129,47 @@ fn member<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Member {
 fn holders(snapshot: &Snapshot) -> Vec<&str> {
     let held = snapshot.members.iter().filter(|member| member.has_slot);
     held.map(|member| member.node.as_str()).collect()
+}
+
+#[test]
+fn one_node_pages_for_a_leak_of_all_until_it_fails() {
+    let cluster = Cluster::start("page");
+    let mut nodes = cluster.three();
+    let subject = |cause: &str, is_critical| PageSubject { cause: cause.to_owned(), is_critical };
+    let warning = subject("api in /odd name.service", false);
+    let critical = PageSubject { is_critical: true, ..warning.clone() };
+    let claim = |node: &mut Node, subject: &PageSubject| {
+        node.coordinator.claim_page(subject).expect("claiming a page")
+    };
+    let pages = || {
+        let leases = cluster.server.leases();
+        leases.iter().filter(|(name, _)| name.starts_with("spillway-page-")).count()
+    };
+    let second = || Some("web-2".to_owned());
+    assert_eq!(claim(&mut nodes[1], &warning), None);
+    assert_eq!(claim(&mut nodes[1], &warning), None, "repeats are harmless");
+    assert_eq!([0, 2].map(|nth| claim(&mut nodes[nth], &warning)), [second(), second()]);
+    assert_eq!(claim(&mut nodes[0], &critical), None);
+    assert_eq!(claim(&mut nodes[2], &subject("worker", false)), None);
+    assert_eq!(nodes[0].snapshot().members.len(), 3, "pages are no members");
+    nodes[0].coordinator.release_page(&warning).expect("releasing a page");
+    assert_eq!(claim(&mut nodes[0], &warning), second(), "nobody gives up another's page");
+    nodes[1].coordinator.release_page(&warning).expect("releasing a page");
+    assert_eq!((claim(&mut nodes[2], &warning), pages()), (None, 3));
+    // Another run of that node goes on with its pages.
+    cluster.server.passes(SURELY_SILENT_SECS);
+    let mut again = cluster.node("web-3", 33);
+    again.publish();
+    nodes[0].publish();
+    assert_eq!(claim(&mut again, &warning), None);
+    assert_eq!(claim(&mut nodes[0], &warning), Some("web-3".to_owned()));
+    // The pager fails. What its earlier run left is deleted by others.
+    cluster.server.passes(SURELY_SILENT_SECS);
+    nodes[0].publish();
+    assert_eq!((claim(&mut nodes[0], &warning), pages()), (None, 3));
+    nodes[0].snapshot();
+    nodes[0].publish();
+    assert_eq!(pages(), 2, "those of web-1");
 }
 
 #[test]

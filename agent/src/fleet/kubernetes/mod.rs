@@ -4,6 +4,7 @@
 //! spillway-NODE-HASH           spec: number of the run, time of its last renewal
 //!                              annotations: name and report of the node
 //! spillway-slots-GROUP-HASH    annotation: nodes with a slot, and the numbers of their runs
+//! spillway-page-LEAK-HASH      spec: number of the run that pages; annotation: its node
 //! ```
 //!
 //! Leases do not expire by themselves, so that their age has to be judged. A node's own clock may
@@ -17,8 +18,9 @@
 //! A node that stops renewing is silent, and its slot free; the next grant removes it from the
 //! lease. That lease is only written by compare-and-swap on its `resourceVersion`, so that of two
 //! that judged the same snapshot one wins. Whoever renews too late gives its slot up or, if the
-//! node *is* out, takes it again; both are such writes. After an hour the other nodes delete the
-//! lease of a silent one.
+//! node *is* out, takes it again; both are such writes. A page is a node's for as long as that run
+//! renews the lease of its node. The other nodes delete the pages of a run that is over, and after
+//! an hour the lease of a silent node.
 //!
 //! Cold start: no lease; the first report makes it. Failure: an error, and nothing else; the next
 //! report finds out what is left.
@@ -32,10 +34,12 @@ use tracing::debug;
 
 use self::{
     api::{LeaseApi, LeaseOutcome},
-    wire::{GroupSlots, Lease, LeaseListing, LeaseNames, LeaseVersion, SKEW_SECS, TakenSlot},
+    wire::{
+        GroupSlots, Lease, LeaseListing, LeaseNames, LeaseVersion, SKEW_SECS, TakenPage, TakenSlot,
+    },
 };
 use super::{
-    coordinator::{Acquired, Coordinator, CoordinatorError, SlotState, check_name},
+    coordinator::{Acquired, Coordinator, CoordinatorError, PageSubject, SlotState, check_name},
     report::{NodeReport, NodeState},
     snapshot::Snapshot,
 };
@@ -255,6 +259,15 @@ impl KubernetesCoordinator {
         TakenSlot { node: self.node.clone(), run: self.run }
     }
 
+    /// Returns whether the run that sends a page renews the lease of its node.
+    fn is_running(&mut self, page: &TakenPage) -> Result<bool, CoordinatorError> {
+        let lease = self.api.get(&self.names.member_of(&page.node))?;
+        let (now_secs, silent_secs) = (self.api.told_secs(), self.silent_secs as f64);
+        Ok(lease.is_some_and(|lease| {
+            lease.holder() == page.run && lease.is_renewed(now_secs, silent_secs)
+        }))
+    }
+
     /// Deletes leases of forgotten nodes, unless they are back.
     fn delete_forgotten(&mut self) {
         for _ in 0..DELETED_MAX {
@@ -306,7 +319,7 @@ impl KubernetesCoordinator {
         }
         self.snapshot_bytes = bytes;
         let Some(mut listing) = listing else { return Ok(None) };
-        self.forgotten = std::mem::take(&mut listing.forgotten);
+        self.forgotten = listing.take_forgotten();
         Ok(Some(listing.into_snapshot()))
     }
 
@@ -403,6 +416,41 @@ impl Coordinator for KubernetesCoordinator {
     fn release(&mut self) -> Result<(), CoordinatorError> {
         self.api.begin();
         self.remove_slot()
+    }
+
+    fn claim_page(&mut self, subject: &PageSubject) -> Result<Option<String>, CoordinatorError> {
+        self.api.begin();
+        let name = self.names.page(subject);
+        for _ in 0..ATTEMPTS {
+            let last = self.api.get(&name)?;
+            let page = last.as_ref().and_then(|lease| self.names.page_of(lease));
+            match page {
+                Some(page) if page.node == self.node && page.run == self.run.to_string() => {
+                    return Ok(None);
+                }
+                Some(page) if page.node != self.node && self.is_running(&page)? => {
+                    return Ok(Some(page.node));
+                }
+                _ => {}
+            }
+            let last = last.as_ref().map(Lease::version);
+            let lease = self.names.page_lease(subject, self.run, last.as_ref());
+            if let LeaseOutcome::Done(_) = self.api.write(&name, &lease, last.as_ref())? {
+                return Ok(None);
+            }
+        }
+        Err(self.refused("the lease of the page changes all the time".to_owned()))
+    }
+
+    fn release_page(&mut self, subject: &PageSubject) -> Result<(), CoordinatorError> {
+        self.api.begin();
+        let Some(lease) = self.api.get(&self.names.page(subject))? else { return Ok(()) };
+        let page = self.names.page_of(&lease);
+        if page.is_some_and(|page| page.node == self.node) {
+            // Another node has it by now if it was changed.
+            self.api.delete(&lease.version())?;
+        }
+        Ok(())
     }
 
     fn leave(&mut self) -> Result<(), CoordinatorError> {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::fleet::{
+    coordinator::PageSubject,
     report::{NAME_BYTES_MAX, NodeReport, is_name},
     snapshot::{Member, Snapshot},
 };
@@ -29,6 +30,9 @@ const REPORT: &str = "spillway.io/report";
 
 /// Annotation with the slots of the group.
 const SLOTS: &str = "spillway.io/slots";
+
+/// Annotation with the subject of a page, on the lease of the node that sends it.
+const PAGE: &str = "spillway.io/page";
 
 /// Version of the annotation with the slots.
 const SLOTS_VERSION: u32 = 1;
@@ -153,7 +157,18 @@ pub struct LeaseListing<'a> {
     members: BTreeMap<String, ListedMember>,
     slots: GroupSlots,
     /// Leases of nodes that have been silent for so long that they are no members.
-    pub forgotten: Vec<LeaseVersion>,
+    forgotten: Vec<LeaseVersion>,
+    /// Leases of pages, each with its node and the run that holds it.
+    pages: Vec<(LeaseVersion, TakenPage)>,
+}
+
+/// Page that a node sends for a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakenPage {
+    /// Node that sends it.
+    pub node: String,
+    /// Number of the run of its agent, as text.
+    pub run: String,
 }
 
 #[derive(Debug)]
@@ -206,6 +221,37 @@ impl LeaseNames {
         // Serialising to memory fails only for maps with other keys than text.
         let saved = serde_json::to_string(&saved).unwrap_or_default();
         self.lease(&self.slots, json!({ SLOTS: saved }), last)
+    }
+
+    /// Name of the lease of the node that pages for a subject.
+    pub fn page(&self, subject: &PageSubject) -> String {
+        page_name(&self.group, &page_text(subject))
+    }
+
+    /// Lease of a page that this run of the node sends. `last` is the version that it replaces.
+    pub fn page_lease(
+        &self,
+        subject: &PageSubject,
+        run: u64,
+        last: Option<&LeaseVersion>,
+    ) -> Value {
+        let annotations = json!({ NODE: self.node, PAGE: page_text(subject) });
+        let mut lease = self.lease(&self.page(subject), annotations, last);
+        lease["spec"] = json!({ "holderIdentity": run.to_string() });
+        lease
+    }
+
+    /// Page that a lease is; `None` if it is another kind of lease, or damaged.
+    pub fn page_of(&self, lease: &Lease) -> Option<TakenPage> {
+        let name = page_name(&self.group, lease.annotation(PAGE)?);
+        let node = lease.annotation(NODE).filter(|node| is_node(node))?;
+        let (node, run) = (node.to_owned(), lease.holder().to_owned());
+        (name == lease.metadata.name).then_some(TakenPage { node, run })
+    }
+
+    /// Name of the lease of another node of the group.
+    pub fn member_of(&self, node: &str) -> String {
+        member_name(&self.group, node)
     }
 
     fn lease(&self, name: &str, annotations: Value, last: Option<&LeaseVersion>) -> Value {
@@ -327,8 +373,28 @@ impl GroupSlots {
 impl<'a> LeaseListing<'a> {
     /// Creates an empty listing of the group of `names` at `now_secs` by the API server's clock.
     pub fn new(names: &'a LeaseNames, now_secs: f64, silent_secs: f64) -> Self {
-        let (members, slots, forgotten) = (BTreeMap::new(), GroupSlots::default(), Vec::new());
-        Self { names, now_secs, silent_secs, members, slots, forgotten }
+        Self {
+            names,
+            now_secs,
+            silent_secs,
+            members: BTreeMap::new(),
+            slots: GroupSlots::default(),
+            forgotten: Vec::new(),
+            pages: Vec::new(),
+        }
+    }
+
+    /// Takes the leases that nobody needs: of nodes that have been silent for too long, and of
+    /// pages of runs that are over. To be called once all leases are added.
+    pub fn take_forgotten(&mut self) -> Vec<LeaseVersion> {
+        let mut forgotten = std::mem::take(&mut self.forgotten);
+        for (version, page) in self.pages.drain(..) {
+            let sender = self.members.get(&page.node);
+            if sender.is_none_or(|member| !member.is_renewed || member.holder != page.run) {
+                forgotten.push(version);
+            }
+        }
+        forgotten
     }
 
     /// Adds a lease with the group's label.
@@ -342,6 +408,10 @@ impl<'a> LeaseListing<'a> {
             return Ok(());
         }
         let group = &self.names.group;
+        if let Some(page) = self.names.page_of(lease) {
+            self.pages.push((lease.version(), page));
+            return Ok(());
+        }
         let node = lease.annotation(NODE).filter(|node| is_node(node));
         let own = node.filter(|node| member_name(group, node) == lease.metadata.name);
         let is_forgotten =
@@ -393,6 +463,16 @@ impl<'a> LeaseListing<'a> {
     }
 }
 
+/// Subject of a page, as text.
+fn page_text(PageSubject { cause, is_critical }: &PageSubject) -> String {
+    format!("{} {cause}", if *is_critical { "critical" } else { "warning" })
+}
+
+/// Name of the lease of a page.
+fn page_name(group: &str, subject: &str) -> String {
+    lease_name(&format!("page-{subject}"), &hash(&["page", group, subject]))
+}
+
 /// Name of a node's lease.
 fn member_name(group: &str, node: &str) -> String {
     lease_name(node, &hash(&["node", group, node]))
@@ -410,7 +490,7 @@ fn lease_name(text: &str, hash: &str) -> String {
     format!("spillway-{readable}-{hash}")
 }
 
-/// Half of the SHA-256 of these texts, none of which has a slash.
+/// Half of the SHA-256 of these texts, none of which but the last has a slash.
 fn hash(parts: &[&str]) -> String {
     let hash = digest::digest(&digest::SHA256, parts.join("/").as_bytes());
     hash.as_ref().iter().take(16).fold(String::new(), |mut text, byte| {

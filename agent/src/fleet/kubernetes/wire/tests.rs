@@ -75,7 +75,7 @@ fn member_is_alive_while_its_run_renews_by_the_servers_clock() {
     let names = names();
     let mut listing = LeaseListing::new(&names, NOW_SECS, 45.0);
     listing.add(&published("a", 7, NOW_SECS - 3_601.0)).unwrap();
-    assert_eq!(listing.forgotten.len(), 1);
+    assert_eq!(listing.take_forgotten().len(), 1);
     assert!(listing.into_snapshot().members.is_empty());
 }
 
