@@ -15,6 +15,7 @@ pub use guard::{ALWAYS_PROTECTED, Guard, GuardRefusal, always_protected};
 pub use policy::Policy;
 pub use service_requests::{ListenerPlace, RequestsLeft, ServiceRequests};
 pub use services::{ServiceStanding, Services};
+pub use shared_pages::is_common;
 pub use tenant::Tenant;
 
 pub use crate::detect::{IncidentId, Severity};

@@ -2,14 +2,15 @@
 //!
 //! Pure. Which node that is, the coordinator of the group says within seconds of the claim; a page
 //! waits for its answer, and for no longer than [`ANSWER_SECS`]. A page in working hours does not
-//! stand for a critical one. Cold start: unknown, so that a page waits. Failure: without an answer,
+//! stand for a critical one, and only the system's units are taken for the same on all nodes. Cold
+//! start: unknown, so that a page waits. Failure: without an answer,
 //! or after an old one, this node pages.
 
 use std::sync::Arc;
 
-use super::incident::IncidentClaim;
+use super::{incident::IncidentClaim, tenant::Tenant};
 use crate::{
-    detect::{Claim, Severity},
+    detect::{Claim, LeakClaim, Severity},
     sense::PagerFact,
 };
 
@@ -96,7 +97,16 @@ impl SharedPages {
 /// toward the end of the host.
 fn is_shared(member: &IncidentClaim) -> bool {
     let latest = &member.latest;
-    matches!(latest.claim, Claim::Leak(_))
+    matches!(&latest.claim, Claim::Leak(leak) if is_common(leak))
         && latest.exhaustion_secs.is_some()
         && member.harm().is_nodes
+}
+
+/// Returns whether other nodes with a leak of this name run the same: it is of a unit that an
+/// administrator set up. Users name their units as they like, so that one of them could keep the
+/// page for another node's service back, and programs in containers that have nothing to do with
+/// each other have one name, such as `java`.
+pub fn is_common(leak: &LeakClaim) -> bool {
+    let is_unit = matches!(Tenant::of(&leak.cgroup), Tenant::System(unit) if unit == leak.cgroup);
+    is_unit && !leak.is_in_container()
 }

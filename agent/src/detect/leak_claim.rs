@@ -165,7 +165,7 @@ impl LeakClaim {
     /// [`SHARED_NAME_BYTES_MAX`] long.
     pub fn shared_name(&self) -> String {
         let unit = self.cgroup.rsplit('/').next().unwrap_or_default();
-        let unit = if names_container(unit) { "a container" } else { unit };
+        let unit = if self.is_in_container() { "a container" } else { unit };
         let mut name = match (&*self.comm, unit) {
             (comm, "") => comm.to_owned(),
             ("", unit) => unit.to_owned(),
@@ -178,12 +178,13 @@ impl LeakClaim {
         name.truncate(name.floor_char_boundary(SHARED_NAME_BYTES_MAX));
         name
     }
-}
 
-/// Returns whether the name of a cgroup has the id of a container: 64 hexadecimal digits.
-fn names_container(unit: &str) -> bool {
-    let mut runs = unit.split(|c: char| !c.is_ascii_hexdigit());
-    runs.any(|run| run.len() >= CONTAINER_ID_DIGITS)
+    /// Returns whether the name of the cgroup has the id of a container: 64 hexadecimal digits.
+    pub fn is_in_container(&self) -> bool {
+        let unit = self.cgroup.rsplit('/').next().unwrap_or_default();
+        let mut runs = unit.split(|c: char| !c.is_ascii_hexdigit());
+        runs.any(|run| run.len() >= CONTAINER_ID_DIGITS)
+    }
 }
 
 impl ClaimDetails for LeakClaim {

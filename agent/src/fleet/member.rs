@@ -101,8 +101,8 @@ pub struct NodeFacts {
     pub queue_wait_us: Option<u64>,
     /// Forecast end, from now.
     pub end: Option<ForecastEnd>,
-    /// Set if a person has to act on that now.
-    pub is_end_critical: bool,
+    /// Subject of the page for that leak, if other nodes can have it too.
+    pub page: Option<PageSubject>,
 }
 
 /// Permission to leave rotation.
@@ -332,12 +332,8 @@ impl FleetMember {
 
     /// Claims the page for this node's leak, or gives it up.
     fn share_page(&mut self, now: f64, facts: &NodeFacts) -> Result<(), CoordinatorError> {
-        let subject = facts.end.as_ref().map(|end| PageSubject {
-            cause: end.cause.clone(),
-            is_critical: facts.is_end_critical,
-        });
         let Self { page, names, coordinator, .. } = self;
-        page.step(now, &names.group, subject.as_ref(), &mut **coordinator)
+        page.step(now, &names.group, facts.page.as_ref(), &mut **coordinator)
     }
 
     fn give_back(&mut self) -> Result<(), CoordinatorError> {

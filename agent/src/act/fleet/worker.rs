@@ -28,9 +28,9 @@ use crate::{
     },
     clock::Clock,
     config::Config,
-    decide::{Decision, RequestsLeft},
+    decide::{Decision, RequestsLeft, is_common},
     detect::{Claim, LeakClaim, Severity, Verdict},
-    fleet::{FleetMember, ForecastEnd, Load, NodeFacts, Rotation},
+    fleet::{FleetMember, ForecastEnd, Load, NodeFacts, PageSubject, Rotation},
     sense::Fact,
 };
 
@@ -55,7 +55,7 @@ struct Seen {
     queue_wait_us: Option<u64>,
     is_unwell: bool,
     end: Option<ForecastEnd>,
-    is_end_critical: bool,
+    page: Option<PageSubject>,
 }
 
 enum FleetOrder {
@@ -159,9 +159,7 @@ impl Executor for FleetWorker {
                         seen.end.as_ref().is_none_or(|first| end.soonest_secs < first.soonest_secs)
                     });
                     if is_sooner {
-                        let severity = verdict.harm.as_ref().map(|harm| harm.severity);
-                        (seen.end, seen.is_end_critical) =
-                            (end, severity >= Some(Severity::Critical));
+                        (seen.end, seen.page) = (end, page_subject(leak, verdict));
                     }
                 }
                 _ => {}
@@ -205,6 +203,15 @@ fn forecast_end(now: f64, leak: &LeakClaim, verdict: &Verdict) -> Option<Forecas
     let [secs, soonest_secs, latest_secs] =
         [secs, soonest.min(secs), latest.max(secs)].map(|secs| (secs - age_secs).max(0.0));
     Some(ForecastEnd { secs, soonest_secs, latest_secs, cause: leak.shared_name() })
+}
+
+/// Subject of the page for a leak; `None` if no other node can have it.
+fn page_subject(leak: &LeakClaim, verdict: &Verdict) -> Option<PageSubject> {
+    let severity = verdict.harm.as_ref().map(|harm| harm.severity);
+    is_common(leak).then(|| PageSubject {
+        cause: leak.shared_name(),
+        is_critical: severity >= Some(Severity::Critical),
+    })
 }
 
 impl FleetThread {
@@ -259,7 +266,7 @@ impl FleetThread {
             in_flight: seen.in_flight,
             queue_wait_us: seen.queue_wait_us,
             end: seen.end,
-            is_end_critical: seen.is_end_critical,
+            page: seen.page,
         };
         self.member.step(now, unix_ms, &facts);
         self.gate.answer(wish, self.member.permit().clone());

@@ -798,3 +798,25 @@ fn other_claims_of_the_incident_page_as_before() {
     run.policy.judge(&mut own, &mut run.decisions);
     assert_eq!(run.pages(), ["warning"]);
 }
+
+#[test]
+fn page_is_shared_for_units_of_the_system_alone() {
+    let id = "3f".repeat(32);
+    for (cgroup, is_shared) in [
+        ("/api.service".to_owned(), true),
+        ("/system.slice/api.service".to_owned(), true),
+        // A user gives a unit any name.
+        ("/user.slice/user-1000.slice/user@1000.service/app.slice/api.service".to_owned(), false),
+        ("/system.slice/runner.service/api.service".to_owned(), false),
+        // Each Java program in a container is a `java`.
+        (format!("/system.slice/docker-{id}.scope"), false),
+        (format!("/docker/{id}"), false),
+        (format!("/kubepods.slice/kubepods-pod1.slice/cri-containerd-{id}.scope"), false),
+    ] {
+        let mut run = run_in_group();
+        let mut verdict = leak(0.0, ClaimState::Raised, FAR);
+        leak_of(&mut verdict).cgroup = Arc::from(cgroup.as_str());
+        run.policy.judge(&mut verdict, &mut run.decisions);
+        assert_eq!(run.pages().is_empty(), is_shared, "{cgroup}");
+    }
+}

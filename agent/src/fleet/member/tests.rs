@@ -409,9 +409,10 @@ fn first_node_reports_the_outlook_once_for_each_look() {
 
 fn leaks(cause: &str, is_critical: bool) -> NodeFacts {
     let cause = cause.to_owned();
+    let page = PageSubject { cause: cause.clone(), is_critical };
     NodeFacts {
         end: Some(ForecastEnd { secs: 9e3, soonest_secs: 8e3, latest_secs: 1e4, cause }),
-        is_end_critical: is_critical,
+        page: Some(page),
         ..facts()
     }
 }
