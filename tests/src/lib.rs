@@ -10,6 +10,7 @@ mod crash_schedule;
 pub mod drain_live;
 pub mod etcd;
 pub mod fleetlock;
+pub mod group_node;
 mod held;
 pub mod http_server;
 pub mod independent;

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use spillway_agent::{
     fleet::{
         Acquired, Coordinator as _, CoordinatorError, EtcdCoordinator, EtcdOptions, ForecastEnd,
-        Load, Member, NodeReport, NodeState, PageSubject, Snapshot,
+        Load, Member, NodeReport, NodeState, Snapshot,
     },
     net::{
         http_client::{ClientFiles, TlsOptions},
@@ -27,7 +27,12 @@ use spillway_agent::{
     },
 };
 use spillway_tests::{
-    Scratch, Servers, etcd::Etcd, is_root, now, own_network, skip, tls::Authority, wait_for,
+    Scratch, Servers,
+    etcd::Etcd,
+    group_node::{GroupNode, member, page_subject, pages_are_claimed_once},
+    is_root, now, own_network, skip,
+    tls::Authority,
+    wait_for,
 };
 
 const GROUP: &str = "web";
@@ -59,77 +64,34 @@ fn start(test: &str) -> Option<(Scratch, Etcd)> {
     Some((scratch, etcd))
 }
 
-/// Node of the group.
-struct Node {
-    coordinator: EtcdCoordinator,
-    report: NodeReport,
+type Node = GroupNode<EtcdCoordinator>;
+
+fn new_node(endpoints: &[String], name: &str, run: u64) -> Node {
+    node_with(endpoints, name, run, NO_TLS, None)
 }
 
-impl Node {
-    fn new(endpoints: &[String], name: &str, run: u64) -> Self {
-        Self::with(endpoints, name, run, NO_TLS, None)
-    }
-
-    fn with(
-        endpoints: &[String],
-        name: &str,
-        run: u64,
-        tls: TlsOptions,
-        credentials: Option<(String, SecretSource)>,
-    ) -> Self {
-        let options = EtcdOptions {
-            endpoints: endpoints.to_vec(),
-            group: GROUP.to_owned(),
-            node: name.to_owned(),
-            run,
-            tls,
-            credentials,
-            silent_after: SILENT_AFTER,
-        };
-        let coordinator = EtcdCoordinator::new(options).expect("the names are allowed");
-        Self { coordinator, report: NodeReport::new(name, GROUP, run, 1_700_000_000_000) }
-    }
-
-    fn publish(&mut self) {
-        self.coordinator.publish(&self.report).expect("publishing a report");
-    }
-
-    fn publishes_state(&mut self, state: NodeState) {
-        self.report.state = state;
-        self.publish();
-    }
-
-    fn refused(&mut self) -> String {
-        let error = self.coordinator.publish(&self.report).expect_err("it has to be refused");
-        assert!(matches!(error, CoordinatorError::Refused { .. }), "{error}");
-        error.to_string()
-    }
-
-    fn snapshot(&mut self) -> Snapshot {
-        self.coordinator.snapshot().expect("reading the group").expect("etcd keeps reports")
-    }
-
-    fn acquire(&mut self, since: &Snapshot) -> Acquired {
-        self.coordinator.acquire(Some(since)).expect("taking a slot")
-    }
-
-    fn takes_slot(&mut self) {
-        let since = self.snapshot();
-        assert_eq!(self.acquire(&since), Acquired::Taken);
-    }
-
-    fn release(&mut self) {
-        self.coordinator.release().expect("returning the slot");
-    }
-}
-
-fn member<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Member {
-    snapshot.member(name).unwrap_or_else(|| panic!("no {name} in {snapshot:?}"))
+fn node_with(
+    endpoints: &[String],
+    name: &str,
+    run: u64,
+    tls: TlsOptions,
+    credentials: Option<(String, SecretSource)>,
+) -> Node {
+    let coordinator = EtcdCoordinator::new(EtcdOptions {
+        endpoints: endpoints.to_vec(),
+        group: GROUP.to_owned(),
+        node: name.to_owned(),
+        run,
+        tls,
+        credentials,
+        silent_after: SILENT_AFTER,
+    });
+    Node::new(coordinator.expect("the names are allowed"), name, GROUP, run)
 }
 
 /// Nodes `web-1` to `web-3`, published.
 fn three(endpoints: &[String]) -> [Node; 3] {
-    let mut nodes = [1, 2, 3].map(|nth| Node::new(endpoints, &format!("web-{nth}"), nth));
+    let mut nodes = [1, 2, 3].map(|nth| new_node(endpoints, &format!("web-{nth}"), nth));
     nodes.iter_mut().for_each(Node::publish);
     nodes
 }
@@ -196,7 +158,7 @@ fn node_that_leaves_is_forgotten_and_may_come_back() {
     assert_eq!(names(second.snapshot()), ["web-2", "web-3"]);
     first.coordinator.leave().expect("leaving again");
     // Another run of its agent need not wait until the last one is silent.
-    let mut again = Node::new(&[etcd.url()], "web-1", 11);
+    let mut again = new_node(&[etcd.url()], "web-1", 11);
     again.publish();
     assert_eq!(names(second.snapshot()), ["web-1", "web-2", "web-3"]);
     assert!(!member(&second.snapshot(), "web-1").has_slot, "its slot went with it");
@@ -285,34 +247,17 @@ fn node_that_is_out_takes_its_slot_back_after_a_pause() {
 fn one_node_pages_for_a_leak_of_all_until_it_fails() {
     let Some((_scratch, etcd)) = start("page") else { return };
     let mut nodes = three(&[etcd.url()]);
-    let subject = |cause: &str, is_critical| PageSubject { cause: cause.to_owned(), is_critical };
-    let warning = subject("api in /odd name.service", false);
-    let critical = PageSubject { is_critical: true, ..warning.clone() };
-    let claim = |node: &mut Node, subject: &PageSubject| {
-        node.coordinator.claim_page(subject).expect("claiming a page")
-    };
-    let second = || Some("web-2".to_owned());
-    assert_eq!(claim(&mut nodes[1], &warning), None);
-    assert_eq!(claim(&mut nodes[1], &warning), None, "repeats are harmless");
-    assert_eq!([0, 2].map(|nth| claim(&mut nodes[nth], &warning)), [second(), second()]);
-    assert_eq!(claim(&mut nodes[0], &critical), None);
-    assert_eq!(claim(&mut nodes[2], &subject("worker", false)), None);
-    assert_eq!(nodes[0].snapshot().members.len(), 3, "claims are no members");
-    // Another run of the node goes on with its page. Nobody gives up the page of another.
-    nodes[0].coordinator.release_page(&warning).expect("releasing a page");
-    assert_eq!(claim(&mut nodes[0], &warning), second());
-    nodes[1].coordinator.release_page(&warning).expect("releasing a page");
-    assert_eq!(claim(&mut nodes[2], &warning), None);
+    let warning = pages_are_claimed_once(&mut nodes);
     // The pager fails: it publishes no more.
     let freed = wait_for(4 * SILENT_AFTER, || {
         nodes[0].publish();
-        claim(&mut nodes[0], &warning).is_none().then_some(())
+        nodes[0].claims_page(&warning).is_none().then_some(())
     });
     assert!(freed.is_some(), "a silent node still pages");
     // A key that no lease ends names nobody who lives.
     let page = format!("page/warning/{}", "files of db");
     etcd.put(&key(&page), b"web-3");
-    assert_eq!(claim(&mut nodes[0], &subject("files of db", false)), None);
+    assert_eq!(nodes[0].claims_page(&page_subject("files of db", false)), None);
     let value = etcd.get(&key(&page)).map(|(node, _)| node);
     assert_eq!(value.as_deref(), Some("web-1"));
 }
@@ -320,7 +265,7 @@ fn one_node_pages_for_a_leak_of_all_until_it_fails() {
 #[test]
 fn report_is_written_when_it_changes_or_is_lost() {
     let Some((_scratch, etcd)) = start("changes") else { return };
-    let mut node = Node::new(&[etcd.url()], "web-1", 7);
+    let mut node = new_node(&[etcd.url()], "web-1", 7);
     node.publish();
     let written = || etcd.get(&key("node/web-1")).map(|(_, revision)| revision);
     let first = written();
@@ -358,7 +303,7 @@ fn report_is_written_when_it_changes_or_is_lost() {
 #[test]
 fn keys_of_others_are_unreadable_members_or_ignored() {
     let Some((_scratch, etcd)) = start("keys") else { return };
-    let mut node = Node::new(&[etcd.url()], "web-1", 7);
+    let mut node = new_node(&[etcd.url()], "web-1", 7);
     node.publish();
     let good = NodeReport::new("web-2", GROUP, 8, 1).to_json();
     let newer = String::from_utf8_lossy(&good).replace("\"v\":1", "\"v\":2");
@@ -394,7 +339,7 @@ fn keys_of_others_are_unreadable_members_or_ignored() {
 fn two_runs_with_one_name_are_reported_and_the_older_gives_way() {
     let Some((_scratch, etcd)) = start("name") else { return };
     let endpoints = [etcd.url()];
-    let [mut older, mut newer] = [7, 8].map(|run| Node::new(&endpoints, "web-1", run));
+    let [mut older, mut newer] = [7, 8].map(|run| new_node(&endpoints, "web-1", run));
     older.publish();
     let error = newer.refused();
     assert!(error.contains(" refused: another agent, of run 7, publishes as web-1\n  "), "{error}");
@@ -426,7 +371,7 @@ fn endpoints_that_cannot_help_are_named_with_a_hint() {
     let Some((scratch, servers)) = set("endpoints") else { return };
     let disabled = Etcd::start(&servers, &scratch.0, &["--enable-grpc-gateway=false"]);
     let url = disabled.url();
-    let mut node = Node::new(std::slice::from_ref(&url), "web-1", 7);
+    let mut node = new_node(std::slice::from_ref(&url), "web-1", 7);
     let error = node.refused();
     let expected = format!("etcd at {url} refused: the JSON gateway of etcd 3.");
     assert!(error.starts_with(&expected), "{error}");
@@ -442,7 +387,7 @@ fn endpoints_that_cannot_help_are_named_with_a_hint() {
     // Silent endpoints leave no time for all.
     let silent = TcpListener::bind("127.0.0.1:0").expect("binding a port");
     let silent = format!("http://{}", silent.local_addr().expect("it has an address"));
-    let mut stuck = Node::new(&vec![silent.clone(); 9], "web-1", 7);
+    let mut stuck = new_node(&vec![silent.clone(); 9], "web-1", 7);
     let started = now();
     let error = stuck.coordinator.snapshot().expect_err("nobody replies");
     assert!(matches!(error, CoordinatorError::Unreachable { .. }), "{error}");
@@ -455,7 +400,7 @@ fn endpoints_that_cannot_help_are_named_with_a_hint() {
     // One that is silent is passed over once, and tried last from then on.
     let scratch = Scratch::make("etcd-endpoints-2");
     let etcd = Etcd::start(&servers, &scratch.0, &[]);
-    let mut node = Node::new(&[silent, etcd.url()], "web-1", 7);
+    let mut node = new_node(&[silent, etcd.url()], "web-1", 7);
     node.publish();
     let started = now();
     assert!(member(&node.snapshot(), "web-1").is_alive);
@@ -480,7 +425,7 @@ fn certificates_are_checked_on_both_sides() {
     let etcd = Etcd::start(&servers, &scratch.0, &arguments.each_ref().map(String::as_str));
     let client = ClientFiles { cert_file: file("client.crt"), key_file: file("client.key") };
     let tls = TlsOptions { ca_file: Some(file("ca.crt")), client: Some(client) };
-    let node = |tls| Node::with(&[etcd.url()], "web-1", 7, tls, None);
+    let node = |tls| node_with(&[etcd.url()], "web-1", 7, tls, None);
     let mut trusted = node(tls.clone());
     trusted.publish();
     trusted.takes_slot();
@@ -502,7 +447,7 @@ fn users_of_etcd_need_a_password_and_a_role() {
     let wrong = scratch.secret("wrong", "another-s3cr3t");
     let node = |user: &str, path: &PathBuf| {
         let credentials = Some((user.to_owned(), SecretSource::File(path.clone())));
-        Node::with(&[etcd.url()], "web-1", 7, NO_TLS, credentials)
+        node_with(&[etcd.url()], "web-1", 7, NO_TLS, credentials)
     };
     let error = node("agent", &password).refused();
     assert!(error.contains("authentication is not enabled\n  hint: "), "{error}");
@@ -521,7 +466,7 @@ fn users_of_etcd_need_a_password_and_a_role() {
     ] {
         etcd.call(&format!("auth/{path}"), &request);
     }
-    let error = Node::new(&[etcd.url()], "web-1", 7).refused();
+    let error = new_node(&[etcd.url()], "web-1", 7).refused();
     assert!(error.contains("user name is empty\n  hint: this etcd wants a user"), "{error}");
     let error = node("agent", &wrong).refused();
     assert!(error.contains("invalid user ID or password\n  hint: "), "{error}");
@@ -580,7 +525,7 @@ fn three_members_serve_without_one_and_refuse_without_two() {
 fn snapshot_of_a_thousand_members_is_small_and_fast() {
     const MEMBERS: usize = 1_000;
     let Some((_scratch, etcd)) = start("thousand") else { return };
-    let mut node = Node::new(&[etcd.url()], "web-0000", 0);
+    let mut node = new_node(&[etcd.url()], "web-0000", 0);
     node.publish();
     let names: Vec<_> = (1..MEMBERS).map(|nth| (nth, format!("web-{nth:04}"))).collect();
     for some in names.chunks(60) {

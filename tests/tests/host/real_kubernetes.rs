@@ -11,13 +11,14 @@ use serde_json::{Value, json};
 use spillway_agent::{
     fleet::{
         Acquired, Coordinator as _, CoordinatorError, KubernetesCoordinator, KubernetesOptions,
-        Member, NodeReport, NodeState, Snapshot, TokenSource,
+        NodeState, TokenSource,
     },
     net::http_client::TlsOptions,
 };
 use spillway_tests::{
     Scratch, agent,
     api_leases::{CONFORMING, conforming},
+    group_node::{GroupNode, holders, member},
     manifests::{Manifests, read_shipped, shipped},
     now,
     real_kubernetes::RealKubernetes,
@@ -53,47 +54,20 @@ fn account(scratch: &Scratch) -> PathBuf {
     scratch.0.join("account")
 }
 
-struct Node {
-    coordinator: KubernetesCoordinator,
-    report: NodeReport,
-}
+type Node = GroupNode<KubernetesCoordinator>;
 
-impl Node {
-    fn new(account: &Path, name: &str, run: u64) -> Self {
-        let options = KubernetesOptions {
-            url: RealKubernetes::url(),
-            namespace: "spillway".to_owned(),
-            group: GROUP.to_owned(),
-            node: name.to_owned(),
-            run,
-            tls: TlsOptions { ca_file: Some(account.join("ca.crt")), client: None },
-            token: TokenSource::ServiceAccount(account.to_path_buf()),
-            silent_after: SILENT_AFTER,
-        };
-        let coordinator = KubernetesCoordinator::new(options).expect("the names are allowed");
-        Self { coordinator, report: NodeReport::new(name, GROUP, run, 1_700_000_000_000) }
-    }
-
-    fn publish(&mut self) {
-        self.coordinator.publish(&self.report).expect("publishing a report");
-    }
-
-    fn snapshot(&mut self) -> Snapshot {
-        self.coordinator.snapshot().expect("reading the group").expect("leases have reports")
-    }
-
-    fn acquire(&mut self, since: &Snapshot) -> Acquired {
-        self.coordinator.acquire(Some(since)).expect("taking a slot")
-    }
-}
-
-fn member<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Member {
-    snapshot.member(name).unwrap_or_else(|| panic!("no {name} in {snapshot:?}"))
-}
-
-fn holders(snapshot: &Snapshot) -> Vec<&str> {
-    let held = snapshot.members.iter().filter(|member| member.has_slot);
-    held.map(|member| member.node.as_str()).collect()
+fn new_node(account: &Path, name: &str, run: u64) -> Node {
+    let coordinator = KubernetesCoordinator::new(KubernetesOptions {
+        url: RealKubernetes::url(),
+        namespace: "spillway".to_owned(),
+        group: GROUP.to_owned(),
+        node: name.to_owned(),
+        run,
+        tls: TlsOptions { ca_file: Some(account.join("ca.crt")), client: None },
+        token: TokenSource::ServiceAccount(account.to_path_buf()),
+        silent_after: SILENT_AFTER,
+    });
+    Node::new(coordinator.expect("the names are allowed"), name, GROUP, run)
 }
 
 #[test]
@@ -109,7 +83,7 @@ fn real_server_answers_as_the_strict_one() {
 fn paused_node_loses_its_slot_and_a_second_of_its_name_waits() {
     let Some((scratch, _cluster)) = start("pause") else { return };
     let account = account(&scratch);
-    let node = |name: &str, run| Node::new(&account, name, run);
+    let node = |name: &str, run| new_node(&account, name, run);
     let [mut first, mut second, mut third] = [1, 2, 3].map(|nth| node(&format!("web-{nth}"), nth));
     for one in [&mut first, &mut second, &mut third] {
         one.publish();
@@ -178,11 +152,11 @@ fn group_of_a_thousand_is_read_page_by_page() {
     let account = account(&scratch);
     let published = now();
     for nth in 1..MEMBERS {
-        Node::new(&account, &format!("web-{nth:04}"), nth as u64).publish();
+        new_node(&account, &format!("web-{nth:04}"), nth as u64).publish();
     }
     let took = published.elapsed();
     println!("{MEMBERS} first reports took {:.1} s, with 3 requests each", took.as_secs_f64());
-    let mut node = Node::new(&account, "web-0000", 0);
+    let mut node = new_node(&account, "web-0000", 0);
     node.publish();
     let mut times: Vec<_> = (0..5)
         .map(|_| {
@@ -205,12 +179,12 @@ fn group_of_a_thousand_is_read_page_by_page() {
 fn role_of_a_fleet_allows_what_is_used_and_nothing_else() {
     let Some((scratch, cluster)) = start("role") else { return };
     let account = account(&scratch);
-    let mut node = Node::new(&account, "web-1", 1);
+    let mut node = new_node(&account, "web-1", 1);
     node.publish();
     let since = node.snapshot();
     assert_eq!(node.acquire(&since), Acquired::Taken);
     node.publish();
-    node.coordinator.release().expect("returning the slot");
+    node.release();
 
     let config = scratch.file(
         "spillway.toml",

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use spillway_agent::{
     fleet::{
         Acquired, Coordinator as _, CoordinatorError, KubernetesCoordinator, KubernetesOptions,
-        Member, NodeReport, NodeState, PageSubject, Snapshot, TokenSource,
+        Member, NodeReport, NodeState, TokenSource,
     },
     net::{
         http_client::{HttpClient, RequestLimits, TlsOptions},
@@ -18,6 +18,7 @@ use spillway_agent::{
 use spillway_tests::{
     Scratch, agent,
     api_leases::{CONFORMING, LeaseFault, LeaseServer, NAMESPACE, conforming},
+    group_node::{GroupNode, holders, member, pages_are_claimed_once},
     now,
 };
 
@@ -33,10 +34,7 @@ struct Cluster {
     server: LeaseServer,
 }
 
-struct Node {
-    coordinator: KubernetesCoordinator,
-    report: NodeReport,
-}
+type Node = GroupNode<KubernetesCoordinator>;
 
 fn rules(verbs: &[&str]) -> Value {
     json!([{ "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": verbs }])
@@ -72,8 +70,7 @@ impl Cluster {
 
     fn node(&self, name: &str, run: u64) -> Node {
         let coordinator = KubernetesCoordinator::new(self.options(name, run));
-        let coordinator = coordinator.expect("the names are allowed");
-        Node { coordinator, report: NodeReport::new(name, GROUP, run, 1_700_000_000_000) }
+        Node::new(coordinator.expect("the names are allowed"), name, GROUP, run)
     }
 
     /// Nodes `web-1` to `web-3`, published.
@@ -92,81 +89,27 @@ impl Cluster {
     }
 }
 
-impl Node {
-    fn publish(&mut self) {
-        self.coordinator.publish(&self.report).expect("publishing a report");
-    }
-
-    fn publishes_state(&mut self, state: NodeState) {
-        self.report.state = state;
-        self.publish();
-    }
-
-    fn refused(&mut self) -> String {
-        let error = self.coordinator.publish(&self.report).expect_err("it has to be refused");
-        assert!(matches!(error, CoordinatorError::Refused { .. }), "{error}");
-        error.to_string()
-    }
-
-    fn snapshot(&mut self) -> Snapshot {
-        self.coordinator.snapshot().expect("reading the group").expect("leases have reports")
-    }
-
-    fn acquire(&mut self, since: &Snapshot) -> Acquired {
-        self.coordinator.acquire(Some(since)).expect("taking a slot")
-    }
-
-    fn takes_slot(&mut self) {
-        let since = self.snapshot();
-        assert_eq!(self.acquire(&since), Acquired::Taken);
-    }
-}
-
-fn member<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Member {
-    snapshot.member(name).unwrap_or_else(|| panic!("no {name} in {snapshot:?}"))
-}
-
-fn holders(snapshot: &Snapshot) -> Vec<&str> {
-    let held = snapshot.members.iter().filter(|member| member.has_slot);
-    held.map(|member| member.node.as_str()).collect()
-}
-
 #[test]
 fn one_node_pages_for_a_leak_of_all_until_it_fails() {
     let cluster = Cluster::start("page");
     let mut nodes = cluster.three();
-    let subject = |cause: &str, is_critical| PageSubject { cause: cause.to_owned(), is_critical };
-    let warning = subject("api in /odd name.service", false);
-    let critical = PageSubject { is_critical: true, ..warning.clone() };
-    let claim = |node: &mut Node, subject: &PageSubject| {
-        node.coordinator.claim_page(subject).expect("claiming a page")
-    };
     let pages = || {
         let leases = cluster.server.leases();
         leases.iter().filter(|(name, _)| name.starts_with("spillway-page-")).count()
     };
-    let second = || Some("web-2".to_owned());
-    assert_eq!(claim(&mut nodes[1], &warning), None);
-    assert_eq!(claim(&mut nodes[1], &warning), None, "repeats are harmless");
-    assert_eq!([0, 2].map(|nth| claim(&mut nodes[nth], &warning)), [second(), second()]);
-    assert_eq!(claim(&mut nodes[0], &critical), None);
-    assert_eq!(claim(&mut nodes[2], &subject("worker", false)), None);
-    assert_eq!(nodes[0].snapshot().members.len(), 3, "pages are no members");
-    nodes[0].coordinator.release_page(&warning).expect("releasing a page");
-    assert_eq!(claim(&mut nodes[0], &warning), second(), "nobody gives up another's page");
-    nodes[1].coordinator.release_page(&warning).expect("releasing a page");
-    assert_eq!((claim(&mut nodes[2], &warning), pages()), (None, 3));
+    let warning = pages_are_claimed_once(&mut nodes);
+    assert_eq!(pages(), 3);
     // Another run of that node goes on with its pages.
     cluster.server.passes(SURELY_SILENT_SECS);
     let mut again = cluster.node("web-3", 33);
     again.publish();
     nodes[0].publish();
-    assert_eq!(claim(&mut again, &warning), None);
-    assert_eq!(claim(&mut nodes[0], &warning), Some("web-3".to_owned()));
+    assert_eq!(again.claims_page(&warning), None);
+    assert_eq!(nodes[0].claims_page(&warning), Some("web-3".to_owned()));
     // The pager fails. What its earlier run left is deleted by others.
     cluster.server.passes(SURELY_SILENT_SECS);
     nodes[0].publish();
-    assert_eq!((claim(&mut nodes[0], &warning), pages()), (None, 3));
+    assert_eq!((nodes[0].claims_page(&warning), pages()), (None, 3));
     nodes[0].snapshot();
     nodes[0].publish();
     assert_eq!(pages(), 2, "those of web-1");
@@ -265,9 +208,9 @@ fn slot_of_a_paused_node_is_taken_by_one_other() {
     assert_eq!(holders(&third.snapshot()), ["web-1", "web-2"]);
     first.publishes_state(NodeState::Serving);
     assert_eq!(holders(&third.snapshot()), ["web-1", "web-2"], "until it is returned");
-    first.coordinator.release().expect("returning the slot");
+    first.release();
     // Between the look and the grant the paused node came back.
-    second.coordinator.release().expect("returning the slot");
+    second.release();
     first.takes_slot();
     first.publishes_state(NodeState::Out);
     cluster.server.passes(SURELY_SILENT_SECS);
@@ -299,7 +242,7 @@ fn repeats_and_lost_replies_are_harmless() {
     assert_eq!(first.acquire(&since), Acquired::Taken);
     assert_eq!(second.acquire(&since), Acquired::Stale);
     for _ in 0..2 {
-        first.coordinator.release().expect("returning the slot");
+        first.release();
     }
     // Carried out after the node had given up: the next report returns it.
     let since = third.snapshot();
@@ -320,7 +263,7 @@ fn repeats_and_lost_replies_are_harmless() {
     cluster.server.fails("PUT", LeaseFault::Busy);
     first.publish();
     cluster.server.fails("PUT", LeaseFault::Busy);
-    first.coordinator.release().expect("returning the slot");
+    first.release();
     assert_eq!(holders(&third.snapshot()), [""; 0]);
     let since = third.snapshot();
     cluster.server.fails("PUT", LeaseFault::Busy);

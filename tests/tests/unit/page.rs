@@ -10,7 +10,7 @@ use spillway_agent::{
     config::{Config, Mode, parse},
     decide::{IncidentId, Policy},
     detect::{Bound, Claim, ClaimState, LeakClaim, Resource, Verdict},
-    sense::ProcessId,
+    sense::{Fact, PagerFact, ProcessId},
 };
 use spillway_tests::{
     Reference, Scratch, Servers, http_get, is_root, now,
@@ -137,6 +137,26 @@ fn actions(calls: &[Call]) -> Vec<String> {
         .iter()
         .map(|call| call.json()["event_action"].as_str().unwrap_or("change").to_owned())
         .collect()
+}
+
+#[test]
+fn page_that_another_node_sends_is_not_sent_here() {
+    let webhook = Receiver::start(Form::Webhook);
+    let mut pager = Pager::start("page-elsewhere", &[("webhook", &webhook.url("/spillway"))]);
+    let alone = Policy::new(&pager.config.decide, Mode::Enforce);
+    pager.policy = Policy::new(&pager.config.decide, Mode::Enforce).in_group();
+    let fact = PagerFact {
+        cause: Arc::from("api in api@812.service"),
+        pager: Some(Arc::from("web-3")),
+        ..PagerFact::default()
+    };
+    pager.policy.observe(0.0, &Fact::Pager(fact), &mut Vec::new());
+    pager.judge(812, ClaimState::Raised);
+    pager.policy = alone;
+    pager.judge(900, ClaimState::Raised);
+    let calls = until(&webhook, "notified", |calls| !calls.is_empty());
+    assert_eq!(calls.len(), 1, "{calls:?}");
+    assert!(calls[0].json().to_string().contains("leak-900-4711"), "{calls:?}");
 }
 
 #[test]
