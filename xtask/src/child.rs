@@ -187,6 +187,24 @@ pub fn output_of(command: &mut Command) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Returns a program's standard output.
+///
+/// # Errors
+///
+/// Returns an error if the program cannot be started or fails.
+pub fn output(command: &mut Command) -> anyhow::Result<Vec<u8>> {
+    let line = line_of(command);
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("`{line}`"))?;
+    if !output.status.success() {
+        bail!(
+            "`{line}` failed ({}): {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(output.stdout)
+}
+
 /// Formats a command as typed in a shell.
 pub fn line_of(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());

@@ -10,7 +10,6 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use super::output;
 use crate::child::{self, OnInterrupt};
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -123,7 +122,8 @@ impl Archive {
     }
 
     fn show(&self, package: &str) -> anyhow::Result<(String, Vec<String>)> {
-        let shown = output(self.apt("apt-cache").args(["show", "--no-all-versions", package]))?;
+        let shown =
+            child::output(self.apt("apt-cache").args(["show", "--no-all-versions", package]))?;
         parse_show(&String::from_utf8_lossy(&shown))
             .with_context(|| format!("apt-cache knows no version of {package}"))
     }

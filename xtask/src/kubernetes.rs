@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 use crate::child::{self, OnInterrupt};
-use crate::vm::debian_archive::{Archive, Sites};
+use crate::debian_archive::{Archive, Sites};
 use crate::workspace::{cache_dir, on_path};
 
 /// Version of the source package.

@@ -12,6 +12,7 @@ mod clock;
 mod corpus;
 mod deb_cache;
 mod deb_servers;
+mod debian_archive;
 mod demo;
 mod fuzz;
 mod kubernetes;

@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::Context as _;
 
 use super::cpio::Cpio;
-use super::output;
+use crate::child;
 
 /// Writes the image: programs in the root directory under the given names, modules under `/modules`
 /// in their order.
@@ -23,7 +23,7 @@ pub fn write(
     let mut cpio = Cpio::new(BufWriter::new(file));
     let mut libraries = BTreeSet::new();
     for (_, path) in programs {
-        let needed = output(Command::new("ldd").arg(path))?;
+        let needed = child::output(Command::new("ldd").arg(path))?;
         libraries.extend(parse_ldd(&String::from_utf8_lossy(&needed)));
     }
     let mut directories: BTreeSet<PathBuf> = ["dev", "modules"].iter().map(PathBuf::from).collect();

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::debian_archive::{Archive, Sites};
-use super::{first_line, output};
+use super::first_line;
+use crate::debian_archive::{Archive, Sites};
 use crate::signals::Interrupted;
-use crate::{clock, workspace};
+use crate::{child, clock, workspace};
 
 /// Minimum time between two requests to the archive: Debian publishes four times a day.
 const ASK_AGAIN: Duration = Duration::from_hours(6);
@@ -127,7 +127,7 @@ fn refresh(kernel: &Kernel, directory: &Path) -> anyhow::Result<()> {
 fn unpack(packages: &Path, into: &Path) -> anyhow::Result<()> {
     for entry in fs::read_dir(packages)?.flatten() {
         if entry.path().extension().is_some_and(|extension| extension == "deb") {
-            output(
+            child::output(
                 Command::new("dpkg-deb")
                     .arg("--extract")
                     .arg(entry.path())
@@ -168,7 +168,9 @@ fn load(module: &str, files: &[PathBuf], order: &mut Vec<(String, Vec<u8>)>) -> 
         .find(is_wanted)
         .with_context(|| format!("the packages have no module {module}"))?;
     let bytes = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("xz") => output(Command::new("xz").args(["--decompress", "--stdout"]).arg(path))?,
+        Some("xz") => {
+            child::output(Command::new("xz").args(["--decompress", "--stdout"]).arg(path))?
+        }
         _ => fs::read(path)?,
     };
     for needed in depends(&bytes) {

@@ -8,7 +8,6 @@
 //! hardware.
 
 mod cpio;
-pub mod debian_archive;
 pub mod emulator;
 mod initramfs;
 mod kernels;
@@ -17,7 +16,7 @@ mod report;
 pub mod rootfs;
 
 use std::collections::BTreeMap;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::thread;
 
 use anyhow::{Context as _, bail};
@@ -25,7 +24,7 @@ use clap::builder::PossibleValuesParser;
 
 use crate::signals::Interrupted;
 use crate::workspace::Workspace;
-use crate::{build, child, setup};
+use crate::{build, setup};
 use kernels::{KERNELS, Kernel};
 use machine::Machine;
 use report::{Outcome, Report};
@@ -240,23 +239,4 @@ fn prepare(
 fn first_line(error: &anyhow::Error) -> String {
     let text = format!("{error:#}");
     text.lines().next().unwrap_or_default().to_owned()
-}
-
-/// Returns a program's standard output.
-///
-/// # Errors
-///
-/// Returns an error if the program cannot be started or fails.
-fn output(command: &mut Command) -> anyhow::Result<Vec<u8>> {
-    let line = child::line_of(command);
-    let output =
-        command.stdin(std::process::Stdio::null()).output().with_context(|| format!("`{line}`"))?;
-    if !output.status.success() {
-        bail!(
-            "`{line}` failed ({}): {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    Ok(output.stdout)
 }

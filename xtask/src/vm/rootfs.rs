@@ -14,9 +14,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::cpio::Cpio;
-use super::debian_archive::{Sites, fetching};
 use super::first_line;
 use crate::child::{self, OnInterrupt};
+use crate::debian_archive::{Sites, fetching};
 use crate::signals::Interrupted;
 use crate::{clock, workspace};
 
