@@ -179,9 +179,7 @@ impl Policy {
     /// Pages for the incidents whose page has waited for another node, or for its answer.
     fn page_late(&mut self, t: f64, decisions: &mut Vec<Decision>) {
         for seq in mem::take(&mut self.unpaged) {
-            let worst = self.incidents.get(&seq).and_then(Incident::worst);
-            let Some((id, latest)) = worst else { continue };
-            self.page(seq, &id, PageReason { t, is_news: false }, &latest, decisions);
+            self.page_again(seq, PageReason { t, is_news: false }, decisions);
         }
     }
 
@@ -189,18 +187,18 @@ impl Policy {
     fn tell_others(&mut self, t: f64, decisions: &mut Vec<Decision>) {
         let is_told = |incident: &Incident| {
             let mut open = incident.members.values().filter(|member| member.is_open);
-            open.any(|member| self.shared_pages.has_untold(t, member))
+            incident.page.is_some() && open.any(|member| self.shared_pages.has_untold(t, member))
         };
-        let told: Vec<u64> = self
-            .incidents
-            .iter()
-            .filter(|(_, incident)| incident.page.is_some() && is_told(incident))
-            .map(|(seq, _)| *seq)
-            .collect();
-        for seq in told {
-            let worst = self.incidents.get(&seq).and_then(Incident::worst);
-            let Some((id, latest)) = worst else { continue };
-            self.page(seq, &id, PageReason { t, is_news: true }, &latest, decisions);
+        let told = self.incidents.iter().filter(|(_, incident)| is_told(incident));
+        for seq in told.map(|(seq, _)| *seq).collect::<Vec<_>>() {
+            self.page_again(seq, PageReason { t, is_news: true }, decisions);
+        }
+    }
+
+    /// Looks at the page of an incident once more, for its worst claim.
+    fn page_again(&mut self, seq: u64, reason: PageReason, decisions: &mut Vec<Decision>) {
+        if let Some((id, latest)) = self.incidents.get(&seq).and_then(Incident::worst) {
+            self.page(seq, &id, reason, &latest, decisions);
         }
     }
 

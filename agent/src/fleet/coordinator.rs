@@ -5,7 +5,7 @@
 //! [`grant`](super::grant), on each node by the same rules.
 
 use super::{
-    report::{NAME_BYTES_MAX, NodeReport, is_name},
+    report::{NAME_BYTES_MAX, NodeReport, is_key_name},
     snapshot::Snapshot,
 };
 
@@ -179,7 +179,7 @@ pub(super) fn check_name(
     kind: &str,
     name: &str,
 ) -> Result<(), CoordinatorError> {
-    if !name.is_empty() && is_name(name, NAME_BYTES_MAX) && !name.contains('/') {
+    if is_key_name(name) {
         return Ok(());
     }
     let shown: String = name.chars().take(64).collect();

@@ -73,26 +73,26 @@ pub fn coordinator(
     run: u64,
 ) -> Result<Option<Box<dyn Coordinator>>, CoordinatorError> {
     let tls = tls_options(config);
-    let (all, config) = (config, &config.fleet);
-    let NodeNames { node, group, .. } = NodeNames::of(config);
+    let fleet = &config.fleet;
+    let NodeNames { node, group, .. } = NodeNames::of(fleet);
     // The list of coordinators.
-    Ok(match config.backend {
+    Ok(match fleet.backend {
         FleetBackend::None => None,
         FleetBackend::FleetLock => {
-            let url = config.urls.first().map_or("", String::as_str);
+            let url = fleet.urls.first().map_or("", String::as_str);
             Some(Box::new(FleetLock::new(url, &group, &node, tls)?))
         }
         FleetBackend::Etcd => Some(Box::new(EtcdCoordinator::new(EtcdOptions {
-            endpoints: config.urls.clone(),
+            endpoints: fleet.urls.clone(),
             group,
             node,
             run,
             tls,
-            credentials: config.user.clone().zip(config.password_file.clone()),
-            silent_after: config.silent_after,
+            credentials: fleet.user.clone().zip(fleet.password_file.clone()),
+            silent_after: fleet.silent_after,
         })?)),
         FleetBackend::Kubernetes => {
-            let (url, namespace) = api_server(all)?;
+            let (url, namespace) = api_server(config)?;
             Some(Box::new(KubernetesCoordinator::new(KubernetesOptions {
                 url,
                 namespace,
@@ -100,8 +100,8 @@ pub fn coordinator(
                 node,
                 run,
                 tls,
-                token: token_source(all),
-                silent_after: config.silent_after,
+                token: token_source(config),
+                silent_after: fleet.silent_after,
             })?))
         }
     })

@@ -316,6 +316,11 @@ pub(super) fn is_name(text: &str, bytes_max: usize) -> bool {
     text.len() <= bytes_max && !text.chars().any(char::is_control)
 }
 
+/// Returns whether text can be the name of a node or a group, which becomes part of keys.
+pub(super) fn is_key_name(text: &str) -> bool {
+    !text.is_empty() && is_name(text, NAME_BYTES_MAX) && !text.contains('/')
+}
+
 fn bounded(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(64).collect()
 }

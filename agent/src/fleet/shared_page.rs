@@ -72,10 +72,8 @@ impl SharedPage {
         coordinator: &mut dyn Coordinator,
     ) -> Result<(), CoordinatorError> {
         let is_over = |own: &PageSubject| subject.is_none_or(|now| now.cause != own.cause);
-        while self.own.last().is_some_and(is_over) {
-            if let Some(own) = self.own.last() {
-                coordinator.release_page(own)?;
-            }
+        while let Some(own) = self.own.last().filter(|own| is_over(own)) {
+            coordinator.release_page(own)?;
             self.own.pop();
         }
         let Some(subject) = subject else {
@@ -94,12 +92,12 @@ impl SharedPage {
         if pager.is_none() {
             self.own.push(subject.clone());
         }
-        let mut others = self.others.iter().filter(|(_, cause)| *cause == subject.cause);
+        let others = self.others.iter().filter(|(_, cause)| *cause == subject.cause);
         // Its report is there by now.
         let is_shown = self.looked_at >= first_at + CLAIM_SECS;
         let pager =
             pager.filter(|pager| !is_shown || others.clone().any(|(node, _)| node == pager));
-        let others = others.by_ref().count();
+        let others = others.count();
         self.fact = Some(PagerFact {
             group: Arc::from(group),
             cause: Arc::from(subject.cause.as_str()),

@@ -155,9 +155,6 @@ impl IncidentTracker {
         decision: &Decision,
         verdicts: &[Verdict],
     ) -> Option<Notification> {
-        if decision.refused.is_some() {
-            return None;
-        }
         let incident = self.key(&decision.id.to_string());
         match decision.action {
             Action::Page { severity } => {

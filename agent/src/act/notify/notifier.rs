@@ -62,10 +62,12 @@ impl Notifier {
     /// Sends the notification that a decision calls for, and returns whether the decision is
     /// carried out by a notification. `verdicts` are those that the decision followed from.
     pub fn decided(&mut self, decision: &Decision, verdicts: &[Verdict]) -> bool {
+        if decision.refused.is_some() {
+            return false;
+        }
         let notification = self.incidents.on_decision(self.now(), decision, verdicts);
         self.worker.send(notification.into_iter().collect());
         match decision.action {
-            _ if decision.refused.is_some() => false,
             // An incident of severity info is printed, and no human is notified.
             Action::Page { severity } => severity >= Severity::Warning,
             action => action.is_told(),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::fleet::{
     coordinator::PageSubject,
-    report::{NAME_BYTES_MAX, NodeReport, is_name},
+    report::{NodeReport, is_key_name},
     snapshot::{Member, Snapshot},
 };
 
@@ -192,7 +192,7 @@ impl NodeKeys {
         match key.split_once('/') {
             None if key == "turn" => Place::Turn,
             Some(("page", _)) => Place::Page,
-            Some((_, name)) if !is_node(name) => Place::Unknown,
+            Some((_, name)) if !is_key_name(name) => Place::Unknown,
             Some(("node", name)) => Place::Report(name),
             Some(("alive", name)) => Place::Alive(name),
             Some(("slot", name)) => Place::Slot(name),
@@ -307,11 +307,7 @@ pub fn delete(key: &str) -> Value {
 
 /// Returns the name of a node that a value is.
 pub fn node_in(value: &[u8]) -> Option<&str> {
-    str::from_utf8(value).ok().filter(|name| is_node(name))
-}
-
-fn is_node(name: &str) -> bool {
-    !name.is_empty() && is_name(name, NAME_BYTES_MAX) && !name.contains('/')
+    str::from_utf8(value).ok().filter(|name| is_key_name(name))
 }
 
 /// Reads a 64-bit number: a string, as the JSON form of protocol buffers has it.

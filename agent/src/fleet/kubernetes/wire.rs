@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::fleet::{
     coordinator::PageSubject,
-    report::{NAME_BYTES_MAX, NodeReport, is_name},
+    report::{NodeReport, is_key_name},
     snapshot::{Member, Snapshot},
 };
 
@@ -244,7 +244,7 @@ impl LeaseNames {
     /// Page that a lease is; `None` if it is another kind of lease, or damaged.
     pub fn page_of(&self, lease: &Lease) -> Option<TakenPage> {
         let name = page_name(&self.group, lease.annotation(PAGE)?);
-        let node = lease.annotation(NODE).filter(|node| is_node(node))?;
+        let node = lease.annotation(NODE).filter(|node| is_key_name(node))?;
         let (node, run) = (node.to_owned(), lease.holder().to_owned());
         (name == lease.metadata.name).then_some(TakenPage { node, run })
     }
@@ -287,7 +287,7 @@ impl LeaseNames {
             let found: String = saved.group.chars().take(64).collect();
             return Err(format!("they are of group {found:?}, and not of {:?}", self.group));
         }
-        if let Some(slot) = saved.slots.iter().find(|slot| !is_node(&slot.node)) {
+        if let Some(slot) = saved.slots.iter().find(|slot| !is_key_name(&slot.node)) {
             let found: String = slot.node.chars().take(64).collect();
             return Err(format!("one is of node {found:?}, which is no name"));
         }
@@ -412,7 +412,7 @@ impl<'a> LeaseListing<'a> {
             self.pages.push((lease.version(), page));
             return Ok(());
         }
-        let node = lease.annotation(NODE).filter(|node| is_node(node));
+        let node = lease.annotation(NODE).filter(|node| is_key_name(node));
         let own = node.filter(|node| member_name(group, node) == lease.metadata.name);
         let is_forgotten =
             lease.renewed_secs().is_some_and(|renewed| self.now_secs - renewed > MEMBER_SECS);
@@ -503,10 +503,6 @@ fn hash(parts: &[&str]) -> String {
 fn time_text(secs: f64) -> String {
     let since = Duration::try_from_secs_f64(secs.min(TIME_SECS_MAX)).unwrap_or_default();
     humantime::format_rfc3339_micros(UNIX_EPOCH + since).to_string()
-}
-
-fn is_node(name: &str) -> bool {
-    !name.is_empty() && is_name(name, NAME_BYTES_MAX) && !name.contains('/')
 }
 
 #[cfg(test)]
