@@ -13,9 +13,9 @@
 //!
 //! Around them: [`agent`] is the loop of `spillway run`, [`scan_loop`] its timers and reads,
 //! [`output`] what it prints, `saved_windows` what it keeps for its next run, [`serve`] its metrics
-//! and health, [`trace`] recorded observations, [`config`] the configuration, [`commands`] the
-//! subcommands, [`net`] clients of other hosts, `os` the operating system, [`units`] numbers for
-//! people, and [`clock`] the only reader of time.
+//! and health, [`trace`] recorded observations, [`config`] the configuration, [`cli`] the command
+//! line, [`commands`] the subcommands, [`net`] clients of other hosts, `os` the operating system,
+//! [`units`] numbers for people, and [`clock`] the only reader of time.
 //!
 //! Each stage imports only the stages before it, and from [`detect`] to [`engine`] nothing knows a
 //! clock, a file or a socket. `agent/README.md` describes how to add a sensor, a detector, an
@@ -24,6 +24,7 @@
 pub mod act;
 pub mod agent;
 pub mod bpf;
+pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod config;

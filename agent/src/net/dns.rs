@@ -4,8 +4,12 @@
 //! silent resolvers it takes half a minute. A caller leaves at its deadline, while the thread and
 //! its sockets remain. So all lookups of a name share one thread: a caller that comes while it runs
 //! waits for the same result, and may thus still receive one that was too late for the caller
-//! before. Results are not cached. Failure: the C library's error; more than [`NAMES_MAX`] names
-//! at once are refused. Cold start: no lookup is running.
+//! before. Results are not cached.
+//!
+//! A static binary has to do without nsswitch ([`without_plugins`]).
+//!
+//! Failure: the C library's error; more than [`NAMES_MAX`] names at once are refused. Cold start:
+//! no lookup is running.
 
 use std::{
     collections::BTreeMap,
@@ -26,6 +30,29 @@ type Lookup = Result<Vec<IpAddr>, (io::ErrorKind, String)>;
 /// Lookups by name. A lookup with a result, or whose sender is gone, has ended.
 static LOOKUPS: Mutex<BTreeMap<String, watch::Receiver<Option<Lookup>>>> =
     Mutex::new(BTreeMap::new());
+
+/// Makes every later lookup of a host use `/etc/hosts` and DNS alone, whatever nsswitch.conf says.
+///
+/// For a static binary: other services of nsswitch (`mdns4_minimal`, `myhostname`, `resolve`) are
+/// shared libraries, which would load the host's C library beside the one that is linked in. If
+/// their versions differ the process is killed: with glibc 2.36 linked in, by SIGFPE on Debian 13.
+///
+/// # Errors
+///
+/// Returns an error if the C library refuses.
+#[cfg(target_env = "gnu")]
+pub fn without_plugins() -> io::Result<()> {
+    unsafe extern "C" {
+        /// Replaces the services of one database of nsswitch; from `nss.h`.
+        fn __nss_configure_lookup(
+            database: *const libc::c_char,
+            services: *const libc::c_char,
+        ) -> libc::c_int;
+    }
+    // SAFETY: it reads two NUL-terminated strings, and takes a lock of its own.
+    let status = unsafe { __nss_configure_lookup(c"hosts".as_ptr(), c"files dns".as_ptr()) };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
 
 /// Returns the addresses of `host`, a name or an address, each with `port`. Waits for as long as
 /// the host's resolver configuration allows, or until the future is dropped.

@@ -2,7 +2,7 @@
 //! the Kubernetes API.
 
 pub(crate) mod backoff;
-pub(crate) mod dns;
+pub mod dns;
 pub mod http_client;
 pub mod kubernetes;
 pub(crate) mod redact;

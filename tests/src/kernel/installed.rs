@@ -46,7 +46,7 @@ pub const SERVES: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LO
 
 /// Only difference from the installed unit: it prints JSON.
 const FOR_A_PROGRAM: &str = "[Service]\nExecStart=\nExecStart=/usr/local/bin/spillway run --json \
---config /etc/spillway.toml\n";
+--config /etc/spillway/spillway.toml\n";
 
 /// Running agent; stopped when dropped.
 pub struct Installed {
@@ -62,7 +62,8 @@ impl Installed {
 
     /// Starts it with these drop-ins, each a name and its text, and waits until it sees processes.
     pub fn start_with(config: &str, drop_ins: &[(&str, &str)]) -> anyhow::Result<Self> {
-        fs::write("/etc/spillway.toml", config)?;
+        fs::create_dir_all("/etc/spillway")?;
+        fs::write("/etc/spillway/spillway.toml", config)?;
         let units = Path::new("/run/systemd/system");
         fs::write(units.join(AGENT_UNIT), UNIT_FILE)?;
         fs::create_dir_all(units.join("spillway.service.d"))?;
@@ -183,7 +184,7 @@ impl Drop for Installed {
         let units = Path::new("/run/systemd/system");
         let _ = fs::remove_dir_all(units.join("spillway.service.d"));
         let _ = fs::remove_file(units.join(AGENT_UNIT));
-        let _ = fs::remove_file("/etc/spillway.toml");
+        let _ = fs::remove_dir_all("/etc/spillway");
         let _ = systemctl(&["daemon-reload"]);
     }
 }

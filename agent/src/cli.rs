@@ -1,0 +1,160 @@
+//! Command line of `spillway`: subcommands, arguments and help, from which the manual pages and the
+//! shell completions are generated too.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Parser, Subcommand};
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed, 2 bad usage, configuration or trace.
+
+Examples:
+  spillway run                                  watch this host with every default
+  spillway run --config /etc/spillway/spillway.toml --json
+  spillway record --out host.jsonl --duration 60s
+  spillway replay host.jsonl --decisions
+  spillway doctor                               check what each probe can see on this host
+  spillway pause                                stop all new actions
+  spillway drain                                drain this node until `spillway resume`
+  spillway undo                                 restore everything that Spillway changed
+  spillway check-config --print-defaults > spillway.toml";
+
+/// Detects leaks, overload and exhaustion on a Linux host before they become outages.
+#[derive(Parser)]
+#[command(name = "spillway", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// Log more; repeat for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Subcommand
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Subcommands of `spillway`, each with its arguments.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Watch this host until stopped; print verdicts to standard output, logs to standard error
+    Run {
+        /// Configuration file [default: every option at its default]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print one JSON object per line instead of sentences
+        #[arg(long)]
+        json: bool,
+        /// Use only /proc and sock_diag, no BPF
+        #[arg(long)]
+        no_bpf: bool,
+    },
+    /// Check a configuration file and report every problem at once
+    CheckConfig {
+        /// File to check
+        #[arg(required_unless_present = "print_defaults")]
+        file: Option<PathBuf>,
+        /// Print every option with its default instead
+        #[arg(long, conflicts_with = "file")]
+        print_defaults: bool,
+        /// Print the problems as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Record everything that the sensors report as a trace
+    Record {
+        /// New file to write, never overwritten; `-` for standard output
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Duration, such as 60s or 2h
+        #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+        duration: Duration,
+        /// Configuration file, for its intervals
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Use only /proc and sock_diag, no BPF
+        #[arg(long)]
+        no_bpf: bool,
+    },
+    /// Run the detectors over a trace and print their verdicts, one JSON object per line
+    Replay {
+        /// Trace to read; `-` for standard input
+        trace: PathBuf,
+        /// Print the policy's decisions as well
+        #[arg(long)]
+        decisions: bool,
+        /// Configuration file [default: every option at its default]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Draw one process of a trace: its memory, its verdicts and its forecast
+    Explain {
+        /// Trace to read; `-` for standard input
+        trace: PathBuf,
+        /// Process id
+        #[arg(long)]
+        pid: u32,
+        /// New SVG file, never overwritten [default: standard output]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// Configuration file [default: every option at its default]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Stop all new actions; those already taken stay until `spillway undo`
+    Pause {
+        /// Configuration file, for its record.state_dir
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Allow actions again, and return control of drains to the agent
+    Resume {
+        /// Configuration file, for its record.state_dir
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Drain this node and keep it drained until `spillway resume`
+    Drain {
+        /// Report `maint` instead of `drain` once all connections are closed
+        #[arg(long)]
+        maintenance: bool,
+        /// Configuration file, for its record.state_dir
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Keep this node in service, at a weight of 100 %, until `spillway resume`
+    Undrain {
+        /// Configuration file, for its record.state_dir
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Restore everything that Spillway changed on this host; exits 1 if something cannot be
+    /// restored
+    Undo {
+        /// Configuration file, for its record.state_dir
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print one JSON object per line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the nodes of this node's group, what the group could lose, and whether this node could
+    /// leave now; exits 1 if the coordinator does not answer
+    Fleet {
+        /// Configuration file, for its [fleet]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Report how each probe is attached and what is degraded; exits 1 if nothing works
+    Doctor {
+        /// Configuration file, to check its [fleet] as well
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Use only /proc and sock_diag, no BPF
+        #[arg(long)]
+        no_bpf: bool,
+    },
+}
