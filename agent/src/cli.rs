@@ -131,6 +131,9 @@ pub enum Command {
         /// Configuration file, for its record.state_dir
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// Leave a drain as it is, because the agent's next run goes on with it
+        #[arg(long)]
+        keep_drain: bool,
         /// Print one JSON object per line
         #[arg(long)]
         json: bool,

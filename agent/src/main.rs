@@ -64,7 +64,9 @@ fn main() -> ExitCode {
         Command::Undrain { config } => {
             commands::drain::set_override(config.as_deref(), Override::Undrain)
         }
-        Command::Undo { config, json } => commands::undo::undo(config.as_deref(), json),
+        Command::Undo { config, keep_drain, json } => {
+            commands::undo::undo(config.as_deref(), keep_drain, json)
+        }
         Command::Fleet { config, json } => commands::fleet::fleet(config.as_deref(), json),
         Command::Doctor { config, json, no_bpf } => {
             commands::doctor::doctor(config.as_deref(), json, sensors(no_bpf))

@@ -20,13 +20,13 @@ use crate::{
 };
 
 /// Restores limits, accept queues and network namespaces from the journals, and puts a drained node
-/// back into service. None of it waits for a running agent.
+/// back into service unless `keeps_drain` is set. None of it waits for a running agent.
 ///
 /// # Errors
 ///
 /// Returns an error if the configuration is invalid, the journal cannot be read, or something
 /// cannot be restored; [`CommandError::AlreadyReported`] in the last case.
-pub fn undo(config: Option<&Path>, json: bool) -> Result<(), CommandError> {
+pub fn undo(config: Option<&Path>, keeps_drain: bool, json: bool) -> Result<(), CommandError> {
     let state_dir = load(config)?.record.state_dir;
     // Somebody else may have written the journal, so it must not reach beyond cgroups.
     if state_dir.exists() {
@@ -50,7 +50,7 @@ pub fn undo(config: Option<&Path>, json: bool) -> Result<(), CommandError> {
         }
     }
     // A refused journal must not keep the node out of service.
-    let undrained = undrain(&state_dir)?;
+    let undrained = if keeps_drain { Vec::new() } else { undrain(&state_dir)? };
     let outcomes: Vec<_> = undone
         .iter()
         .map(|one| one.outcome(0.0))

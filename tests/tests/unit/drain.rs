@@ -837,6 +837,24 @@ fn tls_receiver_and_agent_authenticate_each_other() {
 }
 
 #[test]
+fn undo_of_the_unit_keeps_an_operators_drain() {
+    let node = Node::make("keep");
+    let config = format!("[record]\nstate_dir = \"{}\"\n", node.config.record.state_dir.display());
+    let config = node.scratch.file("agent.toml", &config);
+    let unit = include_str!("../../../configs/systemd/spillway.service");
+    let after = unit.lines().find_map(|line| line.strip_prefix("ExecStopPost=+")).expect("a line");
+    let command: Vec<_> = after.split(' ').skip(1).take_while(|word| *word != "--config").collect();
+    node.word().set(Override::Drain).expect("writing the override");
+    let mut first = node.start();
+    first.until(OutcomeKind::Draining);
+    drop(first);
+    let output = agent().args(&command).arg("--config").arg(&config).output().expect("running it");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(node.word().read(), Ok(Some(Override::Drain)));
+    assert_ne!(node.start().says(), Readiness::Ready(100));
+}
+
+#[test]
 fn undo_undrains_and_resume_returns_control() {
     let node = Node::make("undo");
     let config = format!("[record]\nstate_dir = \"{}\"\n", node.config.record.state_dir.display());
