@@ -5,7 +5,7 @@
 //! its bytes changed, because the agent is rebuilt when that file is newer. `Cargo.lock` is shared,
 //! and every step uses `--locked`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -14,10 +14,13 @@ use anyhow::Context as _;
 
 use crate::child::{self, OnInterrupt};
 use crate::toolchain::{Compiler, Origin};
-use crate::workspace::{Workspace, cargo, lint};
+use crate::workspace::{Workspace, cargo, cargo_home, lint};
 use crate::{setup, tools};
 
 const TARGET: &str = "bpfel-unknown-none";
+
+/// Option of the compiler that links the C library into the binary.
+const STATIC: &str = "target-feature=+crt-static";
 
 const HINT: &str = "see the compiler's message above";
 
@@ -55,7 +58,9 @@ pub fn bpf(workspace: &Workspace) -> anyhow::Result<()> {
 pub fn bpf_with(workspace: &Workspace, compiler: &Compiler) -> anyhow::Result<()> {
     let linker = tools::bpf_linker(compiler.llvm)?;
     let target_dir = workspace.target.join("bpf");
-    let mut command = bpf_command(compiler, &linker, &target_dir);
+    let mut flags = rustflags(std::env::consts::ARCH, &linker);
+    remap_paths(&mut flags, workspace)?;
+    let mut command = bpf_command(compiler, &flags, &target_dir);
     command.current_dir(&workspace.root);
     let hint = "see the message above; `cargo xtask setup --check` prints the compiler in use";
     let what = format!("build the BPF programs with {}", compiler.name());
@@ -71,6 +76,46 @@ pub fn binaries(workspace: &Workspace, release: bool, wanted: &[&str]) -> anyhow
         command.arg("--release");
     }
     child::quiet(&format!("build {}", wanted.join(" and ")), &mut command, HINT, OnInterrupt::Stop)
+}
+
+/// Links the optimised agent statically, and returns its path. Its libraries are those of
+/// [`binaries`], so that this takes seconds.
+pub fn static_agent(workspace: &Workspace) -> anyhow::Result<PathBuf> {
+    let mut command = workspace.cargo("rustc");
+    command.args(["--locked", "--release", "--package=spillway-agent", "--bin=spillway"]);
+    command.args(["--", "-C", STATIC]);
+    child::quiet("link spillway statically", &mut command, HINT, OnInterrupt::Stop)?;
+    // The next build of the dynamic one takes its place.
+    let kept = workspace.target.join("dist/spillway");
+    fs::create_dir_all(workspace.target.join("dist"))
+        .and_then(|()| fs::copy(workspace.binary(true, "spillway"), &kept))
+        .with_context(|| format!("{} cannot be written", kept.display()))?;
+    Ok(kept)
+}
+
+/// Builds the agent for a package, and returns its path: static, for this target, and without the
+/// paths of this machine, which its libraries contain too. So it has a directory of its own.
+pub fn static_release(workspace: &Workspace, target: &str) -> anyhow::Result<PathBuf> {
+    let directory = workspace.target.join("dist/build");
+    let mut command = workspace.cargo("build");
+    command.args(["--locked", "--release", "--package=spillway-agent", "--bin=spillway"]);
+    command.args(["--target", target, "--target-dir"]).arg(&directory);
+    let mut flags = OsString::from(format!("-C{STATIC}"));
+    remap_paths(&mut flags, workspace)?;
+    command.env("CARGO_ENCODED_RUSTFLAGS", flags);
+    let what = format!("build spillway for {target}, static");
+    child::quiet(&what, &mut command, HINT, OnInterrupt::Stop)?;
+    Ok(directory.join(target).join("release/spillway"))
+}
+
+/// Adds the flags that keep the paths of this machine out of what is compiled.
+fn remap_paths(flags: &mut OsString, workspace: &Workspace) -> anyhow::Result<()> {
+    for (path, name) in [(workspace.root.clone(), "/spillway"), (cargo_home()?, "/cargo")] {
+        flags.push("\x1f--remap-path-prefix=");
+        flags.push(path);
+        flags.push(format!("={name}"));
+    }
+    Ok(())
 }
 
 /// Builds every test and the agent that they run, with the dependency features that the tests need:
@@ -100,7 +145,7 @@ fn user_half(workspace: &Workspace, wanted: &[&str]) -> Command {
     command
 }
 
-fn bpf_command(compiler: &Compiler, linker: &Path, target_dir: &Path) -> Command {
+fn bpf_command(compiler: &Compiler, flags: &OsStr, target_dir: &Path) -> Command {
     let mut command = match &compiler.origin {
         Origin::Rustup(name) => {
             let mut command = Command::new("rustup");
@@ -133,7 +178,7 @@ fn bpf_command(compiler: &Compiler, linker: &Path, target_dir: &Path) -> Command
     // optimises last.
     command.env("CARGO_PROFILE_RELEASE_DEBUG", "2").env("CARGO_PROFILE_RELEASE_STRIP", "none");
     command.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1");
-    command.env("CARGO_ENCODED_RUSTFLAGS", rustflags(std::env::consts::ARCH, linker));
+    command.env("CARGO_ENCODED_RUSTFLAGS", flags);
     command
 }
 

@@ -14,6 +14,7 @@ mod deb_cache;
 mod deb_servers;
 mod debian_archive;
 mod demo;
+mod dist;
 mod fuzz;
 mod kubernetes;
 mod progress;
@@ -46,7 +47,8 @@ use clap::{Parser, Subcommand};
     cargo xtask test                 all tests\n  \
     cargo xtask vm                   every probe, checked on Linux 5.10, 6.1, 6.12, 7.2 and this \
     host's kernel\n  \
-    cargo xtask build --release      build target/release/spillway\n\n\
+    cargo xtask build --release      build target/release/spillway\n  \
+    cargo xtask dist                 packages for Debian and RPM, and a tarball, in target/dist\n\n\
     Exit codes: 0 ok, 1 failed, 2 wrong usage, 130 interrupted."
 )]
 struct Cli {
@@ -60,6 +62,8 @@ enum Command {
     Setup(setup::Args),
     /// Build the BPF programs and the agent
     Build(build::Args),
+    /// Build the packages: static binary, .deb, .rpm and tarball, in target/dist/
+    Dist(dist::Args),
     /// Run the real agent against a real leak, a real overload and a node that has to be drained,
     /// and check its verdicts
     Demo(demo::Args),
@@ -92,6 +96,7 @@ fn main() -> ExitCode {
     let outcome = signals::install().and_then(|()| match cli.command {
         Command::Setup(args) => setup::main(&args),
         Command::Build(args) => build::main(&args),
+        Command::Dist(args) => dist::main(&args),
         Command::Demo(args) => demo::main(&args),
         Command::Run(args) => run::main(&args),
         Command::Test(args) => test::main(&args),

@@ -182,6 +182,14 @@ pub fn python() -> anyhow::Result<()> {
     program(PYTHON, "which runs the receiver that cordons a Kubernetes node")
 }
 
+/// Installs the tools that make packages and judge them.
+pub fn packaging() -> anyhow::Result<()> {
+    program(("dpkg-deb", "dpkg"), "which makes the package for Debian")?;
+    program(XZ, "which compresses the packages")?;
+    program(("rpmbuild", "rpm"), "which makes the package for RPM")?;
+    program(("lintian", "lintian"), "which judges the package for Debian")
+}
+
 /// Installs the package of a program if it is missing; `why` is the purpose.
 fn program((program, package): (&str, &str), why: &str) -> anyhow::Result<()> {
     if on_path(program).is_none() {

@@ -101,6 +101,13 @@ pub fn cargo() -> OsString {
     env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
+/// Returns cargo's directory, which has the sources of dependencies.
+pub fn cargo_home() -> anyhow::Result<PathBuf> {
+    let set = env::var_os("CARGO_HOME").map(PathBuf::from);
+    set.or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
+        .context("no place for cargo's files: neither CARGO_HOME nor HOME is set\n  hint: set HOME")
+}
+
 /// Returns the directory of built tools: `$XDG_CACHE_HOME/spillway` or `~/.cache/spillway`.
 pub fn cache_dir() -> anyhow::Result<PathBuf> {
     let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);

@@ -37,6 +37,8 @@ mod memory;
 mod neighbour;
 #[path = "../kernel/outbound.rs"]
 mod outbound;
+#[path = "../kernel/packaged.rs"]
+mod packaged;
 #[path = "../kernel/pressure.rs"]
 mod pressure;
 #[path = "../kernel/reconcile.rs"]

@@ -7,8 +7,8 @@ use spillway_agent::bpf::Probe;
 use crate::{
     agent, arrivals, containment, faults,
     guest::{self, is_asked_for, is_thorough},
-    handles, life, limits, listeners, memory, neighbour, outbound, pressure, reconcile, requests,
-    resets,
+    handles, life, limits, listeners, memory, neighbour, outbound, packaged, pressure, reconcile,
+    requests, resets,
     rungs::{self, Prepared, Rung, rungs},
     shed, silent, sojourns, stress, survival, swapped, uninstall, units, unix,
 };
@@ -54,6 +54,8 @@ pub enum About {
     Unit,
     /// The agent's own program.
     Agent,
+    /// The agent's package.
+    Package,
 }
 
 impl About {
@@ -66,6 +68,7 @@ impl About {
             Self::Shed => "shed",
             Self::Unit => "limit_of_unit",
             Self::Agent => "agent",
+            Self::Package => "package",
         }
     }
 }
@@ -219,7 +222,7 @@ const ROWS: [Row; 80] = [
 ];
 
 /// Checks that need a whole Debian; each starts its units and stops them.
-const ROWS_OF_UNITS: [Row; 18] = [
+const ROWS_OF_UNITS: [Row; 20] = [
     (About::Unit, On::Every, "running", units::running),
     (About::Unit, On::Every, "lasting", units::lasting),
     (About::Unit, On::Every, "all properties", units::all_properties),
@@ -238,6 +241,8 @@ const ROWS_OF_UNITS: [Row; 18] = [
     (About::Unit, On::Every, "kubelet", reconcile::kubelet),
     (About::Unit, On::Every, "everybody waits for memory", stress::storm),
     (About::Unit, On::Every, "uninstall", uninstall::uninstall),
+    (About::Package, On::Every, "purged", packaged::purged),
+    (About::Package, On::Every, "upgraded", packaged::upgraded),
 ];
 
 /// The oldest and the newest kernel, and this host, which may have another version of the memory
@@ -254,7 +259,7 @@ const NEWEST_AND_HOST: &[&str] = &["7.2", "host"];
 /// oldest and the newest kernel share these checks. `held` and `divided` show on every kernel that
 /// a limit works and kills nothing, `touched` and `identity` that processes are read, `abandoned`
 /// and `newcomers` that requests are counted.
-const ON_SOME: [(About, &str, &[&str]); 43] = [
+const ON_SOME: [(About, &str, &[&str]); 45] = [
     (About::Probe(Probe::ProcessMemory), "peak", OLDEST_NEWEST_AND_HOST),
     (About::Probe(Probe::ProcessMemory), "complete", OLDEST_NEWEST_AND_HOST),
     (About::Probe(Probe::ProcessLife), "short lives", OLDEST_NEWEST_AND_HOST),
@@ -300,6 +305,8 @@ const ON_SOME: [(About, &str, &[&str]); 43] = [
     (About::Unit, "neighbour with the agent", &["debian13"]),
     (About::Unit, "kubelet", &["debian12"]),
     (About::Unit, "uninstall", &["debian13"]),
+    (About::Package, "purged", &["debian12"]),
+    (About::Package, "upgraded", &["debian13"]),
 ];
 
 /// Returns all checks but those of units, in the order in which they run: those of a rung one after

@@ -17,7 +17,12 @@ pub type Rung = Option<&'static Fallback>;
 pub fn rungs(about: About) -> Vec<Rung> {
     match about {
         About::Probe(probe) => fallbacks(probe).iter().map(Some).collect(),
-        About::Pressure | About::Limit | About::Shed | About::Unit | About::Agent => vec![None],
+        About::Pressure
+        | About::Limit
+        | About::Shed
+        | About::Unit
+        | About::Agent
+        | About::Package => vec![None],
     }
 }
 
@@ -25,6 +30,7 @@ pub fn rungs(about: About) -> Vec<Rung> {
 pub fn name(about: About, rung: Rung) -> &'static str {
     match (about, rung) {
         (About::Agent, _) => "spillway",
+        (About::Package, _) => "deb",
         (About::Unit, _) => "systemd's MemoryHigh",
         (About::Shed, _) => "listen",
         (About::Limit, _) => "memory.high or memory.limit_in_bytes",

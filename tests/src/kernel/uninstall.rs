@@ -19,27 +19,32 @@ const PROGRAM: &str = "/usr/local/bin/spillway";
 /// Places in which a host keeps persistent and volatile files. The systemd journal, which is not
 /// the agent's to remove, is left out, and so are the copies that Debian's dpkg-db-backup makes at
 /// midnight.
-const PLACES: [&str; 6] = ["/etc", "/run", "/usr/local", "/var", "/sys/fs/cgroup", "/sys/fs/bpf"];
+const PLACES: [&str; 6] = ["/etc", "/run", "/usr", "/var", "/sys/fs/cgroup", "/sys/fs/bpf"];
 const LEFT_OUT: [&str; 4] =
     ["/run/log/journal", "/var/log/journal", "/run/systemd/journal", "/var/backups"];
 
 /// Directories that systemd creates at the first use of a property, a transient unit or a mount, and
 /// keeps. Earlier checks may have caused that, or not.
-const MADE_AT_FIRST_USE: [&str; 3] =
-    ["/run/systemd/system.control", "/run/systemd/transient", "/run/systemd/incoming"];
+const MADE_AT_FIRST_USE: [&str; 5] = [
+    "/run/systemd/system.control",
+    "/run/systemd/transient",
+    "/run/systemd/incoming",
+    "/run/systemd/propagate",
+    "/run/systemd/unit-root",
+];
 
 /// Prefix of systemd's own BPF programs, which it reloads at any time.
 const OF_SYSTEMD: &str = "sd_";
 
 /// Everything that an agent may leave behind.
 #[derive(Debug, PartialEq, Eq)]
-struct Found {
+pub struct Found {
     /// Files, directories and cgroups.
-    paths: BTreeSet<String>,
+    pub paths: BTreeSet<String>,
     /// BPF programs and maps, by kind, id and name.
     bpf: BTreeSet<(&'static str, u32, String)>,
     /// Limits of a unit that it has limited.
-    limits: String,
+    pub limits: String,
 }
 
 /// Checks that nothing of the agent is left.
@@ -51,10 +56,7 @@ pub fn uninstall(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     scratch.file("spillway.service", UNIT_FILE);
     scratch.file("enforce.conf", ENFORCE);
     let stage = Stage::running("leak", "leak --rate=6MiB --limit=400MiB", "")?;
-    for directory in MADE_AT_FIRST_USE {
-        fs::create_dir_all(directory)?;
-    }
-    let before = Found::read(&stage)?;
+    let before = Found::before(&stage)?;
 
     run_lines(UNIT_FILE, "To install it", &scratch.0)?;
     run_lines(ENFORCE, "Install it beside the unit", &scratch.0)?;
@@ -77,16 +79,7 @@ pub fn uninstall(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     ensure!(at_work.limits != before.limits, "the limit is missing: {}", before.limits);
 
     run_lines(UNIT_FILE, "To remove it", &scratch.0)?;
-    // The kernel frees a program once it can no longer run.
-    let gone =
-        until(SOON, || Found::read(&stage).ok().filter(|after| after.bpf.is_subset(&before.bpf)));
-    let after = gone.map_or_else(|| Found::read(&stage), Ok)?;
-    let left: Vec<_> = after.paths.difference(&before.paths).collect();
-    let lost: Vec<_> = before.paths.difference(&after.paths).collect();
-    ensure!(left.is_empty() && lost.is_empty(), "left: {left:?}; lost: {lost:?}");
-    let left: Vec<_> = after.bpf.difference(&before.bpf).collect();
-    ensure!(left.is_empty(), "left in the kernel: {left:?}");
-    ensure!(after.limits == before.limits, "before: {}; after: {}", before.limits, after.limits);
+    before.is_restored(&stage)?;
     Ok(Seen {
         events: 1,
         detail: format!("{files} files and {programs} BPF programs came and went"),
@@ -106,7 +99,31 @@ fn run_lines(file: &str, what_for: &str, directory: &Path) -> anyhow::Result<()>
 }
 
 impl Found {
-    fn read(stage: &Stage) -> anyhow::Result<Self> {
+    /// Reads the state before the agent is installed.
+    pub fn before(stage: &Stage) -> anyhow::Result<Self> {
+        for directory in MADE_AT_FIRST_USE {
+            fs::create_dir_all(directory)?;
+        }
+        Self::read(stage)
+    }
+
+    /// Checks that this state is back: nothing more and nothing less.
+    pub fn is_restored(&self, stage: &Stage) -> anyhow::Result<()> {
+        // The kernel frees a program once it can no longer run.
+        let gone =
+            until(SOON, || Self::read(stage).ok().filter(|after| after.bpf.is_subset(&self.bpf)));
+        let after = gone.map_or_else(|| Self::read(stage), Ok)?;
+        let left: Vec<_> = after.paths.difference(&self.paths).collect();
+        let lost: Vec<_> = self.paths.difference(&after.paths).collect();
+        ensure!(left.is_empty() && lost.is_empty(), "left: {left:?}; lost: {lost:?}");
+        let left: Vec<_> = after.bpf.difference(&self.bpf).collect();
+        ensure!(left.is_empty(), "left in the kernel: {left:?}");
+        ensure!(after.limits == self.limits, "before: {}; after: {}", self.limits, after.limits);
+        Ok(())
+    }
+
+    /// Reads the state as it is.
+    pub fn read(stage: &Stage) -> anyhow::Result<Self> {
         let mut paths = BTreeSet::new();
         PLACES.iter().for_each(|place| walk(Path::new(place), &mut paths));
         let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();

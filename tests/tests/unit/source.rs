@@ -77,7 +77,7 @@ fn sources(folder: &str) -> Vec<Source> {
 
 /// Rust files of the whole project.
 fn all_sources() -> Vec<Source> {
-    ["agent", "agent-ebpf", "xtask", "tests"].into_iter().flat_map(sources).collect()
+    ["agent", "agent-ebpf", "packaging", "xtask", "tests"].into_iter().flat_map(sources).collect()
 }
 
 /// Name of the type that a line declares, if any.

@@ -16,6 +16,7 @@ mod report;
 pub mod rootfs;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 
@@ -24,7 +25,7 @@ use clap::builder::PossibleValuesParser;
 
 use crate::signals::Interrupted;
 use crate::workspace::Workspace;
-use crate::{build, setup};
+use crate::{build, dist, setup};
 use kernels::{KERNELS, Kernel};
 use machine::Machine;
 use report::{Outcome, Report};
@@ -41,6 +42,7 @@ const HOST: &str = "host";
     cargo xtask vm 6.1 host     these two\n  \
     cargo xtask vm 7.2 --only accept_queue\n  \
     cargo xtask vm 7.2 --only racing --thorough     10,000 limits against allocating processes\n  \
+    cargo xtask vm debian12 debian13 --only package/ --previous spillway_0.1.0-1_amd64.deb\n  \
     cargo xtask vm --json       only the table, as JSON on standard output\n\n\
     Kernels are kept in ~/.cache/spillway/kernels; a kernel's output is in \
     target/vm/KERNEL.log.\n\
@@ -56,6 +58,10 @@ pub struct Args {
     /// run on a few machines only
     #[arg(long)]
     thorough: bool,
+    /// Package of an earlier release, which the Debians upgrade from and downgrade to; by default
+    /// this build with a lower version
+    #[arg(long, value_name = "DEB")]
+    previous: Option<PathBuf>,
     /// Print the table as JSON
     #[arg(long)]
     json: bool,
@@ -72,7 +78,8 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     build::bpf(&workspace)?;
     let only = args.only.iter().map(|only| format!("--only={only}"));
     let arguments: Vec<_> = only.chain(args.thorough.then(|| "--thorough".to_owned())).collect();
-    let reports = run(&workspace, &args.kernels, &arguments, || Ok(()))?;
+    let previous = args.previous.as_deref();
+    let reports = run(&workspace, &args.kernels, &arguments, previous, || Ok(()))?;
     if let Some(only) = args.only.as_ref().filter(|_| reports.iter().all(Report::is_empty)) {
         bail!(
             "no check's name contains `{only}`\n  hint: a name is probe/rung/check, such as \
@@ -97,7 +104,7 @@ pub fn all(
     workspace: &Workspace,
     before_host: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<(Vec<String>, BTreeMap<String, String>)> {
-    let reports = run(workspace, &[], &[], before_host)?;
+    let reports = run(workspace, &[], &[], None, before_host)?;
     println!("{}", report::print(&reports));
     let skipped =
         |report: &Report| Some((format!("vm {}", report.name), report.skipped()?.to_owned()));
@@ -108,9 +115,15 @@ fn run(
     workspace: &Workspace,
     wanted: &[String],
     arguments: &[String],
+    previous: Option<&Path>,
     before_host: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<Vec<Report>> {
     let wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
+    // First: it leaves a static agent in the place of the other.
+    let packages = match USERLANDS.iter().any(|userland| wanted(userland.name)) {
+        true => packages(workspace, previous)?,
+        false => Vec::new(),
+    };
     build::binaries(workspace, true, &["spillway", "workload", "crash_target", "kernel"])?;
     let directory = workspace.target.join("vm");
     std::fs::create_dir_all(&directory)
@@ -131,7 +144,7 @@ fn run(
     let (mut machines, mut skipped) = (Vec::new(), BTreeMap::new());
     for machine in emulated {
         let prepared = match &ready {
-            Ok(()) => prepare(workspace, &machine, arguments),
+            Ok(()) => prepare(workspace, &machine, &packages, arguments),
             Err(error) => Err(anyhow::anyhow!(first_line(error))),
         };
         match prepared {
@@ -158,6 +171,16 @@ fn run(
         .chain(skipped)
         .collect();
     Ok(in_order(all))
+}
+
+/// Returns the packages that the Debians install, with their names there.
+fn packages(
+    workspace: &Workspace,
+    previous: Option<&Path>,
+) -> anyhow::Result<Vec<(&'static str, PathBuf)>> {
+    let [made, current] = dist::for_checks(workspace)?;
+    let previous = previous.map_or(made, Path::to_path_buf);
+    Ok(vec![("previous.deb", previous), ("current.deb", current)])
 }
 
 /// Returns the argument that names the machine to its checks.
@@ -192,6 +215,7 @@ impl Emulated {
 fn prepare(
     workspace: &Workspace,
     machine: &Emulated,
+    packages: &[(&str, PathBuf)],
     arguments: &[String],
 ) -> anyhow::Result<Machine> {
     let (name, directory) = (machine.name(), workspace.target.join("vm"));
@@ -221,7 +245,7 @@ fn prepare(
                 .context("there is no such kernel")?;
             let programs = [&[program("kernel", "kernel")][..], &beside].concat();
             let command = format!("/usr/local/bin/kernel --systemd{arguments}");
-            let addition = Addition { programs: &programs, command: &command };
+            let addition = Addition { programs: &programs, packages, command: &command };
             rootfs::write(&image, &rootfs::get(userland)?, &addition)?;
             ((2, "1G"), kernels::get(kernel)?.vmlinuz, rootfs::arguments())
         }

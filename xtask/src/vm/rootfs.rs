@@ -80,6 +80,8 @@ pub const USERLAND_PACKAGES: [&str; 2] = ["mmdebstrap", "libarchive-tools"];
 pub struct Addition<'a> {
     /// Programs, by their names in /usr/local/bin.
     pub programs: &'a [(&'a str, PathBuf)],
+    /// Packages of Spillway, by their names in /packages.
+    pub packages: &'a [(&'a str, PathBuf)],
     /// Command that runs once the services have started; the machine stops when it ends.
     pub command: &'a str,
 }
@@ -148,6 +150,10 @@ pub fn write(image: &Path, base: &Path, addition: &Addition<'_>) -> anyhow::Resu
         }
         for (name, path) in addition.programs {
             cpio.file(&format!("usr/local/bin/{name}"), &fs::read(path)?)?;
+        }
+        cpio.directory("packages")?;
+        for (name, path) in addition.packages {
+            cpio.file(&format!("packages/{name}"), &fs::read(path)?)?;
         }
         cpio.file("etc/systemd/system/checks.service", service(addition.command).as_bytes())?;
         cpio.file("etc/systemd/system/checks.target", TARGET.as_bytes())?;
