@@ -73,6 +73,12 @@ fn policy(config: &Config) -> Policy {
     if config.act.shed.enabled {
         policy = policy.shedding(config.act.shed.wait.as_secs_f64());
     }
+    if !config.act.limit.enabled {
+        policy = policy.without_limits();
+    }
+    if !config.drains() {
+        policy = policy.without_drains();
+    }
     if config.fleet.backend != FleetBackend::None {
         policy = policy.in_group();
     }

@@ -147,8 +147,8 @@ options! {
         allow: Vec<Pattern> = Vec::new(), Patterns;
         /// Minimum time between two limits of a cgroup, and between two drains of this node.
         cooldown: Duration = Duration::from_mins(10), DurationIn(millis(1_000)..=WEEK);
-        /// Maximum number of limits and drains in any hour. Undoing them and notifications do not
-        /// count.
+        /// Maximum number of limits and drains in any hour. The last one is kept for a drain.
+        /// Undoing them, notifications and what act.* disables do not count.
         max_actions_per_hour: u32 = 6, CountIn(0..=1_000);
         /// A verdict that returns within this time continues its incident: the open page is
         /// updated, and no new one is sent. An incident is resolved after as long without a
@@ -457,6 +457,17 @@ pub fn all() -> impl Iterator<Item = &'static ConfigOption<Config>> {
 }
 
 impl Config {
+    /// Returns whether drains are carried out in mode "enforce": they are enabled, and a receiver,
+    /// an agent check or a load balancer that polls `/ready` hears of them.
+    pub fn drains(&self) -> bool {
+        let drain = &self.act.drain;
+        // Whoever has a coordinator and no receiver has a load balancer that polls /ready.
+        let is_heard = drain.url.is_some()
+            || drain.agent_check.listen.is_some()
+            || self.fleet.backend != FleetBackend::None;
+        drain.enabled && is_heard
+    }
+
     /// Returns whether somebody who knows the load of the other nodes grants drains: a receiver or
     /// a coordinator.
     pub fn has_granter(&self) -> bool {

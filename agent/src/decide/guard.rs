@@ -3,7 +3,8 @@
 //! Pure: time is the observations' clock. Cold start: no action was taken yet, so nothing cools
 //! down and the whole budget is left. Unknown subjects are refused: a leaking process without a
 //! cgroup of its own is not limited. Decisions in observe mode count against the budget as if they
-//! were carried out, so that they predict those of enforce mode.
+//! were carried out, so that they predict those of enforce mode; those that enforce mode would not
+//! carry out either do not count.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -71,14 +72,32 @@ const TENANT_SHARE: f64 = 1.0 / 3.0;
 
 /// Guards and recent actions. Bounded by the budget.
 pub struct Guard {
+    performed: Performed,
     protected: Vec<Pattern>,
     allow: Vec<Pattern>,
     cooldown_secs: f64,
     actions_per_hour_max: usize,
-    /// Times and tenants of the actions of the last hour, oldest first.
-    acted: VecDeque<(f64, Tenant)>,
+    /// Counted actions of the last hour, oldest first.
+    acted: VecDeque<Acted>,
     /// Time of the last action on each subject, within the cooldown.
     cooling: BTreeMap<Arc<str>, f64>,
+}
+
+/// Actions that the configuration lets the agent carry out in enforce mode. The others are decided
+/// and reported too, but take nothing from the budget.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Performed {
+    /// Limits are set.
+    pub limits: bool,
+    /// This node is drained.
+    pub drains: bool,
+}
+
+/// Action that counts against the budget.
+struct Acted {
+    t: f64,
+    tenant: Tenant,
+    is_drain: bool,
 }
 
 /// Reason for which an action is not taken.
@@ -105,6 +124,11 @@ pub enum GuardRefusal {
         /// Share in actions an hour, of one or of all.
         actions_per_hour_max: usize,
     },
+    /// Only the action that is reserved for a drain is left.
+    ReservedForDrain {
+        /// Budget in actions an hour, with the reserved one.
+        actions_per_hour_max: usize,
+    },
     /// Another node of the group pages for the same leak.
     PagedElsewhere {
         /// Name of that node.
@@ -116,6 +140,7 @@ impl Guard {
     /// Creates the guards with no action taken yet.
     pub fn new(config: &DecideConfig) -> Self {
         Self {
+            performed: Performed { limits: true, drains: true },
             protected: config.protected.clone(),
             allow: config.allow.clone(),
             cooldown_secs: config.cooldown.as_secs_f64(),
@@ -127,8 +152,14 @@ impl Guard {
 
     /// Takes another configuration; past actions are remembered.
     pub fn reload(&mut self, config: &DecideConfig) {
-        let Self { acted, cooling, .. } = std::mem::replace(self, Self::new(config));
+        let new = Self { performed: self.performed, ..Self::new(config) };
+        let Self { acted, cooling, .. } = std::mem::replace(self, new);
         (self.acted, self.cooling) = (acted, cooling);
+    }
+
+    /// Sets which actions are carried out.
+    pub(super) fn set_performed(&mut self, change: impl FnOnce(&mut Performed)) {
+        change(&mut self.performed);
     }
 
     /// Asks for an action on a cgroup at `t`. A granted action counts as taken. Undoing and
@@ -157,28 +188,49 @@ impl Guard {
         if let Some(last) = self.cooling.get(&subject) {
             return Err(GuardRefusal::Cooldown { left_secs: self.cooldown_secs - (t - last) });
         }
-        while self.acted.front().is_some_and(|(first, _)| t - first >= HOUR_SECS) {
-            self.acted.pop_front();
+        let is_drain = action == Action::Drain;
+        let is_performed = if is_drain { self.performed.drains } else { self.performed.limits };
+        if is_performed {
+            self.spend(t, Tenant::of(cgroup), is_drain)?;
         }
-        if self.acted.len() >= self.actions_per_hour_max {
-            return Err(GuardRefusal::Budget { actions_per_hour_max: self.actions_per_hour_max });
-        }
-        let tenant = Tenant::of(cgroup);
-        self.may_act_for(&tenant)?;
-        self.acted.push_back((t, tenant));
         self.cooling.insert(subject, t);
         Ok(())
     }
 
+    /// Counts an action against the budget of the hour.
+    fn spend(&mut self, t: f64, tenant: Tenant, is_drain: bool) -> Result<(), GuardRefusal> {
+        while self.acted.front().is_some_and(|first| t - first.t >= HOUR_SECS) {
+            self.acted.pop_front();
+        }
+        let actions_per_hour_max = self.actions_per_hour_max;
+        if self.acted.len() >= actions_per_hour_max {
+            return Err(GuardRefusal::Budget { actions_per_hour_max });
+        }
+        if !is_drain && self.acted.len() + self.reserve() >= actions_per_hour_max {
+            return Err(GuardRefusal::ReservedForDrain { actions_per_hour_max });
+        }
+        self.may_act_for(&tenant, is_drain)?;
+        self.acted.push_back(Acted { t, tenant, is_drain });
+        Ok(())
+    }
+
+    /// Returns the number of actions that limits leave over: limits of unimportant workloads must
+    /// not use up a service's drain. A budget of one goes to whichever comes first.
+    fn reserve(&self) -> usize {
+        let has_drained = self.acted.iter().any(|acted| acted.is_drain);
+        usize::from(self.performed.drains && !has_drained && self.actions_per_hour_max > 1)
+    }
+
     /// Keeps a reserve for the system's services: one user or pod, or all of them together, cannot
-    /// use up the hour's actions.
-    fn may_act_for(&self, tenant: &Tenant) -> Result<(), GuardRefusal> {
+    /// use up the hour's actions. Limits do not count against a share in the drains.
+    fn may_act_for(&self, tenant: &Tenant, is_drain: bool) -> Result<(), GuardRefusal> {
         if tenant.is_system() {
             return Ok(());
         }
         let most = |share: f64| ((self.actions_per_hour_max as f64 * share) as usize).max(1);
-        let of_one = self.acted.iter().filter(|(_, other)| other == tenant).count();
-        let of_all = self.acted.iter().filter(|(_, other)| !other.is_system()).count();
+        let counted = || self.acted.iter().filter(|acted| acted.is_drain || !is_drain);
+        let of_one = counted().filter(|acted| acted.tenant == *tenant).count();
+        let of_all = counted().filter(|acted| !acted.tenant.is_system()).count();
         for (count, actions_per_hour_max) in
             [(of_one, most(TENANT_SHARE)), (of_all, most(TENANTS_SHARE))]
         {
@@ -217,7 +269,13 @@ impl Guard {
 impl GuardRefusal {
     /// Whether the same action may be granted later.
     pub fn is_for_now(&self) -> bool {
-        matches!(self, Self::Cooldown { .. } | Self::Budget { .. } | Self::TenantBudget { .. })
+        matches!(
+            self,
+            Self::Cooldown { .. }
+                | Self::Budget { .. }
+                | Self::TenantBudget { .. }
+                | Self::ReservedForDrain { .. }
+        )
     }
 }
 
@@ -247,6 +305,11 @@ impl fmt::Display for GuardRefusal {
                 "{actions_per_hour_max} actions were taken within the last hour for this user or \
                  pod, or for all of them; the rest of decide.max_actions_per_hour is reserved for \
                  the system's services"
+            ),
+            Self::ReservedForDrain { actions_per_hour_max } => write!(
+                f,
+                "of the {actions_per_hour_max} actions that decide.max_actions_per_hour allows the \
+                 last one is reserved for a drain of this node"
             ),
             Self::PagedElsewhere { pager } => {
                 write!(f, "node {pager} pages for this leak, which it has too")
@@ -379,10 +442,59 @@ mod tests {
         assert_eq!(refused, Err(GuardRefusal::Budget { actions_per_hour_max: 2 }));
         assert_eq!(limit(&mut guard, 3_600.0, "/b"), Ok(()));
         assert!(limit(&mut guard, 3_609.0, "/c").is_err());
-        assert_eq!(limit(&mut guard, 3_610.0, "/c"), Ok(()));
+        assert_eq!(guard.ask(3_610.0, Action::Drain, &cgroup), Ok(()));
+        assert!(limit(&mut guard, 7_199.0, "/c").is_err());
+        assert_eq!(limit(&mut guard, 7_200.0, "/c"), Ok(()));
         for action in [Action::Unlimit, Action::Undrain, Action::Resolve, Action::Unshed] {
             assert_eq!(guard.ask(3_610.0, action, &cgroup), Ok(()));
         }
+    }
+
+    #[test]
+    fn limits_leave_one_action_for_a_drain() {
+        let mut guard = guard(|_| {});
+        for nth in 0..5 {
+            assert_eq!(limit(&mut guard, 0.0, &format!("/system.slice/{nth}.service")), Ok(()));
+        }
+        let another = Arc::from("/system.slice/another.service");
+        let refused = guard.ask(1.0, Action::Limit, &another).unwrap_err();
+        assert_eq!(refused, GuardRefusal::ReservedForDrain { actions_per_hour_max: 6 });
+        assert!(refused.is_for_now());
+        assert_eq!(guard.ask(2.0, Action::Drain, &another), Ok(()));
+        let refused = guard.ask(1_000.0, Action::Drain, &another);
+        assert_eq!(refused, Err(GuardRefusal::Budget { actions_per_hour_max: 6 }));
+    }
+
+    #[test]
+    fn limits_of_pods_leave_a_pods_service_its_drain() {
+        let mut guard = guard(|_| {});
+        for pod in ["a", "b", "c"] {
+            assert_eq!(limit(&mut guard, 0.0, &format!("/kubepods/burstable/pod{pod}/x")), Ok(()));
+        }
+        let api = Arc::from("/kubepods/burstable/podapi/x");
+        let refused = guard.ask(1.0, Action::Limit, &api);
+        assert_eq!(refused, Err(GuardRefusal::TenantBudget { actions_per_hour_max: 3 }));
+        assert_eq!(guard.ask(1.0, Action::Drain, &api), Ok(()));
+    }
+
+    #[test]
+    fn disabled_actions_take_nothing_from_the_budget() {
+        let mut guard = guard(|config| config.max_actions_per_hour = 2);
+        guard.set_performed(|performed| performed.limits = false);
+        guard.reload(&DecideConfig { max_actions_per_hour: 2, ..DecideConfig::default() });
+        for nth in 0..10 {
+            assert_eq!(limit(&mut guard, 0.0, &format!("/system.slice/{nth}.service")), Ok(()));
+        }
+        assert!(limit(&mut guard, 1.0, "/system.slice/0.service").is_err(), "it still cools down");
+        for t in [2.0, 1_000.0] {
+            assert_eq!(guard.ask(t, Action::Drain, &Arc::from("/api.service")), Ok(()));
+        }
+        guard.set_performed(|performed| (performed.limits, performed.drains) = (true, false));
+        assert!(limit(&mut guard, 4_700.0, "/system.slice/a.service").is_ok());
+        assert!(
+            limit(&mut guard, 4_800.0, "/system.slice/b.service").is_ok(),
+            "nothing is reserved"
+        );
     }
 
     proptest! {

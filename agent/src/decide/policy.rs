@@ -121,6 +121,18 @@ impl Policy {
         Self { has_granter: false, ..self }
     }
 
+    /// Sets that limits are decided and reported, but not set.
+    pub fn without_limits(mut self) -> Self {
+        self.guard.set_performed(|performed| performed.limits = false);
+        self
+    }
+
+    /// Sets that drains are decided and reported, but not carried out.
+    pub fn without_drains(mut self) -> Self {
+        self.guard.set_performed(|performed| performed.drains = false);
+        self
+    }
+
     /// Sets whether it is this node's turn to leave, because others of its group have to leave
     /// after it.
     pub fn set_turn(&mut self, is_turn: bool) {

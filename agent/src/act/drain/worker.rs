@@ -95,11 +95,8 @@ impl DrainWorker {
     ) -> io::Result<Self> {
         let drain = &config.act.drain;
         let endpoint = DrainClient::new(drain);
-        let has_agent_check = drain.agent_check.listen.is_some();
         let has_granter = config.has_granter();
-        // Whoever has a coordinator and no receiver has a load balancer that polls /ready.
-        let is_heard = endpoint.is_some() || has_agent_check || fleet.is_some();
-        let performs = config.mode == Mode::Enforce && drain.enabled && is_heard;
+        let performs = config.mode == Mode::Enforce && config.drains();
         let readiness = Arc::new(ReadinessCell::default());
         let (worker, WorkerChannels { orders, outcomes }) =
             Worker::new("spillway-drain", STOPS_WITHIN);
@@ -149,7 +146,7 @@ impl DrainWorker {
             refused,
             is_calm: false,
             performs,
-            has_agent_check,
+            has_agent_check: drain.agent_check.listen.is_some(),
             has_granter,
             is_ours,
         })
