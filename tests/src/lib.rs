@@ -65,8 +65,8 @@ pub use reference::Reference;
 pub use refuse::{Refused, hide, refuse};
 pub use resolver::{Knows, Resolver};
 pub use running::{
-    ANY_PORT, Printed, Running, STARTS_WITHIN, Scratch, agent, find_metric, http_get, metric,
-    run_with, warnings,
+    ANY_PORT, Printed, Running, STARTS_WITHIN, Scratch, agent, find_metric, http_get,
+    http_get_with, metric, run_with, warnings,
 };
 pub use servers::{Program, Servers, Work};
 pub use syscall_stepper::{Call, Stopped};

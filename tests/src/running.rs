@@ -281,9 +281,19 @@ impl Drop for Running {
 ///
 /// Returns an error if there is no response within five seconds.
 pub fn http_get(addr: SocketAddr, path: &str) -> io::Result<String> {
+    http_get_with(addr, path, &["host: localhost"])
+}
+
+/// Response to a GET with these headers, including the head.
+///
+/// # Errors
+///
+/// Returns an error if there is no response within five seconds.
+pub fn http_get_with(addr: SocketAddr, path: &str, headers: &[&str]) -> io::Result<String> {
     let mut stream = TcpStream::connect(addr)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    write!(stream, "GET {path} HTTP/1.1\r\n{headers}connection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)

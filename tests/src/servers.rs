@@ -10,7 +10,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     thread,
     time::Duration,
 };
@@ -21,6 +21,7 @@ use crate::{OwnCgroup, in_real_time, wait_for};
 const ENDS_WITHIN: Duration = Duration::from_secs(3);
 
 const ALERTMANAGER: &str = "usr/bin/prometheus-alertmanager";
+const PROMTOOL: &str = "usr/bin/promtool";
 const GUNICORN: &str = "usr/bin/gunicorn";
 const UVICORN: &str = "usr/bin/uvicorn";
 const ETCD: &str = "usr/bin/etcd";
@@ -34,6 +35,13 @@ def app(environ, start_response):
         time.sleep(0.2)
     start_response('200 OK', [])
     return [b'ok']
+";
+
+/// Program that parses OpenMetrics text strictly, and prints the number of its families.
+const PARSE_OPENMETRICS: &str = "
+import sys
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse
+print(len(list(parse(sys.stdin.read()))))
 ";
 
 /// ASGI application that keeps its loop with `work()` at each request.
@@ -126,11 +134,12 @@ impl Servers {
     pub fn find() -> Result<Self, String> {
         let root = env::var_os("SPILLWAY_SERVERS").map(PathBuf::from);
         let root = root.ok_or(
-            "needs nginx, HAProxy, gunicorn, uvicorn, wrk, Alertmanager, etcd and kubectl, \
-             which `cargo xtask test` unpacks where there is apt-get",
+            "needs nginx, HAProxy, gunicorn, uvicorn, wrk, Alertmanager, promtool, etcd and \
+             kubectl, which `cargo xtask test` unpacks where there is apt-get",
         )?;
         let nginx_and_haproxy = ["usr/sbin/nginx", "usr/sbin/haproxy"];
-        let others = ["usr/bin/wrk", "usr/bin/kubectl", ALERTMANAGER, ETCD, GUNICORN, UVICORN];
+        let others =
+            ["usr/bin/wrk", "usr/bin/kubectl", PROMTOOL, ALERTMANAGER, ETCD, GUNICORN, UVICORN];
         match [&nginx_and_haproxy[..], &others]
             .concat()
             .iter()
@@ -348,8 +357,30 @@ impl Servers {
     }
 
     /// Runs a program of Debian's Python packages.
+    /// Runs promtool with an input.
+    ///
+    /// # Panics
+    ///
+    /// Panics if it cannot be run.
+    pub fn promtool(&self, args: &[&str], input: &str) -> Output {
+        run_with_input(self.command(self.root.join(PROMTOOL)).args(args), input)
+    }
+
+    /// Parses OpenMetrics text with Prometheus's own library, which prints the number of families.
+    ///
+    /// # Panics
+    ///
+    /// Panics if Python cannot be run.
+    pub fn parse_openmetrics(&self, text: &str) -> Output {
+        run_with_input(self.python_of("python3").args(["-c", PARSE_OPENMETRICS]), text)
+    }
+
     fn python(&self, program: &str) -> Command {
-        let mut command = self.command(self.root.join(program));
+        self.python_of(self.root.join(program))
+    }
+
+    fn python_of(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = self.command(program);
         command.env("PYTHONPATH", self.root.join("usr/lib/python3/dist-packages"));
         command
     }
@@ -474,6 +505,18 @@ impl Servers {
         }
         command
     }
+}
+
+/// Runs a program with an input, until it ends.
+fn run_with_input(command: &mut Command, input: &str) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    // The programs read their whole input before they print.
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    // One that fails before that says why.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    child.wait_with_output().expect("waiting for the program")
 }
 
 /// Starts a server and waits until it listens.

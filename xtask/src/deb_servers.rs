@@ -1,6 +1,6 @@
 //! nginx, HAProxy, gunicorn, uvicorn and wrk, with which the live tests, the demo and the bench
-//! create load; Alertmanager, which receives their alerts; etcd, through which nodes take turns;
-//! and kubectl, which reads manifests.
+//! create load; Alertmanager, which receives their alerts; promtool, which checks metrics and
+//! rules; etcd, through which nodes take turns; and kubectl, which reads manifests.
 //!
 //! Servers that only all of the scenes need are a set of their own, because they are large.
 
@@ -9,7 +9,7 @@ use crate::deb_cache::Unpacked;
 /// Debian's packages. wrk prints its version with exit code 1.
 pub const SERVERS: Unpacked = Unpacked {
     name: "servers",
-    what: "nginx, HAProxy, gunicorn, uvicorn, wrk, Alertmanager, etcd and kubectl",
+    what: "nginx, HAProxy, gunicorn, uvicorn, wrk, Alertmanager, promtool, etcd and kubectl",
     why: "by the live tests",
     packages: &[
         "nginx",
@@ -20,6 +20,8 @@ pub const SERVERS: Unpacked = Unpacked {
         "prometheus-alertmanager",
         "etcd-server",
         "kubernetes-client",
+        "prometheus",
+        "python3-prometheus-client",
     ],
     programs: &[
         ("usr/sbin/nginx", "-v", 0),
@@ -31,6 +33,7 @@ pub const SERVERS: Unpacked = Unpacked {
         ("usr/bin/etcd", "--version", 0),
         // kubectl prints its version only after asking an API server.
         ("usr/bin/kubectl", "help", 0),
+        ("usr/bin/promtool", "--version", 0),
     ],
     files: &[],
     may_be_installed: false,

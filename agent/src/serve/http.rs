@@ -24,6 +24,7 @@ use super::{
     access::{Access, Endpoint, RequestRefusal, Token},
     health::HealthStatus,
     slots::{SlotLimits, Slots},
+    text_format::{self, OPENMETRICS, TEXT_FORMAT},
 };
 use crate::{
     act::drain::{Readiness, ReadinessCell},
@@ -50,7 +51,6 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// Maximum size of a request's head: the smallest that hyper permits.
 const HEAD_BYTES_MAX: usize = 8 << 10;
 
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
@@ -168,7 +168,10 @@ impl Site {
         }
         match path {
             "/metrics" => match self.metrics.encode() {
-                Ok(body) => text(StatusCode::OK, OPENMETRICS, body),
+                Ok(body) if text_format::accepts_openmetrics(request.headers()) => {
+                    text(StatusCode::OK, OPENMETRICS, body)
+                }
+                Ok(body) => text(StatusCode::OK, TEXT_FORMAT, text_format::from_openmetrics(&body)),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, format!("{error}\n")),
             },
             "/healthz" => self.health(),

@@ -8,6 +8,7 @@ mod health;
 mod http;
 mod metrics;
 mod slots;
+mod text_format;
 
 pub use agent_check::serve_agent_check;
 pub use counts::ServeCounts;

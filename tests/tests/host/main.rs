@@ -12,6 +12,7 @@ mod faults;
 mod fleet;
 mod fleet_partition;
 mod limit;
+mod metrics;
 mod names;
 mod overflows;
 mod page;

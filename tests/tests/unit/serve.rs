@@ -18,7 +18,7 @@ use spillway_agent::{
     config::{Config, parse},
     serve::{Metrics, serve, serve_agent_check},
 };
-use spillway_tests::{Scratch, http_get, is_root, now, own_network};
+use spillway_tests::{Scratch, http_get, http_get_with, is_root, now, own_network};
 
 const LOOPBACK: &str = "127.0.0.1:0";
 
@@ -64,12 +64,7 @@ fn config(text: &str) -> Config {
 
 /// Status line of the response to a request with these headers.
 fn status(addr: SocketAddr, path: &str, headers: &[&str]) -> io::Result<String> {
-    let mut stream = TcpStream::connect(addr)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
-    write!(stream, "GET {path} HTTP/1.1\r\n{headers}connection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
+    let answer = http_get_with(addr, path, headers)?;
     Ok(answer.lines().next().unwrap_or_default().to_owned())
 }
 

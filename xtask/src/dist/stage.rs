@@ -21,7 +21,7 @@ const DOCUMENTS: [(&str, &str); 3] = [
 ];
 
 /// Directories of `configs/` with examples.
-const EXAMPLES: [&str; 2] = ["haproxy", "kubernetes"];
+const EXAMPLES: [&str; 4] = ["grafana", "haproxy", "kubernetes", "prometheus"];
 
 /// Directory with the installed files, and what the packages need to know about them.
 pub struct Stage {

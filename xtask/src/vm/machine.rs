@@ -1,8 +1,7 @@
 //! Machines that run the checks, several at once, and their results as they arrive.
 //!
-//! Emulating eight processors keeps about one real processor busy, so one machine runs per real
-//! processor. A machine that hangs is stopped; one that ends early has failed. In both cases the
-//! end of its console is shown.
+//! Each machine's load says how many run beside each other. A machine that hangs is stopped; one
+//! that ends early has failed. In both cases the end of its console is shown.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -30,6 +29,8 @@ const TAIL_LINES: usize = 25;
 pub struct Machine {
     /// Name of the kernel.
     pub name: &'static str,
+    /// Share of a real processor that it keeps busy, about.
+    load: f64,
     command: Command,
     /// File for all output except the results.
     log: PathBuf,
@@ -46,10 +47,10 @@ const DRIVE_IOPS: u32 = 100;
 const DRIVE_BYTES_PER_SEC: u32 = 16 << 20;
 
 impl Machine {
-    /// Creates an emulated machine; `qemu` is the emulator, and the size gives the number of CPUs
-    /// and the memory.
+    /// Creates an emulated machine, which keeps this share of a processor busy; `qemu` is the
+    /// emulator, and the size gives the number of CPUs and the memory.
     pub fn emulated(
-        name: &'static str,
+        (name, load): (&'static str, f64),
         mut qemu: Command,
         (cpus, memory): (u32, &str),
         vmlinuz: &Path,
@@ -95,7 +96,7 @@ impl Machine {
         qemu.args(["-append", &append]);
         // The first port is the console, the second carries the results.
         qemu.args(["-serial", &format!("file:{}", console(&log).display()), "-serial", "stdio"]);
-        Self { name, command: qemu, log, files: vec![image] }
+        Self { name, load, command: qemu, log, files: vec![image] }
     }
 
     /// Adds an empty drive, /dev/nvme0n1, for which Debian's kernels need no module. The file
@@ -120,13 +121,14 @@ impl Machine {
     pub fn host(name: &'static str, checks: &Path, log: PathBuf, arguments: &[String]) -> Self {
         let mut command = Command::new(checks);
         command.args(arguments);
-        Self { name, command, log, files: Vec::new() }
+        Self { name, load: 1.0, command, log, files: Vec::new() }
     }
 }
 
 /// Running machine.
 struct Running {
     name: &'static str,
+    load: f64,
     group: Group,
     lines: Receiver<String>,
     checked: Checked,
@@ -135,17 +137,21 @@ struct Running {
     files: Vec<PathBuf>,
 }
 
-/// Runs machines, at most `at_once` in parallel, and prints each result when it arrives.
-pub fn run(machines: Vec<Machine>, at_once: usize) -> anyhow::Result<Vec<(&'static str, Checked)>> {
+/// Runs machines in this order, in parallel up to this load, and prints each result when it
+/// arrives.
+pub fn run(machines: Vec<Machine>, load_max: f64) -> anyhow::Result<Vec<(&'static str, Checked)>> {
     let mut waiting = VecDeque::from(machines);
     let mut running: Vec<Running> = Vec::new();
     let mut ended = Vec::new();
     let mut progress = Progress::new();
     let start = clock::now();
     loop {
-        while running.len() < at_once
-            && let Some(machine) = waiting.pop_front()
-        {
+        while let Some(machine) = waiting.pop_front() {
+            let load: f64 = running.iter().map(|one| one.load).sum();
+            if !running.is_empty() && load + machine.load > load_max {
+                waiting.push_front(machine);
+                break;
+            }
             running.push(Running::start(machine)?);
         }
         if running.is_empty() {
@@ -171,7 +177,7 @@ pub fn run(machines: Vec<Machine>, at_once: usize) -> anyhow::Result<Vec<(&'stat
 
 impl Running {
     fn start(machine: Machine) -> anyhow::Result<Self> {
-        let Machine { name, mut command, log, files } = machine;
+        let Machine { name, load, mut command, log, files } = machine;
         let errors =
             File::create(&log).with_context(|| format!("{} cannot be written", log.display()))?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
@@ -181,6 +187,7 @@ impl Running {
         child::each_line(stdout, move |line| sender.send(line).is_ok());
         Ok(Self {
             name,
+            load,
             group,
             lines,
             checked: Checked::default(),

@@ -16,6 +16,7 @@ mod report;
 pub mod rootfs;
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
@@ -129,13 +130,12 @@ fn run(
     std::fs::create_dir_all(&directory)
         .with_context(|| format!("{} cannot be created", directory.display()))?;
     let mut kernels: Vec<_> = KERNELS.iter().filter(|kernel| wanted(kernel.name)).collect();
-    // The newest and the oldest run the most checks.
+    // The newest and the oldest run the most checks: they start first, beside the Debians.
     if let Some(newest) = kernels.pop() {
         kernels.insert(0, newest);
     }
     let kernels = kernels.into_iter().map(Emulated::Bare);
     let userlands = USERLANDS.iter().filter(|userland| wanted(userland.name)).map(Emulated::Debian);
-    // The slowest machines start first, so that they do not run alone at the end.
     let emulated: Vec<_> = userlands.chain(kernels).collect();
     let ready = if emulated.is_empty() { Ok(()) } else { setup::vm() };
     if ready.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
@@ -153,16 +153,16 @@ fn run(
             Err(error) => drop(skipped.insert(machine.name(), first_line(&error))),
         }
     }
-    // Their checks wait for a third of the time.
-    let at_once = thread::available_parallelism().map_or(1, |cpus| cpus.get() + cpus.get() / 2);
-    let mut checked = machine::run(machines, at_once)?;
+    // The checks of a kernel wait for a third of the time as well.
+    let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+    let mut checked = machine::run(machines, cpus as f64 * 1.5)?;
     before_host()?;
     if wanted(HOST) {
         // Alone: these checks must not see other machines start and end processes.
         let checks = workspace.binary(true, "kernel");
         let arguments = [arguments, &[called(HOST)]].concat();
         let host = Machine::host(HOST, &checks, directory.join("host.log"), &arguments);
-        checked.extend(machine::run(vec![host], 1)?);
+        checked.extend(machine::run(vec![host], 1.0)?);
     }
     let skipped = skipped.into_iter().map(|(name, reason)| (name, Outcome::Skipped(reason)));
     let all: BTreeMap<_, _> = checked
@@ -228,14 +228,14 @@ fn prepare(
         .chain([&called(name)])
         .map(|argument| format!(" \"{argument}\""))
         .collect::<String>();
-    let (size, vmlinuz, arguments) = match machine {
+    let (size, load, vmlinuz, arguments) = match machine {
         Emulated::Bare(kernel) => {
             let found = kernels::get(kernel)?;
             let programs = [&[program("init", "kernel")][..], &beside].concat();
             initramfs::write(&image, &programs, &found.modules)
                 .context("the file system image cannot be created")?;
             // Arguments after the two dashes reach pid 1.
-            ((8, "2G"), found.vmlinuz, format!("--{arguments}"))
+            ((8, "2G"), 1.0, found.vmlinuz, format!("--{arguments}"))
         }
         Emulated::Debian(userland) => {
             setup::userlands()?;
@@ -247,11 +247,12 @@ fn prepare(
             let command = format!("/usr/local/bin/kernel --systemd{arguments}");
             let addition = Addition { programs: &programs, packages, command: &command };
             rootfs::write(&image, &rootfs::get(userland)?, &addition)?;
-            ((2, "1G"), kernels::get(kernel)?.vmlinuz, rootfs::arguments())
+            // Its checks mostly wait.
+            ((2, "1G"), 0.5, kernels::get(kernel)?.vmlinuz, rootfs::arguments())
         }
     };
-    let made =
-        Machine::emulated(name, emulator::provide()?, size, &vmlinuz, image, log, &arguments);
+    let qemu = emulator::provide()?;
+    let made = Machine::emulated((name, load), qemu, size, &vmlinuz, image, log, &arguments);
     match machine {
         Emulated::Bare(_) => Ok(made),
         // Under memory pressure, the machine needs a device that is slower than memory.
