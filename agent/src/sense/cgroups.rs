@@ -15,8 +15,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{ProcessId, printable::printable_path, proc_files};
 use foldhash::{HashMap, HashMapExt as _};
+use procfs::process::MountInfo;
+
+use super::{ProcessId, cgroup_namespace::NamespaceRoot, printable::printable_path, proc_files};
 
 /// Number of scans for which a limit, and the charge against it, are cached. At the default
 /// interval that is ten seconds, so that a limit set by an operator counts in the next forecast.
@@ -26,6 +28,9 @@ const LIMIT_SCANS: u32 = 10;
 /// Value of `memory.limit_in_bytes` from which there is no limit: without one it is the largest
 /// page-aligned `long`.
 pub(super) const V1_UNLIMITED_BYTES: u64 = 1 << 62;
+
+/// Inode number of a hierarchy's root directory.
+const ROOT_INODE: u64 = 1;
 
 /// Child of a shared cgroup into which the action `limit` moves a leaking process.
 pub const LEAK_CHILD: &str = "spillway-leak";
@@ -40,11 +45,15 @@ pub enum Hierarchy {
     V1 {
         /// Mount point.
         mount: PathBuf,
+        /// Root of the agent's cgroup namespace in it.
+        root: NamespaceRoot,
     },
     /// The unified hierarchy.
     V2 {
         /// Mount point.
         mount: PathBuf,
+        /// Root of the agent's cgroup namespace in it.
+        root: NamespaceRoot,
     },
     /// No cgroup file system is mounted.
     None,
@@ -111,28 +120,31 @@ impl Hierarchy {
     /// Detects the hierarchy from the mounts. On a host with both, version 1 has the memory
     /// controller.
     pub fn detect() -> Self {
-        let Ok(mounts) = proc_files::mounts() else { return Self::None };
-        let mut found = Self::None;
-        for mount in mounts {
-            let fs_type = mount.fs_type.as_str();
-            if fs_type == "cgroup" && mount.super_options.contains_key("memory") {
-                return Self::V1 { mount: mount.mount_point };
-            }
-            if fs_type == "cgroup2" && found == Self::None {
-                found = Self::V2 { mount: mount.mount_point };
-            }
-        }
-        found
+        let is_v1 = |mount: &MountInfo| {
+            mount.fs_type == "cgroup" && mount.super_options.contains_key("memory")
+        };
+        let v1 = mounted(is_v1).map(|mount| Self::V1 { mount, root: NamespaceRoot::default() });
+        v1.map_or_else(Self::unified, Self::in_own_namespace)
     }
 
-    /// Returns the mount point of the unified hierarchy, which has the pressure files on hosts with
-    /// both; `None` if it is not mounted.
-    pub fn unified() -> Option<PathBuf> {
-        proc_files::mounts()
-            .ok()?
-            .into_iter()
-            .find(|mount| mount.fs_type == "cgroup2")
-            .map(|mount| mount.mount_point)
+    /// Returns the unified hierarchy, which has the pressure files on hosts with both;
+    /// [`Hierarchy::None`] if it is not mounted.
+    pub fn unified() -> Self {
+        let v2 = mounted(|mount| mount.fs_type == "cgroup2");
+        let v2 = v2.map(|mount| Self::V2 { mount, root: NamespaceRoot::default() });
+        v2.map_or(Self::None, Self::in_own_namespace)
+    }
+
+    /// Finds the root of the agent's namespace in the hierarchy.
+    fn in_own_namespace(mut self) -> Self {
+        let shown = self.shown_path_of(std::process::id());
+        match &mut self {
+            Self::V1 { mount, root } | Self::V2 { mount, root } => {
+                *root = NamespaceRoot::find(mount, shown);
+            }
+            Self::None => {}
+        }
+        self
     }
 
     /// Returns whether a version-1 controller charges memory.
@@ -143,14 +155,20 @@ impl Hierarchy {
     /// Returns the mount point.
     pub fn mount(&self) -> Option<&Path> {
         match self {
-            Self::V1 { mount } | Self::V2 { mount } => Some(mount),
+            Self::V1 { mount, .. } | Self::V2 { mount, .. } => Some(mount),
             Self::None => None,
         }
     }
 
     /// Reads the cgroup of a process, as a path from the hierarchy's root in the kernel's bytes;
     /// `None` if the process has ended.
-    fn path_of(&self, pid: u32) -> Option<PathBuf> {
+    pub fn path_of(&self, pid: u32) -> Option<PathBuf> {
+        let (Self::V1 { root, .. } | Self::V2 { root, .. }) = self else { return None };
+        self.shown_path_of(pid).map(|shown| root.absolute(shown))
+    }
+
+    /// Reads the path as the agent's namespace shows it.
+    fn shown_path_of(&self, pid: u32) -> Option<PathBuf> {
         let is_memory = |controllers: &[u8]| {
             controllers.split(|&byte| byte == b',').any(|name| name == b"memory")
         };
@@ -167,8 +185,8 @@ impl Hierarchy {
     /// `memory.stat`, which has the lowest, sums over all CPUs at each read.
     fn holder(&self, path: &Path) -> Option<Holder> {
         let (mount, file) = match self {
-            Self::V1 { mount } => (mount, "memory.limit_in_bytes"),
-            Self::V2 { mount } => (mount, "memory.max"),
+            Self::V1 { mount, .. } => (mount, "memory.limit_in_bytes"),
+            Self::V2 { mount, .. } => (mount, "memory.max"),
             Self::None => return None,
         };
         let path = below(mount, path);
@@ -343,6 +361,17 @@ fn reported_path(path: &Path) -> Arc<str> {
     printable_path(parent.unwrap_or(path))
 }
 
+/// Returns the mount point of such a file system, of several the first that starts at the
+/// hierarchy's root: a container runtime also mounts the container's own part, out of which nothing
+/// is seen.
+fn mounted(is_wanted: impl Fn(&MountInfo) -> bool) -> Option<PathBuf> {
+    let mounts = proc_files::mounts().unwrap_or_default().into_iter().filter(is_wanted);
+    let mut points: Vec<_> = mounts.map(|mount| mount.mount_point).collect();
+    let is_whole = |point: &PathBuf| fs::metadata(point).is_ok_and(|root| root.ino() == ROOT_INODE);
+    let whole = points.iter().position(is_whole);
+    (!points.is_empty()).then(|| points.swap_remove(whole.unwrap_or(0)))
+}
+
 fn below(mount: &Path, path: &Path) -> PathBuf {
     mount.join(path.strip_prefix("/").unwrap_or(path))
 }
@@ -370,7 +399,7 @@ mod tests {
         }
 
         fn hierarchy(&self) -> Hierarchy {
-            Hierarchy::V1 { mount: self.0.clone() }
+            Hierarchy::V1 { mount: self.0.clone(), root: NamespaceRoot::default() }
         }
 
         fn set(&self, path: &str, max_bytes: u64, rss_bytes: u64) {

@@ -7,6 +7,7 @@
 mod accept_latency;
 mod addr;
 mod cgroup_memory;
+mod cgroup_namespace;
 mod cgroups;
 mod connections;
 mod host_memory;

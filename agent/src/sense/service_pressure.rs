@@ -8,16 +8,14 @@
 //! namespace. Cost: some 80 µs a reading of a service with one process, measured on a 6.18 host.
 
 use std::{
-    ffi::OsStr,
     fs,
-    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
 use foldhash::{HashMap, HashMapExt as _};
 use procfs::process::Process;
 
-use super::{ServicePressureFact, proc_files};
+use super::{Hierarchy, ServicePressureFact};
 
 /// Maximum number of readings in one scan: a millisecond or so, a hundredth of the default
 /// interval.
@@ -38,7 +36,7 @@ const SLACK_SECS: f64 = 0.02;
 
 /// Reads the pressure on services.
 pub(super) struct ServicePressureSensor {
-    unified: Option<PathBuf>,
+    unified: Hierarchy,
     readings: HashMap<u32, ServiceReading>,
     /// Services that were read in this scan, and those that could have been.
     reads: usize,
@@ -74,8 +72,8 @@ struct Totals {
 }
 
 impl ServicePressureSensor {
-    /// Creates a sensor for the unified hierarchy at this mount, if there is one.
-    pub(super) fn new(unified: Option<PathBuf>) -> Self {
+    /// Creates a sensor for the unified hierarchy.
+    pub(super) fn new(unified: Hierarchy) -> Self {
         Self { unified, readings: HashMap::new(), reads: 0, wanted: 0, every_secs: EVERY_SECS }
     }
 
@@ -105,7 +103,7 @@ impl ServicePressureSensor {
         let before = self.readings.remove(&pid);
         let cgroup = match &before {
             Some(before) => before.cgroup.clone(),
-            None => self.unified.as_deref().and_then(|mount| own_cgroup(mount, pid)),
+            None => own_cgroup(&self.unified, pid),
         };
         let totals = Totals::read(pid, holders, cgroup.as_deref());
         let baseline_secs = BASELINE_SECS.max(2.0 * self.every_secs);
@@ -174,9 +172,9 @@ impl Totals {
 
 /// Returns the cgroup of a process in the unified hierarchy; `None` for the root, which stands for
 /// the host.
-fn own_cgroup(mount: &Path, pid: u32) -> Option<PathBuf> {
-    let path = proc_files::cgroup_of(pid, |number, _| number == b"0")?;
-    let below = Path::new(OsStr::from_bytes(&path)).strip_prefix("/").ok()?;
+fn own_cgroup(unified: &Hierarchy, pid: u32) -> Option<PathBuf> {
+    let (mount, path) = unified.mount().zip(unified.path_of(pid))?;
+    let below = path.strip_prefix("/").ok()?;
     (!below.as_os_str().is_empty()).then(|| mount.join(below))
 }
 
@@ -241,7 +239,7 @@ mod tests {
 
     #[test]
     fn ended_process_has_no_values() {
-        let mut sensor = ServicePressureSensor::new(None);
+        let mut sensor = ServicePressureSensor::new(Hierarchy::None);
         let pid = std::process::id();
         assert_eq!(sensor.read(0.0, Connections, pid, &[pid]), None, "there is no earlier reading");
         sensor.end_scan(0.0);
@@ -265,7 +263,7 @@ mod tests {
 
     #[test]
     fn service_at_which_only_requests_wait_is_read_more_rarely() {
-        let mut sensor = ServicePressureSensor::new(None);
+        let mut sensor = ServicePressureSensor::new(Hierarchy::None);
         let pid = std::process::id();
         let mut read = Vec::new();
         for scan in 0..=10 {
@@ -280,7 +278,7 @@ mod tests {
 
     #[test]
     fn many_services_take_turns() {
-        let mut sensor = ServicePressureSensor::new(None);
+        let mut sensor = ServicePressureSensor::new(Hierarchy::None);
         let mut read = std::collections::HashSet::new();
         for scan in 0..6 {
             let now = f64::from(scan) / 10.0;

@@ -38,8 +38,10 @@ struct Limited {
 impl Limited {
     fn make(name: &str) -> anyhow::Result<Self> {
         let (mount, max, usage, version) = match Hierarchy::detect() {
-            Hierarchy::V1 { mount } => (mount, "memory.limit_in_bytes", "memory.usage_in_bytes", 1),
-            Hierarchy::V2 { mount } => (mount, "memory.max", "memory.current", 2),
+            Hierarchy::V1 { mount, .. } => {
+                (mount, "memory.limit_in_bytes", "memory.usage_in_bytes", 1)
+            }
+            Hierarchy::V2 { mount, .. } => (mount, "memory.max", "memory.current", 2),
             Hierarchy::None => {
                 return Err(NotOffered("no cgroup file system is mounted".to_owned()).into());
             }

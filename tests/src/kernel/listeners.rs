@@ -145,7 +145,7 @@ pub fn listed(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
 
 /// Checks a listener in a network namespace and a cgroup of its own, as in a container.
 pub fn in_container(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
-    let (Hierarchy::V1 { mount } | Hierarchy::V2 { mount }) = Hierarchy::detect() else {
+    let (Hierarchy::V1 { mount, .. } | Hierarchy::V2 { mount, .. }) = Hierarchy::detect() else {
         return Err(NotOffered("no cgroup file system is mounted".to_owned()).into());
     };
     let cgroup = OwnCgroup::make(&mount, "container").map_err(NotOffered::from)?;

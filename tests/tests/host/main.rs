@@ -5,6 +5,7 @@ mod agent;
 mod attacks;
 mod cascade;
 mod cgroup_leaks;
+mod cgroup_namespace;
 mod confine;
 mod cordon;
 mod etcd;

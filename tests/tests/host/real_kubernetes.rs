@@ -18,7 +18,7 @@ use spillway_agent::{
 use spillway_tests::{
     Scratch, agent,
     api_leases::{CONFORMING, conforming},
-    group_node::{GroupNode, holders, member},
+    group_node::{GroupNode, holders, member, pages_are_claimed_once},
     manifests::{Manifests, read_shipped, shipped},
     now,
     real_kubernetes::RealKubernetes,
@@ -143,6 +143,33 @@ fn paused_node_loses_its_slot_and_a_second_of_its_name_waits() {
     }
     let since = node("web-9", 9).snapshot();
     assert!(since.members.is_empty() && since.grant_revision > 0, "{since:?}");
+}
+
+#[test]
+fn one_node_pages_for_a_leak_of_all_until_it_fails() {
+    let Some((scratch, cluster)) = start("page") else { return };
+    let account = account(&scratch);
+    let mut nodes = [1, 2, 3].map(|nth| new_node(&account, &format!("web-{nth}"), nth));
+    nodes.iter_mut().for_each(Node::publish);
+    let pages = || {
+        let leases = cluster.admin("GET", LEASES, &Value::Null);
+        let names = leases["items"].as_array().into_iter().flatten();
+        let is_page = |lease: &&Value| {
+            lease["metadata"]["name"]
+                .as_str()
+                .is_some_and(|name| name.starts_with("spillway-page-"))
+        };
+        names.filter(is_page).count()
+    };
+    let warning = pages_are_claimed_once(&mut nodes);
+    assert_eq!(pages(), 3);
+    // The pager fails: it publishes no more.
+    let freed = wait_for(FREE_WITHIN, || {
+        nodes[..2].iter_mut().for_each(Node::publish);
+        nodes[0].claims_page(&warning).is_none().then_some(())
+    });
+    assert!(freed.is_some(), "a silent node still pages");
+    assert_eq!(nodes[1].claims_page(&warning), Some("web-1".to_owned()));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A scan's view of the host as a whole. `src/kernel/memory.rs` checks the values of each process
 //! on every kernel.
 
-use std::{collections::HashSet, fs, path::PathBuf, process::Command, time::Duration};
+use std::{collections::HashSet, fs, process::Command, time::Duration};
 
 use spillway_agent::{
     bpf::{LoadOptions, Loader, Probe},
@@ -15,22 +15,18 @@ fn bpf_sees_the_unified_hierarchy() {
     if sensors_with(Probe::ProcessMemory, test).is_none() {
         return;
     }
-    let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts can be read");
-    let unified = mounts
-        .lines()
-        .map(|line| line.split(' ').collect::<Vec<_>>())
-        .find(|fields| fields[2] == "cgroup2");
-    let Some(mount) = unified.map(|fields| PathBuf::from(fields[1])) else {
+    let unified = Hierarchy::unified();
+    let Some(mount) = unified.mount() else {
         return skip(test, "no unified hierarchy is mounted");
     };
-    let cgroup = match OwnCgroup::make(&mount, "unified") {
+    let cgroup = match OwnCgroup::make(mount, "unified") {
         Ok(cgroup) => cgroup,
         Err(error) => return skip(test, &error.to_string()),
     };
     let workload = Workload::start(Command::new(env!("CARGO_BIN_EXE_workload")).arg("touch"));
     cgroup.set("cgroup.procs", workload.pid()).expect("the workload can be moved");
     let mut loader = Loader::load(&LoadOptions::default(), &[&ProcessMemorySensor::PROBE]);
-    let mut sensor = ProcessMemorySensor::start(&mut loader, &Hierarchy::V2 { mount });
+    let mut sensor = ProcessMemorySensor::start(&mut loader, &unified);
     let mut facts = Vec::new();
     sensor.scan(&mut LossCounters::default(), |fact| facts.push(fact)).expect("the scan succeeds");
     let fact = facts

@@ -3,7 +3,10 @@ use std::fs;
 use super::*;
 use crate::{
     bpf::Loader,
-    sense::{LossCounters, Observation, ProcessFact, ProcessId, waiting_requests::BusyAddresses},
+    sense::{
+        LossCounters, Observation, ProcessFact, ProcessId, cgroup_namespace::NamespaceRoot,
+        waiting_requests::BusyAddresses,
+    },
 };
 
 const MIB: u64 = 1 << 20;
@@ -28,7 +31,11 @@ impl Tree {
     }
 
     fn v2(&self) -> CgroupMemorySensor {
-        CgroupMemorySensor::start(&Hierarchy::V2 { mount: self.0.clone() }).unwrap()
+        CgroupMemorySensor::start(&Hierarchy::V2 {
+            mount: self.0.clone(),
+            root: NamespaceRoot::default(),
+        })
+        .unwrap()
     }
 }
 
