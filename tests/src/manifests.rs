@@ -29,20 +29,28 @@ pub fn read_shipped(file: &str) -> String {
     fs::read_to_string(shipped(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
+/// Returns all manifests of a directory as kubectl applies them.
+///
+/// # Panics
+///
+/// Panics if kubectl rejects them.
+pub fn kustomized(servers: &Servers, directory: &str) -> String {
+    servers.kubectl(&["kustomize", &shipped(directory).display().to_string()], "")
+}
+
 /// Strings of a JSON list.
 pub fn strings(list: &Value) -> Vec<&str> {
     list.as_array().map(|list| list.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
 }
 
 impl Manifests {
-    /// Has kubectl read the manifests.
+    /// Has kubectl read the manifests of a directory.
     ///
     /// # Panics
     ///
     /// Panics if kubectl rejects them.
-    pub fn read(servers: &Servers) -> Self {
-        let directory = shipped("");
-        let built = servers.kubectl(&["kustomize", &directory.display().to_string()], "");
+    pub fn read(servers: &Servers, directory: &str) -> Self {
+        let built = kustomized(servers, directory);
         // The label's value does not matter: kubectl prints every object as JSON.
         let output = servers.kubectl(
             &["label", "--local", "--filename=-", "--output=json", "read-by=kubectl"],

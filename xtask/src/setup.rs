@@ -24,7 +24,7 @@ use crate::{python_deps, signals, tools};
 /// Program that unpacks the modules of other kernels, and its package.
 const XZ: (&str, &str) = ("xz", "xz-utils");
 
-/// Program that runs the receiver of `configs/kubernetes/`, whose image contains it, and its
+/// Program that runs the receiver of `configs/kubernetes/cordon/`, whose image contains it, and its
 /// package.
 const PYTHON: (&str, &str) = ("python3", "python3");
 
@@ -188,6 +188,13 @@ pub fn packaging() -> anyhow::Result<()> {
     program(XZ, "which compresses the packages")?;
     program(("rpmbuild", "rpm"), "which makes the package for RPM")?;
     program(("lintian", "lintian"), "which judges the package for Debian")
+}
+
+/// Installs the tools that build and run container images.
+pub fn containers() -> anyhow::Result<()> {
+    program(("buildah", "buildah"), "which builds the container image")?;
+    program(("podman", "podman"), "which runs it in a test")?;
+    program(("runc", "runc"), "with which Podman runs it")
 }
 
 /// Installs the package of a program if it is missing; `why` is the purpose.

@@ -24,7 +24,7 @@ use crate::tools::{DENY, NEXTEST};
 use crate::workspace::{Workspace, is_ci, lint};
 use crate::{
     build::{self, RELEASE_BINARIES},
-    child, corpus, kubernetes, python_deps, scenes, setup, simulate, vm,
+    child, corpus, dist, kubernetes, python_deps, scenes, setup, simulate, vm,
 };
 
 /// Run all tests: formatting, lints, unit, replay, host and kernel tests
@@ -59,8 +59,8 @@ pub struct Args {
     kubernetes: bool,
 }
 
-/// Part of the names of all tests with a real Kubernetes API server.
-const WITH_KUBERNETES: &str = "real_kubernetes::";
+/// Parts of the names of all tests with a real Kubernetes API server or the container image.
+const WITH_KUBERNETES: [&str; 2] = ["real_kubernetes::", "daemonset::"];
 
 impl Args {
     /// Returns whether the build lints, too: a run of selected tests is to work in an unfinished
@@ -72,7 +72,7 @@ impl Args {
     /// Returns the parts of names that select tests; all are run without any.
     fn filters(&self) -> Vec<String> {
         match self.kubernetes && self.filters.is_empty() {
-            true => vec![WITH_KUBERNETES.to_owned()],
+            true => WITH_KUBERNETES.map(str::to_owned).to_vec(),
             false => self.filters.clone(),
         }
     }
@@ -142,6 +142,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if args.kubernetes {
         command.env("SPILLWAY_KUBERNETES", kubernetes::provide()?);
+        command.env("SPILLWAY_IMAGE", dist::image_for_tests(&workspace)?);
     }
     let mut failures = thread::scope(|scope| {
         // The scores take what everything else leaves of the processors: most tests wait.

@@ -49,27 +49,29 @@ fn contains_all(theirs: &Value, ours: &Value) -> bool {
     }
 }
 
+/// Reports whether kubectl knows every field of a DaemonSet.
+pub(crate) fn knows_every_field(servers: &Servers, daemons: &Value) -> bool {
+    // Unlike other subcommands, this one parses the DaemonSet and drops unknown fields.
+    let arguments = ["set", "env", "--local", "--filename=-", "--output=json", "READ_BY=kubectl"];
+    let printed = servers.kubectl(&arguments, &daemons.to_string());
+    contains_all(&serde_json::from_str(&printed).expect("kubectl prints JSON"), daemons)
+}
+
 #[test]
 fn kubectl_knows_every_field_of_the_daemonset() {
     let Some(servers) = servers("cordon-fields") else { return };
-    let mut daemons = Manifests::read(&servers).one("DaemonSet").clone();
-    let is_preserved = |daemons: &Value| {
-        // Unlike other subcommands, this one parses the DaemonSet and drops unknown fields.
-        let arguments =
-            ["set", "env", "--local", "--filename=-", "--output=json", "READ_BY=kubectl"];
-        let printed = servers.kubectl(&arguments, &daemons.to_string());
-        contains_all(&serde_json::from_str(&printed).expect("kubectl prints JSON"), daemons)
-    };
-    assert!(is_preserved(&daemons));
+    let mut daemons = Manifests::read(&servers, "cordon").one("DaemonSet").clone();
+    assert!(knows_every_field(&servers, &daemons));
     daemons["spec"]["template"]["spec"]["hostNetwrk"] = true.into();
-    assert!(!is_preserved(&daemons), "an unknown field goes unnoticed");
+    assert!(!knows_every_field(&servers, &daemons), "an unknown field goes unnoticed");
 }
 
 #[test]
 fn manifests_refer_only_to_existing_objects() {
     let Some(servers) = servers("cordon-manifests") else { return };
-    let manifests = Manifests::read(&servers);
-    let (program, how) = (read_shipped("cordon.py"), read_shipped("kustomization.yaml"));
+    let manifests = Manifests::read(&servers, "cordon");
+    let (program, how) =
+        (read_shipped("cordon/cordon.py"), read_shipped("cordon/kustomization.yaml"));
     let namespace = &manifests.one("Namespace")["metadata"]["name"];
     for object in &manifests.objects {
         let kind = object["kind"].as_str().expect("an object has a kind");
@@ -147,7 +149,7 @@ impl Receiver {
     pub(crate) fn start(manifests: &Manifests, keys: &Path, account: &Path, api: u16) -> Self {
         let command = strings(&manifests.container()["command"]);
         let mut python = Command::new(command[0]);
-        python.args(&command[1..command.len() - 1]).arg(shipped("cordon.py")).env_clear();
+        python.args(&command[1..command.len() - 1]).arg(shipped("cordon/cordon.py")).env_clear();
         python.env("PATH", env::var_os("PATH").unwrap_or_default());
         python.env("NODE_NAME", NODE).env("LISTEN", "127.0.0.1:0");
         python.env("KEYS_FILE", keys).env("ACCOUNT_DIR", account);
@@ -289,7 +291,7 @@ fn set(test: &str) -> Option<(Manifests, Cluster)> {
         skip(test, "needs python3, which `cargo xtask test` installs if apt-get exists");
         return None;
     }
-    let manifests = Manifests::read(&servers(test)?);
+    let manifests = Manifests::read(&servers(test)?, "cordon");
     let cluster = Cluster::start(test, &manifests);
     Some((manifests, cluster))
 }

@@ -8,6 +8,7 @@ mod cgroup_leaks;
 mod cgroup_namespace;
 mod confine;
 mod cordon;
+mod daemonset;
 mod etcd;
 mod faults;
 mod fleet;

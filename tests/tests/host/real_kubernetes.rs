@@ -19,7 +19,7 @@ use spillway_tests::{
     Scratch, agent,
     api_leases::{CONFORMING, conforming},
     group_node::{GroupNode, holders, member, pages_are_claimed_once},
-    manifests::{Manifests, read_shipped, shipped},
+    manifests::{Manifests, kustomized, read_shipped},
     now,
     real_kubernetes::RealKubernetes,
     wait_for,
@@ -272,14 +272,39 @@ fn role_of_a_fleet_allows_what_is_used_and_nothing_else() {
     assert_eq!(status, 401);
 }
 
+#[test]
+fn agents_manifests_are_applied_and_its_role_reads_pods_alone() {
+    let Some((_scratch, cluster)) = start("agent") else { return };
+    for directory in ["agent", "enforce"] {
+        cluster.apply(&kustomized(cluster.servers(), directory));
+    }
+    let daemons = "/apis/apps/v1/namespaces/spillway/daemonsets/spillway";
+    let pod = &cluster.admin("GET", daemons, &Value::Null)["spec"]["template"]["spec"];
+    let added = &pod["containers"][0]["securityContext"]["capabilities"]["add"];
+    assert_eq!(added.as_array().and_then(|list| list.last()), Some(&json!("DAC_OVERRIDE")));
+    let token = cluster.token("spillway");
+    let pods = "/api/v1/pods?fieldSelector=spec.nodeName%3Dnode-1&resourceVersion=0";
+    for (method, path, status) in [
+        ("GET", pods, 200),
+        ("GET", "/api/v1/namespaces/spillway/pods/x", 403),
+        ("GET", "/api/v1/pods?watch=1", 403),
+        ("DELETE", "/api/v1/namespaces/spillway/pods/x", 403),
+        ("GET", "/api/v1/nodes", 403),
+        ("GET", "/api/v1/secrets", 403),
+        ("GET", "/api/v1/configmaps", 403),
+        ("GET", LEASES, 403),
+    ] {
+        let (said, body) = cluster.call(&token, method, path, &Value::Null);
+        assert_eq!(said, status, "{method} {path}: {body}");
+    }
+}
+
 /// Applies the shipped receiver, and makes a node of this name.
 fn with_node(cluster: &RealKubernetes, name: &str) -> Manifests {
-    let directory = shipped("");
-    let built = cluster.servers().kubectl(&["kustomize", &directory.display().to_string()], "");
-    cluster.apply(&built);
+    cluster.apply(&kustomized(cluster.servers(), "cordon"));
     let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name } });
     cluster.admin("POST", "/api/v1/nodes", &node);
-    Manifests::read(cluster.servers())
+    Manifests::read(cluster.servers(), "cordon")
 }
 
 #[test]

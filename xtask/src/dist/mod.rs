@@ -1,5 +1,5 @@
 //! `cargo xtask dist`: the agent as one static binary, in a package for Debian, one for RPM and a
-//! tarball, with their checksums, in `target/dist/`.
+//! tarball, with their checksums, in `target/dist/`; on request a container image too.
 //!
 //! The files are staged once as they are installed; each package is made of that directory by its
 //! distribution's own tool, dpkg-deb and rpmbuild. They are there or installed in seconds, while
@@ -8,6 +8,7 @@
 //! no path of this machine gets into the binary.
 
 mod deb;
+mod image;
 mod rpm;
 mod stage;
 mod tarball;
@@ -33,10 +34,14 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 #[command(after_help = "Examples:\n  \
     cargo xtask dist                 the packages for x86-64, and lintian's verdict\n  \
     cargo xtask dist --json          their paths as JSON on standard output\n  \
+    cargo xtask dist --image         the container image too, for `podman load --input FILE`\n  \
     SOURCE_DATE_EPOCH=0 cargo xtask dist    other times than those of the last commit\n\n\
     Install one with `apt install ./target/dist/spillway_*_amd64.deb`.\n\
     Exit codes: 0 ok, 1 something could not be built, or lintian found an error.")]
 pub struct Args {
+    /// Build the container image too
+    #[arg(long)]
+    image: bool,
     /// Print the paths as JSON
     #[arg(long)]
     json: bool,
@@ -65,7 +70,11 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let directory = workspace.target.join("dist");
     let stage = stage(&workspace, X86_64, &binary)?;
     let deb = stage.deb(&format!("{VERSION}-1"), Packing::Small, &directory)?;
-    let packages = [deb.clone(), stage.rpm(&directory)?, stage.tarball(&directory)?];
+    let mut packages = vec![deb.clone(), stage.rpm(&directory)?, stage.tarball(&directory)?];
+    if args.image {
+        setup::containers()?;
+        packages.push(stage.image(&directory)?);
+    }
     checksums(&directory, &packages)?;
     let mut lintian = Command::new("lintian");
     lintian.args(["--fail-on", "error", "--allow-root"]).arg(&deb);
@@ -85,6 +94,13 @@ pub fn for_checks(workspace: &Workspace) -> anyhow::Result<[PathBuf; 2]> {
     let directory = workspace.target.join("vm");
     let deb = |version: String| stage.deb(&version, Packing::Quick, &directory);
     Ok([deb(format!("{VERSION}~previous-1"))?, deb(format!("{VERSION}-1"))?])
+}
+
+/// Builds the image of the same build, for the test that runs it.
+pub fn image_for_tests(workspace: &Workspace) -> anyhow::Result<PathBuf> {
+    setup::containers()?;
+    let stage = stage(workspace, X86_64, &build::static_agent(workspace)?)?;
+    stage.image(&workspace.target.join("vm"))
 }
 
 /// Stages what is installed.

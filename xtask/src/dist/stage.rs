@@ -21,7 +21,16 @@ const DOCUMENTS: [(&str, &str); 3] = [
 ];
 
 /// Directories of `configs/` with examples.
-const EXAMPLES: [&str; 4] = ["grafana", "haproxy", "kubernetes", "prometheus"];
+const EXAMPLES: [&str; 8] = [
+    "grafana",
+    "haproxy",
+    "kubernetes",
+    "kubernetes/agent",
+    "kubernetes/cordon",
+    "kubernetes/enforce",
+    "kubernetes/monitoring",
+    "prometheus",
+];
 
 /// Directory with the installed files, and what the packages need to know about them.
 pub struct Stage {
