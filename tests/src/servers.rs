@@ -22,6 +22,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(3);
 
 const ALERTMANAGER: &str = "usr/bin/prometheus-alertmanager";
 const PROMTOOL: &str = "usr/bin/promtool";
+const CADDY: &str = "usr/bin/caddy";
 const GUNICORN: &str = "usr/bin/gunicorn";
 const UVICORN: &str = "usr/bin/uvicorn";
 const ETCD: &str = "usr/bin/etcd";
@@ -134,12 +135,20 @@ impl Servers {
     pub fn find() -> Result<Self, String> {
         let root = env::var_os("SPILLWAY_SERVERS").map(PathBuf::from);
         let root = root.ok_or(
-            "needs nginx, HAProxy, gunicorn, uvicorn, wrk, Alertmanager, promtool, etcd and \
-             kubectl, which `cargo xtask test` unpacks where there is apt-get",
+            "needs nginx, HAProxy, Caddy, gunicorn, uvicorn, wrk, Alertmanager, promtool, etcd \
+             and kubectl, which `cargo xtask test` unpacks where there is apt-get",
         )?;
         let nginx_and_haproxy = ["usr/sbin/nginx", "usr/sbin/haproxy"];
-        let others =
-            ["usr/bin/wrk", "usr/bin/kubectl", PROMTOOL, ALERTMANAGER, ETCD, GUNICORN, UVICORN];
+        let others = [
+            "usr/bin/wrk",
+            "usr/bin/kubectl",
+            CADDY,
+            PROMTOOL,
+            ALERTMANAGER,
+            ETCD,
+            GUNICORN,
+            UVICORN,
+        ];
         match [&nginx_and_haproxy[..], &others]
             .concat()
             .iter()
@@ -421,6 +430,39 @@ impl Servers {
     pub fn haproxy_with(&self, config: &Path, addr: SocketAddr) -> Program {
         let mut command = self.command(self.root.join("usr/sbin/haproxy"));
         command.arg("-db").arg("-f").arg(config);
+        listening(&mut command, addr)
+    }
+
+    /// Starts nginx with a configuration of the test's own and its files in `dir`, and waits until
+    /// it listens on `addr`. Returns the command that reloads it too.
+    ///
+    /// # Panics
+    ///
+    /// Panics if nginx does not listen within five seconds.
+    pub fn nginx_of(&self, dir: &Path, config: &Path, addr: SocketAddr) -> (Program, String) {
+        let mut command = self.command(self.root.join("usr/sbin/nginx"));
+        command.arg("-p").arg(dir).arg("-c").arg(config).arg("-e").arg(dir.join("error.log"));
+        let libraries = command
+            .get_envs()
+            .filter_map(|(name, value)| Some(format!("{}={}", name.to_str()?, value?.to_str()?)));
+        let arguments = command.get_args().filter_map(OsStr::to_str);
+        let program = command.get_program().to_string_lossy();
+        let words = ["env".to_owned()].into_iter().chain(libraries);
+        let words = words.chain([program.into_owned()]).chain(arguments.map(str::to_owned));
+        let reload = words.chain(["-s".to_owned(), "reload".to_owned()]).collect::<Vec<_>>();
+        (listening(&mut command, addr), reload.join(" "))
+    }
+
+    /// Starts Caddy with a configuration and its files in `dir`, and waits until it listens on
+    /// `addr`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if Caddy does not listen within five seconds.
+    pub fn caddy(&self, dir: &Path, config: &Path, addr: SocketAddr) -> Program {
+        let mut command = self.command(self.root.join(CADDY));
+        command.args(["run", "--adapter", "caddyfile", "--config"]).arg(config);
+        command.env("HOME", dir).stderr(Stdio::null());
         listening(&mut command, addr)
     }
 

@@ -1,5 +1,5 @@
-//! nginx, HAProxy, gunicorn, uvicorn and wrk, with which the live tests, the demo and the bench
-//! create load; Alertmanager, which receives their alerts; promtool, which checks metrics and
+//! nginx, HAProxy, Caddy, gunicorn, uvicorn and wrk, with which the live tests, the demo and the
+//! bench create load; Alertmanager, which receives their alerts; promtool, which checks metrics and
 //! rules; etcd, through which nodes take turns; and kubectl, which reads manifests.
 //!
 //! Servers that only all of the scenes need are a set of their own, because they are large.
@@ -9,11 +9,12 @@ use crate::deb_cache::Unpacked;
 /// Debian's packages. wrk prints its version with exit code 1.
 pub const SERVERS: Unpacked = Unpacked {
     name: "servers",
-    what: "nginx, HAProxy, gunicorn, uvicorn, wrk, Alertmanager, promtool, etcd and kubectl",
+    what: "nginx, HAProxy, Caddy, gunicorn, uvicorn, wrk, Alertmanager, promtool, etcd and kubectl",
     why: "by the live tests",
     packages: &[
         "nginx",
         "haproxy",
+        "caddy",
         "gunicorn",
         "uvicorn",
         "wrk",
@@ -26,6 +27,7 @@ pub const SERVERS: Unpacked = Unpacked {
     programs: &[
         ("usr/sbin/nginx", "-v", 0),
         ("usr/sbin/haproxy", "-v", 0),
+        ("usr/bin/caddy", "version", 0),
         ("usr/bin/gunicorn", "--version", 0),
         ("usr/bin/uvicorn", "--version", 0),
         ("usr/bin/wrk", "-v", 1),

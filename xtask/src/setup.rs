@@ -14,12 +14,13 @@ use anyhow::{Context as _, bail};
 use crate::apt::{apt_line, install};
 use crate::child;
 use crate::deb_servers::{MORE_SERVERS, SERVERS};
+use crate::python_deps::WEBHOOKS;
 use crate::toolchain::{self, Compiler, Next};
 use crate::tools::{CargoTool, DENY, NEXTEST};
 use crate::vm::emulator;
 use crate::vm::rootfs::USERLAND_PACKAGES;
 use crate::workspace::{Workspace, on_path};
-use crate::{python_deps, signals, tools};
+use crate::{signals, tools};
 
 /// Program that unpacks the modules of other kernels, and its package.
 const XZ: (&str, &str) = ("xz", "xz-utils");
@@ -55,7 +56,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     userlands()?;
     servers()?;
     python()?;
-    python_deps::provide()?;
+    WEBHOOKS.provide()?;
     if args.thorough {
         more_servers()?;
     }
@@ -106,11 +107,11 @@ fn check() -> anyhow::Result<ExitCode> {
         "{}: Python",
         if python { "ready" } else { "missing, `cargo xtask test` installs it" }
     );
-    let webhooks = python_deps::is_there()?;
+    let webhooks = WEBHOOKS.are_there()?;
     println!(
         "{}: {}",
         if webhooks { "ready" } else { "missing, `cargo xtask test` downloads it" },
-        python_deps::WHAT
+        WEBHOOKS.what
     );
     Ok(if ready && has_cargo_tools && emulator && userlands && servers && python && webhooks {
         ExitCode::SUCCESS

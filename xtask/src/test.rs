@@ -19,12 +19,13 @@ use std::thread;
 use anyhow::Context as _;
 
 use crate::deb_servers::SERVERS;
+use crate::python_deps::{BALANCERS, WEBHOOKS};
 use crate::signals::Interrupted;
 use crate::tools::{DENY, NEXTEST};
 use crate::workspace::{Workspace, is_ci, lint};
 use crate::{
     build::{self, RELEASE_BINARIES},
-    child, corpus, dist, kubernetes, python_deps, scenes, setup, simulate, vm,
+    child, corpus, dist, kubernetes, scenes, setup, simulate, vm,
 };
 
 /// Run all tests: formatting, lints, unit, replay, host and kernel tests
@@ -139,6 +140,9 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if !args.quick {
         provide(&mut command, strict)?;
+    }
+    if args.thorough {
+        command.env("SPILLWAY_BALANCERS", BALANCERS.provide()?);
     }
     if args.kubernetes {
         command.env("SPILLWAY_KUBERNETES", kubernetes::provide()?);
@@ -302,10 +306,10 @@ fn provide(command: &mut Command, strict: bool) -> anyhow::Result<()> {
         Err(error) => eprintln!("test: continuing: {error:#}"),
         Ok(()) => {}
     }
-    match python_deps::provide() {
+    match WEBHOOKS.provide() {
         Ok(dir) => drop(command.env("SPILLWAY_WEBHOOKS", dir)),
         Err(error) if strict || error.is::<Interrupted>() => return Err(error),
-        Err(error) => eprintln!("test: continuing without {}: {error:#}", python_deps::WHAT),
+        Err(error) => eprintln!("test: continuing without {}: {error:#}", WEBHOOKS.what),
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! tables that all agents on a host share. Each runs alone.
 
 mod allocations;
+mod balancers;
 mod drain;
 mod drain_requests;
 mod floods;

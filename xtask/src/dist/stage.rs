@@ -21,7 +21,8 @@ const DOCUMENTS: [(&str, &str); 3] = [
 ];
 
 /// Directories of `configs/` with examples.
-const EXAMPLES: [&str; 8] = [
+const EXAMPLES: [&str; 9] = [
+    "balancers",
     "grafana",
     "haproxy",
     "kubernetes",
