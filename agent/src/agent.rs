@@ -14,6 +14,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::geteuid;
+
 use crate::{
     act::{
         self, Executor, LimitWorker, Notifier, Outcome,
@@ -41,6 +43,10 @@ use crate::{
     serve::{Metrics, serve, serve_agent_check},
     service_pods::ServicePods,
     signals::{Hangup, stopped},
+    status::{
+        ActionLog, LoopSnapshot, StatusBoard, StatusServer,
+        runtime_dir::{RUNTIME_DIR, socket_path},
+    },
     trace::{TraceError, TraceWriter},
 };
 
@@ -122,7 +128,16 @@ pub fn run(
             // missing.
             let _ = StateDir::create(&config.record.state_dir);
         }
-        sandbox::files(&config.record.state_dir, Hierarchy::detect().mount());
+        let mut status = bind_status(&config.record.state_dir, &metrics);
+        sandbox::files(
+            &config.record.state_dir,
+            Path::new(RUNTIME_DIR),
+            Hierarchy::detect().mount(),
+        );
+        let board = Arc::new(StatusBoard::new(config, file, &metrics, drains.readiness()));
+        if let Some(status) = &mut status {
+            status.start(board.clone())?;
+        }
         let windows = SavedWindows::open(&config.record.state_dir, &clock);
         if let Some(windows) = &windows {
             match windows.restore(&mut engine, &clock) {
@@ -141,7 +156,11 @@ pub fn run(
                 }
             }
         }
-        sensors.leave_out(OwnSockets::new(&listen(config, &metrics, &drains).await));
+        let own = OwnSockets::new(&listen(config, &metrics, &drains).await);
+        sensors.leave_out(match &status {
+            Some(status) => own.and_unix(status.path()),
+            None => own,
+        });
         let notifier = Notifier::start(config, clock)?;
         if let Some(notifier) = &notifier {
             metrics.show_notifications(notifier.counts());
@@ -161,6 +180,8 @@ pub fn run(
             realtime: RealtimeUnderPressure::default(),
             fleet: gate.clone(),
             windows,
+            board: Some(board),
+            actions: ActionLog::default(),
             stalls: 0,
             has_warned_untracked: false,
             output: Output::default(),
@@ -196,6 +217,7 @@ pub fn run(
         agent.service_pods = ServicePods::start(config)?;
         let is_resetting = is_shedding && config.act.shed.reset;
         sandbox::system_calls(sensors.enters_namespaces() || is_resetting, is_shedding);
+        agent.publish();
         announce(&sensors, config);
         let consume = |event: Event<'_>| {
             agent.apply(event);
@@ -268,6 +290,10 @@ struct Agent {
     fleet: Option<FleetGate>,
     /// Windows on disk, if they are kept.
     windows: Option<SavedWindows>,
+    /// Place of the snapshots for the agent's status; `None` in tests.
+    board: Option<Arc<StatusBoard>>,
+    /// Actions of the open incidents, and changes in effect.
+    actions: ActionLog,
     /// Stalls so far.
     stalls: u64,
     has_warned_untracked: bool,
@@ -310,13 +336,17 @@ impl Agent {
             self.engine.apply_into(&Observation { t, fact }, &mut self.output);
         }
         self.count_requests(batch.sensors);
-        self.collect_outcomes();
+        let has_outcomes = self.collect_outcomes();
         for verdict in &self.output.verdicts {
             self.metrics.note_verdict(verdict);
             self.printer.verdict(verdict);
         }
+        let has_news = has_outcomes || !self.output.is_empty();
         self.carry_out();
         self.output.verdicts.clear();
+        if has_news {
+            self.publish();
+        }
         // Counting walks everything that is tracked: once per scan of processes is enough.
         if batch.read == ScanKind::Processes {
             self.on_process_scan();
@@ -344,11 +374,12 @@ impl Agent {
     }
 
     /// Reports what executors have done since the last batch. One that failed raises its incident's
-    /// severity.
-    fn collect_outcomes(&mut self) {
+    /// severity. Returns whether there are any.
+    fn collect_outcomes(&mut self) -> bool {
         let now = self.clock.now();
         let outcomes: Vec<_> =
             self.executors.iter_mut().flat_map(|executor| executor.outcomes(now)).collect();
+        let has_any = !outcomes.is_empty();
         for outcome in outcomes {
             self.report(&outcome);
             let (ids, why) = (outcome.cause.incidents(), &outcome.why);
@@ -359,6 +390,7 @@ impl Agent {
                 self.engine.not_shed(ids);
             }
         }
+        has_any
     }
 
     /// Hands each decision to the executor that it is for.
@@ -370,7 +402,15 @@ impl Agent {
             decision.performed =
                 self.executors.iter_mut().any(|executor| executor.perform(&decision, verdicts));
             self.printer.decision(&decision);
+            self.actions.note_decision(&decision);
         }
+    }
+
+    /// Puts the state of this moment on the board.
+    fn publish(&mut self) {
+        let Some(board) = &self.board else { return };
+        self.actions.retain(|id| self.engine.knows(id));
+        board.put(LoopSnapshot::take(&self.engine, &self.actions, self.clock.now()));
     }
 
     fn on_process_scan(&mut self) {
@@ -387,6 +427,7 @@ impl Agent {
         if let Some(windows) = &mut self.windows {
             windows.save_if_due(&self.engine, &self.clock);
         }
+        self.publish();
         let tracked = self.engine.tracked();
         self.metrics.note_tracked(&tracked);
         if tracked.untracked_total > 0 && !std::mem::replace(&mut self.has_warned_untracked, true) {
@@ -401,6 +442,7 @@ impl Agent {
     /// Prints and counts an outcome, and passes it to every executor. A setback is logged as well.
     fn report(&mut self, outcome: &Outcome) {
         self.metrics.note_outcome(outcome);
+        self.actions.note_outcome(outcome);
         for executor in &mut self.executors {
             executor.on_outcome(outcome);
         }
@@ -485,6 +527,26 @@ async fn listen(config: &Config, metrics: &Arc<Metrics>, drains: &DrainWorker) -
         ),
     }
     addresses
+}
+
+/// Binds the status socket. Without it the agent runs all the same.
+fn bind_status(state_dir: &Path, metrics: &Metrics) -> Option<StatusServer> {
+    let bound = StatusServer::bind(state_dir).inspect_err(|error| {
+        let path = socket_path(state_dir);
+        let why = format!(
+            "cannot report status at {}: {error}\n  hint: `spillway status` needs it; under \
+             systemd set RuntimeDirectory=spillway in the unit",
+            path.display()
+        );
+        if geteuid().is_root() {
+            not_served(metrics, why);
+        } else {
+            // Only root can make the directory, and an agent without root needs nobody's attention.
+            tracing::info!("{why}");
+            metrics.note_permanent("serve", why);
+        }
+    });
+    bound.ok()
 }
 
 fn not_served(metrics: &Metrics, why: String) {
@@ -652,6 +714,8 @@ mod tests {
             realtime: RealtimeUnderPressure::default(),
             fleet: None,
             windows: None,
+            board: None,
+            actions: ActionLog::default(),
             stalls: 0,
             has_warned_untracked: false,
             output: Output::default(),

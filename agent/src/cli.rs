@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Parser, Subcommand};
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failed, 2 bad usage, configuration or trace.
+Exit codes: 0 done, 1 failed or without effect, 2 bad usage, configuration or trace.
 
 Examples:
   spillway run                                  watch this host with every default
@@ -14,6 +14,7 @@ Examples:
   spillway record --out host.jsonl --duration 60s
   spillway replay host.jsonl --decisions
   spillway doctor                               check what each probe can see on this host
+  spillway status                               see incidents, actions and what to do next
   spillway pause                                stop all new actions
   spillway drain                                drain this node until `spillway resume`
   spillway undo                                 restore everything that Spillway changed
@@ -98,7 +99,17 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Stop all new actions; those already taken stay until `spillway undo`
+    /// Show what the running agent sees, has done and would do; exits 1 if none answers or it hangs
+    Status {
+        /// Configuration file, for its record.state_dir
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop all new actions; those already taken stay until `spillway undo`; exits 1 if the agent
+    /// does not take it up
     Pause {
         /// Configuration file, for its record.state_dir
         #[arg(long, value_name = "FILE")]
@@ -110,7 +121,7 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Drain this node and keep it drained until `spillway resume`
+    /// Drain this node and keep it drained until `spillway resume`; exits 1 if it is not drained
     Drain {
         /// Report `maint` instead of `drain` once all connections are closed
         #[arg(long)]
@@ -119,7 +130,8 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Keep this node in service, at a weight of 100 %, until `spillway resume`
+    /// Keep this node in service, at a weight of 100 %, until `spillway resume`; exits 1 if it
+    /// stays out of rotation
     Undrain {
         /// Configuration file, for its record.state_dir
         #[arg(long, value_name = "FILE")]

@@ -9,7 +9,7 @@
 
 use crate::{
     config::{Config, FleetBackend},
-    decide::{Decision, IncidentId, Policy, Services},
+    decide::{ActionBudget, Decision, IncidentId, IncidentView, Policy, Services},
     detect::{
         Context, Detector, DetectorSize, Findings, SavedError, SensorHealth, Verdict, detectors,
     },
@@ -230,6 +230,21 @@ impl Engine {
     /// Open claims, each with its latest forecast, in a stable order.
     pub fn raised(&self) -> impl Iterator<Item = &Verdict> {
         self.policy.open()
+    }
+
+    /// Open incidents, the worst first, and the number of all: see [`Policy::incidents`].
+    pub fn incidents(&self, max: usize) -> (Vec<IncidentView>, usize) {
+        self.policy.incidents(max)
+    }
+
+    /// Returns whether a claim is open, or quiet and remembered.
+    pub fn knows(&self, id: &IncidentId) -> bool {
+        self.policy.knows(id)
+    }
+
+    /// Actions that are left of the hour's at `t`.
+    pub fn budget(&self, t: f64) -> ActionBudget {
+        self.policy.budget(t)
     }
 
     /// Numbers of subjects and claims held.

@@ -13,9 +13,10 @@
 //!
 //! Around them: [`agent`] is the loop of `spillway run`, [`scan_loop`] its timers and reads,
 //! [`output`] what it prints, `saved_windows` what it keeps for its next run, [`serve`] its metrics
-//! and health, [`trace`] recorded observations, [`config`] the configuration, [`cli`] the command
-//! line, [`commands`] the subcommands, [`net`] clients of other hosts, `os` the operating system,
-//! [`units`] numbers for people, and [`clock`] the only reader of time.
+//! and health, [`status`] its report, [`trace`] recorded observations, [`config`] the
+//! configuration, [`cli`] the command line, [`commands`] the subcommands, [`net`] clients of other
+//! hosts, `os` the operating system, [`units`] numbers for people, and [`clock`] the only reader of
+//! time.
 //!
 //! Each stage imports only the stages before it, and from [`detect`] to [`engine`] nothing knows a
 //! clock, a file or a socket. `agent/README.md` describes how to add a sensor, a detector, an
@@ -44,5 +45,6 @@ pub mod sense;
 pub mod serve;
 mod service_pods;
 mod signals;
+pub mod status;
 pub mod trace;
 pub mod units;

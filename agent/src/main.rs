@@ -55,6 +55,7 @@ fn main() -> ExitCode {
         Command::Explain { trace, pid, out, config } => {
             commands::explain::run(&trace, pid, out.as_deref(), config.as_deref())
         }
+        Command::Status { config, json } => commands::status::status(config.as_deref(), json),
         Command::Pause { config } => commands::pause::pause(config.as_deref()),
         Command::Resume { config } => commands::pause::resume(config.as_deref()),
         Command::Drain { maintenance, config } => commands::drain::set_override(

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
-use crate::decide::IncidentId;
+use crate::decide::{Action, IncidentId};
 
 /// Outcome of an action.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -170,6 +170,53 @@ impl OutcomeKind {
             Self::ShedYielded => "shed_yielded",
             Self::Unshed => "unshed",
         }
+    }
+
+    /// Returns the action that it is an outcome of.
+    pub fn action(self) -> Action {
+        match self {
+            Self::Limited
+            | Self::Refused
+            | Self::Failed
+            | Self::Reasserted
+            | Self::Overridden
+            | Self::Tightened
+            | Self::Relaxed
+            | Self::CpuThrottled
+            | Self::Widened
+            | Self::Thrashing
+            | Self::GrowthStopped
+            | Self::KeptAfterIncident
+            | Self::Undone
+            | Self::CgroupRemoved => Action::Limit,
+            Self::DrainRequested
+            | Self::Draining
+            | Self::Drained
+            | Self::Verifying
+            | Self::DrainRefused
+            | Self::DrainUseless
+            | Self::UndrainRequested
+            | Self::Undrained
+            | Self::UndrainFailed => Action::Drain,
+            Self::Shedding
+            | Self::ShedRefused
+            | Self::ShedFailed
+            | Self::ShedYielded
+            | Self::Unshed => Action::Shed,
+        }
+    }
+
+    /// Returns whether nothing that the action changed is in effect any more.
+    pub fn is_end(self) -> bool {
+        matches!(
+            self,
+            Self::Undone
+                | Self::CgroupRemoved
+                | Self::Overridden
+                | Self::ShedYielded
+                | Self::Unshed
+                | Self::Undrained
+        )
     }
 
     /// Returns whether it is worth a log line and a note on health: a setback, or a length that

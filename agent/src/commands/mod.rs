@@ -6,12 +6,14 @@
 pub mod check_config;
 pub mod doctor;
 pub mod drain;
+mod effect;
 pub mod explain;
 pub mod fleet;
 pub mod pause;
 pub mod record;
 pub mod replay;
 pub mod run;
+pub mod status;
 pub mod undo;
 
 use std::{

@@ -8,7 +8,11 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{CommandError, load};
+use super::{
+    CommandError,
+    effect::{Effect, no_effect},
+    load,
+};
 use crate::{
     act::{
         Journal, Outcome, OutcomeCause, OutcomeKind,
@@ -17,10 +21,12 @@ use crate::{
     },
     os::{proc_reader, sandbox},
     sense::Hierarchy,
+    status::{StatusReport, runtime_dir::RUNTIME_DIR, text::rotation},
 };
 
 /// Restores limits, accept queues and network namespaces from the journals, and puts a drained node
-/// back into service unless `keeps_drain` is set. None of it waits for a running agent.
+/// back into service unless `keeps_drain` is set. A running agent is asked for the state that
+/// results; nothing but an undrain needs one.
 ///
 /// # Errors
 ///
@@ -31,7 +37,7 @@ pub fn undo(config: Option<&Path>, keeps_drain: bool, json: bool) -> Result<(), 
     // Somebody else may have written the journal, so it must not reach beyond cgroups.
     if state_dir.exists() {
         proc_reader::start()?;
-        sandbox::files(&state_dir, Hierarchy::detect().mount());
+        sandbox::files(&state_dir, Path::new(RUNTIME_DIR), Hierarchy::detect().mount());
     }
     let journal = Journal::find(&state_dir)
         .with_context(|| format!("cannot read the journal in {}", state_dir.display()));
@@ -71,10 +77,44 @@ pub fn undo(config: Option<&Path>, keeps_drain: bool, json: bool) -> Result<(), 
     if outcomes.is_empty() && !json {
         writeln!(out, "nothing to undo: {} records no changes", state_dir.display())?;
     }
+    drop(out);
+    let is_undrained = outcomes.iter().any(|one| one.event == OutcomeKind::UndrainRequested);
+    if !outcomes.is_empty() {
+        report_agent(&state_dir, is_undrained, json)?;
+    }
     use OutcomeKind::{Failed, ShedFailed, UndrainFailed};
     let has_failed =
         outcomes.iter().any(|one| matches!(one.event, Failed | UndrainFailed | ShedFailed));
     if has_failed { Err(CommandError::AlreadyReported) } else { Ok(()) }
+}
+
+/// Waits until a running agent knows that nothing is in effect any more, and reports its state.
+///
+/// # Errors
+///
+/// Returns an error if this node has to be undrained, and no agent runs that could.
+fn report_agent(state_dir: &Path, is_undrained: bool, json: bool) -> Result<(), CommandError> {
+    let is_undone = |report: &StatusReport| {
+        report.changes_total == 0 && !(is_undrained && report.drain.state != "healthy")
+    };
+    let report = match Effect::wait(state_dir, is_undone)? {
+        Effect::Reached(report) | Effect::Missed(report) => report,
+        Effect::NoAgent if is_undrained => {
+            return Err(no_effect(
+                "no agent runs, so this node stays out of rotation until one starts\n  hint: \
+                 `systemctl start spillway`",
+            ));
+        }
+        Effect::NoAgent => return Ok(()),
+    };
+    if json {
+        return Ok(());
+    }
+    println!("This node: {}.", rotation(&report.drain, &report.at));
+    if report.mode == "enforce" && !report.paused {
+        println!("The agent runs and may act again; `spillway pause` prevents that.");
+    }
+    Ok(())
 }
 
 /// Asks the agent to undrain, now or when it next starts, if the node is drained or about to be.

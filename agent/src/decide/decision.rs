@@ -107,18 +107,10 @@ pub enum Action {
 }
 
 impl Action {
-    /// Whether it only notifies and changes nothing on the host.
-    pub fn is_told(self) -> bool {
-        matches!(self, Self::Page { .. } | Self::Resolve)
-    }
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Page { severity: Severity::Info } => "page (info)",
-            Self::Page { severity: Severity::Warning } => "page (warning)",
-            Self::Page { severity: Severity::Critical } => "page (critical)",
+    /// Name in output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Page { .. } => "page",
             Self::Limit => "limit",
             Self::Unlimit => "unlimit",
             Self::Shed => "shed",
@@ -128,6 +120,20 @@ impl fmt::Display for Action {
             Self::Weigh => "weigh",
             Self::Unweigh => "unweigh",
             Self::Resolve => "resolve",
-        })
+        }
+    }
+
+    /// Whether it only notifies and changes nothing on the host.
+    pub fn is_told(self) -> bool {
+        matches!(self, Self::Page { .. } | Self::Resolve)
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Page { severity } => write!(f, "{} ({})", self.name(), severity.name()),
+            _ => f.write_str(self.name()),
+        }
     }
 }

@@ -100,6 +100,19 @@ struct Acted {
     is_drain: bool,
 }
 
+/// Actions that are left of the hour's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ActionBudget {
+    /// Actions an hour.
+    pub per_hour: usize,
+    /// Actions left now.
+    pub left: usize,
+    /// Of these, actions that only a drain may take.
+    pub for_drain: usize,
+    /// Time until another one is, in seconds; `None` if all are left.
+    pub next_secs: Option<f64>,
+}
+
 /// Reason for which an action is not taken.
 #[derive(Debug, Clone, PartialEq)]
 pub enum GuardRefusal {
@@ -206,7 +219,7 @@ impl Guard {
         if self.acted.len() >= actions_per_hour_max {
             return Err(GuardRefusal::Budget { actions_per_hour_max });
         }
-        if !is_drain && self.acted.len() + self.reserve() >= actions_per_hour_max {
+        if !is_drain && self.acted.len() + self.reserve(t) >= actions_per_hour_max {
             return Err(GuardRefusal::ReservedForDrain { actions_per_hour_max });
         }
         self.may_act_for(&tenant, is_drain)?;
@@ -216,9 +229,25 @@ impl Guard {
 
     /// Returns the number of actions that limits leave over: limits of unimportant workloads must
     /// not use up a service's drain. A budget of one goes to whichever comes first.
-    fn reserve(&self) -> usize {
-        let has_drained = self.acted.iter().any(|acted| acted.is_drain);
+    fn reserve(&self, t: f64) -> usize {
+        let is_recent_drain = |acted: &Acted| acted.is_drain && t - acted.t < HOUR_SECS;
+        let has_drained = self.acted.iter().any(is_recent_drain);
         usize::from(self.performed.drains && !has_drained && self.actions_per_hour_max > 1)
+    }
+
+    /// Returns the actions that are left at `t`.
+    pub fn budget(&self, t: f64) -> ActionBudget {
+        let mut recent =
+            self.acted.iter().map(|acted| acted.t).filter(|first| t - first < HOUR_SECS);
+        let oldest = recent.next();
+        let taken = usize::from(oldest.is_some()) + recent.count();
+        let left = self.actions_per_hour_max.saturating_sub(taken);
+        ActionBudget {
+            per_hour: self.actions_per_hour_max,
+            left,
+            for_drain: self.reserve(t).min(left),
+            next_secs: oldest.map(|first| HOUR_SECS - (t - first)),
+        }
     }
 
     /// Keeps a reserve for the system's services: one user or pod, or all of them together, cannot
@@ -341,6 +370,24 @@ mod tests {
 
     fn limit(guard: &mut Guard, t: f64, cgroup: &str) -> Result<(), String> {
         guard.ask(t, Action::Limit, &Arc::from(cgroup)).map_err(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn budget_counts_the_actions_of_the_last_hour() {
+        let mut guard = guard(|config| config.max_actions_per_hour = 3);
+        let budget = |guard: &Guard, t| {
+            let ActionBudget { per_hour, left, for_drain, next_secs } = guard.budget(t);
+            (per_hour, left, for_drain, next_secs)
+        };
+        assert_eq!(budget(&guard, 0.0), (3, 3, 1, None));
+        for (t, cgroup) in [(10.0, "/a.service"), (20.0, "/b.service"), (30.0, "/c.service")] {
+            let _ = limit(&mut guard, t, cgroup);
+        }
+        assert_eq!(budget(&guard, 40.0), (3, 1, 1, Some(HOUR_SECS - 30.0)));
+        assert_eq!(guard.ask(50.0, Action::Drain, &Arc::from("/a.service")), Ok(()));
+        assert_eq!(budget(&guard, 60.0), (3, 0, 0, Some(HOUR_SECS - 50.0)));
+        assert_eq!(budget(&guard, HOUR_SECS + 15.0), (3, 1, 0, Some(5.0)));
+        assert_eq!(budget(&guard, 2.0 * HOUR_SECS), (3, 3, 1, None));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Incidents: claims with one cause, for which a person is paged once.
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use super::IncidentId;
 use crate::detect::{Claim, Diagnosis, Harm, Severity, Verdict};
@@ -10,6 +10,49 @@ const QUIET_MAX: usize = 64;
 
 /// Other claims that a page names; the rest is counted.
 const NAMED_MAX: usize = 3;
+
+/// Claims of an incident that are listed; the rest is counted.
+const LISTED_MAX: usize = 16;
+
+/// An open incident as it is now, for people.
+#[derive(Debug, Clone)]
+pub struct IncidentView {
+    /// Identity of its page, or of its worst claim if nobody is paged.
+    pub id: IncidentId,
+    /// Time at which its first claim was raised.
+    pub opened_t: f64,
+    /// Open claims, the worst first.
+    pub claims: Vec<Arc<Verdict>>,
+    /// Number of open claims, of which not all are listed.
+    pub claims_total: usize,
+    /// Whether a page is open.
+    pub is_paged: bool,
+    /// Other node of the group that pages for it.
+    pub paged_by: Option<Arc<str>>,
+}
+
+/// Order of incidents and claims, the worst first.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct IncidentRank {
+    severity: Severity,
+    /// Seconds to the end that is forecast; infinite without one.
+    left_secs: f64,
+    opened_t: f64,
+}
+
+impl IncidentRank {
+    fn of(verdict: &Verdict, severity: Severity, opened_t: f64) -> Self {
+        Self { severity, left_secs: verdict.exhaustion_secs.unwrap_or(f64::INFINITY), opened_t }
+    }
+
+    /// Compares, the worse one first.
+    pub(super) fn total_cmp(&self, other: &Self) -> Ordering {
+        let by_severity = other.severity.cmp(&self.severity);
+        by_severity
+            .then(self.left_secs.total_cmp(&other.left_secs))
+            .then(self.opened_t.total_cmp(&other.opened_t))
+    }
+}
 
 /// Claims with one cause.
 pub(super) struct Incident {
@@ -139,6 +182,35 @@ impl Incident {
         let open = self.members.iter().filter(|(_, member)| member.is_open);
         let (id, member) = open.max_by_key(|(_, member)| member.harm().severity)?;
         Some((id.clone(), member.latest.clone()))
+    }
+
+    /// Place among the open incidents; `None` if no claim is open.
+    pub(super) fn rank(&self) -> Option<IncidentRank> {
+        self.ranked().map(|(rank, _)| rank).min_by(IncidentRank::total_cmp)
+    }
+
+    /// Open claims with their places.
+    fn ranked(&self) -> impl Iterator<Item = (IncidentRank, &Arc<Verdict>)> {
+        let open = self.members.values().filter(|member| member.is_open);
+        open.map(|member| {
+            let severity = member.harm().severity;
+            (IncidentRank::of(&member.latest, severity, member.raised_t), &member.latest)
+        })
+    }
+
+    /// The incident as it is now; `None` if no claim is open.
+    pub(super) fn view(&self) -> Option<IncidentView> {
+        let mut open: Vec<_> = self.ranked().collect();
+        open.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+        let worst = &open.first()?.1.claim;
+        Some(IncidentView {
+            id: self.page.as_ref().map_or_else(|| worst.id(), |page| page.id.clone()),
+            opened_t: self.opened_t,
+            claims: open.iter().take(LISTED_MAX).map(|(_, claim)| Arc::clone(claim)).collect(),
+            claims_total: open.len(),
+            is_paged: self.page.is_some(),
+            paged_by: self.paged_by.clone(),
+        })
     }
 
     /// Records that the page is sent or updated because of a claim, and returns the page's id.

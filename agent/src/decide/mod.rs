@@ -11,7 +11,8 @@ mod shared_pages;
 mod tenant;
 
 pub use decision::{Action, Decision};
-pub use guard::{ALWAYS_PROTECTED, Guard, GuardRefusal, always_protected};
+pub use guard::{ALWAYS_PROTECTED, ActionBudget, Guard, GuardRefusal, always_protected};
+pub use incident::IncidentView;
 pub use policy::Policy;
 pub use service_requests::{ListenerPlace, RequestsLeft, ServiceRequests};
 pub use services::{ServiceStanding, Services};

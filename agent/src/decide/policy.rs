@@ -21,7 +21,8 @@ use foldhash::{HashMap, HashMapExt as _};
 
 use super::{
     Action, Decision, Guard, GuardRefusal, IncidentId,
-    incident::{Incident, IncidentClaim, Stage},
+    guard::ActionBudget,
+    incident::{Incident, IncidentClaim, IncidentView, Stage},
     services::{ServiceStanding, Services},
     shared_pages::{Pager, SharedPages},
     tenant::Tenant,
@@ -168,6 +169,29 @@ impl Policy {
             let member = self.incidents.get(incident)?.members.get(id)?;
             member.is_open.then_some(&*member.latest)
         })
+    }
+
+    /// Open incidents, the worst first: by severity, then by the end that is nearest. At most
+    /// `max`, and the number of all.
+    pub fn incidents(&self, max: usize) -> (Vec<IncidentView>, usize) {
+        let mut open: Vec<_> = self
+            .incidents
+            .values()
+            .filter_map(|incident| Some((incident.rank()?, incident)))
+            .collect();
+        open.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+        let listed = open.iter().take(max).filter_map(|(_, incident)| incident.view());
+        (listed.collect(), open.len())
+    }
+
+    /// Returns whether a claim is open, or quiet and remembered.
+    pub fn knows(&self, id: &IncidentId) -> bool {
+        self.claims.contains_key(id)
+    }
+
+    /// Actions that are left of the hour's at `t`.
+    pub fn budget(&self, t: f64) -> ActionBudget {
+        self.guard.budget(t)
     }
 
     /// Takes a fact before the detectors' verdicts on it: facts show whom services serve, and a

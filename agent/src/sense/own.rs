@@ -4,9 +4,15 @@
 //! differ between pid namespaces, and no other socket can listen at an address that the agent has
 //! bound without SO_REUSEPORT.
 
-use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt as _, sync::Arc};
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    path::Path,
+    sync::Arc,
+};
 
-use super::{Fact, ListenerFact, OutboundFact};
+use super::{Fact, ListenerFact, OutboundFact, addr::unix_path};
 
 /// Sockets of the agent itself.
 #[derive(Debug)]
@@ -25,6 +31,12 @@ impl OwnSockets {
             |address: &SocketAddr| SocketAddr::new(address.ip(), address.port()).to_string();
         let listeners = addresses.iter().map(|address| (Arc::from(plain(address)), 0)).collect();
         Self { netns, pid: std::process::id(), listeners }
+    }
+
+    /// Adds a UNIX socket at which this process listens.
+    pub fn and_unix(mut self, path: &Path) -> Self {
+        self.listeners.push((unix_path(path.as_os_str().as_bytes()), 0));
+        self
     }
 
     /// Returns whether a fact is about the agent's own sockets.

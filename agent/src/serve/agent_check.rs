@@ -47,9 +47,9 @@ pub async fn serve_agent_check(
         timeout: CONNECTION_TIMEOUT,
         clock: metrics.clock(),
     };
-    let bound = acceptor.address()?;
+    let (bound, clock) = (acceptor.address()?, acceptor.clock);
     tokio::spawn(acceptor.run(move |stream, connection| {
-        let line = format!("{}\n", readiness.says());
+        let line = format!("{}\n", readiness.answer(clock.now()));
         async move {
             // A client that closes early needs no report.
             let _ = respond(stream, &line).await;

@@ -75,6 +75,17 @@ struct GrowingTotal {
     at: Option<f64>,
 }
 
+impl HealthStatus {
+    /// Name in output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Degraded => "degraded",
+            Self::Failing => "failing",
+        }
+    }
+}
+
 impl Reason {
     fn new(kind: &'static str, detail: impl Into<String>) -> Self {
         Self { kind, detail: detail.into() }

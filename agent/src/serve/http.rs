@@ -176,7 +176,7 @@ impl Site {
             },
             "/healthz" => self.health(),
             "/ready" => {
-                let readiness = self.readiness.says();
+                let readiness = self.readiness.answer(self.metrics.clock().now());
                 let status = match readiness {
                     Readiness::Ready(_) => StatusCode::OK,
                     Readiness::Drain | Readiness::Maintenance => StatusCode::SERVICE_UNAVAILABLE,

@@ -444,6 +444,16 @@ impl Metrics {
         self.health_state().note_permanent(kind, detail);
     }
 
+    /// Status of each probe, as of the latest scan.
+    pub fn probes(&self) -> Vec<ProbeStatus> {
+        self.probes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts of notifications; `None` if nobody is notified.
+    pub fn notifications(&self) -> Option<&NotifyMetrics> {
+        self.notifications.get().map(|counts| &**counts)
+    }
+
     /// Counters of the ports that the agent serves.
     pub fn serve_counts(&self) -> &ServeCounts {
         &self.serve

@@ -77,7 +77,10 @@ pub fn upgraded(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     systemctl(&["restart", AGENT_UNIT])?;
     let limits = [limited(&stage)?];
 
-    output(Command::new("/usr/bin/spillway").args(["drain", "--config", CONFIG]))?;
+    // A balancer that asks whether the node is ready hears of the drain.
+    ensure!(is_drained().is_none(), "the node is drained already: {}", journal()?);
+    let drained = output(Command::new("/usr/bin/spillway").args(["drain", "--config", CONFIG]))?;
+    ensure!(drained.contains("This node is drain"), "{drained}");
     ensure!(until(SOON, is_drained).is_some(), "the node is not drained: {}", journal()?);
     dpkg(&["--install", CURRENT])?;
     is_running()?;

@@ -312,10 +312,11 @@ fn drain_cordons_the_node_and_undrain_uncordons_it() {
             cluster.scratch.0.join("state").display()
         ),
     );
-    let say = |word: &str| {
+    let say = |word: &str, exits: i32| {
         let output =
             agent().args([word, "--config"]).arg(&config).output().expect("the agent runs");
-        assert!(output.status.success(), "{output:?}");
+        assert_eq!(output.status.code(), Some(exits), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
     };
     let mut command = run_with(&config);
     command.arg("--json");
@@ -325,23 +326,24 @@ fn drain_cordons_the_node_and_undrain_uncordons_it() {
         line.unwrap_or_else(|| panic!("no {event}: {}\n{}", agent.printed(), agent.log()))
     };
 
-    say("drain");
+    say("drain", 0);
     until("draining");
     assert!(cluster.is_cordoned());
     assert!(cluster.mark().is_some_and(|mark| mark.starts_with("drain-")), "{:?}", cluster.mark());
     assert!(agent.get("/ready").starts_with("HTTP/1.1 503"));
-    say("undrain");
+    say("undrain", 0);
     until("undrained");
     assert!(!cluster.is_cordoned() && cluster.mark().is_none());
     assert!(agent.get("/ready").starts_with("HTTP/1.1 200"));
 
     // An operator cordoned it: the agent's request is refused and the node stays cordoned.
     cluster.by_hand(true);
-    say("drain");
+    let told = say("drain", 1);
+    assert!(told.contains("this node is not drained: refused: HTTP 409"), "{told}");
     let refused = until("drain_refused");
     let why = refused["why"].as_str().unwrap_or_default();
     assert!(why.contains("is cordoned already, and not by Spillway"), "{why}");
-    say("undrain");
+    say("undrain", 0);
     // The agent polls the operator's commands twice a second.
     sleep(Duration::from_millis(1_500));
     assert!(cluster.is_cordoned() && cluster.mark().is_none());

@@ -27,3 +27,4 @@ mod restart;
 mod secrets;
 mod serve;
 mod shed;
+mod status;

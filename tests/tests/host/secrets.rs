@@ -155,6 +155,10 @@ fn echoed_secrets_are_neither_logged_nor_served() {
     for path in ["/metrics", "/healthz", "/ready", "/nothing"] {
         served.push_str(&http_get(running.address(), path).expect("the agent answers"));
     }
+    let status = agent().args(["status", "--json", "--config"]).arg(&config).output();
+    let status = status.expect("the agent runs");
+    assert!(status.status.success(), "{status:?}");
+    served.push_str(&String::from_utf8_lossy(&status.stdout));
     let printed = running.printed();
     let pid = running.pid();
     let arguments = fs::read(format!("/proc/{pid}/cmdline")).expect("the agent runs");

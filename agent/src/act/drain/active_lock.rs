@@ -14,8 +14,9 @@ use std::{
 };
 
 use super::{
-    operator_override::OverrideFile, readiness::ReadinessCell, state_file::StateFile,
-    state_machine::DrainPhase,
+    operator_override::OverrideFile,
+    readiness::{DrainView, ReadinessCell},
+    state_file::StateFile,
 };
 use crate::os::{StateDir, file_lock::lock_exclusive};
 
@@ -68,9 +69,15 @@ impl ActiveLock {
     /// Gives load balancers the state of the other agent.
     pub fn follow(&self) {
         let kept = self.store.peek();
-        let (phase, is_out) =
-            kept.map_or((DrainPhase::Healthy, false), |kept| (kept.phase, kept.is_out));
+        let view = kept.map_or_else(DrainView::default, |kept| DrainView {
+            phase: kept.phase,
+            since_ms: Some(kept.since_ms),
+            is_out: kept.is_out,
+            why: kept.cause.map(|cause| cause.why),
+            ..DrainView::default()
+        });
         // The other agent reports an override that cannot be read.
-        self.readiness.note(phase, is_out, self.word_file.read().unwrap_or_default());
+        let operator = self.word_file.read().unwrap_or_default();
+        self.readiness.note(DrainView { operator, ..view });
     }
 }

@@ -16,7 +16,7 @@ use super::{
     condition::Condition,
     operator_override::OverrideFile,
     pending_request::{EXPIRED, PendingRequest, Progress},
-    readiness::ReadinessCell,
+    readiness::{DrainView, ReadinessCell},
     request::{DrainReason, Request, RequestKind},
     stagger::{Delay, share},
     state_file::{SavedState, StateFile},
@@ -85,6 +85,8 @@ pub struct DrainController {
     has_granter: bool,
     /// Reason for which this node waits for others of its group, as it was logged last.
     waits_for: Option<String>,
+    /// Reason for which the last request had no effect.
+    obstacle: Option<String>,
     /// Reason for a drain that the group refused, as it was reported last.
     refused_by_fleet: Option<OutcomeCause>,
     is_closed: bool,
@@ -147,6 +149,7 @@ impl DrainController {
             calls,
             fleet: None,
             waits_for: None,
+            obstacle: None,
             refused_by_fleet: None,
             is_closed: false,
             work: Work::new(&config.decide.protected, None),
@@ -414,13 +417,36 @@ impl DrainController {
         until_due.unwrap_or(CHECK_INTERVAL).min(CHECK_INTERVAL)
     }
 
+    /// Shows the state to load balancers, in metrics and in the agent's status.
     fn note(&self) {
-        self.readiness.note(self.machine.phase(), self.machine.is_out(), self.operator_override);
+        let (phase, since, now) = (self.machine.phase(), self.machine.since(), self.clock.now());
+        let age_ms = ((now - since).max(0.0) * 1e3) as u64;
+        let counts = matches!(phase, DrainPhase::Draining | DrainPhase::Drained);
+        let last_reply = self.asked.as_ref().and_then(PendingRequest::last_reply);
+        let obstacle = self.waits_for.as_deref().or(last_reply).or(self.obstacle.as_deref());
+        self.readiness.note(DrainView {
+            phase,
+            since_ms: since.is_finite().then(|| self.clock.unix_ms().saturating_sub(age_ms)),
+            is_out: self.machine.is_out(),
+            operator: self.operator_override,
+            incident: self
+                .cause
+                .as_ref()
+                .and_then(|cause| Some(cause.incident.as_ref()?.to_string())),
+            why: self.cause.as_ref().map(|cause| cause.why.clone()),
+            work: counts.then(|| self.work.left().summary()),
+            obstacle: obstacle.map(str::to_owned),
+        });
     }
 
     fn read_override(&mut self) {
         match self.override_file.read() {
-            Ok(found) => (self.operator_override, self.has_reported_override) = (found, false),
+            Ok(found) => {
+                if std::mem::replace(&mut self.operator_override, found) != found {
+                    self.obstacle = None;
+                }
+                self.has_reported_override = false;
+            }
             Err(why) => {
                 if !std::mem::replace(&mut self.has_reported_override, true) {
                     tracing::warn!(why, "cannot read the operator's override; it changes nothing");
@@ -583,13 +609,18 @@ impl DrainController {
         })
     }
 
-    fn report(&self, t: f64, event: OutcomeKind, why: String) {
+    fn report(&mut self, t: f64, event: OutcomeKind, why: String) {
         let cause = self.cause.as_ref().map(DrainReason::outcome_cause);
         self.report_for(t, cause, event, why);
     }
 
     /// Reports an outcome; without a cause it is an operator's.
-    fn report_for(&self, t: f64, cause: Option<OutcomeCause>, event: OutcomeKind, why: String) {
+    fn report_for(&mut self, t: f64, cause: Option<OutcomeCause>, event: OutcomeKind, why: String) {
+        if event.is_setback() {
+            self.obstacle = Some(why.clone());
+        } else if event != OutcomeKind::UndrainRequested {
+            self.obstacle = None;
+        }
         let cause = cause.unwrap_or(OutcomeCause::Operator);
         let outcome =
             Outcome { t, event, cause, cgroup: Arc::from("node"), limit_bytes: None, why };

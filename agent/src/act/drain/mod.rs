@@ -34,7 +34,7 @@ mod worker;
 
 pub(super) use client::DrainClient;
 pub use operator_override::OverrideFile;
-pub use readiness::{Readiness, ReadinessCell};
+pub use readiness::{DrainView, Readiness, ReadinessCell};
 pub use state_file::StateFile;
 pub use state_machine::{
     DrainPhase, DrainState, DrainTimings, Inputs, Override, Reply, Transition,

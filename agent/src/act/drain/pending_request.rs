@@ -29,6 +29,8 @@ pub struct PendingRequest {
     unproven: u32,
     /// Time of the next attempt; `None` while a reply is pending.
     due: Option<f64>,
+    /// First line of the reply to the last attempt, or its failure; `None` before the first.
+    last_reply: Option<String>,
 }
 
 /// Result of an attempt.
@@ -46,12 +48,17 @@ impl PendingRequest {
     /// Creates one whose first attempt is due `now`, and which may take `within`.
     pub fn new(request: Request, now: f64, within: Duration) -> Self {
         let retries = Backoff::new(RETRY_SECS_MAX, Some(now + within.as_secs_f64()));
-        Self { request, retries, unproven: 0, due: Some(now) }
+        Self { request, retries, unproven: 0, due: Some(now), last_reply: None }
     }
 
     /// Time of the next attempt; `None` while a reply is pending.
     pub fn due(&self) -> Option<f64> {
         self.due
+    }
+
+    /// First line of the reply to the last attempt, or its failure; `None` before the first.
+    pub fn last_reply(&self) -> Option<&str> {
+        self.last_reply.as_deref()
     }
 
     /// Returns whether an attempt is due.
@@ -104,6 +111,7 @@ impl PendingRequest {
         self.due = self.retries.next(now, asked_for, jitter);
         let attempt = said.lines().next().unwrap_or_default();
         tracing::debug!(id = self.request.id, attempt, "no grant yet");
+        self.last_reply = Some(attempt.to_owned());
         match self.due {
             Some(_) => Progress::Retrying,
             None => Progress::Settled(Reply::Nothing, format!("{EXPIRED}: {said}")),

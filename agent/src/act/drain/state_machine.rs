@@ -11,10 +11,11 @@
 use serde::{Deserialize, Serialize};
 
 /// State of a drain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DrainPhase {
     /// The node takes work.
+    #[default]
     Healthy,
     /// A drain is requested; the node takes work until a receiver grants it.
     DrainRequested,

@@ -100,8 +100,17 @@ impl WorkLeft {
         Some((self.amount()?, after.amount()?, kind))
     }
 
-    /// Describes it in a sentence.
+    /// Describes it in a sentence, once the drain waits for it no longer.
     pub fn describe(self) -> String {
+        match self.amount() {
+            Some(0) | None => self.summary(),
+            Some(1) => format!("{}, and the drain no longer waits for it", self.summary()),
+            Some(_) => format!("{}, and the drain no longer waits for them", self.summary()),
+        }
+    }
+
+    /// Describes it in a few words.
+    pub fn summary(self) -> String {
         let (seen, unseen) = match self {
             Self::Requests(seen) => (seen, 0),
             Self::Connections { connections, seen } => (seen, connections),
@@ -126,8 +135,7 @@ impl WorkLeft {
             }
             (Self::Requests(_), Some(0)) => "no request is in flight".to_owned(),
             (_, Some(0)) => "no connection is left, requests unknown".to_owned(),
-            (_, Some(1)) => format!("{}, and the drain no longer waits for it", parts.join("")),
-            _ => format!("{}, and the drain no longer waits for them", parts.join(" and ")),
+            _ => parts.join(" and "),
         }
     }
 }

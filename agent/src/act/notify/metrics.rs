@@ -52,6 +52,11 @@ impl NotifyMetrics {
         }
     }
 
+    /// Returns the number of deliveries that are still to be made.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.get().max(0) as u64
+    }
+
     /// Returns the reasons why notifications are not delivered now, one sentence each.
     pub fn undelivered(&self) -> Vec<String> {
         let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);

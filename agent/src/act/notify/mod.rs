@@ -23,10 +23,14 @@ mod worker;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::decide::Severity;
+use crate::{
+    config::{Config, Mode},
+    decide::Severity,
+};
 
 pub use metrics::NotifyMetrics;
 pub use notifier::Notifier;
+pub(crate) use text::printable;
 pub(in crate::act) use text::reply_text;
 pub(in crate::act) use worker::Jitter;
 
@@ -115,9 +119,9 @@ impl Notification {
     }
 
     fn cut(&mut self, summary_chars: usize, name_chars: usize) {
-        self.summary = text::printable(&self.summary, summary_chars);
+        self.summary = printable(&self.summary, summary_chars);
         for name in [&mut self.host, &mut self.component, &mut self.group] {
-            *name = text::printable(name, name_chars);
+            *name = printable(name, name_chars);
         }
     }
 }
@@ -134,9 +138,19 @@ impl Update {
     }
 }
 
+/// Names of the receivers that are notified with this configuration; none in `observe`, unless
+/// `act.page.in_observe` is set.
+pub fn receivers(config: &Config) -> Vec<&'static str> {
+    let page = &config.act.page;
+    if config.mode == Mode::Observe && !page.in_observe {
+        return Vec::new();
+    }
+    sink::from_config(page).iter().map(|sink| sink.name()).collect()
+}
+
 /// Formats a time according to RFC 3339, which ends with the year 9999: a file may contain any
 /// number.
-pub(in crate::act) fn timestamp(at_ms: u64) -> String {
+pub(crate) fn timestamp(at_ms: u64) -> String {
     const LAST_MS: u64 = 253_402_300_799_999;
     let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(at_ms.min(LAST_MS));
     humantime::format_rfc3339_millis(at).to_string()

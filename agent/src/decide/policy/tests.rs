@@ -820,3 +820,31 @@ fn page_is_shared_for_units_of_the_system_alone() {
         assert_eq!(run.pages().is_empty(), is_shared, "{cgroup}");
     }
 }
+
+#[test]
+fn open_incidents_are_listed_worst_first() {
+    let mut run = Run::with_service();
+    let other = |t, secs, pid: u32| {
+        let mut far = leak(t, ClaimState::Raised, secs);
+        let claim = leak_of(&mut far);
+        (claim.id.pid, claim.cgroup) = (pid, format!("/{pid}").into());
+        far
+    };
+    run.judge(other(0.0, 90_000.0, 5));
+    run.judge(other(1.0, 80_000.0, 6));
+    run.judge(leak(2.0, ClaimState::Raised, 60.0));
+    let pids = |incidents: &[IncidentView]| -> Vec<_> {
+        incidents.iter().map(|incident| incident.claims[0].claim.pid()).collect()
+    };
+    let (incidents, total) = run.policy.incidents(2);
+    assert_eq!((pids(&incidents), total), (vec![Some(812), Some(6)], 3));
+    assert!(incidents[0].is_paged && incidents[0].claims_total == 1);
+    // A quiet one is not open, and is known until it is resolved.
+    run.judge(leak(3.0, ClaimState::Cleared, 60.0));
+    let (incidents, total) = run.policy.incidents(9);
+    assert_eq!((pids(&incidents), total), (vec![Some(6), Some(5)], 2));
+    let id = leak(0.0, ClaimState::Raised, 1.0).claim.id();
+    assert!(run.policy.knows(&id));
+    run.scan(10_000.0);
+    assert!(!run.policy.knows(&id));
+}

@@ -19,7 +19,11 @@ pub enum Enforced {
 const KNOWN: ABI = ABI::V5;
 
 /// Restricts this thread and its descendants. No program can be executed.
-pub fn restrict(state_dir: &Path, cgroups: Option<&Path>) -> Result<Enforced, RulesetError> {
+pub fn restrict(
+    state_dir: &Path,
+    runtime_dir: &Path,
+    cgroups: Option<&Path>,
+) -> Result<Enforced, RulesetError> {
     let read = make_bitflags!(AccessFs::{ReadFile | ReadDir});
     let all = AccessFs::from_all(KNOWN);
     // A rule needs an existing directory. If the state directory is created only later, the rule
@@ -27,7 +31,7 @@ pub fn restrict(state_dir: &Path, cgroups: Option<&Path>) -> Result<Enforced, Ru
     let state_dir = state_dir.ancestors().find(|path| path.is_dir()).unwrap_or(state_dir);
     let limits = read | make_bitflags!(AccessFs::{WriteFile | Truncate | MakeDir | RemoveDir});
     let default_mount = Path::new("/sys/fs/cgroup");
-    let rules: [(&Path, BitFlags<AccessFs>); 5] = [
+    let rules: [(&Path, BitFlags<AccessFs>); 6] = [
         // /proc, /sys, the configuration, secrets, certificates, the resolver's files.
         (Path::new("/"), read),
         // Journal, spool, drain state and locks.
@@ -38,6 +42,11 @@ pub fn restrict(state_dir: &Path, cgroups: Option<&Path>) -> Result<Enforced, Ru
         // Drop-ins of properties that were set until the next boot, which are removed with the
         // limit; see `act/limit/systemd.rs`.
         (Path::new("/run/systemd"), read | make_bitflags!(AccessFs::{RemoveFile | RemoveDir})),
+        // The status socket, which is made anew if another agent had it, and removed at the end.
+        (
+            runtime_dir,
+            read | make_bitflags!(AccessFs::{MakeSock | MakeDir | RemoveFile | RemoveDir}),
+        ),
     ];
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -71,7 +80,7 @@ mod tests {
         fs::write(other.join("file"), "before").unwrap();
         let (inside, outside) = (state.join("file"), other.join("file"));
         let restricted = thread::spawn(move || {
-            if restrict(&state, None).unwrap() == Enforced::Not {
+            if restrict(&state, &state, None).unwrap() == Enforced::Not {
                 return None;
             }
             fs::write(&inside, "in its place").unwrap();

@@ -13,9 +13,10 @@ mod seccomp;
 use std::path::Path;
 
 /// Restricts the files that this thread, and threads that it starts from now on, can write:
-/// `state_dir` and cgroups, which may be mounted at `cgroups`; systemd's drop-ins can be removed.
-pub fn files(state_dir: &Path, cgroups: Option<&Path>) {
-    match landlock::restrict(state_dir, cgroups) {
+/// `state_dir` and cgroups, which may be mounted at `cgroups`; systemd's drop-ins can be removed,
+/// and sockets made in `runtime_dir`.
+pub fn files(state_dir: &Path, runtime_dir: &Path, cgroups: Option<&Path>) {
+    match landlock::restrict(state_dir, runtime_dir, cgroups) {
         Ok(landlock::Enforced::Fully) => tracing::debug!("Landlock restricts file access"),
         Ok(landlock::Enforced::Partly) => {
             tracing::debug!(

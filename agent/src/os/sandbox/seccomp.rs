@@ -50,7 +50,8 @@ const ALLOWED: &[(&str, &[c_long])] = &[
       database, locks, and permissions", &[
         libc::SYS_renameat, libc::SYS_renameat2, libc::SYS_unlinkat, libc::SYS_mkdirat,
         libc::SYS_ftruncate, libc::SYS_fallocate, libc::SYS_fsync, libc::SYS_fdatasync,
-        libc::SYS_flock, libc::SYS_fchmod, libc::SYS_fadvise64, libc::SYS_sync_file_range,
+        libc::SYS_flock, libc::SYS_fchmod, libc::SYS_fchmodat, libc::SYS_fadvise64,
+        libc::SYS_sync_file_range,
     ]),
     ("sockets: the agent's ports, requests to receivers, D-Bus, the resolver, sock_diag", &[
         libc::SYS_socketpair, libc::SYS_bind, libc::SYS_listen, libc::SYS_accept,

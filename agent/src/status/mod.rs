@@ -1,0 +1,18 @@
+//! Status of the running agent, for `spillway status` and the commands that change its state.
+//!
+//! The loop puts an immutable snapshot on the [`StatusBoard`]; a thread ([`StatusServer`]) makes a
+//! [`StatusReport`] of it for each connection to a UNIX socket in the runtime directory;
+//! [`client::ask`] reads it, and [`text`] prints it for a person.
+
+mod action_log;
+mod board;
+pub mod client;
+mod report;
+pub mod runtime_dir;
+mod server;
+pub mod text;
+
+pub use action_log::ActionLog;
+pub use board::{LoopSnapshot, StatusBoard};
+pub use report::StatusReport;
+pub use server::StatusServer;

@@ -1,0 +1,246 @@
+//! Status of a running agent as one JSON document: the form in which it answers `spillway status`.
+//!
+//! An interface: fields are added, and never renamed or given another meaning. A reader ignores
+//! fields that it does not know, and takes one that is missing as empty, so that a command and an
+//! agent of different versions understand each other. Times are RFC 3339 in UTC; spans are seconds.
+//! Texts are printable and cut to some hundred characters. `configs/README.md` lists the fields.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the document.
+pub const STATUS_VERSION: u32 = 1;
+
+/// Status of an agent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StatusReport {
+    /// Version of this document: 1.
+    pub spillway_status: u32,
+    /// Version of the agent.
+    pub version: String,
+    /// Name of the host.
+    pub host: String,
+    /// Process id of the agent, in its own pid namespace.
+    pub pid: u32,
+    /// State directory of the agent.
+    pub state_dir: String,
+    /// Configuration file; `null` if every option is at its default.
+    pub config: Option<String>,
+    /// Time of this report.
+    pub at: String,
+    /// Time since the agent was started.
+    pub uptime_secs: f64,
+    /// `observe` or `enforce`.
+    pub mode: String,
+    /// Whether `spillway pause` has stopped all new actions.
+    pub paused: bool,
+    /// Health, as `/healthz` reports it.
+    pub health: HealthSection,
+    /// Probes, with the source of each.
+    pub probes: Vec<ProbeLine>,
+    /// Open incidents, the worst first.
+    pub incidents: Vec<IncidentEntry>,
+    /// Number of open incidents, of which not all are listed.
+    pub incidents_total: u64,
+    /// Limits and shorter accept queues that are in effect, the latest first.
+    pub changes: Vec<ChangeEntry>,
+    /// Number of changes in effect, of which not all are listed.
+    pub changes_total: u64,
+    /// Rotation: whether this node takes new work.
+    pub drain: DrainSection,
+    /// Notifications.
+    pub notifications: NotificationSection,
+    /// Actions that are left.
+    pub budget: BudgetSection,
+}
+
+/// Health of an agent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HealthSection {
+    /// `ok`, `degraded`, or `failing` if the agent no longer watches the host.
+    pub status: String,
+    /// Reasons for any other state than `ok`.
+    pub reasons: Vec<HealthReason>,
+}
+
+/// Reason why an agent is not healthy.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HealthReason {
+    /// Kind: `hang`, `probe`, `lost`, `untracked`, `gap`, `action`, `serve`, `fleet` or
+    /// `notification`.
+    pub kind: String,
+    /// Reason in a sentence.
+    pub detail: String,
+}
+
+/// A probe.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProbeLine {
+    /// Name.
+    pub probe: String,
+    /// `attached`, `degraded` or `off`.
+    pub state: String,
+    /// Hook that it is attached to, or file that is read in its place.
+    pub source: String,
+    /// Loss against the best source; `null` if nothing is lost.
+    pub lacks: Option<String>,
+}
+
+/// An open incident.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IncidentEntry {
+    /// Identity, as in the agent's output and in notifications.
+    pub id: String,
+    /// `info`, `warning` or `critical`.
+    pub severity: String,
+    /// Reason for the severity.
+    pub severity_why: String,
+    /// Kind of its worst claim: `leak`, `overload`, `cascade_risk` or `exhaustion`.
+    pub verdict: String,
+    /// Subject, evidence and consequence in a sentence.
+    pub headline: String,
+    /// Evidence in a sentence.
+    pub why: String,
+    /// Advice: an imperative.
+    pub advice: String,
+    /// Certainty of the worst claim, from 0 to 1.
+    pub confidence: f64,
+    /// Time at which its first claim was raised.
+    pub since: String,
+    /// Time since then.
+    pub lasted_secs: f64,
+    /// Time until the resource runs out; `null` without a forecast.
+    pub exhaustion_secs: Option<f64>,
+    /// Cgroup concerned; empty if unknown.
+    pub cgroup: String,
+    /// Process concerned, if known.
+    pub pid: Option<u32>,
+    /// Other claims of the incident, as labels; some are left out if there are many.
+    pub also: Vec<String>,
+    /// Number of its open claims.
+    pub claims: u64,
+    /// Whether a page is open for it.
+    pub paged: bool,
+    /// Node that pages for it in place of this one.
+    pub paged_by: Option<String>,
+    /// Actions that were taken for it, would be taken, or were refused.
+    pub actions: Vec<ActionEntry>,
+}
+
+/// An action for an incident.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ActionEntry {
+    /// `page`, `limit`, `shed`, `weigh` or `drain`.
+    pub action: String,
+    /// `would` if it is not carried out, `ordered` before its outcome is known, `refused` by a
+    /// guard, or the outcome, as in `"outcome"` of the agent's output.
+    pub state: String,
+    /// Reason for a refusal, or the outcome in a sentence; empty otherwise.
+    pub why: String,
+    /// Time of the state.
+    pub since: String,
+}
+
+/// A change to this host that is in effect.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChangeEntry {
+    /// `limit` or `shed`.
+    pub action: String,
+    /// Cgroup that is limited, or address of the listener whose accept queue is shorter.
+    pub subject: String,
+    /// Limit on memory; `null` for a listener.
+    pub limit_bytes: Option<u64>,
+    /// Time at which it began.
+    pub since: String,
+    /// Latest outcome, as in `"outcome"` of the agent's output.
+    pub state: String,
+    /// Latest outcome in a sentence.
+    pub why: String,
+    /// Incidents that it is for.
+    pub incidents: Vec<String>,
+    /// Condition under which it ends, in a clause.
+    pub until: String,
+}
+
+/// Rotation of the node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DrainSection {
+    /// `healthy`, `drain_requested`, `draining`, `drained`, `verifying` or `undrain_requested`.
+    pub state: String,
+    /// Whether load balancers are told to send no new work.
+    pub out: bool,
+    /// Answer to load balancers: `ready 100%`, `drain` or `maint`.
+    pub answer: String,
+    /// Time at which the state began; `null` if the agent began with it.
+    pub since: Option<String>,
+    /// Operator's request: `drain`, `maintenance` or `undrain`.
+    pub operator: Option<String>,
+    /// Incident that the drain is for.
+    pub incident: Option<String>,
+    /// Reason for the drain.
+    pub why: Option<String>,
+    /// Work that the node still has, in a few words.
+    pub work: Option<String>,
+    /// Condition under which the drain ends, in a clause; `null` without a drain.
+    pub until: Option<String>,
+    /// Reason for which the last request had no effect, or has to wait.
+    pub obstacle: Option<String>,
+    /// Ways by which balancers hear of a drain that are set up: `webhook` (act.drain.url),
+    /// `agent_check` or `fleet`. Beside them there is `GET /ready`.
+    pub tells: Vec<String>,
+    /// Time since a balancer last asked `/ready` or the agent check; `null` if none has.
+    pub asked_secs_ago: Option<f64>,
+}
+
+/// Notifications.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NotificationSection {
+    /// Receivers that are notified.
+    pub receivers: Vec<String>,
+    /// Deliveries that are still to be made.
+    pub waiting: u64,
+    /// Reasons why notifications are not delivered now.
+    pub problems: Vec<String>,
+}
+
+/// Actions that are left.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BudgetSection {
+    /// Limits and drains that may be decided in an hour (decide.max_actions_per_hour).
+    pub per_hour: u64,
+    /// Of these left now. In `observe`, as if each had been carried out.
+    pub left: u64,
+    /// Of these left, those that only a drain may take.
+    pub for_drain: u64,
+    /// Time until another one is; `null` if all are left.
+    pub next_secs: Option<f64>,
+}
+
+impl StatusReport {
+    /// Parses a report; fields that are unknown are ignored.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if it is not one, or of another version.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let report: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        match report.spillway_status {
+            STATUS_VERSION => Ok(report),
+            version => Err(format!("version {version} of it is not supported")),
+        }
+    }
+
+    /// Returns whether the agent still watches the host.
+    pub fn is_watching(&self) -> bool {
+        self.health.status != "failing"
+    }
+}
