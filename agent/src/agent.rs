@@ -26,7 +26,7 @@ use crate::{
     bpf::{Loss, ProbeState, ProbeStatus},
     clock::Clock,
     config::{self, Choice as _, Config, FleetBackend, Mode, Reload},
-    decide::{Decision, IncidentId, ServiceRequests},
+    decide::{Decision, IncidentId, ServiceRequests, Severity},
     detect::Verdict,
     engine::{Engine, HostInfo, Output},
     fleet::FleetMember,
@@ -35,6 +35,7 @@ use crate::{
         nonblocking_writer::DroppedLines,
         proc_reader, sandbox,
         self_protection::{self, RealtimeUnderPressure},
+        service_manager::{self, ServiceManager},
     },
     output::EventPrinter,
     saved_windows::SavedWindows,
@@ -68,6 +69,9 @@ const LISTENERS_LOST: [Loss; 6] = [
     Loss::SockDiagFailed,
     Loss::UnixDiagFailed,
 ];
+
+/// Signs of life in the time in which systemd has to hear one: a late one is not the last.
+const SIGNS_OF_LIFE: u32 = 4;
 
 /// Maximum wait at exit for the output to be written.
 const PRINTED_WITHIN: Duration = Duration::from_secs(1);
@@ -182,6 +186,8 @@ pub fn run(
             windows,
             board: Some(board),
             actions: ActionLog::default(),
+            service: ServiceManager::from_env(),
+            described: None,
             stalls: 0,
             has_warned_untracked: false,
             output: Output::default(),
@@ -219,12 +225,14 @@ pub fn run(
         sandbox::system_calls(sensors.enters_namespaces() || is_resetting, is_shedding);
         agent.publish();
         announce(&sensors, config);
+        agent.service.notify("READY=1");
         let consume = |event: Event<'_>| {
             agent.apply(event);
             Ok::<(), io::Error>(())
         };
-        watch(sensors, intervals(config), clock, stop, async || hangup.received().await, consume)
-            .await?;
+        let alive = service_manager::watchdog().map(|within| within / SIGNS_OF_LIFE);
+        let intervals = Intervals { alive, ..intervals(config) };
+        watch(sensors, intervals, clock, stop, async || hangup.received().await, consume).await?;
         agent.stop();
         Ok(())
     })
@@ -294,6 +302,10 @@ struct Agent {
     board: Option<Arc<StatusBoard>>,
     /// Actions of the open incidents, and changes in effect.
     actions: ActionLog,
+    /// The service manager, and the number of open incidents and their severity as it was told
+    /// last.
+    service: ServiceManager,
+    described: Option<(usize, Severity)>,
     /// Stalls so far.
     stalls: u64,
     has_warned_untracked: bool,
@@ -306,7 +318,12 @@ impl Agent {
     fn apply(&mut self, event: Event<'_>) {
         match event {
             Event::Scan(batch) => self.on_batch(batch),
-            Event::Reload => self.on_reload(),
+            Event::Reload => {
+                self.service.notify("RELOADING=1");
+                self.on_reload();
+                self.service.notify("READY=1");
+            }
+            Event::Alive => self.service.notify("WATCHDOG=1"),
         }
     }
 
@@ -406,8 +423,29 @@ impl Agent {
         }
     }
 
+    /// Tells systemd in a sentence how the host is, if that has changed.
+    fn describe(&mut self) {
+        let (worst, open) = self.engine.incidents(1);
+        let worst = worst.first().and_then(|incident| incident.claims.first()?.harm.as_ref());
+        let severity = worst.map_or(Severity::Info, |harm| harm.severity);
+        if self.described.replace((open, severity)) == Some((open, severity)) {
+            return;
+        }
+        let mode = match self.config.mode {
+            Mode::Observe => "Observing",
+            Mode::Enforce => "Watching and acting",
+        };
+        let severity = severity.name();
+        self.service.notify(&match open {
+            0 => format!("STATUS={mode}; no open incident"),
+            1 => format!("STATUS={mode}; 1 open incident, {severity}"),
+            open => format!("STATUS={mode}; {open} open incidents, the worst {severity}"),
+        });
+    }
+
     /// Puts the state of this moment on the board.
     fn publish(&mut self) {
+        self.describe();
         let Some(board) = &self.board else { return };
         self.actions.retain(|id| self.engine.knows(id));
         board.put(LoopSnapshot::take(&self.engine, &self.actions, self.clock.now()));
@@ -484,6 +522,7 @@ impl Agent {
 
     /// Stops the executors, reports what that did, and waits for the output.
     fn stop(mut self) {
+        self.service.notify("STOPPING=1");
         while let Some(executor) = self.executors.pop() {
             for outcome in executor.stop() {
                 self.report(&outcome);
@@ -595,7 +634,11 @@ fn reload(file: Option<&Path>, running: &mut Config) -> bool {
 }
 
 fn intervals(config: &Config) -> Intervals {
-    Intervals { processes: config.sense.interval, listeners: config.detect.overload.interval }
+    Intervals {
+        processes: config.sense.interval,
+        listeners: config.detect.overload.interval,
+        alive: None,
+    }
 }
 
 fn host_info(sensors: &Sensors) -> io::Result<HostInfo> {
@@ -638,153 +681,4 @@ fn degraded(reports: &[ProbeStatus]) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use super::*;
-    use crate::{act::OutcomeKind, config::ServicePattern, decide::Action, trace::TraceReader};
-
-    /// Performs every page, and refuses each once with an outcome.
-    #[derive(Default)]
-    struct Pages {
-        performed: Arc<Mutex<Vec<String>>>,
-        outcomes: Vec<Outcome>,
-    }
-
-    impl Executor for Pages {
-        fn perform(&mut self, decision: &Decision, verdicts: &[Verdict]) -> bool {
-            if !matches!(decision.action, Action::Page { .. }) {
-                return false;
-            }
-            assert!(verdicts.iter().any(|verdict| IncidentId::from(verdict) == decision.id));
-            self.performed.lock().unwrap().push(decision.id.to_string());
-            self.outcomes.push(Outcome {
-                t: decision.t(),
-                event: OutcomeKind::Refused,
-                cause: decision.id.clone().into(),
-                cgroup: decision.cgroup().clone(),
-                limit_bytes: None,
-                why: "a test refuses it".to_owned(),
-            });
-            true
-        }
-
-        fn outcomes(&mut self, _now: f64) -> Vec<Outcome> {
-            std::mem::take(&mut self.outcomes)
-        }
-
-        fn stop(self: Box<Self>) -> Vec<Outcome> {
-            self.outcomes
-        }
-    }
-
-    /// A buffer to print to.
-    #[derive(Clone, Default)]
-    struct Printed(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Printed {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn batches_reach_the_executors_and_their_outcomes_the_output() {
-        let trace = include_str!("../../tests/traces/stuck-acceptor.jsonl");
-        let mut reader = TraceReader::new(trace.as_bytes()).unwrap();
-        let mut config = Config::default();
-        config.decide.services = vec![ServicePattern::new("tcp:0.0.0.0:8080").unwrap()];
-        let (clock, printed, pages) = (Clock::start(), Printed::default(), Pages::default());
-        let performed = pages.performed.clone();
-        let mut agent = Agent {
-            clock,
-            file: None,
-            engine: Engine::new(&config, reader.header().host),
-            executors: vec![boxed(pages)],
-            service_pods: None,
-            requests: ServiceRequests::default(),
-            listeners_lost: 0,
-            pass_t: f64::NEG_INFINITY,
-            printer: EventPrinter::to(Box::new(printed.clone()), true),
-            metrics: Arc::new(Metrics::new(clock, 1.0)),
-            realtime: RealtimeUnderPressure::default(),
-            fleet: None,
-            windows: None,
-            board: None,
-            actions: ActionLog::default(),
-            stalls: 0,
-            has_warned_untracked: false,
-            output: Output::default(),
-            config,
-        };
-        let mut sensors = Sensors::without_bpf("a test uses none");
-        for observation in (&mut reader).flatten() {
-            let read = match observation.fact {
-                Fact::Listener(_) => ScanKind::Listeners,
-                _ => ScanKind::Processes,
-            };
-            agent.apply(Event::Scan(Batch {
-                read,
-                observations: &[observation],
-                took_secs: 0.001,
-                gap_secs: 0.001,
-                next_in: Duration::from_secs(1),
-                sensors: &mut sensors,
-            }));
-        }
-        // Without a file a reload changes nothing.
-        agent.apply(Event::Reload);
-        agent.stop();
-        let printed = String::from_utf8(printed.0.lock().unwrap().clone()).unwrap();
-        let lines = |text: &str| printed.lines().filter(|line| line.contains(text)).count();
-        let performed = performed.lock().unwrap().len();
-        assert!(performed > 0 && lines("\"state\":\"raised\"") > 0, "{printed}");
-        assert_eq!(lines("\"performed\":true"), performed, "{printed}");
-        assert_eq!(lines("\"outcome\":\"refused\""), performed, "{printed}");
-    }
-    use crate::bpf::{
-        Fallback, Hook, Probe,
-        fallbacks::{Cause, Passed, Unavailable},
-    };
-
-    #[test]
-    fn one_reason_is_one_line() {
-        let sensors = Sensors::without_bpf("not root");
-        assert_eq!(
-            degraded(sensors.reports()),
-            [concat!(
-                "BPF is not used: not root; process_memory from /proc/PID/{stat,status}, ",
-                "process_life from comparing scans, process_handles from \
-                 /proc/PID/{fd,limits,stat}, ",
-                "accept_queue from sock_diag, unix_queue from sock_diag, requests from sock_diag \
-                 instead"
-            )]
-        );
-    }
-
-    #[test]
-    fn probes_that_fail_alone_are_named_alone() {
-        let report = |probe, attached: bool| {
-            let passed = Passed {
-                at: "it",
-                shortfall: Unavailable::new(Cause::Refused, "kernel refused it (EPERM)"),
-            };
-            ProbeStatus::new(
-                probe,
-                attached.then_some(&Fallback::without_bpf(Hook::new("it"), "it")),
-                if attached { vec![] } else { vec![passed] },
-            )
-        };
-        let mut reports = Probe::VARIANTS.map(|probe| report(probe, true));
-        assert_eq!(degraded(&reports), [""; 0]);
-        reports[1] = report(Probe::FaultSamples, false);
-        assert_eq!(
-            degraded(&reports),
-            ["probe fault_samples not attached: kernel refused it (EPERM)"]
-        );
-    }
-}
+mod tests;

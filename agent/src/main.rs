@@ -11,14 +11,23 @@ use spillway_agent::{
     act::drain::Override,
     cli::{Cli, Command},
     commands::{self, CommandError},
-    os::{journal_stream::stderr_is_journal, nonblocking_writer::NonblockingWriter},
+    os::{
+        journal_stream::stderr_is_journal,
+        journald::{JournalLayer, JournalSocket},
+        nonblocking_writer::NonblockingWriter,
+    },
     sense::Sensors,
 };
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::fmt::{
-    MakeWriter, SubscriberBuilder,
-    format::{DefaultFields, Format},
-    time::SystemTime,
+use tracing_subscriber::{
+    Registry,
+    fmt::{
+        MakeWriter, SubscriberBuilder,
+        format::{DefaultFields, Format},
+        time::SystemTime,
+    },
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
 
 /// Maximum wait at exit for the rest of the log to be written.
@@ -76,14 +85,16 @@ fn main() -> ExitCode {
     if let Some(log) = log {
         log.drain(LOGGED_WITHIN);
     }
+    // systemd reads the priority from the beginning of a line.
+    let prefix = if stderr_is_journal() { "<3>" } else { "" };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(CommandError::BadInput(error)) => {
-            eprintln!("{error:#}");
+            eprintln!("{prefix}{error:#}");
             ExitCode::from(2)
         }
         Err(CommandError::Failed(error)) => {
-            eprintln!("spillway: {error:#}");
+            eprintln!("{prefix}spillway: {error:#}");
             ExitCode::FAILURE
         }
         Err(CommandError::AlreadyReported) => ExitCode::FAILURE,
@@ -97,13 +108,21 @@ fn sensors(no_bpf: bool) -> Sensors {
 }
 
 /// Logs to standard error: through a thread for a daemon, so that a blocked pipe never blocks the
-/// loop, and directly for a command.
+/// loop, and directly for a command. A service of systemd logs records with priorities and fields.
 fn log_to_stderr(verbose: u8, is_daemon: bool) -> io::Result<Option<NonblockingWriter>> {
     let level = match verbose {
         0 => LevelFilter::INFO,
         1 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
+    if is_daemon
+        && stderr_is_journal()
+        && let Ok(journal) = JournalSocket::connect()
+    {
+        let writer = NonblockingWriter::start("stderr", journal)?;
+        Registry::default().with(level).with(JournalLayer::new(writer.clone())).init();
+        return Ok(Some(writer));
+    }
     let log = tracing_subscriber::fmt()
         .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_timer(SystemTime)

@@ -5,7 +5,11 @@
 //! processes takes less than a millisecond), so they run on the loop itself. Process starts and
 //! exits do not wake it: they wait in the kernel's ring buffer and come first in the next batch.
 
-use std::{future::Future, pin::pin, time::Duration};
+use std::{
+    future::{self, Future},
+    pin::pin,
+    time::Duration,
+};
 
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
@@ -34,6 +38,8 @@ pub enum Event<'a> {
     Scan(Batch<'a>),
     /// A signal asks to read the configuration again.
     Reload,
+    /// The loop still runs: see [`Intervals::alive`].
+    Alive,
 }
 
 /// Result of one read.
@@ -59,6 +65,8 @@ pub struct Intervals {
     pub processes: Duration,
     /// Time between two scans of every listener.
     pub listeners: Duration,
+    /// Time between two signs of life; `None` if nobody waits for them.
+    pub alive: Option<Duration>,
 }
 
 /// Reads until `stop` completes, and passes every event to `consume`; `hangup` waits for a signal
@@ -79,20 +87,22 @@ pub async fn watch<E>(
     let mut stop = pin!(stop);
     let mut processes = ticks(intervals.processes);
     let mut listeners = ticks(intervals.listeners);
+    let mut alive = intervals.alive.map(ticks);
     let mut observations = Vec::new();
     let mut last_took_secs = (0.0, 0.0);
     let mut last_t = clock.now();
     loop {
         let waits_from = clock.now();
-        let (read, due) = tokio::select! {
-            biased;
-            () = &mut stop => return Ok(()),
-            () = hangup() => {
-                consume(Event::Reload)?;
-                continue;
+        // Neither a reload nor a sign of life ends the wait.
+        let (read, due) = loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => return Ok(()),
+                () = hangup() => consume(Event::Reload)?,
+                () = next(&mut alive) => consume(Event::Alive)?,
+                due = listeners.tick() => break (ScanKind::Listeners, due),
+                due = processes.tick() => break (ScanKind::Processes, due),
             }
-            due = listeners.tick() => (ScanKind::Listeners, due),
-            due = processes.tick() => (ScanKind::Processes, due),
         };
         let t = clock.now();
         let gap_secs =
@@ -140,6 +150,14 @@ fn rest_after(took_secs: f64, period: Duration) -> Duration {
     Duration::try_from_secs_f64(took_secs / READ_SHARE_MAX).map_or(period, |rest| rest.max(period))
 }
 
+/// Waits for the next tick, or for ever without a timer.
+async fn next(ticks: &mut Option<Interval>) {
+    match ticks {
+        Some(ticks) => drop(ticks.tick().await),
+        None => future::pending().await,
+    }
+}
+
 fn ticks(period: Duration) -> Interval {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -149,6 +167,35 @@ fn ticks(period: Duration) -> Interval {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sign_of_life_is_no_gap() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (mut alive, mut gaps) = (0, Vec::new());
+        let slow = Duration::from_millis(400);
+        let intervals =
+            Intervals { processes: slow, listeners: slow, alive: Some(Duration::from_millis(50)) };
+        runtime
+            .block_on(async {
+                let stop = tokio::time::sleep(Duration::from_secs(1));
+                let consume = |event: Event<'_>| {
+                    match event {
+                        Event::Alive => alive += 1,
+                        Event::Scan(batch) => gaps.push(batch.gap_secs),
+                        Event::Reload => {}
+                    }
+                    Ok::<(), ()>(())
+                };
+                let sensors = Sensors::without_bpf("a test uses none");
+                let no_hangup = async || future::pending().await;
+                watch(sensors, intervals, Clock::start(), stop, no_hangup, consume).await
+            })
+            .unwrap();
+        assert!(alive >= 10 && gaps.len() >= 4, "{alive} {gaps:?}");
+        // Reads of `/proc` and the load of the machine are gaps too.
+        let last = gaps.split_off(2);
+        assert!(last.iter().any(|gap| *gap < 0.2), "{last:?}");
+    }
 
     #[test]
     fn gap_is_the_length_of_a_turn_and_the_delay_of_the_next() {

@@ -145,8 +145,11 @@ fn record(
     kept: &Kept,
 ) -> anyhow::Result<()> {
     let config = Config::default();
-    let pace =
-        Intervals { processes: config.sense.interval, listeners: config.detect.overload.interval };
+    let pace = Intervals {
+        processes: config.sense.interval,
+        listeners: config.detect.overload.interval,
+        alive: None,
+    };
     let cpus = thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
     let host = HostInfo { mem_total_bytes: sensors.mem_total_bytes()?, cpus };
     let consume = |event: Event<'_>| {

@@ -1,19 +1,24 @@
-//! Connection of standard error to the systemd journal, which adds the time to each line itself.
+//! Connection of an output stream to the systemd journal, which adds the time to each line itself.
 //!
 //! systemd sets `JOURNAL_STREAM` to the device and inode numbers of the socket that it connects to
 //! the journal, both in decimal (`systemd.exec(5)`). A process that inherits the variable but
 //! writes elsewhere, as a shell in a unit with a redirection does, has another file there, so the
 //! numbers have to be compared with those of the stream itself (`sd_journal_stream_fd(3)`).
 
-use std::{env, io};
+use std::{env, io, os::fd::AsFd};
 
 use rustix::fs::fstat;
 
-/// Returns whether standard error is the stream that `JOURNAL_STREAM` names. If the kernel cannot
-/// say which file it is, it is not.
+/// Returns whether standard error is connected to the journal.
 pub fn stderr_is_journal() -> bool {
+    is_journal(io::stderr())
+}
+
+/// Returns whether a stream is the one that `JOURNAL_STREAM` names. If the kernel cannot say which
+/// file it is, it is not. systemd names one for both outputs, which are one socket then.
+pub fn is_journal(stream: impl AsFd) -> bool {
     let named = env::var("JOURNAL_STREAM").ok();
-    fstat(io::stderr()).is_ok_and(|stat| names(named.as_deref(), stat.st_dev, stat.st_ino))
+    fstat(stream).is_ok_and(|stat| names(named.as_deref(), stat.st_dev, stat.st_ino))
 }
 
 /// Returns whether a value of `JOURNAL_STREAM` names the file with these numbers.

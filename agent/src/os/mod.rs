@@ -10,8 +10,9 @@
 //! - [`sandbox`] restricts the files and system calls of this process, and [`proc_reader`] reads
 //!   the parts of `/proc` that the restriction hides.
 //! - [`self_protection`] keeps the agent running while memory is short.
-//! - [`nonblocking_writer`] writes output without waiting for its reader, and [`journal_stream`]
-//!   finds out whether that reader is journald.
+//! - [`nonblocking_writer`] writes output without waiting for its reader; [`journal_stream`] finds
+//!   out whether that reader is journald, and [`journald`] makes records for it.
+//! - [`service_manager`] tells systemd how the agent is.
 
 pub(crate) mod atomic_file;
 pub(crate) mod capabilities;
@@ -19,11 +20,13 @@ pub(crate) mod cgroup_dir;
 pub(crate) mod file_lock;
 pub(crate) mod host;
 pub mod journal_stream;
+pub mod journald;
 pub(crate) mod netns;
 pub mod nonblocking_writer;
 pub(crate) mod proc_reader;
 pub(crate) mod sandbox;
 pub(crate) mod self_protection;
+pub(crate) mod service_manager;
 pub(crate) mod state_dir;
 pub(crate) mod trusted;
 

@@ -16,9 +16,10 @@ use super::{
 use crate::{
     act::{
         OutcomeKind, Pause,
-        drain::{DrainPhase, Override, ReadinessCell},
+        drain::{DrainPhase, Override, Readiness, ReadinessCell},
         notify::{self, printable, timestamp},
     },
+    bpf::ProbeStatus,
     clock::Clock,
     config::{Choice as _, Config, FleetBackend},
     decide::{Action, ActionBudget, IncidentView},
@@ -165,7 +166,7 @@ impl StatusBoard {
     }
 
     fn probes(&self) -> Vec<ProbeLine> {
-        let line = |status: &crate::bpf::ProbeStatus| ProbeLine {
+        let line = |status: &ProbeStatus| ProbeLine {
             probe: status.probe.name().to_owned(),
             state: status.state.name().to_owned(),
             source: status.source.to_owned(),
@@ -201,7 +202,7 @@ impl StatusBoard {
         };
         DrainSection {
             state: view.phase.name().to_owned(),
-            out: !matches!(self.readiness.says(), crate::act::drain::Readiness::Ready(_)),
+            out: !matches!(self.readiness.says(), Readiness::Ready(_)),
             answer: self.readiness.says().to_string(),
             since: view.since_ms.map(timestamp),
             operator: view.operator.map(|word| word.name().to_owned()),

@@ -43,8 +43,7 @@ struct Page {
     has_colour: bool,
 }
 
-/// Prints a report. `command` is how to run a command, such as `spillway --config FILE`: arguments
-/// that follow its name.
+/// Prints a report. `arguments` follow each command that it names, such as ` --config FILE`.
 pub fn print(report: &StatusReport, has_colour: bool, arguments: &str) -> String {
     let mut page = Page { text: String::new(), has_colour };
     page.head(report);

@@ -51,6 +51,8 @@ mod resets;
 mod rungs;
 #[path = "../kernel/runner.rs"]
 mod runner;
+#[path = "../kernel/service.rs"]
+mod service;
 #[path = "../kernel/shed.rs"]
 mod shed;
 #[path = "../kernel/silent.rs"]

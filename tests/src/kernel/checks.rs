@@ -10,7 +10,7 @@ use crate::{
     handles, life, limits, listeners, memory, neighbour, outbound, packaged, pressure, reconcile,
     requests, resets,
     rungs::{self, Prepared, Rung, rungs},
-    shed, silent, sojourns, stress, survival, swapped, uninstall, units, unix,
+    service, shed, silent, sojourns, stress, survival, swapped, uninstall, units, unix,
 };
 
 /// Result of a check that passed.
@@ -222,7 +222,7 @@ const ROWS: [Row; 80] = [
 ];
 
 /// Checks that need a whole Debian; each starts its units and stops them.
-const ROWS_OF_UNITS: [Row; 20] = [
+const ROWS_OF_UNITS: [Row; 22] = [
     (About::Unit, On::Every, "running", units::running),
     (About::Unit, On::Every, "lasting", units::lasting),
     (About::Unit, On::Every, "all properties", units::all_properties),
@@ -235,6 +235,8 @@ const ROWS_OF_UNITS: [Row; 20] = [
     (About::Unit, On::Every, "shared", units::shared),
     (About::Unit, On::Every, "agent", units::agent),
     (About::Unit, On::Every, "without enforce.conf", units::without_enforce_conf),
+    (About::Unit, On::Every, "notified", service::notified),
+    (About::Unit, On::Every, "watchdog", service::watchdog),
     (About::Unit, On::Every, "swap", swapped::swap),
     (About::Unit, On::Every, "neighbour without the agent", neighbour::without),
     (About::Unit, On::Every, "neighbour with the agent", neighbour::with),
