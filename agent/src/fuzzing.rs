@@ -35,6 +35,7 @@ use crate::{
     net::{http_client::Response, kubernetes},
     sense::{self, Fact, HostFact, Observation, ProcessFact, ProcessId, printable, proc_files},
     serve::{self, Metrics},
+    status::{self, StatusReport},
 };
 
 /// A journal entry names nothing outside of its cgroup.
@@ -288,6 +289,15 @@ fn ask(server: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     }
 }
 
+/// A report of another process fits a terminal, and does nothing to it.
+pub fn status(bytes: &[u8]) {
+    let Ok(report) = StatusReport::parse(bytes) else { return };
+    let text = status::text::print(&report, false, "");
+    let is_safe = |c| c == '\n' || printable::is_printable(c);
+    assert!(text.chars().all(is_safe), "a character is not printable");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "a line is too wide");
+}
+
 fn assert_printable(name: &str) {
     assert_eq!(&*printable::printable(name), name, "a name is not printable");
 }
@@ -298,7 +308,7 @@ mod tests {
 
     use super::*;
 
-    const TARGETS: [fn(&[u8]); 13] = [
+    const TARGETS: [fn(&[u8]); 14] = [
         journal,
         shed_journal,
         drain_state,
@@ -312,9 +322,10 @@ mod tests {
         http,
         windows,
         fleet,
+        status,
     ];
 
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 14] = [
         "journal",
         "shed_journal",
         "drain_state",
@@ -328,6 +339,7 @@ mod tests {
         "http",
         "windows",
         "fleet",
+        "status",
     ];
 
     /// Seeds of each target, in the order of [`TARGETS`].
@@ -368,6 +380,7 @@ mod tests {
                         let is_report = NodeReport::parse(&bytes, "web-1", "web").is_ok();
                         assert!(is_report || members.max() > Some(1));
                     }
+                    "status" => assert!(!StatusReport::parse(&bytes).unwrap().incidents.is_empty()),
                     "sock_diag" => assert!(!sense::from_sock_diag(&bytes).is_empty()),
                     _ => {}
                 }

@@ -50,6 +50,7 @@ const TARGETS: &[(&str, &str, &str)] = &[
     ("http", "tests/fuzz/seeds/http", "txt"),
     ("windows", "tests/fuzz/seeds/windows", "bin"),
     ("fleet", "tests/fuzz/seeds/fleet", "json"),
+    ("status", "tests/fuzz/seeds/status", "json"),
 ];
 
 /// Feed arbitrary bytes to Spillway's parsers.
