@@ -15,7 +15,11 @@ use rustix::{
     process::geteuid,
 };
 
-use super::{report::StatusReport, runtime_dir::socket_path, server::REPORT_BYTES_MAX};
+use super::{
+    report::StatusReport,
+    runtime_dir::{fallback_path, socket_path},
+    server::REPORT_BYTES_MAX,
+};
 use crate::clock::Clock;
 
 /// Maximum size of an answer: that of a report, and its end of line.
@@ -73,12 +77,12 @@ pub enum AskError {
         why: String,
     },
     /// The socket cannot be used.
-    #[error("cannot ask the agent at {}: {source}", path.display())]
+    #[error("cannot ask the agent at {}: {error}", path.display())]
     Io {
         /// Socket.
         path: PathBuf,
         /// Error of the kernel.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -88,8 +92,22 @@ pub enum AskError {
 ///
 /// Returns an error if there is no report within this time.
 pub fn ask(state_dir: &Path, within: Duration) -> Result<(Vec<u8>, StatusReport), AskError> {
-    let path = socket_path(state_dir);
-    let failed = |source| AskError::Io { path: path.clone(), source };
+    match ask_at(socket_path(state_dir), within) {
+        Err(first @ (AskError::NoAgent(_) | AskError::NotPermitted(_))) => {
+            match ask_at(fallback_path(state_dir), within) {
+                // The first place is where it should be.
+                Err(AskError::NoAgent(_) | AskError::NotPermitted(_) | AskError::Io { .. }) => {
+                    Err(first)
+                }
+                answer => answer,
+            }
+        }
+        answer => answer,
+    }
+}
+
+fn ask_at(path: PathBuf, within: Duration) -> Result<(Vec<u8>, StatusReport), AskError> {
+    let failed = |error| AskError::Io { path: path.clone(), error };
     let clock = Clock::start();
     let left = || Duration::try_from_secs_f64(within.as_secs_f64() - clock.now()).ok();
     let silent = |pid| AskError::Silent { path: path.clone(), pid, secs: within.as_secs_f64() };
@@ -100,7 +118,9 @@ pub fn ask(state_dir: &Path, within: Duration) -> Result<(Vec<u8>, StatusReport)
                     sockopt::socket_peercred(&stream).map_err(|error| failed(error.into()))?;
                 break (stream, peer);
             }
-            Err(Errno::NOENT | Errno::CONNREFUSED) => return Err(AskError::NoAgent(path)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::CONNREFUSED) => {
+                return Err(AskError::NoAgent(path));
+            }
             Err(Errno::ACCESS | Errno::PERM) => return Err(AskError::NotPermitted(path)),
             Err(Errno::AGAIN) if left().is_some() => thread::sleep(RETRY_PAUSE),
             Err(Errno::AGAIN) => return Err(silent(0)),

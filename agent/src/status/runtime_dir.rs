@@ -1,6 +1,8 @@
 //! Directory of the status socket: `/run/spillway`, which systemd makes for the unit
 //! (`RuntimeDirectory=`), or a directory in it for an agent with another state directory, so that
-//! several agents run side by side and a command finds its own from the configuration alone.
+//! several agents run side by side and a command finds its own from the configuration alone. Where
+//! that cannot be made, as in a container with a read-only root or by another user than root, the
+//! state directory takes its place.
 
 use std::{
     fmt::Write as _,
@@ -35,6 +37,11 @@ pub fn socket_path(state_dir: &Path) -> PathBuf {
     runtime_dir(state_dir).join(SOCKET)
 }
 
+/// Returns the path of the status socket if the runtime directory cannot be made.
+pub fn fallback_path(state_dir: &Path) -> PathBuf {
+    state_dir.join(SOCKET)
+}
+
 /// Returns the runtime directory of the agent with this state directory.
 pub fn runtime_dir(state_dir: &Path) -> PathBuf {
     let base = PathBuf::from(RUNTIME_DIR);
@@ -58,6 +65,8 @@ pub struct RuntimeDir {
     pub group: u32,
     /// Set if this agent made it.
     pub is_own: bool,
+    /// Path of the socket in it.
+    pub socket: PathBuf,
 }
 
 impl RuntimeDir {
@@ -74,7 +83,19 @@ impl RuntimeDir {
         let (dir, is_own) =
             if path == Path::new(RUNTIME_DIR) { (base, false) } else { open(&path)? };
         trusted::check_private(&dir, &path)?;
-        Ok(Self { group: fstat(&dir)?.st_gid, dir, is_own })
+        Ok(Self { group: fstat(&dir)?.st_gid, dir, is_own, socket: path.join(SOCKET) })
+    }
+
+    /// Opens the state directory in place of the runtime directory.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if it does not exist, or others can write to it.
+    pub fn fallback(state_dir: &Path) -> io::Result<Self> {
+        let dir = trusted::open_directory(state_dir, PathRules::STATE, false)?;
+        trusted::check_private(&dir, state_dir)?;
+        let socket = fallback_path(state_dir);
+        Ok(Self { group: fstat(&dir)?.st_gid, dir, is_own: false, socket })
     }
 }
 

@@ -63,16 +63,18 @@ const GROUPS_MAX: usize = 256;
 /// Served status; the socket is removed when this is dropped.
 pub struct StatusServer {
     state_dir: PathBuf,
+    /// Path of the socket, as far as it is known.
     path: PathBuf,
     /// The socket, until its thread is started; `None` if another agent serves it.
     socket: Option<StatusSocket>,
-    /// Set once this agent serves the socket, to whether it made the directory.
-    bound: Arc<OnceLock<bool>>,
+    /// Set once this agent serves the socket: its path, and whether the agent made the directory.
+    bound: Arc<OnceLock<(PathBuf, bool)>>,
 }
 
 /// A bound socket, with the lock by which it is this agent's.
 struct StatusSocket {
     listener: UnixListener,
+    path: PathBuf,
     /// Group that may connect.
     group: u32,
     /// Set if this agent made the directory.
@@ -101,11 +103,13 @@ impl StatusServer {
             Err(error) => return Err(error),
         };
         let bound = Arc::new(OnceLock::new());
+        let mut path = socket_path(state_dir);
         if let Some(socket) = &socket {
+            path.clone_from(&socket.path);
             // The first value.
-            let _ = bound.set(socket.is_own);
+            let _ = bound.set((socket.path.clone(), socket.is_own));
         }
-        Ok(Self { state_dir: state_dir.to_owned(), path: socket_path(state_dir), socket, bound })
+        Ok(Self { state_dir: state_dir.to_owned(), path, socket, bound })
     }
 
     /// Starts to hand out the reports of `board`, on a thread of its own.
@@ -119,7 +123,7 @@ impl StatusServer {
         let run = move || {
             let socket = socket.unwrap_or_else(|| take_over(&state_dir));
             // Set already, unless the socket was another agent's.
-            let _ = bound.set(socket.is_own);
+            let _ = bound.set((socket.path.clone(), socket.is_own));
             socket.serve(&board);
         };
         let thread = thread::Builder::new().name("spillway-status".to_owned());
@@ -134,11 +138,11 @@ impl StatusServer {
 
 impl Drop for StatusServer {
     fn drop(&mut self) {
-        let Some(is_own) = self.bound.get() else { return };
+        let Some((path, is_own)) = self.bound.get() else { return };
         // The next agent replaces a socket that stays.
-        let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_file(path);
         if *is_own {
-            let _ = self.path.parent().map(fs::remove_dir);
+            let _ = path.parent().map(fs::remove_dir);
         }
     }
 }
@@ -154,10 +158,25 @@ fn take_over(state_dir: &Path) -> StatusSocket {
 }
 
 impl StatusSocket {
-    /// Binds the socket. Fails with [`io::ErrorKind::WouldBlock`] if another agent serves it.
+    /// Binds the socket, in the state directory if the runtime directory cannot be made. Fails with
+    /// [`io::ErrorKind::WouldBlock`] if another agent serves it.
     fn bind(state_dir: &Path) -> io::Result<Self> {
-        let RuntimeDir { dir, group, is_own } = RuntimeDir::open(state_dir)?;
-        let path = socket_path(state_dir);
+        match RuntimeDir::open(state_dir).and_then(Self::bind_in) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock && state_dir.is_dir() => {
+                let socket = RuntimeDir::fallback(state_dir).and_then(Self::bind_in)?;
+                tracing::info!(
+                    %error,
+                    "the runtime directory cannot be used, so status is reported at {}",
+                    socket.path.display()
+                );
+                Ok(socket)
+            }
+            bound => bound,
+        }
+    }
+
+    fn bind_in(dir: RuntimeDir) -> io::Result<Self> {
+        let RuntimeDir { dir, group, is_own, socket: path } = dir;
         let lock = locked(dir)?;
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -169,7 +188,7 @@ impl StatusSocket {
         if let Err(error) = chown(&path, None, Some(group)) {
             tracing::debug!(%error, group, "the group of the status socket is not set");
         }
-        Ok(Self { listener, group, is_own, _lock: lock })
+        Ok(Self { listener, path, group, is_own, _lock: lock })
     }
 
     fn serve(&self, board: &StatusBoard) {

@@ -181,6 +181,7 @@ fn drain_says_who_hears_of_it_and_what_is_left() {
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("until `spillway resume`"), "{text}");
     let (_, text) = node.run("status");
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(text.contains("by an operator; until `spillway resume`"), "{text}");
     let (code, text) = node.run("undrain");
     assert_eq!(code, Some(0), "{text}");
@@ -357,11 +358,23 @@ fn agent_without_a_runtime_directory_runs_and_says_so() {
     let health = running.get("/healthz");
     let log = running.log();
     let (code, text) = node.run("status");
-    fs::remove_file(&dir).expect("the file can be removed");
+    assert_eq!(running.stop().0, Some(0));
     assert!(health.contains("cannot report status at"), "{health}");
     assert!(log.contains("cannot report status at") && log.contains("RuntimeDirectory"), "{log}");
     assert_eq!(code, Some(1), "{text}");
+
+    // The state directory takes its place, if there is one.
+    let state_dir = node.scratch.0.join("state");
+    fs::create_dir(&state_dir).expect("it can be made");
+    let running = node.start();
+    let (code, text) = node.run("status");
+    let health = running.get("/healthz");
+    assert_eq!(code, Some(0), "{text}");
+    assert!(!health.contains("cannot report status"), "{health}");
+    assert!(state_dir.join("status.sock").exists());
     assert_eq!(running.stop().0, Some(0));
+    assert!(!state_dir.join("status.sock").exists());
+    fs::remove_file(&dir).expect("the file can be removed");
 }
 
 /// Status of an agent with a leak that is only observed: it says what it would do.

@@ -39,10 +39,15 @@ fn start(config: &Path) -> Running {
     Running::start(command)
 }
 
-/// Runs `spillway` with these words and this configuration.
+/// Runs `spillway` with these words and this configuration. A drain fails in so far as no balancer
+/// has asked yet.
 fn spillway(words: &[&str], config: &Path) {
     let output = agent().args(words).arg("--config").arg(config).output().expect("the agent runs");
-    assert!(output.status.success(), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() || told.contains("nobody is known to hear of it"),
+        "{output:?}"
+    );
 }
 
 fn outcome(agent: &Running, name: &str) -> Option<Value> {
