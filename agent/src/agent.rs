@@ -213,7 +213,7 @@ pub fn run(
         agent.executors.push(boxed(drains));
         if let Some((member, gate)) = member.zip(gate) {
             let counts = Arc::new(FleetMetrics::default());
-            agent.metrics.show_fleet(&counts);
+            agent.metrics.show_fleet(counts.clone());
             let fleet = FleetWorker::start(config, clock, member, gate, counts)?;
             agent.executors.push(boxed(fleet));
         }

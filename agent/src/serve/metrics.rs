@@ -99,6 +99,8 @@ pub struct Metrics {
     health: Mutex<Health>,
     /// Counts of notifications; empty if there are no receivers.
     notifications: OnceLock<Arc<NotifyMetrics>>,
+    /// State in the group; empty without one.
+    fleet: OnceLock<Arc<FleetMetrics>>,
     serve: ServeCounts,
     /// Counts behind `lines_dropped`; empty if the streams are not written by threads.
     dropped_lines: OnceLock<Vec<DroppedLines>>,
@@ -139,6 +141,7 @@ impl Metrics {
             probes: Mutex::default(),
             health: Mutex::default(),
             notifications: OnceLock::new(),
+            fleet: OnceLock::new(),
             serve: ServeCounts::default(),
             dropped_lines: OnceLock::new(),
             lines_dropped: Family::default(),
@@ -321,8 +324,15 @@ impl Metrics {
     }
 
     /// Adds the state of this node in its group.
-    pub fn show_fleet(&self, fleet: &FleetMetrics) {
+    pub fn show_fleet(&self, fleet: Arc<FleetMetrics>) {
         fleet.register(&mut self.registry());
+        // Set once, at the start.
+        let _ = self.fleet.set(fleet);
+    }
+
+    /// State of this node in its group; `None` if it has none.
+    pub fn fleet(&self) -> Option<&FleetMetrics> {
+        self.fleet.get().map(|fleet| &**fleet)
     }
 
     /// Adds the lines that were dropped, by stream.

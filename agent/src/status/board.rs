@@ -9,8 +9,9 @@ use std::{
 use super::{
     action_log::{ActionLog, ActionNote, ActionState, ChangeInEffect},
     report::{
-        ActionEntry, BudgetSection, ChangeEntry, DrainSection, HealthReason, HealthSection,
-        IncidentEntry, NotificationSection, ProbeLine, STATUS_VERSION, StatusReport,
+        ActionEntry, BudgetSection, ChangeEntry, DrainSection, FleetMargin, FleetSection,
+        HealthReason, HealthSection, IncidentEntry, NotificationSection, ProbeLine, STATUS_VERSION,
+        StatusReport,
     },
 };
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
     config::{Choice as _, Config, FleetBackend},
     decide::{Action, ActionBudget, IncidentView},
     engine::Engine,
+    fleet::{GroupLimits, Margins},
     os::host,
     serve::Metrics,
     units::Span,
@@ -142,6 +144,7 @@ impl StatusBoard {
             },
             probes: self.probes(),
             drain: self.drain(moment),
+            fleet: self.fleet(),
             notifications: self.notifications(),
             ..StatusReport::default()
         };
@@ -182,6 +185,25 @@ impl StatusBoard {
             waiting: counts.map_or(0, |counts| counts.waiting()),
             problems: counts.map(|counts| counts.undelivered()).unwrap_or_default(),
         }
+    }
+
+    fn fleet(&self) -> Option<FleetSection> {
+        let (state, config) = (self.metrics.fleet()?.latest(), &self.config.fleet);
+        let needed = GroupLimits::of(config).margin;
+        let margins = state.margins.iter().flat_map(Margins::iter);
+        let margins = margins.map(|(domain, margin)| FleetMargin {
+            domain: domain.name().to_owned(),
+            name: shown(&margin.name),
+            ratio: margin.ratio.is_finite().then_some(margin.ratio),
+            can_be_lost: margin.ratio >= needed,
+        });
+        Some(FleetSection {
+            group: shown(&config.group),
+            backend: config.backend.name().to_owned(),
+            coordinated: state.has_asked.then_some(state.problem.is_none()),
+            problem: state.problem.map(|problem| shown(&problem)),
+            margins: margins.collect(),
+        })
     }
 
     fn drain(&self, moment: ReportTime) -> DrainSection {

@@ -25,7 +25,11 @@ use crate::clock::Clock;
 /// Maximum size of an answer: that of a report, and its end of line.
 const ANSWER_BYTES_MAX: u64 = REPORT_BYTES_MAX as u64 + 1;
 
-/// Pause before the next attempt if too many connections wait at the agent.
+/// Time for which a socket that nobody serves may be taken over: that of a killed agent, by another
+/// with the same state directory.
+const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(2);
+
+/// Pause before the next attempt if too many connections wait at the agent, or none is accepted.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Reason why there is no report.
@@ -117,6 +121,9 @@ fn ask_at(path: PathBuf, within: Duration) -> Result<(Vec<u8>, StatusReport), As
                 let peer =
                     sockopt::socket_peercred(&stream).map_err(|error| failed(error.into()))?;
                 break (stream, peer);
+            }
+            Err(Errno::CONNREFUSED) if clock.now() < TAKEN_OVER_WITHIN.as_secs_f64() => {
+                thread::sleep(RETRY_PAUSE);
             }
             Err(Errno::NOENT | Errno::NOTDIR | Errno::CONNREFUSED) => {
                 return Err(AskError::NoAgent(path));

@@ -48,10 +48,42 @@ pub struct StatusReport {
     pub changes_total: u64,
     /// Rotation: whether this node takes new work.
     pub drain: DrainSection,
+    /// This node's group; `null` without a coordinator.
+    pub fleet: Option<FleetSection>,
     /// Notifications.
     pub notifications: NotificationSection,
     /// Actions that are left.
     pub budget: BudgetSection,
+}
+
+/// Group of this node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FleetSection {
+    /// Name.
+    pub group: String,
+    /// Coordinator: `fleetlock`, `etcd` or `kubernetes`.
+    pub backend: String,
+    /// Whether it answered at the last attempt; `null` before the first.
+    pub coordinated: Option<bool>,
+    /// Reason if it did not.
+    pub problem: Option<String>,
+    /// Margins for the loss of a node, a zone and a region, of the one that is hardest to lose.
+    pub margins: Vec<FleetMargin>,
+}
+
+/// Margin for the loss of one node, zone or region, with the fields of `spillway fleet --json`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FleetMargin {
+    /// `node`, `zone` or `region`.
+    pub domain: String,
+    /// Name of the one that is hardest to lose.
+    pub name: String,
+    /// Headroom of the others as a multiple of its load; `null` if it has no load.
+    pub ratio: Option<f64>,
+    /// Whether the others can carry its load, with the margin that a drain needs.
+    pub can_be_lost: bool,
 }
 
 /// Health of an agent.

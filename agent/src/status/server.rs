@@ -41,8 +41,8 @@ pub const REPORT_BYTES_MAX: usize = 1 << 20;
 /// is every usual report, so that only a peer that reads slowly on purpose is cut off.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
 
-/// Time between two attempts to take over the socket of another agent.
-const TAKE_OVER_EVERY: Duration = Duration::from_secs(5);
+/// Time between two attempts to take over the socket of another agent: commands wait for it.
+const TAKE_OVER_EVERY: Duration = Duration::from_secs(1);
 
 /// Attempts to lock the directory, and the pause between two.
 const LOCK_ATTEMPTS: u32 = 3;

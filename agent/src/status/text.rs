@@ -6,7 +6,9 @@
 
 use std::{fmt::Write as _, mem};
 
-use super::report::{ActionEntry, ChangeEntry, DrainSection, IncidentEntry, StatusReport};
+use super::report::{
+    ActionEntry, ChangeEntry, DrainSection, FleetMargin, FleetSection, IncidentEntry, StatusReport,
+};
 use crate::{
     act::notify::printable,
     units::{Count, Size, Span},
@@ -50,6 +52,9 @@ pub fn print(report: &StatusReport, has_colour: bool, arguments: &str) -> String
     page.incidents(report);
     page.changes(report);
     page.line("Rotation", Paint::Bold, &rotation(&report.drain, &report.at));
+    if let Some(fleet) = &report.fleet {
+        page.line("Group", Paint::Bold, &group(fleet));
+    }
     page.line("Actions", Paint::Bold, &actions(report));
     page.line("Notifies", Paint::Bold, &notifies(report));
     page.sight(report);
@@ -255,6 +260,31 @@ impl Page {
             };
         }
     }
+}
+
+/// Returns what the group could lose, or why this node does not know.
+fn group(fleet: &FleetSection) -> String {
+    let FleetSection { group, backend, .. } = fleet;
+    match (fleet.coordinated, &fleet.problem) {
+        (None, _) => return format!("{group}; {backend} has not answered yet"),
+        (Some(false), problem) => {
+            let why = problem.as_deref().unwrap_or("it does not answer");
+            return format!("{group}; without its coordinator this node does not leave: {why}");
+        }
+        (Some(true), _) => {}
+    }
+    let mut text = format!("{group}; {backend} answers");
+    for margin in &fleet.margins {
+        let can = if margin.can_be_lost { "could" } else { "could NOT" };
+        let ratio = match margin.ratio {
+            Some(ratio) => format!("the others have room for {ratio:.1} times its load"),
+            None => "it has no load".to_owned(),
+        };
+        let FleetMargin { domain, name, .. } = margin;
+        // Writing to a String cannot fail.
+        let _ = write!(text, "; it {can} lose {domain} {name}: {ratio}");
+    }
+    text
 }
 
 /// Describes where the node is in its rotation.

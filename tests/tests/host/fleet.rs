@@ -9,11 +9,11 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use spillway_agent::sense::Hierarchy;
 use spillway_tests::{
-    ANY_PORT, OwnCgroup, Running, Scratch, Servers, Workload, agent, etcd::Etcd, is_root, now,
-    own_network, run_with, skip, wait_for,
+    ANY_PORT, OwnCgroup, Running, Scratch, Servers, Workload, agent, etcd::Etcd, is_root, metric,
+    now, own_network, run_with, skip, wait_for,
 };
 
 const MIB: u64 = 1 << 20;
@@ -89,7 +89,19 @@ impl Group {
 
     /// Output of `spillway fleet` with the configuration of one node.
     fn fleet(&self, nth: usize) -> String {
-        let output = agent().args(["fleet", "--config"]).arg(&self.configs[nth]).output();
+        self.output(&["fleet"], nth)
+    }
+
+    /// Group in `spillway status` of one node.
+    fn status(&self, nth: usize) -> Value {
+        let output = self.output(&["status", "--json"], nth);
+        let status: Value =
+            serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output}"));
+        status["fleet"].clone()
+    }
+
+    fn output(&self, command: &[&str], nth: usize) -> String {
+        let output = agent().args(command).arg("--config").arg(&self.configs[nth]).output();
         let output = output.expect("the agent runs");
         String::from_utf8_lossy(&output.stdout).into_owned()
             + &String::from_utf8_lossy(&output.stderr)
@@ -234,6 +246,14 @@ fn node_stays_if_the_rest_cannot_carry_it_and_says_so() {
         assert!(why.starts_with("the others cannot carry this node's load: "), "{why}");
         assert!(why.contains("CPUs of proven headroom are needed"), "{why}");
     }
+    // Status and metrics say the same of the whole group.
+    let status = group.status(0);
+    let margin = &status["margins"][0];
+    assert_eq!((&status["coordinated"], &margin["domain"]), (&json!(true), &json!("node")));
+    assert_eq!(margin["can_be_lost"], false, "{status}");
+    let metrics = group.agents[0].get("/metrics");
+    let ratio = metric(&metrics, "spillway_fleet_margin{domain=\"node\"}");
+    assert!(ratio < 1.2, "{ratio}");
     assert_eq!(group.out(), [0; 0], "{}", group.logs());
     leak.stop();
     busy.stop();

@@ -1,6 +1,6 @@
 //! Metrics of the fleet: whether this node is coordinated, and what its group could lose.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError, atomic::AtomicU64};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -15,6 +15,18 @@ use crate::fleet::Margins;
 pub struct FleetMetrics {
     is_coordinated: Gauge,
     margins: Family<DomainLabel, Gauge<f64, AtomicU64>>,
+    latest: Mutex<FleetState>,
+}
+
+/// Latest attempt to reach the coordinator.
+#[derive(Debug, Clone, Default)]
+pub struct FleetState {
+    /// Set once there was an attempt.
+    pub has_asked: bool,
+    /// Reason for which the node is not coordinated; `None` if it is.
+    pub problem: Option<String>,
+    /// Margins of the group; `None` if they are unknown.
+    pub margins: Option<Margins>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -38,8 +50,19 @@ impl FleetMetrics {
         );
     }
 
-    pub(super) fn note(&self, is_coordinated: bool, margins: Option<&Margins>) {
-        self.is_coordinated.set(i64::from(is_coordinated));
+    /// Returns the latest state.
+    pub fn latest(&self) -> FleetState {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn note(&self, problem: Option<&str>, margins: Option<&Margins>) {
+        let state = FleetState {
+            has_asked: true,
+            problem: problem.map(str::to_owned),
+            margins: margins.cloned(),
+        };
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        self.is_coordinated.set(i64::from(problem.is_none()));
         self.margins.clear();
         let margins = margins.iter().flat_map(|margins| margins.iter());
         // Without load there is nothing to carry.

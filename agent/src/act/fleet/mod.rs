@@ -11,5 +11,5 @@ mod proven_file;
 mod worker;
 
 pub use gate::FleetGate;
-pub use metrics::FleetMetrics;
+pub use metrics::{FleetMetrics, FleetState};
 pub use worker::FleetWorker;

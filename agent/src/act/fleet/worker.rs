@@ -272,7 +272,7 @@ impl FleetThread {
         self.gate.answer(wish, self.member.permit().clone());
         self.gate.set_turn(self.member.is_turn());
         self.gate.add_facts(self.member.take_facts());
-        self.metrics.note(self.member.problem().is_none(), self.member.margins());
+        self.metrics.note(self.member.problem(), self.member.margins());
         self.log();
         if now - self.saved_at >= SAVE_SECS {
             self.save();

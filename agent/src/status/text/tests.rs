@@ -4,7 +4,8 @@ use super::*;
 use crate::{
     sense::printable::is_printable,
     status::report::{
-        BudgetSection, HealthReason, HealthSection, NotificationSection, ProbeLine, STATUS_VERSION,
+        BudgetSection, FleetMargin, FleetSection, HealthReason, HealthSection, NotificationSection,
+        ProbeLine, STATUS_VERSION,
     },
 };
 
@@ -274,4 +275,52 @@ fn report_of_another_version_is_understood_as_far_as_it_goes() {
     {
         assert!(StatusReport::parse(wrong).is_err(), "{wrong:?}");
     }
+}
+
+#[test]
+fn group_says_what_it_could_lose_and_by_what_margin() {
+    let margin = |domain: &str, ratio: Option<f64>, can_be_lost| FleetMargin {
+        domain: domain.to_owned(),
+        name: format!("{domain}-a"),
+        ratio,
+        can_be_lost,
+    };
+    let fleet = FleetSection {
+        group: "web".to_owned(),
+        backend: "etcd".to_owned(),
+        coordinated: Some(true),
+        problem: None,
+        margins: vec![
+            margin("node", Some(3.16), true),
+            margin("zone", Some(0.6), false),
+            margin("region", None, true),
+        ],
+    };
+    let of = |fleet: &FleetSection| {
+        let report = StatusReport { fleet: Some(fleet.clone()), ..quiet() };
+        let text = print(&report, false, "");
+        let from = text.find("\nGroup ").expect("the group has a line") + 1;
+        let to = text[from..].find("\nActions").expect("another line follows");
+        text[from..from + to].to_owned()
+    };
+    assert_eq!(
+        of(&fleet),
+        "\
+Group     web; etcd answers; it could lose node node-a: the others have room for
+          3.2 times its load; it could NOT lose zone zone-a: the others have
+          room for 0.6 times its load; it could lose region region-a: it has no
+          load"
+    );
+    let silent = FleetSection {
+        coordinated: Some(false),
+        problem: Some("connection refused".to_owned()),
+        ..fleet.clone()
+    };
+    let words = of(&silent).split_whitespace().collect::<Vec<_>>().join(" ");
+    let expected =
+        "Group web; without its coordinator this node does not leave: connection refused";
+    assert_eq!(words, expected);
+    let new = FleetSection { coordinated: None, ..fleet };
+    assert_eq!(of(&new), "Group     web; etcd has not answered yet");
+    assert!(!print(&quiet(), false, "").contains("\nGroup"));
 }
