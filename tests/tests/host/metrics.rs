@@ -105,7 +105,8 @@ fn metrics_are_read_by_promtool_and_an_openmetrics_parser() {
 #[test]
 fn alerts_and_dashboard_use_what_an_agent_exports() {
     let mut leak = Command::new(env!("CARGO_BIN_EXE_workload"));
-    let _leak = apart("metrics-leak", leak.args(["leak", "--rate=8MiB", "--limit=1500MiB"]));
+    let (_cgroup, _leak) =
+        apart("metrics-leak", leak.args(["leak", "--rate=8MiB", "--limit=1500MiB"]));
     let (_scratch, running) = start();
     let read = |path: &str| {
         fs::read_to_string(Path::new(REPOSITORY).join(path))
