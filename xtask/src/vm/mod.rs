@@ -247,7 +247,7 @@ fn prepare(
             let command = format!("/usr/local/bin/kernel --systemd{arguments}");
             let addition = Addition { programs: &programs, packages, command: &command };
             rootfs::write(&image, &rootfs::get(userland)?, &addition)?;
-            // Its checks wait for more of the time, and two of them leave room for one kernel: beside
+            // Its checks wait for more of the time. Two of them leave room for one kernel: beside
             // two, one missed its time when the machine was busy.
             ((2, "1G"), 0.75, kernels::get(kernel)?.vmlinuz, rootfs::arguments())
         }
