@@ -361,12 +361,11 @@ impl Agent {
         let has_news = has_outcomes || !self.output.is_empty();
         self.carry_out();
         self.output.verdicts.clear();
-        if has_news {
-            self.publish();
-        }
         // Counting walks everything that is tracked: once per scan of processes is enough.
         if batch.read == ScanKind::Processes {
             self.on_process_scan();
+        } else if has_news {
+            self.publish();
         }
     }
 
@@ -424,10 +423,7 @@ impl Agent {
     }
 
     /// Tells systemd in a sentence how the host is, if that has changed.
-    fn describe(&mut self) {
-        let (worst, open) = self.engine.incidents(1);
-        let worst = worst.first().and_then(|incident| incident.claims.first()?.harm.as_ref());
-        let severity = worst.map_or(Severity::Info, |harm| harm.severity);
+    fn describe(&mut self, (open, severity): (usize, Severity)) {
         if self.described.replace((open, severity)) == Some((open, severity)) {
             return;
         }
@@ -445,10 +441,12 @@ impl Agent {
 
     /// Puts the state of this moment on the board.
     fn publish(&mut self) {
-        self.describe();
-        let Some(board) = &self.board else { return };
         self.actions.retain(|id| self.engine.knows(id));
-        board.put(LoopSnapshot::take(&self.engine, &self.actions, self.clock.now()));
+        let snapshot = LoopSnapshot::take(&self.engine, &self.actions, self.clock.now());
+        self.describe(snapshot.open_incidents());
+        if let Some(board) = &self.board {
+            board.put(snapshot);
+        }
     }
 
     fn on_process_scan(&mut self) {

@@ -23,7 +23,7 @@ use crate::{
     bpf::ProbeStatus,
     clock::Clock,
     config::{Choice as _, Config, FleetBackend},
-    decide::{Action, ActionBudget, IncidentView},
+    decide::{Action, ActionBudget, IncidentView, Severity},
     engine::Engine,
     fleet::{GroupLimits, Margins},
     os::host,
@@ -86,6 +86,13 @@ impl LoopSnapshot {
             changes: changes.into_iter().take(CHANGES_MAX).cloned().collect(),
             budget: engine.budget(t),
         }
+    }
+
+    /// Number of open incidents, and the severity of the worst.
+    pub fn open_incidents(&self) -> (usize, Severity) {
+        let worst = self.incidents.first().and_then(|(worst, _)| worst.claims.first());
+        let harm = worst.and_then(|claim| claim.harm.as_ref());
+        (self.incidents_total, harm.map_or(Severity::Info, |harm| harm.severity))
     }
 }
 
