@@ -9,9 +9,11 @@
 //! start, in a container only.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Component, Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 /// Inode number of the host's cgroup namespace (`PROC_CGROUP_INIT_INO` in the kernel).
@@ -19,6 +21,9 @@ const HOSTS_NAMESPACE: u64 = 0xEFFF_FFFB;
 
 /// Maximum number of directories that are searched for the agent: ten times those of a large host.
 const SEARCHED_MAX: usize = 50_000;
+
+/// Roots by mount point: several parts of the agent ask, and it never changes its namespace.
+static FOUND: Mutex<BTreeMap<PathBuf, NamespaceRoot>> = Mutex::new(BTreeMap::new());
 
 /// Root of this process's cgroup namespace, as a path from the hierarchy's root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,10 +45,12 @@ impl NamespaceRoot {
         if is_hosts {
             return Self::default();
         }
-        let own = directory_of(mount, std::process::id());
-        own.zip(shown)
-            .and_then(|(own, shown)| root_of(&own, &shown))
-            .map_or_else(Self::default, Self)
+        let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+        let find = || {
+            let own = directory_of(mount, std::process::id())?;
+            root_of(&own, &shown?).map(Self)
+        };
+        found.entry(mount.to_owned()).or_insert_with(|| find().unwrap_or_default()).clone()
     }
 
     /// Returns a path from the hierarchy's root, of one that is relative to this namespace.
