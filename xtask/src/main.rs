@@ -18,7 +18,6 @@ mod dist;
 mod fuzz;
 mod kubernetes;
 mod progress;
-mod python_deps;
 mod run;
 mod scenes;
 mod setup;
@@ -30,6 +29,7 @@ mod test;
 mod toolchain;
 mod tools;
 mod vm;
+mod wheels;
 mod workspace;
 
 use std::process::ExitCode;

@@ -14,11 +14,11 @@ use anyhow::{Context as _, bail};
 use crate::apt::{apt_line, install};
 use crate::child;
 use crate::deb_servers::{MORE_SERVERS, SERVERS};
-use crate::python_deps::WEBHOOKS;
 use crate::toolchain::{self, Compiler, Next};
 use crate::tools::{CargoTool, DENY, NEXTEST};
 use crate::vm::emulator;
 use crate::vm::rootfs::USERLAND_PACKAGES;
+use crate::wheels::WEBHOOKS;
 use crate::workspace::{Workspace, on_path};
 use crate::{signals, tools};
 
@@ -191,9 +191,13 @@ pub fn packaging() -> anyhow::Result<()> {
     program(("lintian", "lintian"), "which judges the package for Debian")
 }
 
-/// Installs the tools that build and run container images.
+/// Installs the tool that builds the container image.
+pub fn images() -> anyhow::Result<()> {
+    program(("buildah", "buildah"), "which builds the container image")
+}
+
+/// Installs the tools that run the container image in a test.
 pub fn containers() -> anyhow::Result<()> {
-    program(("buildah", "buildah"), "which builds the container image")?;
     program(("podman", "podman"), "which runs it in a test")?;
     program(("runc", "runc"), "with which Podman runs it")
 }

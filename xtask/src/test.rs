@@ -19,9 +19,9 @@ use std::thread;
 use anyhow::Context as _;
 
 use crate::deb_servers::SERVERS;
-use crate::python_deps::{BALANCERS, WEBHOOKS};
 use crate::signals::Interrupted;
 use crate::tools::{DENY, NEXTEST};
+use crate::wheels::{BALANCERS, WEBHOOKS};
 use crate::workspace::{Workspace, is_ci, lint};
 use crate::{
     build::{self, RELEASE_BINARIES},
@@ -146,6 +146,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if args.kubernetes {
         command.env("SPILLWAY_KUBERNETES", kubernetes::provide()?);
+        setup::containers()?;
         command.env("SPILLWAY_IMAGE", dist::image_for_tests(&workspace)?);
     }
     let mut failures = thread::scope(|scope| {

@@ -72,7 +72,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let deb = stage.deb(&format!("{VERSION}-1"), Packing::Small, &directory)?;
     let mut packages = vec![deb.clone(), stage.rpm(&directory)?, stage.tarball(&directory)?];
     if args.image {
-        setup::containers()?;
+        setup::images()?;
         packages.push(stage.image(&directory)?);
     }
     checksums(&directory, &packages)?;
@@ -98,7 +98,7 @@ pub fn for_checks(workspace: &Workspace) -> anyhow::Result<[PathBuf; 2]> {
 
 /// Builds the image of the same build, for the test that runs it.
 pub fn image_for_tests(workspace: &Workspace) -> anyhow::Result<PathBuf> {
-    setup::containers()?;
+    setup::images()?;
     let stage = stage(workspace, X86_64, &build::static_agent(workspace)?)?;
     stage.image(&workspace.target.join("vm"))
 }
