@@ -68,7 +68,7 @@ pub use running::{
     ANY_PORT, Printed, Running, STARTS_WITHIN, Scratch, agent, find_metric, http_get,
     http_get_with, metric, run_with, warnings,
 };
-pub use servers::{Program, Servers, Work};
+pub use servers::{Program, Servers, Work, nginx_temporary};
 pub use syscall_stepper::{Call, Stopped};
 
 /// Program that runs until it is dropped.

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{OwnCgroup, in_real_time, wait_for};
+use crate::{OwnCgroup, in_real_time, skip, wait_for};
 
 /// Time that a program gets to end after SIGTERM before it is killed.
 const ENDS_WITHIN: Duration = Duration::from_secs(3);
@@ -259,9 +259,7 @@ impl Servers {
     fn nginx_serving(&self, dir: &Path, workers: u32, http: &str) -> Command {
         let (at, config) = (dir.display(), dir.join("nginx.conf"));
         fs::create_dir_all(dir).expect("making a directory");
-        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
-        let temporary: String =
-            temporary.iter().map(|name| format!("{name}_temp_path {at}/{name};\n")).collect();
+        let temporary = nginx_temporary(dir);
         let text = format!(
             "daemon off; user root; worker_processes {workers}; worker_cpu_affinity 1; \
              worker_rlimit_nofile 16384;\n\
@@ -366,6 +364,11 @@ impl Servers {
     }
 
     /// Runs a program of Debian's Python packages.
+    /// Finds the directory. Returns `None` and reports that the test is skipped without it.
+    pub fn find_or_skip(test: &str) -> Option<Self> {
+        Self::find().inspect_err(|reason| skip(test, reason)).ok()
+    }
+
     /// Runs promtool with an input.
     ///
     /// # Panics
@@ -547,6 +550,13 @@ impl Servers {
         }
         command
     }
+}
+
+/// Returns the directives by which nginx keeps temporary files in a directory of the test.
+pub fn nginx_temporary(dir: &Path) -> String {
+    ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|name| format!("{name}_temp_path {}/{name};\n", dir.display()))
+        .concat()
 }
 
 /// Runs a program with an input, until it ends.

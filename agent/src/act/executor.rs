@@ -75,9 +75,7 @@ mod tests {
             outcome::{OutcomeCause, OutcomeKind},
             worker::{Order, Worker, WorkerChannels},
         },
-        config::Mode,
         decide::Action,
-        detect::{IncidentId, OverloadClaim},
     };
 
     /// A sample executor, which refuses every limit and does nothing else.
@@ -136,26 +134,13 @@ mod tests {
         }
     }
 
-    fn decision(action: Action) -> Decision {
-        let verdict = Verdict::raised(3.0, OverloadClaim::default(), 1.0, String::new());
-        Decision {
-            id: IncidentId::from(&verdict),
-            action,
-            mode: Mode::Enforce,
-            verdict: Arc::new(verdict),
-            performed: false,
-            refused: None,
-            why: String::new(),
-        }
-    }
-
     #[test]
     fn executors_pick_decisions_and_return_outcomes() {
         let mut executors: Vec<Box<dyn Executor>> = vec![Box::new(SampleExecutor::start())];
         let mut reported = Vec::new();
         for executor in &mut executors {
-            assert!(!executor.perform(&decision(Action::Drain), &[]));
-            assert!(executor.perform(&decision(Action::Limit), &[]));
+            assert!(!executor.perform(&Decision::sample(Action::Drain), &[]));
+            assert!(executor.perform(&Decision::sample(Action::Limit), &[]));
             while reported.is_empty() {
                 reported = executor.outcomes(0.0);
                 thread::sleep(Duration::from_millis(1));
@@ -176,6 +161,6 @@ mod tests {
         while sample.worker.send(SampleOrder::Stop) {
             thread::sleep(Duration::from_millis(1));
         }
-        assert!(!sample.perform(&decision(Action::Limit), &[]));
+        assert!(!sample.perform(&Decision::sample(Action::Limit), &[]));
     }
 }

@@ -35,6 +35,22 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// Returns a decision about an overload, for tests.
+    #[cfg(test)]
+    pub(crate) fn sample(action: Action) -> Self {
+        let claim = crate::detect::OverloadClaim::default();
+        let verdict = Verdict::raised(3.0, claim, 1.0, String::new());
+        Self {
+            id: IncidentId::from(&verdict),
+            action,
+            mode: Mode::Enforce,
+            verdict: Arc::new(verdict),
+            performed: false,
+            refused: None,
+            why: String::new(),
+        }
+    }
+
     /// Time on the observations' clock, in seconds.
     pub fn t(&self) -> f64 {
         self.verdict.t
@@ -123,7 +139,7 @@ impl Action {
         }
     }
 
-    /// Whether it only notifies and changes nothing on the host.
+    /// Returns whether it only notifies and changes nothing on the host.
     pub fn is_told(self) -> bool {
         matches!(self, Self::Page { .. } | Self::Resolve)
     }

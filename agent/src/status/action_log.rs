@@ -143,23 +143,10 @@ fn is_same(one: Action, other: Action) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        act::OutcomeCause,
-        config::Mode,
-        detect::{OverloadClaim, Severity, Verdict},
-    };
+    use crate::{act::OutcomeCause, detect::Severity};
 
     fn decision(action: Action, performed: bool) -> Decision {
-        let verdict = Verdict::raised(3.0, OverloadClaim::default(), 1.0, String::new());
-        Decision {
-            id: IncidentId::from(&verdict),
-            action,
-            mode: Mode::Enforce,
-            verdict: Arc::new(verdict),
-            performed,
-            refused: None,
-            why: String::new(),
-        }
+        Decision { performed, ..Decision::sample(action) }
     }
 
     fn outcome(t: f64, event: OutcomeKind, limit_bytes: Option<u64>) -> Outcome {

@@ -59,7 +59,7 @@ pub(crate) fn knows_every_field(servers: &Servers, daemons: &Value) -> bool {
 
 #[test]
 fn kubectl_knows_every_field_of_the_daemonset() {
-    let Some(servers) = servers("cordon-fields") else { return };
+    let Some(servers) = Servers::find_or_skip("cordon-fields") else { return };
     let mut daemons = Manifests::read(&servers, "cordon").one("DaemonSet").clone();
     assert!(knows_every_field(&servers, &daemons));
     daemons["spec"]["template"]["spec"]["hostNetwrk"] = true.into();
@@ -68,7 +68,7 @@ fn kubectl_knows_every_field_of_the_daemonset() {
 
 #[test]
 fn manifests_refer_only_to_existing_objects() {
-    let Some(servers) = servers("cordon-manifests") else { return };
+    let Some(servers) = Servers::find_or_skip("cordon-manifests") else { return };
     let manifests = Manifests::read(&servers, "cordon");
     let (program, how) =
         (read_shipped("cordon/cordon.py"), read_shipped("cordon/kustomization.yaml"));
@@ -279,11 +279,6 @@ impl Cluster {
     }
 }
 
-/// Finds kubectl. Returns `None` and reports a skip if it is not installed.
-fn servers(test: &str) -> Option<Servers> {
-    Servers::find().inspect_err(|reason| skip(test, reason)).ok()
-}
-
 /// Sets up a test of the receiver. Returns `None` and reports a skip if something is missing.
 fn set(test: &str) -> Option<(Manifests, Cluster)> {
     let python = Command::new("python3").arg("--version").stdout(Stdio::null()).status();
@@ -291,7 +286,7 @@ fn set(test: &str) -> Option<(Manifests, Cluster)> {
         skip(test, "needs python3, which `cargo xtask test` installs if apt-get exists");
         return None;
     }
-    let manifests = Manifests::read(&servers(test)?, "cordon");
+    let manifests = Manifests::read(&Servers::find_or_skip(test)?, "cordon");
     let cluster = Cluster::start(test, &manifests);
     Some((manifests, cluster))
 }

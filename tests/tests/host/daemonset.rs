@@ -51,10 +51,7 @@ fn mounts(manifests: &Manifests) -> Vec<(&Value, &Value)> {
 
 #[test]
 fn manifests_are_known_and_refer_to_each_other() {
-    let servers = match Servers::find() {
-        Ok(servers) => servers,
-        Err(reason) => return skip("daemonset-manifests", &reason),
-    };
+    let Some(servers) = Servers::find_or_skip("daemonset-manifests") else { return };
     for (directory, mode) in DIRECTORIES {
         let manifests = Manifests::read(&servers, directory);
         let daemons = manifests.one("DaemonSet");
@@ -104,10 +101,7 @@ fn manifests_are_known_and_refer_to_each_other() {
 
 #[test]
 fn container_is_not_privileged_and_has_named_capabilities() {
-    let servers = match Servers::find() {
-        Ok(servers) => servers,
-        Err(reason) => return skip("daemonset-capabilities", &reason),
-    };
+    let Some(servers) = Servers::find_or_skip("daemonset-capabilities") else { return };
     for (directory, mode) in DIRECTORIES {
         let manifests = Manifests::read(&servers, directory);
         let context = &manifests.container()["securityContext"];
@@ -162,7 +156,7 @@ impl Drop for Podman {
     }
 }
 
-/// Whether a container may have CAP_SYS_RESOURCE here.
+/// Returns whether a container may have CAP_SYS_RESOURCE here.
 fn has_sys_resource() -> bool {
     let status = fs::read_to_string("/proc/self/status").expect("there is /proc");
     let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
@@ -226,10 +220,7 @@ fn container_of_the_manifest_finds_a_leak_of_the_node() {
             "needs the image that `cargo xtask test --kubernetes` builds",
         );
     };
-    let servers = match Servers::find() {
-        Ok(servers) => servers,
-        Err(reason) => return skip("real_kubernetes", &reason),
-    };
+    let Some(servers) = Servers::find_or_skip("real_kubernetes") else { return };
     if !is_root("real_kubernetes") {
         return;
     }

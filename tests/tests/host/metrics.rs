@@ -4,9 +4,7 @@
 use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duration};
 
 use serde_json::Value;
-use spillway_tests::{
-    Running, Scratch, Servers, apart, http_get_with, metric, run_with, skip, wait_for,
-};
+use spillway_tests::{Running, Scratch, Servers, apart, http_get_with, metric, run_with, wait_for};
 
 /// Agent with every part that has metrics of its own, and fast verdicts. Nobody answers at the
 /// addresses.
@@ -84,10 +82,7 @@ fn values<'a>(document: &'a Value, key: &str, found: &mut Vec<&'a str>) {
 
 #[test]
 fn metrics_are_read_by_promtool_and_an_openmetrics_parser() {
-    let servers = match Servers::find() {
-        Ok(servers) => servers,
-        Err(reason) => return skip("metrics-promtool", &reason),
-    };
+    let Some(servers) = Servers::find_or_skip("metrics-promtool") else { return };
     let (_scratch, running) = start();
     let text = running.get("/metrics");
     let checked = servers.promtool(&["check", "metrics", "--extended"], body(&text));
@@ -137,10 +132,7 @@ fn alerts_and_dashboard_use_what_an_agent_exports() {
 
 #[test]
 fn promtool_accepts_the_alerts_and_the_dashboards_expressions() {
-    let servers = match Servers::find() {
-        Ok(servers) => servers,
-        Err(reason) => return skip("metrics-alerts", &reason),
-    };
+    let Some(servers) = Servers::find_or_skip("metrics-alerts") else { return };
     let tests = format!("{REPOSITORY}/tests/prometheus/alerts_test.yml");
     let tested = servers.promtool(&["test", "rules", &tests], "");
     assert!(tested.status.success(), "{tested:?}");

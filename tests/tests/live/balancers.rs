@@ -16,8 +16,8 @@ use std::{
 };
 
 use spillway_tests::{
-    Program, Running, Scratch, Servers, agent, http_get_with, is_root, now, own_network, run_with,
-    skip, wait_for,
+    Program, Running, Scratch, Servers, agent, http_get_with, is_root, nginx_temporary, now,
+    own_network, run_with, skip, wait_for,
 };
 
 /// Address in the configurations.
@@ -127,10 +127,7 @@ fn drains(test: &str, start: impl FnOnce(&Place<'_>) -> Vec<Program>) {
     if !is_root(test) {
         return;
     }
-    let servers = match Servers::find() {
-        Ok(servers) => servers,
-        Err(reason) => return skip(test, &reason),
-    };
+    let Some(servers) = Servers::find_or_skip(test) else { return };
     own_network().expect("root can make a network namespace");
     for host in 10..14 {
         let address = format!("10.0.0.{host}/24");
@@ -211,10 +208,7 @@ fn nginx_sends_no_requests_to_a_drained_node() {
         let list = place.path("nodes.conf");
         let own =
             format!("daemon off; pid {0}/nginx.pid; user root;\nevents {{}}", place.dir.display());
-        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .iter()
-            .map(|name| format!("{name}_temp_path {}/{name};\n", place.dir.display()))
-            .collect();
+        let temporary = nginx_temporary(place.dir);
         let http = format!("http {{\naccess_log off;\n{temporary}");
         let config = place.copy(
             "balancers/nginx.conf",

@@ -9,7 +9,7 @@ use super::{
     },
     gunicorn, http,
 };
-use crate::Program;
+use crate::{Program, nginx_temporary};
 
 pub(super) const PROGRAM: &str = "usr/sbin/nginx";
 
@@ -50,10 +50,7 @@ pub(super) fn to_http(upstream: &str) -> String {
 /// Starts nginx with one worker in front of a server.
 pub(super) fn proxy(stage: &Stage, pass: &str, upstream: &str) -> anyhow::Result<Program> {
     let at = stage.dir().display();
-    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .iter()
-        .map(|name| format!("{name}_temp_path {at}/{name};\n"))
-        .collect();
+    let temporary = nginx_temporary(stage.dir());
     let text = format!(
         "daemon off; user root; worker_processes 1; worker_rlimit_nofile 16384; pid \
          {at}/nginx.pid;\nevents {{ worker_connections 8192; }}\nhttp {{ access_log off;\n\
