@@ -72,7 +72,8 @@ const TENANT_SHARE: f64 = 1.0 / 3.0;
 
 /// Guards and recent actions. Bounded by the budget.
 pub struct Guard {
-    performed: Performed,
+    /// Actions that are carried out: all, unless the configuration disables some.
+    pub(super) performed: Performed,
     protected: Vec<Pattern>,
     allow: Vec<Pattern>,
     cooldown_secs: f64,
@@ -168,11 +169,6 @@ impl Guard {
         let new = Self { performed: self.performed, ..Self::new(config) };
         let Self { acted, cooling, .. } = std::mem::replace(self, new);
         (self.acted, self.cooling) = (acted, cooling);
-    }
-
-    /// Sets which actions are carried out.
-    pub(super) fn set_performed(&mut self, change: impl FnOnce(&mut Performed)) {
-        change(&mut self.performed);
     }
 
     /// Asks for an action on a cgroup at `t`. A granted action counts as taken. Undoing and
@@ -527,7 +523,7 @@ mod tests {
     #[test]
     fn disabled_actions_take_nothing_from_the_budget() {
         let mut guard = guard(|config| config.max_actions_per_hour = 2);
-        guard.set_performed(|performed| performed.limits = false);
+        guard.performed.limits = false;
         guard.reload(&DecideConfig { max_actions_per_hour: 2, ..DecideConfig::default() });
         for nth in 0..10 {
             assert_eq!(limit(&mut guard, 0.0, &format!("/system.slice/{nth}.service")), Ok(()));
@@ -536,7 +532,7 @@ mod tests {
         for t in [2.0, 1_000.0] {
             assert_eq!(guard.ask(t, Action::Drain, &Arc::from("/api.service")), Ok(()));
         }
-        guard.set_performed(|performed| (performed.limits, performed.drains) = (true, false));
+        guard.performed = Performed { limits: true, drains: false };
         assert!(limit(&mut guard, 4_700.0, "/system.slice/a.service").is_ok());
         assert!(
             limit(&mut guard, 4_800.0, "/system.slice/b.service").is_ok(),

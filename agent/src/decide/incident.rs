@@ -25,7 +25,7 @@ pub struct IncidentView {
     pub claims: Vec<Arc<Verdict>>,
     /// Number of open claims, of which not all are listed.
     pub claims_total: usize,
-    /// Whether a page is open.
+    /// Set if a page is open.
     pub is_paged: bool,
     /// Other node of the group that pages for it.
     pub paged_by: Option<Arc<str>>,

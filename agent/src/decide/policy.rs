@@ -124,13 +124,13 @@ impl Policy {
 
     /// Sets that limits are decided and reported, but not set.
     pub fn without_limits(mut self) -> Self {
-        self.guard.set_performed(|performed| performed.limits = false);
+        self.guard.performed.limits = false;
         self
     }
 
     /// Sets that drains are decided and reported, but not carried out.
     pub fn without_drains(mut self) -> Self {
-        self.guard.set_performed(|performed| performed.drains = false);
+        self.guard.performed.drains = false;
         self
     }
 

@@ -32,7 +32,7 @@ pub struct StatusReport {
     pub uptime_secs: f64,
     /// `observe` or `enforce`.
     pub mode: String,
-    /// Whether `spillway pause` has stopped all new actions.
+    /// Set if `spillway pause` has stopped all new actions.
     pub paused: bool,
     /// Health, as `/healthz` reports it.
     pub health: HealthSection,
@@ -64,7 +64,7 @@ pub struct FleetSection {
     pub group: String,
     /// Coordinator: `fleetlock`, `etcd` or `kubernetes`.
     pub backend: String,
-    /// Whether it answered at the last attempt; `null` before the first.
+    /// Set if it answered at the last attempt; `null` before the first.
     pub coordinated: Option<bool>,
     /// Reason if it did not.
     pub problem: Option<String>,
@@ -82,7 +82,7 @@ pub struct FleetMargin {
     pub name: String,
     /// Headroom of the others as a multiple of its load; `null` if it has no load.
     pub ratio: Option<f64>,
-    /// Whether the others can carry its load, with the margin that a drain needs.
+    /// Set if the others can carry its load, with the margin that a drain needs.
     pub can_be_lost: bool,
 }
 
@@ -155,7 +155,7 @@ pub struct IncidentEntry {
     pub also: Vec<String>,
     /// Number of its open claims.
     pub claims: u64,
-    /// Whether a page is open for it.
+    /// Set if a page is open for it.
     pub paged: bool,
     /// Node that pages for it in place of this one.
     pub paged_by: Option<String>,
@@ -206,7 +206,7 @@ pub struct ChangeEntry {
 pub struct DrainSection {
     /// `healthy`, `drain_requested`, `draining`, `drained`, `verifying` or `undrain_requested`.
     pub state: String,
-    /// Whether load balancers are told to send no new work.
+    /// Set if load balancers are told to send no new work.
     pub out: bool,
     /// Answer to load balancers: `ready 100%`, `drain` or `maint`.
     pub answer: String,

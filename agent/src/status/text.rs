@@ -375,7 +375,6 @@ fn action_text(action: &ActionEntry, report: &StatusReport) -> String {
     };
     let done = match state.as_str() {
         "would" => return effect.to_owned(),
-        "refused" if matches!(action.as_str(), "limit") => "limit its memory",
         "refused" => effect,
         "ordered" if action == "page" => {
             return match report.notifications.receivers.as_slice() {
