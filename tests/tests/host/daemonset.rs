@@ -277,6 +277,8 @@ fn container_of_the_manifest_finds_a_leak_of_the_node() {
         "resident: {:.1} MB",
         metric(&metrics().expect("it answers"), "spillway_resident_bytes") / 1e6
     );
+    let status = podman.output(&["exec", "agent", "spillway", "status"]);
+    assert!(status.contains("workload (pid ") && status.contains("leaks memory"), "{status}");
     let pid = podman.output(&["inspect", "--format={{.State.Pid}}", "agent"]);
     let confined = fs::read_to_string(format!("/proc/{pid}/status")).expect("the agent runs");
     assert!(confined.contains("NoNewPrivs:\t1") && confined.contains("Seccomp:\t2"), "{confined}");
