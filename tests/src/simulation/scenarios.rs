@@ -167,7 +167,7 @@ pub fn all() -> Vec<Scenario> {
             about: "30 days of daily load with deploys and caches that fill, without a fault",
             nodes: 100,
             secs: 30.0 * DAY,
-            scan_secs: 30.0,
+            scan_secs: 60.0,
             load: 0.45,
             swing: 0.2,
             deploy_secs: Some(3.0 * DAY + HOUR),
