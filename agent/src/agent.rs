@@ -40,7 +40,9 @@ use crate::{
     output::EventPrinter,
     saved_windows::SavedWindows,
     scan_loop::{Batch, Event, Intervals, ScanKind, watch},
-    sense::{Fact, Hierarchy, Observation, OwnSockets, RequestSensor, Sensors},
+    sense::{
+        Fact, Hierarchy, Observation, OwnSockets, RequestSensor, Sensors, identity::Identities,
+    },
     serve::{Metrics, serve, serve_agent_check},
     service_pods::ServicePods,
     signals::{Hangup, stopped},
@@ -127,6 +129,7 @@ pub fn run(
         metrics.show_drain(&drains.readiness());
         self_protection::lower_oom_score();
         proc_reader::start()?;
+        let identities = Identities::start(clock, &config.kubernetes.pod_logs_dir)?;
         if config.mode == Mode::Enforce {
             // The sandbox admits only paths that exist. Those who need it report that it is
             // missing.
@@ -160,6 +163,7 @@ pub fn run(
                 }
             }
         }
+        engine.identify_with(identities);
         let own = OwnSockets::new(&listen(config, &metrics, &drains).await);
         sensors.leave_out(match &status {
             Some(status) => own.and_unix(status.path()),

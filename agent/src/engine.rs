@@ -7,13 +7,19 @@
 //! number or runs backwards is ignored, except that an exit or exec that arrives late still
 //! happened, and counts as happening now.
 
+use std::sync::Arc;
+
 use crate::{
     config::{Config, FleetBackend},
     decide::{ActionBudget, Decision, IncidentId, IncidentView, Policy, Services},
     detect::{
-        Context, Detector, DetectorSize, Findings, SavedError, SensorHealth, Verdict, detectors,
+        ClaimState, Context, Detector, DetectorSize, Findings, SavedError, SensorHealth, Verdict,
+        detectors,
     },
-    sense::{Fact, HostFact, Observation},
+    sense::{
+        Fact, HostFact, Observation,
+        identity::{Identify, Identity},
+    },
 };
 
 pub use crate::detect::HostInfo;
@@ -23,6 +29,8 @@ pub struct Engine {
     info: HostInfo,
     detectors: Vec<Box<dyn Detector>>,
     policy: Policy,
+    /// Looks up whom claims are about; `None` in replays, where nobody can.
+    identities: Option<Box<dyn Identify>>,
     host: Option<HostFact>,
     sensor_health: SensorHealth,
     host_t: Option<f64>,
@@ -95,6 +103,7 @@ impl Engine {
             info,
             detectors: detectors(&config.detect),
             policy: policy(config),
+            identities: None,
             host: None,
             sensor_health: SensorHealth::default(),
             host_t: None,
@@ -110,6 +119,11 @@ impl Engine {
     pub fn with_detector(mut self, detector: Box<dyn Detector>) -> Self {
         self.detectors.push(detector);
         self
+    }
+
+    /// Sets who looks up whom claims are about.
+    pub fn identify_with(&mut self, identities: impl Identify + 'static) {
+        self.identities = Some(Box::new(identities));
     }
 
     /// Takes one observation and returns its results. Allocates only if there are any.
@@ -148,6 +162,9 @@ impl Engine {
         }
         self.policy.observe(t, &observation.fact, &mut output.decisions);
         for mut verdict in self.findings.verdicts.drain(..) {
+            if let Some(identities) = &mut self.identities {
+                verdict.identity = identity(&verdict, &self.policy, identities.as_mut());
+            }
             self.policy.judge(&mut verdict, &mut output.decisions);
             output.verdicts.push(verdict);
         }
@@ -275,6 +292,20 @@ impl Engine {
         self.last_t = Some(t);
         Some(t)
     }
+}
+
+/// Returns whom a claim is about. It is looked up each time the claim is raised: a workload that
+/// leaks again may have been restarted since.
+fn identity(
+    verdict: &Verdict,
+    policy: &Policy,
+    identities: &mut dyn Identify,
+) -> Option<Arc<Identity>> {
+    if verdict.state != ClaimState::Raised {
+        return policy.identity(&verdict.claim.id());
+    }
+    let identity = identities.identify(&verdict.claim.workload());
+    (!identity.is_empty()).then(|| Arc::new(identity))
 }
 
 #[cfg(test)]

@@ -29,11 +29,13 @@ use crate::{
     bpf,
     clock::Clock,
     config::{Config, Pattern, ServeConfig},
-    decide::kubepods,
     engine::{Engine, HostInfo},
     fleet::{self, GroupLimits, NodeReport, Survey},
     net::{http_client::Response, kubernetes},
-    sense::{self, Fact, HostFact, Observation, ProcessFact, ProcessId, printable, proc_files},
+    sense::{
+        self, Fact, HostFact, Observation, ProcessFact, ProcessId, identity, kubepods, printable,
+        proc_files,
+    },
     serve::{self, Metrics},
     status::{self, StatusReport},
 };
@@ -195,6 +197,14 @@ pub fn proc(bytes: &[u8]) {
     sense::from_texts(&String::from_utf8_lossy(bytes));
 }
 
+/// Command lines, images of executables, paths of cgroups and files of container engines give
+/// printable texts.
+pub fn identity(bytes: &[u8]) {
+    for text in identity::from_bytes(bytes) {
+        assert_printable(&text);
+    }
+}
+
 /// Answers of `sock_diag` become listeners with printable addresses.
 pub fn sock_diag(bytes: &[u8]) {
     for addr in sense::from_sock_diag(bytes) {
@@ -308,7 +318,7 @@ mod tests {
 
     use super::*;
 
-    const TARGETS: [fn(&[u8]); 14] = [
+    const TARGETS: [fn(&[u8]); 15] = [
         journal,
         shed_journal,
         drain_state,
@@ -323,9 +333,10 @@ mod tests {
         windows,
         fleet,
         status,
+        identity,
     ];
 
-    const NAMES: [&str; 14] = [
+    const NAMES: [&str; 15] = [
         "journal",
         "shed_journal",
         "drain_state",
@@ -340,6 +351,7 @@ mod tests {
         "windows",
         "fleet",
         "status",
+        "identity",
     ];
 
     /// Seeds of each target, in the order of [`TARGETS`].
@@ -381,6 +393,9 @@ mod tests {
                         assert!(is_report || members.max() > Some(1));
                     }
                     "status" => assert!(!StatusReport::parse(&bytes).unwrap().incidents.is_empty()),
+                    "identity" => {
+                        assert!(identity::from_bytes(&bytes).iter().any(|text| !text.is_empty()))
+                    }
                     "sock_diag" => assert!(!sense::from_sock_diag(&bytes).is_empty()),
                     _ => {}
                 }

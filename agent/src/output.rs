@@ -19,6 +19,7 @@ use crate::{
         journald::{JournalRecord, JournalSocket, Priority},
         nonblocking_writer::{DroppedLines, NonblockingWriter},
     },
+    sense::identity::Identity,
     trace::format::write_line,
 };
 
@@ -76,8 +77,14 @@ impl EventPrinter {
             None => (String::new(), String::new()),
         };
         let sure = verdict.confidence * 100.0;
-        let sentence =
-            format!("{kind} {state}{severity} ({sure:.0} % sure): {}{reason}", verdict.why);
+        let raised = verdict.state == ClaimState::Raised;
+        let identity = verdict.identity.as_deref().filter(|_| raised);
+        let workload = identity.map(|identity| format!("; workload: {}", identity.sentence()));
+        let sentence = format!(
+            "{kind} {state}{severity} ({sure:.0} % sure): {}{reason}{}",
+            verdict.why,
+            workload.unwrap_or_default()
+        );
         let claim = &verdict.claim;
         let severity = verdict.harm.as_ref().map(|harm| harm.severity);
         let priority = match severity.filter(|_| verdict.state != ClaimState::Cleared) {
@@ -93,6 +100,7 @@ impl EventPrinter {
                 .with("severity", severity.map_or("", Severity::name))
                 .with("id", claim.id())
                 .with("cgroup", claim.cgroup())
+                .with("workload", identity.map_or_else(String::new, Identity::sentence))
                 .with("pid", claim.pid().map_or_else(String::new, |pid| pid.to_string()))
         });
     }

@@ -51,6 +51,7 @@ const TARGETS: &[(&str, &str, &str)] = &[
     ("windows", "tests/fuzz/seeds/windows", "bin"),
     ("fleet", "tests/fuzz/seeds/fleet", "json"),
     ("status", "tests/fuzz/seeds/status", "json"),
+    ("identity", "tests/fuzz/seeds/identity", "bin"),
 ];
 
 /// Feed arbitrary bytes to Spillway's parsers.

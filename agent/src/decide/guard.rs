@@ -14,12 +14,11 @@ use std::{
 
 use serde::{Serialize, Serializer};
 
-use super::{
-    Action,
-    kubepods::{self, CgroupOwner},
-    tenant::Tenant,
+use super::{Action, tenant::Tenant};
+use crate::{
+    config::{DecideConfig, Pattern},
+    sense::kubepods::{self, CgroupOwner},
 };
-use crate::config::{DecideConfig, Pattern};
 
 /// Units that are never limited, whatever is configured: without them a host is lost, cannot be
 /// reached, or loses what supervises everything else on it. The agent is among them, and the

@@ -3,7 +3,6 @@
 mod decision;
 mod guard;
 mod incident;
-pub mod kubepods;
 mod policy;
 mod service_requests;
 mod services;

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     config::{DecideConfig, Mode},
     detect::{Assessment, Claim, ClaimState, Harm, Severity, Situation, Verdict, Wants},
-    sense::Fact,
+    sense::{Fact, identity::Identity},
 };
 
 /// Time between two claims of different workloads, short of the same resource of the host, up to
@@ -189,6 +189,12 @@ impl Policy {
         self.claims.contains_key(id)
     }
 
+    /// Returns the identity that a claim was raised with.
+    pub fn identity(&self, id: &IncidentId) -> Option<Arc<Identity>> {
+        let incident = self.incidents.get(self.claims.get(id)?)?;
+        incident.members.get(id)?.latest.identity.clone()
+    }
+
     /// Actions that are left of the hour's at `t`.
     pub fn budget(&self, t: f64) -> ActionBudget {
         self.guard.budget(t)
@@ -266,7 +272,8 @@ impl Policy {
         } else {
             member.harm().clone()
         };
-        member.latest = Arc::new(Verdict { harm: Some(harm), ..forecast.clone() });
+        let identity = member.latest.identity.clone();
+        member.latest = Arc::new(Verdict { harm: Some(harm), identity, ..forecast.clone() });
         let latest = member.latest.clone();
         let mut updated = None;
         if is_worse || is_another {
@@ -349,6 +356,7 @@ impl Policy {
         let Some(incident) = self.incidents.get_mut(&seq) else { return };
         let Some(member) = incident.clear(id, verdict) else { return };
         verdict.harm = member.latest.harm.clone();
+        verdict.identity = member.latest.identity.clone();
         let verdict = Arc::new(verdict.clone());
         let mut undo = |action| {
             decisions.push(self.decision(&verdict, id, action, verdict.why.clone()));

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::kubepods::{self, CgroupOwner};
+use crate::sense::kubepods::{self, CgroupOwner};
 
 /// Slice below which systemd keeps every user's session and service manager.
 const USERS: &str = "user.slice";

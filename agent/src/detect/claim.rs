@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::incident_id::IncidentId;
-use crate::config::DecideConfig;
+use crate::{config::DecideConfig, sense::identity::ClaimedWorkload};
 
 /// Answers of a claim about itself.
 pub trait ClaimDetails {
@@ -21,6 +21,11 @@ pub trait ClaimDetails {
 
     /// Process concerned, if known.
     fn pid(&self) -> Option<u32>;
+
+    /// Workload concerned, to look up whom a person knows it as.
+    fn workload(&self) -> ClaimedWorkload {
+        ClaimedWorkload { pid: self.pid(), start_ticks: None, cgroup: self.cgroup().clone() }
+    }
 
     /// Network namespace and address of the listener concerned, if it is one.
     fn listener(&self) -> Option<(u32, &Arc<str>)> {

@@ -10,7 +10,10 @@ use super::{
     resource::Resource,
 };
 use crate::{
-    sense::ProcessId,
+    sense::{
+        ProcessId,
+        identity::{CgroupName, ClaimedWorkload, container_id},
+    },
     units::{Frequency, Size, Span, rounded},
 };
 
@@ -87,9 +90,6 @@ impl CgroupMemory {
 
 /// Maximum length of a [`LeakClaim::shared_name`].
 pub const SHARED_NAME_BYTES_MAX: usize = 128;
-
-/// Digits of a container's id in the names of cgroups: of containerd, CRI-O, Docker and Podman.
-const CONTAINER_ID_DIGITS: usize = 64;
 
 /// A process, or a cgroup, that grows without end.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -181,9 +181,7 @@ impl LeakClaim {
 
     /// Returns whether the name of the cgroup has the id of a container: 64 hexadecimal digits.
     pub fn is_in_container(&self) -> bool {
-        let unit = self.cgroup.rsplit('/').next().unwrap_or_default();
-        let mut runs = unit.split(|c: char| !c.is_ascii_hexdigit());
-        runs.any(|run| run.len() >= CONTAINER_ID_DIGITS)
+        container_id(self.cgroup.rsplit('/').next().unwrap_or_default()).is_some()
     }
 }
 
@@ -205,6 +203,11 @@ impl ClaimDetails for LeakClaim {
 
     fn pid(&self) -> Option<u32> {
         Some(self.id.pid).filter(|pid| *pid > 0 && self.cgroup_memory.is_none())
+    }
+
+    fn workload(&self) -> ClaimedWorkload {
+        let start_ticks = self.pid().map(|_| self.id.start_ticks);
+        ClaimedWorkload { pid: self.pid(), start_ticks, cgroup: self.cgroup.clone() }
     }
 
     fn endangers_host(&self) -> bool {
@@ -298,7 +301,11 @@ impl ClaimDetails for LeakClaim {
 
     fn advice(&self, exhaustion_secs: Option<f64>) -> String {
         let before = if exhaustion_secs.is_some() { " before then" } else { "" };
-        let subject = program(&self.comm, "the process");
+        let program = program(&self.comm, "the process");
+        let subject = match CgroupName::of(&self.cgroup).unit {
+            Some(unit) if unit.ends_with(".service") => format!("{program} in {unit}"),
+            _ => program.to_owned(),
+        };
         match self.cgroup_memory {
             // A restart deletes no file.
             Some(CgroupMemory::Shared) => format!(

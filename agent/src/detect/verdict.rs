@@ -2,7 +2,7 @@
 //!
 //! `spillway replay` and `spillway run --json` print the serialised form, one object a line.
 
-use std::ops::Deref;
+use std::{ops::Deref, sync::Arc};
 
 use serde::Serialize;
 
@@ -16,7 +16,7 @@ use super::{
     leak_claim::LeakClaim,
     overload::claim::OverloadClaim,
 };
-use crate::units::rounded;
+use crate::{sense::identity::Identity, units::rounded};
 
 /// A detector's claim, raised or cleared.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -40,6 +40,10 @@ pub struct Verdict {
     /// Harm that it does, and to whom; `None` until the policy has assessed it.
     #[serde(flatten)]
     pub harm: Option<Harm>,
+    /// Workload that it is about, as a person knows it; `None` in a replay and until it is looked
+    /// up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Arc<Identity>>,
     /// Evidence in a sentence, for a person.
     pub why: String,
 }
@@ -55,6 +59,7 @@ impl Verdict {
             confidence: rounded(confidence, 2),
             state: ClaimState::Raised,
             harm: None,
+            identity: None,
             why,
         }
     }

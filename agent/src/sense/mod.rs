@@ -11,6 +11,8 @@ mod cgroup_namespace;
 mod cgroups;
 mod connections;
 mod host_memory;
+pub mod identity;
+pub mod kubepods;
 mod losses;
 mod observation;
 mod outbound;

@@ -295,6 +295,7 @@ fn incident_entry(
         exhaustion_secs: left_secs,
         cgroup: shown(worst.claim.cgroup()),
         pid: worst.claim.pid(),
+        identity: worst.identity.as_deref().cloned(),
         also: others.iter().take(ALSO_MAX).map(|claim| shown(&claim.claim.label())).collect(),
         claims: incident.claims_total as u64,
         paged: incident.is_paged,

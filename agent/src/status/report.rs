@@ -7,6 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::sense::identity::Identity;
+
 /// Version of the document.
 pub const STATUS_VERSION: u32 = 1;
 
@@ -151,6 +153,8 @@ pub struct IncidentEntry {
     pub cgroup: String,
     /// Process concerned, if known.
     pub pid: Option<u32>,
+    /// Workload concerned, as a person knows it; `null` if nothing is known.
+    pub identity: Option<Identity>,
     /// Other claims of the incident, as labels; some are left out if there are many.
     pub also: Vec<String>,
     /// Number of its open claims.

@@ -11,6 +11,7 @@ use super::report::{
 };
 use crate::{
     act::notify::printable,
+    sense::identity::Identity,
     units::{Count, Size, Span},
 };
 
@@ -180,6 +181,10 @@ impl Page {
         if let Some(node) = &incident.paged_by {
             self.line("  paged", Paint::Plain, &format!("by node {node}, which has it too"));
         }
+        let workload = incident.identity.as_ref().map(Identity::sentence).unwrap_or_default();
+        if !workload.is_empty() {
+            self.line("  what", Paint::Plain, &workload);
+        }
         self.line("  to do", Paint::Plain, &incident.advice);
     }
 
@@ -263,7 +268,7 @@ impl Page {
 }
 
 /// Returns what the group could lose, or why this node does not know.
-fn group(fleet: &FleetSection) -> String {
+pub(super) fn group(fleet: &FleetSection) -> String {
     let FleetSection { group, backend, .. } = fleet;
     match (fleet.coordinated, &fleet.problem) {
         (None, _) => return format!("{group}; {backend} has not answered yet"),
@@ -322,7 +327,7 @@ pub fn rotation(drain: &DrainSection, at: &str) -> String {
     text
 }
 
-fn actions(report: &StatusReport) -> String {
+pub(super) fn actions(report: &StatusReport) -> String {
     let budget = &report.budget;
     let mut text = match (report.paused, report.mode.as_str()) {
         (true, _) => "paused until `spillway resume`; ".to_owned(),
@@ -339,7 +344,7 @@ fn actions(report: &StatusReport) -> String {
     text
 }
 
-fn notifies(report: &StatusReport) -> String {
+pub(super) fn notifies(report: &StatusReport) -> String {
     let notifications = &report.notifications;
     if notifications.receivers.is_empty() {
         let observes = match report.mode.as_str() {
@@ -363,7 +368,7 @@ fn notifies(report: &StatusReport) -> String {
 }
 
 /// Describes an action for an incident.
-fn action_text(action: &ActionEntry, report: &StatusReport) -> String {
+pub(super) fn action_text(action: &ActionEntry, report: &StatusReport) -> String {
     let ActionEntry { action, state, why, .. } = action;
     let effect = match action.as_str() {
         "page" => "page a person",
@@ -410,7 +415,7 @@ fn with_reason(done: &str, why: &str) -> String {
     if why.is_empty() { done.to_owned() } else { format!("{done}: {why}") }
 }
 
-fn change_text(change: &ChangeEntry, at: &str) -> String {
+pub(super) fn change_text(change: &ChangeEntry, at: &str) -> String {
     let ChangeEntry { subject, until, .. } = change;
     let since = clock_time(&change.since, at);
     match change.limit_bytes {
@@ -423,7 +428,7 @@ fn change_text(change: &ChangeEntry, at: &str) -> String {
 }
 
 /// Returns the time of day of an RFC 3339 time, with its date if that is not the one of `at`.
-fn clock_time(time: &str, at: &str) -> String {
+pub(super) fn clock_time(time: &str, at: &str) -> String {
     match (time.get(..10), time.get(11..16)) {
         (Some(date), Some(clock)) if at.get(..10) == Some(date) => format!("{clock} UTC"),
         (Some(date), Some(clock)) => format!("{date} {clock} UTC"),

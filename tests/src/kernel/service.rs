@@ -87,6 +87,10 @@ pub fn notified(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     ensure!(status.status.success(), "{status:?}");
     let report: Value = serde_json::from_slice(&status.stdout)?;
     ensure!(report["changes"][0]["subject"].is_string(), "{report:#}");
+    let identity = &report["incidents"][0]["identity"];
+    let is_unit = |unit: &str| unit.ends_with(".service") && unit != AGENT_UNIT;
+    ensure!(identity["unit"].as_str().is_some_and(is_unit), "{report:#}");
+    ensure!(identity["user"] == "root" && identity["started"].is_string(), "{report:#}");
 
     systemctl(&["reload", AGENT_UNIT])?;
     let reloaded = until(SOON, || agent.said().contains("SIGHUP: reloaded").then_some(()));

@@ -84,7 +84,9 @@ fn status_of_a_leak_says_what_was_done_and_what_to_do() {
     if !is_root("status_of_a_leak") {
         return;
     }
-    let mut leak = Command::new(env!("CARGO_BIN_EXE_workload"));
+    let program = env!("CARGO_BIN_EXE_workload");
+    let mut leak = Command::new(program);
+    leak.arg0("leaker --db=postgres://app:hunter2@db/shop --api-key hunter2 --port=80");
     let (cgroup, leak) =
         apart("status-leak", leak.args(["leak", "--rate=8MiB", "--limit=1500MiB"]));
     let Some(cgroup) = cgroup else { return skip("status_of_a_leak", "no cgroup can be made") };
@@ -111,6 +113,17 @@ fn status_of_a_leak_says_what_was_done_and_what_to_do() {
     let of_leak = |incident: &&Value| incident["cgroup"] == path.as_str();
     let incident = incidents.iter().find(of_leak).unwrap_or_else(|| panic!("{status:#}"));
     assert_eq!((&incident["pid"], &incident["verdict"]), (&leak.pid().into(), &"leak".into()));
+    let identity = &incident["identity"];
+    let command = "leaker --db=postgres://app:[secret]@db/shop --api-key [secret] --port=80 leak \
+                   --rate=8MiB --limit=1500MiB";
+    assert_eq!(
+        (&identity["command"], &identity["user"], &identity["executable"]),
+        (&command.into(), &"root".into(), &program.into()),
+        "{incident:#}"
+    );
+    assert!(identity["age_secs"].as_f64() < Some(60.0) && identity["build_id"].is_string());
+    let printed = running.printed();
+    assert!(printed.contains("[secret]") && !printed.contains("hunter2"), "{printed}");
     let actions = incident["actions"].as_array().expect("actions");
     let limit = actions.iter().find(|action| action["action"] == "limit").expect("a limit");
     assert_eq!(limit["state"], "limited", "{limit:#}");
@@ -119,7 +132,9 @@ fn status_of_a_leak_says_what_was_done_and_what_to_do() {
 
     let (code, text) = node.run("status");
     assert_eq!(code, Some(0), "{text}");
-    for wanted in ["leaks memory", "limited: memory.", "restart", "may use", "spillway undo"] {
+    for wanted in
+        ["leaks memory", "limited: memory.", "restart", "run by root", "may use", "spillway undo"]
+    {
         assert!(text.contains(wanted), "no {wanted:?} in {text}");
     }
     let is_command = |line: &&str| line.contains("--config");

@@ -194,6 +194,7 @@ fn verdict(exhaustion_secs: f64) -> Verdict {
         exhaustion_secs: Some(exhaustion_secs),
         exhaustion_interval_secs: None,
         harm: None,
+        identity: None,
         confidence: 1.0,
         state: ClaimState::Raised,
         why: "it leaks".to_owned(),

@@ -100,6 +100,7 @@ impl Pager {
             confidence: 0.97,
             state,
             harm: None,
+            identity: None,
             why,
         };
         let mut decisions = Vec::new();

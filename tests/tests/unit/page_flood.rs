@@ -79,6 +79,7 @@ impl Flood {
             confidence: 1.0,
             state,
             harm: None,
+            identity: None,
             why: why.clone(),
         };
         let action = match state {

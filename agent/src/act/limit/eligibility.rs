@@ -14,12 +14,14 @@ use super::{
 };
 use crate::{
     config::{DecideConfig, Pattern},
-    decide::{
-        always_protected,
-        kubepods::{self, CgroupOwner},
-    },
+    decide::always_protected,
     os::host,
-    sense::{ProcessId, ProgramList, printable::printable_path, proc_files},
+    sense::{
+        ProcessId, ProgramList,
+        kubepods::{self, CgroupOwner},
+        printable::printable_path,
+        proc_files,
+    },
 };
 
 /// First kernel whose `memory.high` does not make a process reclaim memory for minutes inside one

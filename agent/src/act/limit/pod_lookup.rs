@@ -7,13 +7,13 @@
 //! nothing is known. Failure: an unknown pod counts as protected, and the refusal has the reason
 //! and a hint.
 
-use std::{collections::BTreeMap, fmt, fs, io, path::PathBuf};
+use std::{collections::BTreeMap, io, path::PathBuf};
 
 use super::LimitRefusal;
 use crate::{
     config::{Config, Pattern},
     net::kubernetes::{Api, Pod},
-    sense::printable::printable,
+    sense::identity::{PodName, pods_in},
 };
 
 /// Lifetime of the API's answer, and pause after a failure.
@@ -25,15 +25,6 @@ pub struct PodLookup {
     api: Result<Api, String>,
     /// Last request to the API: its time and result.
     cached: Option<(f64, Result<Vec<Pod>, String>)>,
-}
-
-/// A pod's namespace and name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PodName {
-    /// Namespace.
-    pub namespace: String,
-    /// Name within the namespace.
-    pub name: String,
 }
 
 impl PodLookup {
@@ -87,14 +78,8 @@ impl PodLookup {
     ///
     /// Returns an error if the kubelet's directory cannot be read.
     pub fn all(&self) -> Result<BTreeMap<String, PodName>, PodLookupError> {
-        let failed = |error: io::Error| PodLookupError { logs_dir: self.logs_dir.clone(), error };
-        let mut pods = BTreeMap::new();
-        for entry in fs::read_dir(&self.logs_dir).map_err(failed)? {
-            pods.extend(
-                entry.map_err(failed)?.file_name().to_str().and_then(PodName::of_directory),
-            );
-        }
-        Ok(pods)
+        pods_in(&self.logs_dir)
+            .map_err(|error| PodLookupError { logs_dir: self.logs_dir.clone(), error })
     }
 
     /// Returns the labels of a pod at `t`.
@@ -151,67 +136,4 @@ fn unknown(uid: &str, why: &str) -> LimitRefusal {
          hint: set kubernetes.pod_logs_dir to the kubelet's /var/log/pods; in a \
          container, mount it read-only"
     ))
-}
-
-impl PodName {
-    /// Parses the name of a pod's directory, `NAMESPACE_NAME_UID`, into uid and name.
-    fn of_directory(text: &str) -> Option<(String, Self)> {
-        let (namespace, rest) = text.split_once('_')?;
-        let (name, uid) = rest.split_once('_')?;
-        let is_one = !uid.is_empty() && !namespace.is_empty() && !name.is_empty();
-        is_one.then(|| {
-            (uid.to_owned(), Self { namespace: namespace.to_owned(), name: name.to_owned() })
-        })
-    }
-}
-
-impl fmt::Display for PodName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The kubelet checks both, but directories on disk may have been made by others.
-        write!(f, "{}/{}", printable(&self.namespace), printable(&self.name))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const UID: &str = "5af2b6f4-1c0e-4d0f-9d3c-0f6a5b7c8d9e";
-
-    #[test]
-    fn directory_name_is_that_of_exactly_one_pod() {
-        let of = |text: &str| {
-            PodName::of_directory(text)
-                .filter(|(uid, _)| uid == UID)
-                .map(|(_, name)| name.to_string())
-        };
-        assert_eq!(of(&format!("shop_db-0_{UID}")).as_deref(), Some("shop/db-0"));
-        for text in [
-            String::new(),
-            UID.to_owned(),
-            format!("shop_{UID}"),
-            format!("shop__{UID}"),
-            format!("_db-0_{UID}"),
-            format!("shop_db-0_{UID}f"),
-            format!("shop_db-0_f{UID}"),
-            format!("shop_db-0_x_{UID}"),
-            format!("shop_db-0_{UID}_"),
-        ] {
-            assert_eq!(of(&text), None, "{text}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn what_the_kubelet_names_a_directory_is_read_back(
-            namespace in "[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?",
-            name in "[a-z0-9]([a-z0-9.-]{0,40}[a-z0-9])?",
-            uid in "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}",
-        ) {
-            let found = PodName::of_directory(&format!("{namespace}_{name}_{uid}"));
-            prop_assert_eq!(found, Some((uid, PodName { namespace, name })));
-        }
-    }
 }

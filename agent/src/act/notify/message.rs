@@ -33,7 +33,9 @@ pub fn open(
     let reason = reason.map(|why| format!(" Now: {}.", why.trim_end_matches('.')));
     let (reason, advice) =
         (reason.unwrap_or_default(), verdict.claim.advice(verdict.exhaustion_secs));
-    format!("{incident}. Since {since}. Spillway: {done}.{reason} To do: {advice}.")
+    let workload = verdict.identity.as_ref().map(|identity| identity.sentence());
+    let workload = workload.map(|text| format!(" Workload: {text}.")).unwrap_or_default();
+    format!("{incident}. Since {since}. Spillway: {done}.{reason} To do: {advice}.{workload}")
 }
 
 /// Describes an incident that is over, `secs` after it was raised.
@@ -59,7 +61,7 @@ mod tests {
         detect::{
             Bottleneck, Bound, CgroupMemory, ClaimState, LeakClaim, OverloadClaim, Resource, Sign,
         },
-        sense::ProcessId,
+        sense::{ProcessId, identity::Identity},
     };
 
     fn verdict(claim: Claim, exhaustion_secs: Option<f64>) -> Verdict {
@@ -72,6 +74,7 @@ mod tests {
             confidence: 1.0,
             state,
             harm: None,
+            identity: None,
             why,
         }
     }
@@ -95,7 +98,18 @@ mod tests {
             open(&verdict_of_leak, "web-3", "14:02 UTC", done, Some("2.3 h are left.")),
             "api (pid 812) on web-3 leaks memory, 1.0 MiB a second; if nothing is done, the \
              whole host runs out in 2.3 h. Since 14:02 UTC. Spillway: memory limited to 512.0 \
-             MiB. Now: 2.3 h are left. To do: restart api before then, and find the leak."
+             MiB. Now: 2.3 h are left. To do: restart api in api.service before then, and find the \
+             leak."
+        );
+        let identity = Some(Arc::new(Identity {
+            unit: Some("api.service".to_owned()),
+            user: Some("www-data".to_owned()),
+            ..Identity::default()
+        }));
+        let known = Verdict { identity, ..verdict_of_leak };
+        assert!(
+            open(&known, "web-3", "14:02 UTC", None, None)
+                .ends_with("find the leak. Workload: api.service, run by www-data.")
         );
         let cgroup = |memory| {
             let claim = LeakClaim { cgroup_memory: Some(memory), ..leak.clone() };
@@ -123,8 +137,8 @@ mod tests {
         assert_eq!(
             open(&verdict(Claim::Leak(files), None), "web-3", "14:02 UTC", None, None),
             "api (pid 812) on web-3 leaks open files, 20/min; it is not known yet when it runs \
-             out. Since 14:02 UTC. Spillway: no action taken. To do: restart api, and find the \
-             leak."
+             out. Since 14:02 UTC. Spillway: no action taken. To do: restart api in api.service, \
+             and find the leak."
         );
         let overload = OverloadClaim {
             addr: Arc::from("0.0.0.0:80"),

@@ -15,13 +15,15 @@ use super::{
     proc_sockets::{netns_of, pids},
 };
 use crate::{
-    decide::kubepods::{self, CgroupOwner},
     os::{
         capabilities::{self, Capability},
         netns,
         proc_reader::unrestricted,
     },
-    sense::CgroupPaths,
+    sense::{
+        CgroupPaths,
+        kubepods::{self, CgroupOwner},
+    },
 };
 
 /// Name of the setting.

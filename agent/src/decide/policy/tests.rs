@@ -41,6 +41,7 @@ fn verdict(t: f64, state: ClaimState, claim: Claim, exhaustion_secs: Option<f64>
         confidence: 1.0,
         state,
         harm: None,
+        identity: None,
         why: "so".into(),
     }
 }

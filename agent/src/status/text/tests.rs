@@ -59,6 +59,12 @@ fn leak() -> IncidentEntry {
                    the whole host runs out in 9 min"
             .to_owned(),
         why: "anonymous memory grew in a straight line for 64 s, to 2.1 GiB".to_owned(),
+        identity: Some(Identity {
+            unit: Some("api.service".to_owned()),
+            user: Some("www-data".to_owned()),
+            command: Some("/usr/bin/api --port 80".to_owned()),
+            ..Identity::default()
+        }),
         advice: "restart api before then, and find the leak".to_owned(),
         confidence: 0.97,
         since: "2026-11-30T03:02:00.000Z".to_owned(),
@@ -160,6 +166,7 @@ CRITICAL  api (pid 4711) on web-3 leaks memory, 1.0 MiB a second; if nothing is
   harm    the whole host runs out of memory in 9 min
   done    paged by pagerduty; limited: memory.high set to 2254857830 bytes
   refused drain this node: an action was taken on it recently
+  what    api.service, run by www-data, `/usr/bin/api --port 80`
   to do   restart api before then, and find the leak
 
 WARNING   0.0.0.0:443 (nginx) on web-3 is overloaded

@@ -102,6 +102,7 @@ impl Teller {
             exhaustion_secs: Some(300.0),
             exhaustion_interval_secs: None,
             harm: None,
+            identity: None,
             confidence: 1.0,
             state: ClaimState::Raised,
             why: "it leaks".to_owned(),

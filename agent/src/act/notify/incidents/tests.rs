@@ -39,6 +39,7 @@ fn leak(state: ClaimState) -> Verdict {
         exhaustion_secs: Some(3_000.0),
         exhaustion_interval_secs: None,
         harm: None,
+        identity: None,
         confidence: 1.0,
         state,
         why,

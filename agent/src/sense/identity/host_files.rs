@@ -1,0 +1,64 @@
+//! Bounded reads of the host's own files, also from within a container that shares the host's pids.
+//!
+//! The agent's own root directory is the host's, unless it runs in a container; then that of the
+//! host's first process is, if the agent may look through it.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Read as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::OFlags;
+
+/// Root directories that may be the host's.
+const ROOTS: [&str; 2] = ["/proc/1/root/", "/"];
+
+/// Returns the root directory that a process shares with this one or with the host's first; `None`
+/// if it has another, as in a container, or hides it.
+pub(super) fn root_of(pid: u32) -> Option<&'static Path> {
+    let identity = |path: &Path| fs::metadata(path).ok().map(|root| (root.dev(), root.ino()));
+    let its = identity(format!("/proc/{pid}/root/").as_ref())?;
+    ROOTS.iter().map(Path::new).find(|root| identity(root) == Some(its))
+}
+
+/// Returns the paths at which a file of the host may be.
+pub(super) fn on_host(path: &str) -> impl Iterator<Item = PathBuf> + use<> {
+    let path = path.trim_start_matches('/').to_owned();
+    ROOTS.iter().map(move |root| Path::new(root).join(&path))
+}
+
+/// Opens a file if it is a regular one. Anything else, such as a pipe, could block.
+pub(super) fn open_regular(path: &Path) -> Option<File> {
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
+    file.metadata().ok()?.is_file().then_some(file)
+}
+
+/// Reads a regular file, at most so many bytes of it.
+pub(super) fn read_up_to(path: &Path, bytes_max: u64) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_regular(path)?.take(bytes_max).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_are_read_and_no_more_than_asked_for() {
+        assert_eq!(read_up_to(Path::new("/proc/self/comm"), 2).map(|bytes| bytes.len()), Some(2));
+        assert_eq!(read_up_to(Path::new("/dev/zero"), 2), None);
+        assert_eq!(read_up_to(Path::new("/etc"), 2), None);
+        let passwd = on_host("/etc/passwd").find_map(|path| read_up_to(&path, 1 << 20));
+        assert_eq!(passwd, fs::read("/etc/passwd").ok());
+    }
+
+    #[test]
+    fn own_root_is_shared_and_that_of_nobody_is_not() {
+        assert!(root_of(std::process::id()).is_some());
+        assert_eq!(root_of(u32::MAX), None);
+    }
+}
