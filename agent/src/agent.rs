@@ -43,11 +43,11 @@ use crate::{
     sense::{
         Fact, Hierarchy, Observation, OwnSockets, RequestSensor, Sensors, identity::Identities,
     },
-    serve::{Metrics, serve, serve_agent_check},
+    serve::{Metrics, Pages, serve, serve_agent_check},
     service_pods::ServicePods,
     signals::{Hangup, stopped},
     status::{
-        ActionLog, LoopSnapshot, StatusBoard, StatusServer,
+        ActionLog, LoopSnapshot, StatusBoard, StatusServer, page,
         runtime_dir::{RUNTIME_DIR, socket_path},
     },
     trace::{TraceError, TraceWriter},
@@ -164,7 +164,9 @@ pub fn run(
             }
         }
         engine.identify_with(identities);
-        let own = OwnSockets::new(&listen(config, &metrics, &drains).await);
+        let shown = board.clone();
+        let pages = page::pages(move || shown.report());
+        let own = OwnSockets::new(&listen(config, &metrics, &drains, pages).await);
         sensors.leave_out(match &status {
             Some(status) => own.and_unix(status.path()),
             None => own,
@@ -542,12 +544,17 @@ fn boxed(executor: impl Executor + 'static) -> Box<dyn Executor> {
     Box::new(executor)
 }
 
-/// Serves metrics, health and the agent check. Returns the addresses in use.
-async fn listen(config: &Config, metrics: &Arc<Metrics>, drains: &DrainWorker) -> Vec<SocketAddr> {
+/// Serves the page, metrics, health and the agent check. Returns the addresses in use.
+async fn listen(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    drains: &DrainWorker,
+    pages: Pages,
+) -> Vec<SocketAddr> {
     let mut addresses = Vec::new();
-    match serve(&config.serve, metrics.clone(), drains.readiness()).await {
+    match serve(&config.serve, metrics.clone(), drains.readiness(), pages).await {
         Ok(listen) => {
-            tracing::info!(%listen, "serving /metrics, /healthz and /ready");
+            tracing::info!(%listen, "serving the page, /metrics, /healthz and /ready");
             addresses.push(listen);
         }
         // Watching the host matters more than being watched.

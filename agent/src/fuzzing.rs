@@ -255,7 +255,8 @@ pub fn http(bytes: &[u8]) {
         let metrics = Arc::new(Metrics::new(Clock::start(), 1.0));
         let config = ServeConfig { listen: LOOPBACK, ..ServeConfig::default() };
         on_a_thread(async move {
-            serve::serve(&config, metrics, Arc::new(ReadinessCell::default())).await.ok()
+            let pages = status::page::pages(StatusReport::default);
+            serve::serve(&config, metrics, Arc::new(ReadinessCell::default()), pages).await.ok()
         })
     });
     let answer = ask(*SERVER, bytes);

@@ -2,8 +2,8 @@
 //! notices it.
 //!
 //! A connection first takes a slot for connections without a request, then one for its endpoint:
-//! `/metrics`, or `/healthz` and `/ready`. So no kind of connection keeps the others out. HTTP/1
-//! only, with small heads and short time-outs.
+//! `/metrics`, or `/healthz` and `/ready`, or the pages. So no kind of connection keeps the others
+//! out. HTTP/1 only, with small heads and short time-outs.
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -11,7 +11,10 @@ use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
-    header::{CONNECTION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE},
+    header::{
+        CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
+        REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    },
     server::conn::http1,
     service::service_fn,
 };
@@ -42,6 +45,12 @@ const METRICS_SLOTS: SlotLimits = SlotLimits { total: 16, per_peer: 4, per_local
 /// doubled often.
 const PROBE_SLOTS: SlotLimits = SlotLimits { total: 32, per_peer: 8, per_local_peer: 24 };
 
+/// Limits on connections that requested a page: the browsers of some people. A guess.
+const PAGE_SLOTS: SlotLimits = SlotLimits { total: 16, per_peer: 4, per_local_peer: 12 };
+
+/// Maximum time to make a page. It reads files, which may hang with their disk.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Maximum time for a client to send its request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -53,6 +62,7 @@ const HEAD_BYTES_MAX: usize = 8 << 10;
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
 
 /// Reason why metrics and health cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -77,8 +87,24 @@ pub enum ServeError {
     },
 }
 
+/// Makes the page at a path.
+type Render = dyn Fn(&str) -> Option<String> + Send + Sync;
+
+/// Pages for a browser.
+#[derive(Clone)]
+pub struct Pages {
+    /// Returns the page at a path, or `None` if there is none. It may block.
+    pub render: Arc<Render>,
+    /// Returns whether a path is one of a page.
+    pub has: fn(&str) -> bool,
+    /// Content security policy of every page.
+    pub policy: &'static str,
+}
+
 /// Everything that a response needs.
 struct Site {
+    pages: Pages,
+    page_slots: Arc<Slots>,
     metrics: Arc<Metrics>,
     readiness: Arc<ReadinessCell>,
     access: Access,
@@ -86,7 +112,7 @@ struct Site {
     probe_slots: Arc<Slots>,
 }
 
-/// Serves metrics and health on a task of its own. Returns the address in use.
+/// Serves metrics, health and pages on a task of its own. Returns the address in use.
 ///
 /// # Errors
 ///
@@ -95,6 +121,7 @@ pub async fn serve(
     config: &ServeConfig,
     metrics: Arc<Metrics>,
     readiness: Arc<ReadinessCell>,
+    pages: Pages,
 ) -> Result<SocketAddr, ServeError> {
     let listen = config.listen;
     let failed = |source| ServeError::Bind { listen, source };
@@ -117,6 +144,8 @@ pub async fn serve(
         access: Access::new(token, &config.host_names, &host::name()),
         metrics_slots: slots("metrics", METRICS_SLOTS),
         probe_slots: slots("probe", PROBE_SLOTS),
+        page_slots: slots("page", PAGE_SLOTS),
+        pages,
         metrics,
         readiness,
     });
@@ -128,8 +157,8 @@ pub async fn serve(
 
 async fn serve_connection(stream: TcpStream, connection: Arc<Connection>, site: Arc<Site>) {
     let service = service_fn(|request| {
-        let response = site.respond(&request, &connection);
-        async move { Ok::<_, Infallible>(response) }
+        let (site, connection) = (site.clone(), connection.clone());
+        async move { Ok::<_, Infallible>(site.respond(&request, &connection).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -141,7 +170,7 @@ async fn serve_connection(stream: TcpStream, connection: Arc<Connection>, site: 
 }
 
 impl Site {
-    fn respond(
+    async fn respond(
         &self,
         request: &Request<Incoming>,
         connection: &Connection,
@@ -154,10 +183,10 @@ impl Site {
         if let Err(refusal) = checked {
             return refused(refusal);
         }
-        connection.move_to(if path == "/metrics" {
-            &self.metrics_slots
-        } else {
-            &self.probe_slots
+        connection.move_to(match path {
+            "/metrics" => &self.metrics_slots,
+            _ if (self.pages.has)(path) => &self.page_slots,
+            _ => &self.probe_slots,
         });
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return text(
@@ -183,12 +212,36 @@ impl Site {
                 };
                 text(status, PLAIN, format!("{readiness}\n"))
             }
+            _ if (self.pages.has)(path) => self.page(path).await,
             _ => text(
                 StatusCode::NOT_FOUND,
                 PLAIN,
-                "not found; try /metrics, /healthz or /ready\n".to_owned(),
+                "not found; try /, /metrics, /healthz or /ready\n".to_owned(),
             ),
         }
+    }
+
+    /// Makes a page on another thread, so that the loop does not wait for a disk.
+    async fn page(&self, path: &str) -> Response<Full<Bytes>> {
+        let (render, path) = (self.pages.render.clone(), path.to_owned());
+        let made = tokio::task::spawn_blocking(move || render(&path));
+        let Ok(Ok(page)) = tokio::time::timeout(PAGE_TIMEOUT, made).await else {
+            let late = "the page was not made in time\nhint: `spillway status` may still answer\n";
+            return text(StatusCode::GATEWAY_TIMEOUT, PLAIN, late.to_owned());
+        };
+        let Some(page) = page else {
+            return text(StatusCode::NOT_FOUND, PLAIN, "not found; try /\n".to_owned());
+        };
+        let mut response = text(StatusCode::OK, HTML, page);
+        for (name, value) in [
+            (CONTENT_SECURITY_POLICY, self.pages.policy),
+            (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (REFERRER_POLICY, "no-referrer"),
+            (CACHE_CONTROL, "no-store"),
+        ] {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        response
     }
 
     /// Responds with 503 only if the agent no longer watches: a degraded agent is still worth more

@@ -1,4 +1,4 @@
-//! `/metrics`, `/healthz` and `/ready`, and HAProxy's agent check.
+//! `/metrics`, `/healthz`, `/ready` and the pages, and HAProxy's agent check.
 
 mod acceptor;
 mod access;
@@ -13,5 +13,5 @@ mod text_format;
 pub use agent_check::serve_agent_check;
 pub use counts::ServeCounts;
 pub use health::{HealthReport, HealthStatus, Reason};
-pub use http::{ServeError, serve};
+pub use http::{Pages, ServeError, serve};
 pub use metrics::Metrics;

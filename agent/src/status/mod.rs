@@ -2,11 +2,13 @@
 //!
 //! The loop puts an immutable snapshot on the [`StatusBoard`]; a thread ([`StatusServer`]) makes a
 //! [`StatusReport`] of it for each connection to a UNIX socket in the runtime directory;
-//! [`client::ask`] reads it, and [`text`] prints it for a person.
+//! [`client::ask`] reads it, and [`text`] prints it for a person. [`page`] shows the same in a
+//! browser.
 
 mod action_log;
 mod board;
 pub mod client;
+pub mod page;
 mod report;
 pub mod runtime_dir;
 mod server;

@@ -16,7 +16,8 @@ use spillway_agent::{
     act::drain::ReadinessCell,
     clock::Clock,
     config::{Config, parse},
-    serve::{Metrics, serve, serve_agent_check},
+    serve::{Metrics, Pages, serve, serve_agent_check},
+    status::{StatusReport, page},
 };
 use spillway_tests::{Scratch, http_get, http_get_with, is_root, now, own_network};
 
@@ -28,6 +29,11 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 /// Serves metrics and the agent check with this configuration, on their own loops as in the agent,
 /// and returns both addresses.
 fn served(config: Config) -> (SocketAddr, SocketAddr) {
+    served_with(config, page::pages(StatusReport::default))
+}
+
+/// Does the same, with these pages.
+fn served_with(config: Config, pages: Pages) -> (SocketAddr, SocketAddr) {
     let (sends, addresses) = channel();
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -37,7 +43,7 @@ fn served(config: Config) -> (SocketAddr, SocketAddr) {
         runtime.block_on(async {
             let metrics = Arc::new(Metrics::new(Clock::start(), 60.0));
             let readiness = Arc::new(ReadinessCell::default());
-            let http = serve(&config.serve, metrics.clone(), readiness.clone())
+            let http = serve(&config.serve, metrics.clone(), readiness.clone(), pages)
                 .await
                 .expect("serving HTTP");
             let listen =
@@ -147,7 +153,7 @@ fn active_connection_outlives_idle_ones() {
 #[test]
 fn dns_rebinding_is_rejected() {
     let (http, _) = served(config("serve.host_names = ['node-1.example.com']"));
-    for path in ["/metrics", "/healthz", "/ready", "/nothing"] {
+    for path in ["/", "/incidents/a", "/metrics", "/healthz", "/ready", "/nothing"] {
         let rebound =
             status(http, path, &["host: evil.example:9646"]).expect("the server should respond");
         assert!(rebound.starts_with("HTTP/1.1 421"), "{path}: {rebound}");
@@ -184,6 +190,9 @@ fn token_is_required_except_for_local_probes() {
             "401",
         ),
         ("/metrics", &["host: localhost", right], "200"),
+        ("/", &["host: localhost"], "401"),
+        ("/incidents/a", &["host: localhost"], "401"),
+        ("/", &["host: localhost", right], "200"),
         ("/metrics", &["host: scraped.example", right], "200"),
         ("/healthz", &["host: localhost"], "200"),
         ("/ready", &["host: localhost"], "200"),
@@ -192,6 +201,43 @@ fn token_is_required_except_for_local_probes() {
         let found = status(http, path, headers).expect("the server should respond");
         assert!(found.starts_with(&format!("HTTP/1.1 {wanted}")), "{path} {headers:?}: {found}");
     }
+}
+
+#[test]
+fn page_runs_and_loads_nothing_in_a_browser() {
+    let (http, _) = served(config(""));
+    let page = http_get(http, "/").expect("the server should respond");
+    let head = page.split("\r\n\r\n").next().unwrap_or_default().to_ascii_lowercase();
+    for wanted in [
+        "http/1.1 200",
+        "content-type: text/html; charset=utf-8",
+        "content-security-policy: default-src 'none'; style-src 'unsafe-inline'; frame-ancestors",
+        "x-content-type-options: nosniff",
+        "cache-control: no-store",
+    ] {
+        assert!(head.contains(wanted), "no {wanted:?} in {head}");
+    }
+    assert!(page.contains("no incident"), "{page}");
+}
+
+#[test]
+fn page_that_hangs_holds_up_no_probe_and_is_given_up() {
+    let hangs = Pages {
+        render: Arc::new(|_| {
+            thread::sleep(Duration::from_secs(8));
+            None
+        }),
+        ..page::pages(StatusReport::default)
+    };
+    let (http, check) = served_with(config(""), hangs);
+    let waiting: Vec<_> =
+        (0..8).map(|_| thread::spawn(move || status(http, "/", &["host: localhost"]))).collect();
+    assert_all_answer(http, check);
+    for page in waiting {
+        let given_up = page.join().expect("the thread should end").expect("a response");
+        assert!(given_up.starts_with("HTTP/1.1 504"), "{given_up}");
+    }
+    assert_all_answer(http, check);
 }
 
 #[test]

@@ -1,0 +1,71 @@
+//! Page of one incident: the evidence, the workload, and a timeline with clock times that can be
+//! printed for a post-mortem.
+
+use maud::{Markup, html};
+
+use super::{
+    super::{
+        report::{IncidentEntry, StatusReport},
+        text,
+    },
+    class,
+    overview::action_label,
+    timeline,
+};
+use crate::units::Span;
+
+pub(super) fn body(incident: Option<&IncidentEntry>, report: &StatusReport) -> Markup {
+    let Some(incident) = incident else { return over(report) };
+    let workload = incident.identity.as_ref().map(|identity| identity.sentence());
+    let sure = incident.confidence * 100.0;
+    html! {
+        p { a href="/" { "All of " (report.host) } }
+        section class={ "card " (class(&incident.severity)) } {
+            p class="badge" { (incident.severity) " · " (incident.verdict.replace('_', " ")) }
+            h1 { (incident.headline) }
+            dl {
+                dt { "to do" } dd { strong { (incident.advice) } }
+                dt { "why" } dd { (incident.why) " (" (format!("{sure:.0}")) " % sure)" }
+                @if !incident.severity_why.is_empty() && incident.severity_why != incident.why {
+                    dt { "harm" } dd { (incident.severity_why) }
+                }
+                @if let Some(workload) = workload { dt { "workload" } dd { (workload) } }
+                @if !incident.cgroup.is_empty() {
+                    dt { "cgroup" } dd { code { (incident.cgroup) } }
+                }
+                @if !incident.also.is_empty() { dt { "also" } dd { (incident.also.join(", ")) } }
+                @if let Some(node) = &incident.paged_by {
+                    dt { "paged" } dd { "by node " (node) ", which has it too" }
+                }
+                dt { "id" } dd { code { (incident.id) } }
+            }
+        }
+        h2 { "Timeline" }
+        (timeline::picture(incident, report))
+        ol {
+            li { span { (text::clock_time(&incident.since, &report.at)) }
+                span { "claimed: " (incident.why) } }
+            @for action in &incident.actions {
+                li {
+                    span { (text::clock_time(&action.since, &report.at)) }
+                    span { (action_label(&action.state)) ": " (text::action_text(action, report)) }
+                }
+            }
+            li { span { (text::clock_time(&report.at, &report.at)) }
+                span { "now, " (Span(incident.lasted_secs)) " after the claim" } }
+            @if let Some(secs) = incident.exhaustion_secs {
+                li { span { "in " (Span(secs)) } span { "forecast end, if nothing is done" } }
+            }
+        }
+    }
+}
+
+/// Page in place of one of an incident that is over, or never was.
+fn over(report: &StatusReport) -> Markup {
+    html! {
+        p { a href="/" { "All of " (report.host) } }
+        h1 { "This incident is not open" }
+        p { "It is over, or it was never raised here. The agent's log has it: "
+            code { "journalctl -u spillway" } "." }
+    }
+}

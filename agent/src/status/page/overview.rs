@@ -1,0 +1,135 @@
+//! Overview: the incidents, the worst first, what is changed on this host, and what the agent sees.
+
+use maud::{Markup, html};
+
+use super::{
+    super::{
+        report::{ChangeEntry, IncidentEntry, ProbeLine, StatusReport},
+        text,
+    },
+    class, link,
+};
+use crate::units::{Count, Span};
+
+/// Returns the title: a tab in the background shows how the host is.
+pub(super) fn title(report: &StatusReport) -> String {
+    match report.incidents.first() {
+        None => format!("{}: no incident", report.host),
+        Some(worst) => {
+            format!("{} {} on {}", report.incidents_total, worst.severity, report.host)
+        }
+    }
+}
+
+pub(super) fn body(report: &StatusReport) -> Markup {
+    let hang = report.health.reasons.iter().find(|reason| reason.kind == "hang");
+    html! {
+        h1 { (report.host) }
+        p { (mode(report)) " It has been up for " (Span(report.uptime_secs)) "." }
+        @if let Some(hang) = hang {
+            section class="card critical" {
+                p class="badge" { "hangs" }
+                p { "Spillway no longer watches this host: " (hang.detail) ". "
+                    code { "systemctl restart spillway" } " starts it anew." }
+            }
+        }
+        h2 { "Incidents" }
+        @if report.incidents.is_empty() {
+            section class="card well" { p class="badge" { "none is open" } }
+        }
+        @for incident in &report.incidents { (card(incident, report)) }
+        @if report.incidents_total > report.incidents.len() as u64 {
+            p { (Count(report.incidents_total - report.incidents.len() as u64)) " more; "
+                code { "spillway status --json" } " lists them." }
+        }
+        h2 { "This node" }
+        (node(report))
+        h2 { "What Spillway sees" }
+        (probes(&report.probes))
+    }
+}
+
+fn mode(report: &StatusReport) -> &'static str {
+    match (report.paused, report.mode.as_str()) {
+        (true, "observe") => "Spillway only observes, and is paused as well.",
+        (true, _) => "Spillway is paused: it watches, and starts no action.",
+        (false, "observe") => "Spillway only observes: it changes nothing on this host.",
+        (false, _) => "Spillway watches and acts.",
+    }
+}
+
+fn card(incident: &IncidentEntry, report: &StatusReport) -> Markup {
+    html! {
+        section class={ "card " (class(&incident.severity)) } {
+            p class="badge" { (incident.severity) }
+            h3 { a href=(link(incident)) { (incident.headline) } }
+            dl {
+                dt { "since" }
+                dd { (text::clock_time(&incident.since, &report.at)) ", for "
+                    (Span(incident.lasted_secs)) }
+                @for action in &incident.actions {
+                    dt { (action_label(&action.state)) }
+                    dd { (text::action_text(action, report)) }
+                }
+                dt { "to do" }
+                dd { (incident.advice) }
+            }
+        }
+    }
+}
+
+/// Returns a word for the state of an action.
+pub(super) fn action_label(state: &str) -> &'static str {
+    match state {
+        "would" => "would",
+        "refused" => "refused",
+        _ => "done",
+    }
+}
+
+fn node(report: &StatusReport) -> Markup {
+    html! {
+        dl {
+            dt { "rotation" }
+            dd { (text::rotation(&report.drain, &report.at)) }
+            @for change in &report.changes { (changed(change, report)) }
+            @if report.changes.is_empty() { dt { "changed" } dd { "nothing on this host" } }
+            @if let Some(fleet) = &report.fleet { dt { "group" } dd { (text::group(fleet)) } }
+            dt { "actions" }
+            dd { (text::actions(report)) }
+            dt { "notifies" }
+            dd { (text::notifies(report)) }
+            @for reason in report.health.reasons.iter().filter(|reason| is_trouble(&reason.kind)) {
+                dt { "trouble" }
+                dd { (reason.detail) }
+            }
+        }
+    }
+}
+
+/// Returns whether a reason is told nowhere else on the page.
+fn is_trouble(kind: &str) -> bool {
+    !matches!(kind, "probe" | "hang" | "notification")
+}
+
+fn changed(change: &ChangeEntry, report: &StatusReport) -> Markup {
+    html! { dt { "changed" } dd { (text::change_text(change, &report.at)) } }
+}
+
+fn probes(probes: &[ProbeLine]) -> Markup {
+    html! {
+        table {
+            thead { tr { th { "probe" } th { "state" } th { "source" } th { "lacks" } } }
+            tbody {
+                @for probe in probes {
+                    tr {
+                        td { (probe.probe) }
+                        td { (probe.state) }
+                        td { (probe.source) }
+                        td { (probe.lacks.as_deref().unwrap_or_default()) }
+                    }
+                }
+            }
+        }
+    }
+}
