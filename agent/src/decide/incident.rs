@@ -23,6 +23,8 @@ pub struct IncidentView {
     pub opened_t: f64,
     /// Open claims, the worst first.
     pub claims: Vec<Arc<Verdict>>,
+    /// Evidence with which the worst was raised; the claim itself has that of its latest forecast.
+    pub evidence: Arc<str>,
     /// Number of open claims, of which not all are listed.
     pub claims_total: usize,
     /// Set if a page is open.
@@ -85,6 +87,8 @@ pub(super) struct IncidentClaim {
     pub(super) latest: Arc<Verdict>,
     pub(super) is_open: bool,
     pub(super) raised_t: f64,
+    /// Evidence with which it was raised.
+    raised_why: Arc<str>,
     pub(super) updated_t: f64,
     /// Diagnosis that was last reported.
     pub(super) diagnosis: Diagnosis,
@@ -116,6 +120,7 @@ impl IncidentClaim {
             latest: verdict.clone(),
             is_open: true,
             raised_t: verdict.t,
+            raised_why: Arc::from(verdict.why.as_str()),
             updated_t: verdict.t,
             diagnosis,
             limit: Stage::NotDue,
@@ -190,11 +195,11 @@ impl Incident {
     }
 
     /// Open claims with their places.
-    fn ranked(&self) -> impl Iterator<Item = (IncidentRank, &Arc<Verdict>)> {
+    fn ranked(&self) -> impl Iterator<Item = (IncidentRank, &IncidentClaim)> {
         let open = self.members.values().filter(|member| member.is_open);
         open.map(|member| {
             let severity = member.harm().severity;
-            (IncidentRank::of(&member.latest, severity, member.raised_t), &member.latest)
+            (IncidentRank::of(&member.latest, severity, member.raised_t), member)
         })
     }
 
@@ -202,11 +207,13 @@ impl Incident {
     pub(super) fn view(&self) -> Option<IncidentView> {
         let mut open: Vec<_> = self.ranked().collect();
         open.sort_by(|(one, _), (other, _)| one.total_cmp(other));
-        let worst = &open.first()?.1.claim;
+        let worst = open.first()?.1;
+        let id = || worst.latest.claim.id();
         Some(IncidentView {
-            id: self.page.as_ref().map_or_else(|| worst.id(), |page| page.id.clone()),
+            id: self.page.as_ref().map_or_else(id, |page| page.id.clone()),
             opened_t: self.opened_t,
-            claims: open.iter().take(LISTED_MAX).map(|(_, claim)| Arc::clone(claim)).collect(),
+            evidence: worst.raised_why.clone(),
+            claims: open.iter().take(LISTED_MAX).map(|(_, claim)| claim.latest.clone()).collect(),
             claims_total: open.len(),
             is_paged: self.page.is_some(),
             paged_by: self.paged_by.clone(),

@@ -288,6 +288,7 @@ fn incident_entry(
         verdict: worst.claim.name().to_owned(),
         headline: shown(&worst.claim.headline(host, left_secs)),
         why: shown(&worst.why),
+        evidence: shown(&incident.evidence),
         advice: shown(&worst.claim.advice(left_secs)),
         confidence: worst.confidence,
         since: moment.time_of(incident.opened_t),

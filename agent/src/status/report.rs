@@ -137,8 +137,10 @@ pub struct IncidentEntry {
     pub verdict: String,
     /// Subject, evidence and consequence in a sentence.
     pub headline: String,
-    /// Evidence in a sentence.
+    /// Evidence in a sentence, as of its latest forecast.
     pub why: String,
+    /// Evidence in a sentence with which the worst claim was raised.
+    pub evidence: String,
     /// Advice: an imperative.
     pub advice: String,
     /// Certainty of the worst claim, from 0 to 1.
@@ -165,6 +167,14 @@ pub struct IncidentEntry {
     pub paged_by: Option<String>,
     /// Actions that were taken for it, would be taken, or were refused.
     pub actions: Vec<ActionEntry>,
+}
+
+impl IncidentEntry {
+    /// Evidence with which the claim was raised; an agent of an earlier version gives only the
+    /// latest.
+    pub fn first_evidence(&self) -> &str {
+        if self.evidence.is_empty() { &self.why } else { &self.evidence }
+    }
 }
 
 /// An action for an incident.

@@ -155,7 +155,11 @@ impl Page {
             let _ = write!(since, "; {} claims, one cause", Count(incident.claims));
         }
         self.line("  since", Paint::Plain, &since);
-        self.line("  why", Paint::Plain, &incident.why);
+        let evidence = incident.first_evidence();
+        self.line("  why", Paint::Plain, evidence);
+        if incident.why != evidence {
+            self.line("  now", Paint::Plain, &incident.why);
+        }
         if !incident.severity_why.is_empty() && incident.severity_why != incident.why {
             self.line("  harm", Paint::Plain, &incident.severity_why);
         }

@@ -840,6 +840,10 @@ fn open_incidents_are_listed_worst_first() {
     let (incidents, total) = run.policy.incidents(2);
     assert_eq!((pids(&incidents), total), (vec![Some(812), Some(6)], 3));
     assert!(incidents[0].is_paged && incidents[0].claims_total == 1);
+    // The evidence of the claim outlives that of its forecasts.
+    run.update(&Verdict { why: "it still grows".into(), ..leak(2.5, ClaimState::Raised, 60.0) });
+    let (incidents, _) = run.policy.incidents(1);
+    assert_eq!((&*incidents[0].evidence, &*incidents[0].claims[0].why), ("so", "it still grows"));
     // A quiet one is not open, and is known until it is resolved.
     run.judge(leak(3.0, ClaimState::Cleared, 60.0));
     let (incidents, total) = run.policy.incidents(9);

@@ -29,7 +29,7 @@ pub use worker::Identities;
 #[cfg(any(test, fuzzing))]
 pub(crate) use fuzzed::from_bytes;
 
-/// Digits of a container's id that are shown, as `docker ps` does.
+/// Digits of the id of a container or a build that are shown, as `docker ps` does.
 const SHORT_ID_DIGITS: usize = 12;
 
 /// Subject of a claim, as far as the claim knows it.
@@ -96,8 +96,8 @@ impl Identity {
     /// Returns what the path of a cgroup says.
     pub fn of_cgroup(cgroup: &str) -> Self {
         let CgroupName { unit, container, pod_uid } = CgroupName::of(cgroup);
-        let short = |id: String| id.get(..SHORT_ID_DIGITS).map_or(id.clone(), str::to_owned);
-        Self { unit, container: container.map(short), pod: pod_uid, ..Self::default() }
+        let container = container.map(|id| short(&id).to_owned());
+        Self { unit, container, pod: pod_uid, ..Self::default() }
     }
 
     /// Returns whether nothing is known.
@@ -124,9 +124,9 @@ impl Identity {
         let image = self.image.as_ref().map(|image| format!("image {image}"));
         let package = self.package.as_ref().map(|package| format!("package {package}"));
         let build_id = self.build_id.as_ref().filter(|_| image.is_none() && package.is_none());
-        let build_id = build_id.map(|id| format!("build {id}"));
+        let build_id = build_id.map(|id| format!("build {}", short(id)));
         let started = self.started.as_ref().map(|started| {
-            let age = self.age_secs.map(|secs| format!(", {} before", Span(secs)));
+            let age = self.age_secs.map(|secs| format!(", {} before the claim", Span(secs)));
             format!("started {}{}", minute(started), age.unwrap_or_default())
         });
         let user = self.user.as_ref().map(|user| format!("run by {user}"));
@@ -134,6 +134,10 @@ impl Identity {
         let parts = [self.place(), image, package, build_id, user, started, command];
         parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
+}
+
+fn short(id: &str) -> &str {
+    id.get(..SHORT_ID_DIGITS).unwrap_or(id)
 }
 
 /// Shortens a time of RFC 3339 to the minute.
@@ -168,7 +172,7 @@ mod tests {
         assert_eq!(
             unit.sentence(),
             "api.service, package api 2.4.1-1, run by www-data, started 2026-11-26 14:02 UTC, \
-             2.0 h before, `/usr/bin/api --port 80`"
+             2.0 h before the claim, `/usr/bin/api --port 80`"
         );
         let pod = Identity {
             namespace: Some("shop".to_owned()),
@@ -180,7 +184,7 @@ mod tests {
         assert_eq!(pod.sentence(), "container api of pod shop/api-7d, image shop/api:2.4.1");
         assert_eq!(
             known().sentence(),
-            "build 0a1b, run by www-data, started 2026-11-26 14:02 UTC, 2.0 h before, \
+            "build 0a1b, run by www-data, started 2026-11-26 14:02 UTC, 2.0 h before the claim, \
              `/usr/bin/api --port 80`"
         );
         assert_eq!(Identity::default().sentence(), "");

@@ -10,7 +10,7 @@ use super::{
     },
     class,
     overview::action_label,
-    timeline,
+    seconds, timeline,
 };
 use crate::units::Span;
 
@@ -25,7 +25,9 @@ pub(super) fn body(incident: Option<&IncidentEntry>, report: &StatusReport) -> M
             h1 { (incident.headline) }
             dl {
                 dt { "to do" } dd { strong { (incident.advice) } }
-                dt { "why" } dd { (incident.why) " (" (format!("{sure:.0}")) " % sure)" }
+                dt { "why" }
+                dd { (incident.first_evidence()) " (" (format!("{sure:.0}")) " % sure)" }
+                @if incident.why != incident.first_evidence() { dt { "now" } dd { (incident.why) } }
                 @if !incident.severity_why.is_empty() && incident.severity_why != incident.why {
                     dt { "harm" } dd { (incident.severity_why) }
                 }
@@ -43,15 +45,15 @@ pub(super) fn body(incident: Option<&IncidentEntry>, report: &StatusReport) -> M
         h2 { "Timeline" }
         (timeline::picture(incident, report))
         ol {
-            li { span { (text::clock_time(&incident.since, &report.at)) }
-                span { "claimed: " (incident.why) } }
+            li { span { (seconds(&incident.since)) }
+                span { "claimed: " (incident.first_evidence()) } }
             @for action in &incident.actions {
                 li {
-                    span { (text::clock_time(&action.since, &report.at)) }
+                    span { (seconds(&action.since)) }
                     span { (action_label(&action.state)) ": " (text::action_text(action, report)) }
                 }
             }
-            li { span { (text::clock_time(&report.at, &report.at)) }
+            li { span { (seconds(&report.at)) }
                 span { "now, " (Span(incident.lasted_secs)) " after the claim" } }
             @if let Some(secs) = incident.exhaustion_secs {
                 li { span { "in " (Span(secs)) } span { "forecast end, if nothing is done" } }

@@ -69,8 +69,8 @@ fn document(title: &str, report: &StatusReport, body: &Markup) -> Markup {
             body {
                 main { (body) }
                 footer {
-                    "Spillway " (report.version) ", " (report.at.get(..19).unwrap_or_default())
-                    " UTC. The same in a terminal: " code { "spillway status" } "."
+                    "Spillway " (report.version) ", " (seconds(&report.at))
+                    ". The same in a terminal: " code { "spillway status" } "."
                 }
             }
         }
@@ -94,6 +94,14 @@ fn segment(id: &str) -> String {
 /// Returns a link to the page of an incident.
 fn link(incident: &IncidentEntry) -> String {
     format!("{INCIDENTS}{}", segment(&incident.id))
+}
+
+/// Shortens a time of RFC 3339 to the second.
+fn seconds(time: &str) -> String {
+    match (time.get(..10), time.get(11..19)) {
+        (Some(day), Some(clock)) => format!("{day} {clock} UTC"),
+        _ => time.to_owned(),
+    }
 }
 
 /// Class of what has a severity.

@@ -19,7 +19,8 @@ fn report() -> StatusReport {
         severity_why: "the whole host runs out of memory in 9 min".to_owned(),
         verdict: "leak".to_owned(),
         headline: "api (pid 4711) on web-3 leaks memory".to_owned(),
-        why: "anonymous memory grew in a straight line for 64 s".to_owned(),
+        why: "api still grows by 1.0 MiB/s".to_owned(),
+        evidence: "anonymous memory grew in a straight line for 64 s".to_owned(),
         advice: "restart api in api.service before then".to_owned(),
         confidence: 0.97,
         since: "2026-11-30T03:02:00.000Z".to_owned(),
@@ -72,7 +73,8 @@ fn overview_leads_to_each_incident() {
     let page = render("/incidents/leak-4711-9", &report).unwrap();
     for wanted in [
         "api.service, run by www-data",
-        "97 % sure",
+        "anonymous memory grew in a straight line for 64 s (97 % sure)",
+        "api still grows by 1.0 MiB/s",
         "claimed 03:02",
         "drain refused 03:02",
         "forecast end, if nothing is done",

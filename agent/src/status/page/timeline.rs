@@ -52,9 +52,10 @@ pub(super) fn picture(incident: &IncidentEntry, report: &StatusReport) -> Markup
                 line x1=(x(mark.secs)) x2=(x(mark.secs)) y1=(place.y + 4.0) y2=(AXIS)
                     stroke=(mark.colour) {}
                 circle cx=(x(mark.secs)) cy=(AXIS) r="6" fill=(mark.colour) {}
-                text x=(x(mark.secs)) y=(place.y) text-anchor=(place.anchor) { (mark.label) }
+                text x=(x(mark.secs) + place.aside) y=(place.y)
+                    text-anchor=(place.anchor) { (mark.label) }
             }
-            text x=(x(now_secs)) y=(AXIS + 24.0) text-anchor="middle" {
+            text x=(x(now_secs)) y=(AXIS + 24.0) text-anchor=(beside(x(now_secs))) {
                 "now, " (report.at.get(11..16).unwrap_or_default())
             }
         }
@@ -89,9 +90,11 @@ fn marks(incident: &IncidentEntry, report: &StatusReport) -> Option<(Vec<Mark>, 
     Some((marks, now_secs))
 }
 
-/// LabelPlace of a label.
+/// Place of a label.
 struct LabelPlace {
     y: f64,
+    /// Distance from the line that leads to its mark.
+    aside: f64,
     anchor: &'static str,
 }
 
@@ -99,13 +102,23 @@ struct LabelPlace {
 fn places(xs: impl Iterator<Item = f64>) -> Vec<LabelPlace> {
     let mut ends = [f64::NEG_INFINITY; LINES];
     let place = |x: f64| {
-        let (anchor, from) =
-            if x > WIDTH - LABEL_WIDTH { ("end", x - LABEL_WIDTH) } else { ("start", x) };
+        let is_last = x > WIDTH - LABEL_WIDTH;
+        let from = if is_last { x - LABEL_WIDTH } else { x };
+        let (anchor, aside) = if is_last { ("end", -5.0) } else { ("start", 5.0) };
         let free = ends.iter().position(|end| *end <= from).unwrap_or(LINES - 1);
         ends[free] = from + LABEL_WIDTH;
-        LabelPlace { y: AXIS - 22.0 - LINE_HEIGHT * free as f64, anchor }
+        LabelPlace { y: AXIS - 22.0 - LINE_HEIGHT * free as f64, aside, anchor }
     };
     xs.map(place).collect()
+}
+
+/// Returns where a label below the axis is anchored, so that it is not cut.
+fn beside(x: f64) -> &'static str {
+    match x {
+        _ if x < LEFT + LABEL_WIDTH / 2.0 => "start",
+        _ if x > RIGHT - LABEL_WIDTH / 2.0 => "end",
+        _ => "middle",
+    }
 }
 
 fn unix_secs(time: &str) -> Option<f64> {

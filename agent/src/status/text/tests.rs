@@ -154,6 +154,17 @@ Sees      everything: all 2 probes are at their best
 }
 
 #[test]
+fn evidence_of_the_claim_is_kept_beside_that_of_now() {
+    let evidence = "api grew by 120 MiB in 64 s, without slowing down".to_owned();
+    let why = "api still grows by 1.0 MiB/s".to_owned();
+    let incident = IncidentEntry { evidence, why, ..leak() };
+    let report = StatusReport { incidents: vec![incident], incidents_total: 1, ..quiet() };
+    let text = print(&report, false, "");
+    let lines = "  why     api grew by 120 MiB in 64 s, without slowing down\n  now     api still";
+    assert!(text.contains(lines), "{text}");
+}
+
+#[test]
 fn worst_incident_comes_first_with_what_was_done() {
     let expected = "\
 Spillway 0.1.0 on web-3 watches and acts
