@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
+use anyhow::Context as _;
+
 use crate::deb_servers::MORE_SERVERS;
 use crate::signals::Interrupted;
 use crate::workspace::Workspace;
@@ -51,6 +53,16 @@ pub fn run(workspace: &Workspace, filters: &[String], strict: bool) -> anyhow::R
     let mut scenes = command(workspace, "scenes", filters, strict)?;
     scenes.arg("--traces").arg(workspace.target.join("scenes"));
     Ok(child::streaming("scenes", &mut scenes)?.success())
+}
+
+/// Returns whether there are scenes whose name contains one of these; any without filters.
+pub fn are_any(workspace: &Workspace, filters: &[String]) -> anyhow::Result<bool> {
+    if filters.is_empty() {
+        return Ok(true);
+    }
+    let mut list = command(workspace, "scenes", &[], true)?;
+    let names = child::output_of(list.arg("--list")).context("the scenes cannot be listed")?;
+    Ok(names.lines().any(|name| filters.iter().any(|filter| name.contains(filter.as_str()))))
 }
 
 /// Records those scenes that the corpus of request queues has and whose name contains one of these.

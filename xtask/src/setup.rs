@@ -202,6 +202,12 @@ pub fn containers() -> anyhow::Result<()> {
     program(("runc", "runc"), "with which Podman runs it")
 }
 
+/// Installs a browser, and returns its path.
+pub fn browser() -> anyhow::Result<PathBuf> {
+    program(("chromium", "chromium"), "which draws the agent's pages in a test")?;
+    on_path("chromium").context("chromium is missing")
+}
+
 /// Installs the package of a program if it is missing; `why` is the purpose.
 fn program((program, package): (&str, &str), why: &str) -> anyhow::Result<()> {
     if on_path(program).is_none() {

@@ -129,7 +129,8 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if args.quick {
         command.args(["--profile", "quick"]);
     }
-    if args.thorough {
+    let has_scenes = args.thorough && scenes::are_any(&workspace, &args.filters)?;
+    if has_scenes {
         // The filters may name scenes alone.
         command.args(["--no-tests", "pass"]);
     }
@@ -143,6 +144,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if args.thorough {
         command.env("SPILLWAY_BALANCERS", BALANCERS.provide()?);
+        command.env("SPILLWAY_BROWSER", setup::browser()?);
     }
     if args.kubernetes {
         command.env("SPILLWAY_KUBERNETES", kubernetes::provide()?);
@@ -156,7 +158,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
                 Ok([corpus::meets_targets(&workspace)?, simulate::meets_targets(&workspace)?])
             })
         });
-        let mut failures = run_tests(args, &workspace, &mut command)?;
+        let mut failures = run_tests(args, has_scenes, &workspace, &mut command)?;
         if let Some(scores) = scores {
             let (failed, skipped) = check_kernels(&workspace, has_programs, scores)?;
             failures.extend(failed);
@@ -180,9 +182,10 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs nextest, and with `--thorough` the scenes with real servers. Returns the failures.
+/// Runs nextest, and the scenes with real servers if there are any. Returns the failures.
 fn run_tests(
     args: &Args,
+    has_scenes: bool,
     workspace: &Workspace,
     nextest: &mut Command,
 ) -> anyhow::Result<Vec<String>> {
@@ -197,7 +200,7 @@ fn run_tests(
                 .push("the tests could not be run; their output begins with the reason".to_owned());
         }
     }
-    if args.thorough && !scenes::run(workspace, &args.filters, is_ci())? {
+    if has_scenes && !scenes::run(workspace, &args.filters, is_ci())? {
         failures
             .push("fewer than 95 % of the scenes with real servers were judged correctly".into());
     }

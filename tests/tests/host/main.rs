@@ -3,6 +3,7 @@
 
 mod agent;
 mod attacks;
+mod browser;
 mod cascade;
 mod cgroup_leaks;
 mod cgroup_namespace;

@@ -203,14 +203,15 @@ mod tests {
 #[cfg(any(test, fuzzing))]
 mod fuzzed {
     use super::{Identity, build_id, command_line, containers, packages};
+    use crate::sense::printable::printable;
 
     /// Returns the texts that any bytes give.
     pub fn from_bytes(bytes: &[u8]) -> Vec<String> {
-        let text = String::from_utf8_lossy(bytes);
         let identity = Identity {
             command: command_line::shown(bytes),
             build_id: build_id::in_image(bytes),
-            ..Identity::of_cgroup(&text)
+            // Paths are made printable where they are read.
+            ..Identity::of_cgroup(&printable(bytes))
         };
         let named = containers::of_docker(bytes)
             .into_iter()
