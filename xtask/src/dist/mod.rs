@@ -9,7 +9,9 @@
 
 mod deb;
 mod image;
+mod reproduce;
 mod rpm;
+mod sbom;
 mod stage;
 mod tarball;
 
@@ -35,13 +37,19 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
     cargo xtask dist                 the packages for x86-64, and lintian's verdict\n  \
     cargo xtask dist --json          their paths as JSON on standard output\n  \
     cargo xtask dist --image         the container image too, for `podman load --input FILE`\n  \
+    cargo xtask dist --reproduce     build everything again elsewhere, and compare every byte\n  \
     SOURCE_DATE_EPOCH=0 cargo xtask dist    other times than those of the last commit\n\n\
     Install one with `apt install ./target/dist/spillway_*_amd64.deb`.\n\
-    Exit codes: 0 ok, 1 something could not be built, or lintian found an error.")]
+    Exit codes: 0 ok, 1 something could not be built, lintian found an\n\
+    error, or a package built again differs.")]
 pub struct Args {
     /// Build the container image too
     #[arg(long)]
     image: bool,
+    /// Build everything again, from a clone of the last commit in another directory, and fail if a
+    /// package differs in a byte
+    #[arg(long)]
+    reproduce: bool,
     /// Print the paths as JSON
     #[arg(long)]
     json: bool,
@@ -71,6 +79,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let stage = stage(&workspace, X86_64, &binary)?;
     let deb = stage.deb(&format!("{VERSION}-1"), Packing::Small, &directory)?;
     let mut packages = vec![deb.clone(), stage.rpm(&directory)?, stage.tarball(&directory)?];
+    packages.push(bill(&workspace, &directory)?);
     if args.image {
         setup::images()?;
         packages.push(stage.image(&directory)?);
@@ -79,12 +88,37 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let mut lintian = Command::new("lintian");
     lintian.args(["--fail-on", "error", "--allow-root"]).arg(&deb);
     let passed = child::streaming("lintian", &mut lintian)?.success();
+    let differing = match args.reproduce {
+        true => reproduce::differing(&workspace, &directory)?,
+        false => Vec::new(),
+    };
     if args.json {
-        println!("{}", json!({"packages": packages, "lintian": passed}));
+        let made = json!({"packages": packages, "lintian": passed, "differing": differing});
+        println!("{made}");
     } else {
         packages.iter().for_each(|package| println!("{}", package.display()));
     }
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    for name in &differing {
+        eprintln!("dist: {name} differs if it is built again\n  hint: `diffoscope` shows where");
+    }
+    if args.reproduce && differing.is_empty() {
+        eprintln!("dist: every package is the same, byte for byte, if it is built again elsewhere");
+    }
+    Ok(if passed && differing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Writes the software bill of materials into a directory.
+fn bill(workspace: &Workspace, directory: &Path) -> anyhow::Result<PathBuf> {
+    let mut metadata = workspace.cargo("metadata");
+    metadata.args(["--locked", "--format-version=1", "--filter-platform", X86_64.target]);
+    let metadata = child::output_of(&mut metadata).context("cargo metadata failed")?;
+    let lock = workspace.root.join("Cargo.lock");
+    let lock =
+        fs::read_to_string(&lock).with_context(|| format!("{} cannot be read", lock.display()))?;
+    let path = directory.join(format!("spillway-{VERSION}-{}.cdx.json", X86_64.kernel));
+    fs::write(&path, sbom::document(&metadata, &lock)?)
+        .with_context(|| format!("{} cannot be written", path.display()))?;
+    made(path)
 }
 
 /// Packages the optimised build of the agent that the tests use, twice, as two versions, for the
