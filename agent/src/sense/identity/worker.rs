@@ -3,7 +3,8 @@
 //! Reading another process's command line or executable waits for its memory map or its file
 //! system, which can take forever. The loop therefore waits for [`ANSWER_WITHIN`] at most, goes on
 //! with what is known by then, and asks nothing more until the thread has answered. The thread must
-//! start before the sandbox: a restricted one may not read other users' processes.
+//! start before the sandbox, because a restricted one may not read other users' processes; it
+//! writes nothing.
 
 use std::{
     io,
@@ -86,6 +87,9 @@ impl Identities {
 impl Identify for Identities {
     fn identify(&mut self, subject: &ClaimedWorkload) -> Identity {
         let mut identity = Identity::of_cgroup(&subject.cgroup);
+        if subject.pid.is_none() && identity.is_empty() {
+            return identity;
+        }
         let began_t = self.clock.now();
         let regained_secs = CREDIT_SHARE * (began_t - self.credit_t);
         self.credit_secs = (self.credit_secs + regained_secs).min(CREDIT_SECS_MAX);
