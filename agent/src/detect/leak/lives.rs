@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    process::{Process, kib},
+    process::{LOADING_SECS, Process, kib},
     workload::Workload,
 };
 use crate::{
@@ -36,7 +36,8 @@ const END_SHARE: f64 = 0.95;
 /// Longest time since it was last seen that is taken for growth.
 const UNSEEN_SECS_MAX: f64 = 60.0;
 
-/// Share of the limit by which the process itself must have grown in its life.
+/// Share of the limit by which the process itself must have grown in its life, with what it took at
+/// the same rate while it was loaded, which is not recorded.
 const GROWN_SHARE: f64 = 0.25;
 
 /// Shortest record of a life, after the minute in which it loads.
@@ -113,8 +114,9 @@ impl Lives {
         let Some(bytes_per_sec) = pace(process, grown_bytes, recorded_secs, horizons) else {
             return;
         };
+        let loading_bytes = if process.is_young() { bytes_per_sec * LOADING_SECS } else { 0.0 };
         let unseen_bytes = bytes_per_sec * (t - near.seen_t).clamp(0.0, UNSEEN_SECS_MAX);
-        if grown_bytes < GROWN_SHARE * near.max_bytes
+        if grown_bytes + loading_bytes < GROWN_SHARE * near.max_bytes
             || near.charged_bytes + unseen_bytes < END_SHARE * near.max_bytes
         {
             return;

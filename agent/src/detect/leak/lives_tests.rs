@@ -14,23 +14,34 @@ const MIB: f64 = 1_048_576.0;
 /// Limit of the process that lives again and again, in MiB.
 const LIMIT_MIB: f64 = 200.0;
 
-/// Lives of 5.5 minutes, nine seconds apart, each with its share of the limit in use by its age in
-/// minutes, and its cgroup.
+/// Lives of 5.5 minutes, nine seconds apart, each with its share of the limit in use by its age as a
+/// share of that, and its cgroup.
 fn lives(count: u32, share: impl Fn(f64) -> f64, cgroup: impl Fn(u32) -> String) -> Vec<Verdict> {
+    lives_of(330, count, share, cgroup)
+}
+
+/// Such lives of so many seconds.
+fn lives_of(
+    secs: u32,
+    count: u32,
+    share: impl Fn(f64) -> f64,
+    cgroup: impl Fn(u32) -> String,
+) -> Vec<Verdict> {
     let mut run = Run::new(1.0, 20.0, Some(LIMIT_MIB / 1_024.0));
-    for step in 0..count * 339 {
-        let (life, age) = (step / 339, f64::from(step % 339));
+    let turn = secs + 9;
+    for step in 0..count * turn {
+        let (life, age) = (step / turn, step % turn);
         let t = f64::from(step);
         let id = ProcessId { pid: 900 + life, start_ticks: u64::from(life) + 1 };
-        if age == 330.0 {
+        if age == secs {
             run.feed(t, Fact::Exit(id));
         }
-        let mut fact = run.fact(4.0 + (LIMIT_MIB - 4.0) * share(age / 5.5 / 60.0));
+        let mut fact = run.fact(4.0 + (LIMIT_MIB - 4.0) * share(f64::from(age) / f64::from(secs)));
         (fact.id, fact.cgroup) = (id, Arc::from(cgroup(life)));
-        if age == 0.0 {
+        if age == 0 {
             run.feed(t, Fact::Exec(id));
         }
-        run.scan(t, (age < 330.0).then_some(fact));
+        run.scan(t, (age < secs).then_some(fact));
     }
     run.verdicts
 }
@@ -52,6 +63,14 @@ fn crash_loop_of_a_pod_is_one_leak_in_any_cgroup() {
     let pod = |life| format!("/kubepods.slice/kubepods-pod7a.slice/cri-{life}.scope");
     let verdict = one(lives(7, |age| age, pod));
     assert!((678.0..1_017.0).contains(&verdict.t), "{verdict:?}");
+}
+
+#[test]
+fn lives_of_two_minutes_count_with_the_one_in_which_they_load() {
+    // A third of the limit is in use at the start, and less than a quarter of it is taken after
+    // the first minute.
+    let verdict = one(lives_of(95, 7, |age| 0.4 + 0.6 * age, same));
+    assert!((208.0..312.0).contains(&verdict.t), "{verdict:?}");
 }
 
 #[test]

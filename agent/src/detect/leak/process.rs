@@ -33,7 +33,7 @@ const _: () = assert!(PROCESS_STATE_BYTES <= STATE_BYTES_MAX);
 
 /// Time in which the image of a program is read in and its first tables are built; nothing of it is
 /// recorded. A guess.
-const LOADING_SECS: f64 = 60.0;
+pub(super) const LOADING_SECS: f64 = 60.0;
 
 /// Returns the loading time, which the whole warm-up may be configured to be shorter than.
 pub(super) fn loading_secs(config: &LeakConfig) -> f64 {
@@ -140,6 +140,11 @@ impl Process {
             peaked_kib: if loading_secs.is_some() { 0 } else { peaked_kib(fact) },
             trusted_from: 0,
         }
+    }
+
+    /// Returns whether it started, or executed a program, under watch.
+    pub(super) fn is_young(&self) -> bool {
+        self.young
     }
 
     /// Returns whether a process that was read from a file is one that can have been written.
