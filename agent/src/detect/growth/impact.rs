@@ -68,7 +68,7 @@ impl HorizonView<'_> {
     }
 
     /// Returns whether growth over so few seconds has gone on for most of a minute, as far as the
-    /// next longer horizon shows, or is urgent.
+    /// next longer horizon shows, or is urgent in a process that is known.
     pub(super) fn has_lasted(&self, stretch: &Stretch<'_>, grown_secs: f64) -> bool {
         let longer = self.horizon + 1;
         if grown_secs >= LASTED_SECS || longer >= self.horizons.count() {
@@ -77,10 +77,11 @@ impl HorizonView<'_> {
         let bucket_secs = self.horizons.bucket_secs(longer);
         let back = ((LASTED_SECS / bucket_secs).round() as usize).min(BUCKETS - 1);
         let grown_bytes = stretch.grown_kib * KIB;
+        let is_known = self.young || self.watched_secs >= self.config.warm_up.as_secs_f64();
         let least_bytes =
             LASTED_RATE_SHARE * stretch.slope_bytes_per_sec * back as f64 * bucket_secs;
         back < LASTED_BUCKETS_MIN
-            || grown_bytes >= URGENT_SHARE * (self.headroom_bytes + grown_bytes)
+            || is_known && grown_bytes >= URGENT_SHARE * (self.headroom_bytes + grown_bytes)
             || self.window.rise_kib(longer, back).is_some_and(|kib| kib * KIB >= least_bytes)
     }
 }

@@ -212,3 +212,27 @@ fn recycled_pool_is_silent_and_a_leaking_one_is_found() {
     assert!(raised(&recycled) < 3_700.0, "{recycled:#?}");
     assert!(!pool(false).is_empty());
 }
+
+#[test]
+fn fast_leak_after_four_quiet_minutes_is_found_within_a_minute() {
+    let grows = |available_gib: f64, peak_mib: Option<f64>, quiet_secs: f64, secs: f64| {
+        let mut run = Run::new(1.0, available_gib, None);
+        for second in 0..1_100 {
+            let t = f64::from(second);
+            let grown_mib = 4.0 * (t - quiet_secs).clamp(0.0, secs);
+            let mut fact = run.fact(100.0 + grown_mib + noise(t, 1) / 4.0);
+            fact.peak_rss_bytes = peak_mib.map(|mib| (mib * MIB) as u64);
+            run.scan(t, [fact]);
+        }
+        run.verdicts
+    };
+    let (known, forever) = (Some(104.0), f64::INFINITY);
+    let verdict = one(grows(60.0, known, 260.0, forever));
+    assert!(verdict.t < 260.0 + 61.0, "{verdict:?}");
+    // It may have been there before, or have grown all the time; and a burst soon ends, however
+    // near the limit is.
+    assert_eq!(grows(60.0, Some(400.0), 260.0, 60.0), []);
+    assert_eq!(grows(60.0, None, 260.0, 60.0), []);
+    assert_eq!(grows(60.0, known, 120.0, 60.0), []);
+    assert_eq!(grows(0.5, known, 260.0, 33.0), []);
+}

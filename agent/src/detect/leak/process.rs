@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     super::{
         activity::Activity,
-        growth::{Growth, HorizonView, MINUTES_HORIZON_MIN, Surroundings},
+        growth::{Beginning, Growth, HorizonView, MINUTES_HORIZON_MIN, Surroundings},
         window::{Closed, Horizons, KIB, Newest, Window, to_kib},
     },
     mapped::Mapped,
@@ -39,6 +39,10 @@ pub(super) const LOADING_SECS: f64 = 60.0;
 pub(super) fn loading_secs(config: &LeakConfig) -> f64 {
     config.warm_up.as_secs_f64().min(LOADING_SECS)
 }
+
+/// Time for which a process that ran before must have been watched without growth before most of a
+/// minute of growth, above a peak that is known, is believed. A guess.
+const QUIET_SECS_MIN: f64 = 200.0;
 
 /// Share of growth that must have come since a claim was cleared for it to be claimed again.
 const NEWS_SHARE: f64 = 0.5;
@@ -213,18 +217,31 @@ impl Process {
         horizons: &Horizons,
         around: &dyn Surroundings,
     ) -> Option<Growth> {
-        // Half a minute of growth may be what a process always does that has not been watched for
-        // long.
         let warm_up_secs = config.warm_up.as_secs_f64();
         let unknown_secs = warm_up_secs - if self.young { loading_secs(config) } else { 0.0 };
         let is_known_late = t - self.origin_t < unknown_secs;
-        if horizon < usize::from(self.trusted_from)
-            || is_known_late && horizon < MINUTES_HORIZON_MIN
-        {
+        // Half a minute of growth may be what a process always does that has not been watched for
+        // long.
+        let is_doubtful = is_known_late && horizon < MINUTES_HORIZON_MIN;
+        if horizon < usize::from(self.trusted_from) || is_doubtful && self.young {
             return None;
         }
-        let view = self.view(t, (horizon, newest), config, horizons, around)?;
-        self.is_believed(view.growth()?, horizon, config, horizons, around)
+        let growth = self.view(t, (horizon, newest), config, horizons, around)?.growth()?;
+        if is_doubtful && !self.was_quiet_before(&growth, t) {
+            return None;
+        }
+        self.is_believed(growth, horizon, config, horizons, around)
+    }
+
+    /// Returns whether a process that ran before has not been as large as the kernel remembers, and
+    /// was quiet for minutes until it broke out: whether this growth takes it back to its size at
+    /// first sight only that long after it.
+    fn was_quiet_before(&self, growth: &Growth, t: f64) -> bool {
+        let since_first_sight_kib = growth.peak_kib.saturating_sub(self.private_from_kib);
+        let took_secs = f64::from(since_first_sight_kib) * KIB / growth.slope_bytes_per_sec;
+        matches!(growth.beginning, Beginning::BrokeOut { .. })
+            && self.peaked_kib > 0
+            && t - self.origin_t - took_secs >= QUIET_SECS_MIN
     }
 
     /// Returns the growth that the last troughs show when one was completed, if it is a leak.
