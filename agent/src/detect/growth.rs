@@ -12,6 +12,7 @@
 //! ([`sawtooth`]). Tests run cheapest first: nearly every process stops at the first.
 
 mod deceleration;
+mod held;
 mod history;
 mod impact;
 mod paces;

@@ -4,7 +4,7 @@
 use super::{
     super::{
         regression::{FittedLine, Point, theil_sen},
-        window::KIB,
+        window::{BUCKETS, KIB},
     },
     FAST_BYTES_PER_SEC, HorizonView, MINUTES_HORIZON_MIN, RECENT_SHARE_MIN, Stretch,
     history::STEADY_BUCKETS_MIN,
@@ -41,6 +41,10 @@ const SUBSTANTIAL_HEADROOM_SHARE: f64 = 0.09;
 /// Time for which a process must have been watched for that: longer than what most programs load at
 /// their start, and most bursts and jobs in progress last.
 const SUBSTANTIAL_WATCHED_SECS: f64 = 1_260.0;
+
+/// Time for which it must have been watched if it is so large only over longer than the stretch:
+/// files in a tmpfs are rotated, and heaps purged, that often.
+const HELD_WATCHED_SECS: f64 = 1_800.0;
 
 /// First horizon that shows it, a quarter of an hour by default.
 const SUBSTANTIAL_HORIZON_MIN: usize = 3;
@@ -124,15 +128,29 @@ impl HorizonView<'_> {
     /// size, in a process watched for most of half an hour, and a leak if the limit were so near
     /// that growth brought it nearer.
     pub(super) fn is_substantial(&self, stretch: &Stretch<'_>, quickened: bool) -> bool {
-        let grown_bytes = stretch.grown_kib * KIB;
-        let size_bytes = stretch.points[0].y * KIB;
-        let near_bytes = self.substantial_headroom_bytes(grown_bytes);
-        let errors = self.substantial_errors();
         let points_min = if self.may_be_starting() { STARTING_POINTS_MIN } else { POINTS_MIN };
-        self.horizon >= SUBSTANTIAL_HORIZON_MIN
-            && self.is_large(grown_bytes, size_bytes)
-            && stretch.points.len() >= points_min
-            && (!self.may_end(stretch, near_bytes, errors, quickened) || self.levels_off(stretch))
+        if self.horizon < SUBSTANTIAL_HORIZON_MIN || stretch.points.len() < points_min {
+            return false;
+        }
+        let Some(grown_bytes) = self.large_growth_bytes(stretch) else { return false };
+        let near_bytes = self.substantial_headroom_bytes(grown_bytes);
+        !self.may_end(stretch, near_bytes, self.substantial_errors(), quickened)
+            || self.levels_off(stretch)
+    }
+
+    /// Returns the growth over a stretch, or else for as long as its pace has held, that counts on
+    /// a host of any size.
+    fn large_growth_bytes(&self, stretch: &Stretch<'_>) -> Option<f64> {
+        let last_kib = stretch.points[stretch.points.len() - 1].y;
+        let large_since = |kib: f64| {
+            let grown_bytes = (last_kib - kib) * KIB;
+            self.is_large(grown_bytes, kib * KIB).then_some(grown_bytes)
+        };
+        // What a start still loads comes in steps that a short line goes through.
+        let is_short = stretch.points.len() < BUCKETS && self.young && self.may_be_starting();
+        let counts = self.watched_secs >= HELD_WATCHED_SECS && !is_short;
+        let held = || counts.then(|| self.held_from_kib(stretch)).and_then(large_since);
+        large_since(stretch.points[0].y).or_else(held)
     }
 
     /// Returns whether the process may still be starting: one that ran before may have started

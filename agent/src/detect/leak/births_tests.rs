@@ -236,3 +236,13 @@ fn fast_leak_after_four_quiet_minutes_is_found_within_a_minute() {
     assert_eq!(grows(60.0, known, 120.0, 60.0), []);
     assert_eq!(grows(0.5, known, 260.0, 33.0), []);
 }
+
+#[test]
+fn leak_from_birth_at_an_even_pace_is_found_by_all_that_it_took() {
+    // Each quarter of an hour takes less than a third of the size; the whole is more.
+    let leak = |age: f64| warms(age, 120.0, 0.2) + 0.04 * age + noise(age, 3) / 8.0;
+    let verdict = one(born(4_000, leak));
+    assert!(verdict.t < 1_900.0, "{verdict:?}");
+    let fill = |age: f64| warms(age, 120.0, 0.2) + warms(age, 0.04 * 7_200.0, 120.0);
+    assert_eq!(born(40_000, |age| fill(age) + noise(age, 3) / 8.0), []);
+}
