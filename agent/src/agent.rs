@@ -129,7 +129,8 @@ pub fn run(
         metrics.show_drain(&drains.readiness());
         self_protection::lower_oom_score();
         proc_reader::start()?;
-        let identities = Identities::start(clock, &config.kubernetes.pod_logs_dir)?;
+        let identities =
+            Identities::start(clock, &config.kubernetes.pod_logs_dir, sensors.program_list())?;
         if config.mode == Mode::Enforce {
             // The sandbox admits only paths that exist. Those who need it report that it is
             // missing.

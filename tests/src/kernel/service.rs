@@ -91,6 +91,9 @@ pub fn notified(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let is_unit = |unit: &str| unit.ends_with(".service") && unit != AGENT_UNIT;
     ensure!(identity["unit"].as_str().is_some_and(is_unit), "{report:#}");
     ensure!(identity["user"] == "root" && identity["started"].is_string(), "{report:#}");
+    // The unit has no CAP_SYS_PTRACE.
+    ensure!(identity["executable"].is_string(), "{report:#}");
+    ensure!(identity["command"].as_str().is_some_and(|text| text.contains("6MiB")), "{report:#}");
 
     systemctl(&["reload", AGENT_UNIT])?;
     let reloaded = until(SOON, || agent.said().contains("SIGHUP: reloaded").then_some(()));

@@ -2,6 +2,8 @@
 //!
 //! The file belongs to whoever runs it, so only its beginning is read, where linkers put the notes.
 
+use std::path::Path;
+
 use object::{
     Endianness,
     elf::{FileHeader32, FileHeader64, NT_GNU_BUILD_ID, PT_NOTE},
@@ -22,9 +24,9 @@ const GO_ID_CHARS_MAX: usize = 128;
 /// Type of Go's note.
 const NT_GO_BUILD_ID: u32 = 4;
 
-/// Returns the build id of the executable of a process.
-pub(super) fn of_process(pid: u32) -> Option<String> {
-    in_image(&read_up_to(format!("/proc/{pid}/exe").as_ref(), IMAGE_BYTES_MAX)?)
+/// Returns the build id of an executable.
+pub(super) fn of_file(path: &Path) -> Option<String> {
+    in_image(&read_up_to(path, IMAGE_BYTES_MAX)?)
 }
 
 /// Returns the build id in the beginning of an executable.
@@ -75,7 +77,7 @@ mod tests {
         let expected = object::Object::build_id(&file).unwrap();
         let expected: Option<String> =
             expected.map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect());
-        assert_eq!(of_process(std::process::id()), expected);
+        assert_eq!(of_file("/proc/self/exe".as_ref()), expected);
     }
 
     proptest! {

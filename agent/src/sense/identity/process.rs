@@ -1,13 +1,16 @@
 //! Command line, user, start and executable of a process, from `/proc`.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use super::{
     ClaimedWorkload, Identity, command_line,
     host_files::{read_up_to, root_of},
     packages,
 };
-use crate::sense::{printable::printable, proc_files};
+use crate::sense::{ProgramList, printable::printable_path, proc_files};
 
 /// Bytes of a command line that are read.
 const CMDLINE_BYTES_MAX: u64 = 16_384;
@@ -23,11 +26,18 @@ pub(super) struct HostTimes {
 
 /// Adds what `/proc` says of the process, unless another has its pid by now. Users of a container
 /// are numbers, because the files that name them are its own.
-pub(super) fn add_process(identity: &mut Identity, subject: &ClaimedWorkload, times: HostTimes) {
-    let Some(pid) = subject.pid else { return };
-    let Some(stat) = proc_files::stat_of(pid) else { return };
+///
+/// Returns the time at which it started, in seconds since 1970, and `None` without a process.
+pub(super) fn add_process(
+    identity: &mut Identity,
+    subject: &ClaimedWorkload,
+    times: HostTimes,
+    programs: Option<&ProgramList>,
+) -> Option<f64> {
+    let pid = subject.pid?;
+    let stat = proc_files::stat_of(pid)?;
     if subject.start_ticks.is_some_and(|ticks| ticks != stat.start_ticks) {
-        return;
+        return None;
     }
     let path = |file: &str| format!("/proc/{pid}/{file}");
     let cmdline = read_up_to(path("cmdline").as_ref(), CMDLINE_BYTES_MAX);
@@ -37,29 +47,33 @@ pub(super) fn add_process(identity: &mut Identity, subject: &ClaimedWorkload, ti
             let name = root_of(pid).and_then(|root| packages::user_name(root, uid));
             name.unwrap_or_else(|| format!("uid {uid}"))
         });
-    identity.executable = executable(path("exe").as_ref());
+    identity.executable = executable(pid, programs);
     let started_secs = stat.start_ticks as f64 / procfs::ticks_per_second() as f64;
     let age_secs = (times.boot_secs - started_secs).max(0.0);
     identity.age_secs = Some(crate::units::rounded(age_secs, 0));
-    identity.started = started(times.unix_ms, age_secs);
+    let started_secs = (times.unix_ms as f64 / 1e3 - age_secs).round();
+    identity.started = timestamp(started_secs);
     // It may have ended meanwhile, and then this was somebody else's.
     if proc_files::stat_of(pid).is_none_or(|now| now.start_ticks != stat.start_ticks) {
         *identity = Identity::of_cgroup(&subject.cgroup);
+        return None;
     }
+    Some(started_secs)
 }
 
-/// Formats the time so long before now.
-fn started(unix_ms: u64, age_secs: f64) -> Option<String> {
-    let at_secs = (unix_ms as f64 / 1e3 - age_secs).round();
-    let since = std::time::Duration::try_from_secs_f64(at_secs).ok()?;
-    let at = std::time::UNIX_EPOCH.checked_add(since)?;
+/// Formats a time in seconds since 1970.
+fn timestamp(unix_secs: f64) -> Option<String> {
+    let since = Duration::try_from_secs_f64(unix_secs).ok()?;
+    let at = UNIX_EPOCH.checked_add(since)?;
     Some(humantime::format_rfc3339_seconds(at).to_string())
 }
 
-fn executable(link: &Path) -> Option<String> {
-    use std::os::unix::ffi::OsStrExt as _;
-    let target = fs::read_link(link).ok()?;
-    Some(printable(target.as_os_str().as_bytes()).to_string())
+/// Returns the path of a process's executable. The link in `/proc` needs CAP_SYS_PTRACE, which the
+/// agent does not have where BPF tells the same.
+fn executable(pid: u32, programs: Option<&ProgramList>) -> Option<String> {
+    let link = fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let target = link.or_else(|| programs?.programs(&[pid]).ok()?.remove(&pid))?;
+    Some(printable_path(&target).to_string())
 }
 
 /// Returns the effective user in `/proc/PID/status`.
@@ -79,7 +93,7 @@ mod tests {
     fn of(pid: u32, start_ticks: Option<u64>) -> Identity {
         let subject = ClaimedWorkload { pid: Some(pid), start_ticks, cgroup: Arc::from("/") };
         let mut identity = Identity::default();
-        add_process(&mut identity, &subject, TIMES);
+        add_process(&mut identity, &subject, TIMES, None);
         identity
     }
 
@@ -97,8 +111,8 @@ mod tests {
 
     #[test]
     fn start_is_a_time_of_the_hosts_clock() {
-        assert_eq!(started(1_800_000_000_000, 60.4).as_deref(), Some("2027-01-15T07:59:00Z"));
-        assert_eq!(started(1_000, 60.0), None);
+        assert_eq!(timestamp(1_799_999_940.0).as_deref(), Some("2027-01-15T07:59:00Z"));
+        assert_eq!(timestamp(-59.0), None);
         assert_eq!(effective_uid(b"Name:\tx\nUid:\t0\t33\t33\t33\n"), Some(33));
         assert_eq!(effective_uid(b"Uid:\t0\n"), None);
     }

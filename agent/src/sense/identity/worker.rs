@@ -8,8 +8,12 @@
 
 use std::{
     io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel},
+    },
     thread,
     time::Duration,
 };
@@ -23,7 +27,10 @@ use super::{
     packages::Packages,
     process::{HostTimes, add_process},
 };
-use crate::{clock::Clock, sense::printable::printable};
+use crate::{
+    clock::Clock,
+    sense::{ProgramList, printable::printable},
+};
 
 /// Maximum wait for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_millis(100);
@@ -48,16 +55,22 @@ pub struct Identities {
 }
 
 impl Identities {
-    /// Starts the thread. Names of pods are read from `pod_logs_dir`.
+    /// Starts the thread. Names of pods are read from `pod_logs_dir`, and paths of executables that
+    /// `/proc` hides from `programs`.
     ///
     /// # Errors
     ///
     /// Returns an error if there can be no thread.
-    pub fn start(clock: Clock, pod_logs_dir: &Path) -> io::Result<Self> {
+    pub fn start(
+        clock: Clock,
+        pod_logs_dir: &Path,
+        programs: Option<Arc<ProgramList>>,
+    ) -> io::Result<Self> {
         let (questions, asked) = channel::<Question>();
         let mut files = IdentityFiles {
             clock,
             pod_logs_dir: pod_logs_dir.to_owned(),
+            programs,
             packages: Packages::default(),
         };
         thread::Builder::new().name("identities".to_owned()).spawn(move || {
@@ -123,6 +136,7 @@ impl Identify for Identities {
 struct IdentityFiles {
     clock: Clock,
     pod_logs_dir: PathBuf,
+    programs: Option<Arc<ProgramList>>,
     packages: Packages,
 }
 
@@ -131,16 +145,31 @@ impl IdentityFiles {
     fn look_up(&mut self, subject: &ClaimedWorkload, answers: &Sender<Identity>) {
         let times = HostTimes { unix_ms: self.clock.unix_ms(), boot_secs: self.clock.boot_secs() };
         let mut identity = Identity::of_cgroup(&subject.cgroup);
-        add_process(&mut identity, subject, times);
+        let started_secs = add_process(&mut identity, subject, times, self.programs.as_deref());
         self.add_container(&mut identity, &subject.cgroup);
         // Whoever asked may have gone on.
         let _ = answers.send(identity.clone());
-        if let Some((executable, pid)) = identity.executable.as_ref().zip(subject.pid) {
-            identity.build_id = build_id::of_process(pid);
-            let executable = executable.trim_end_matches(" (deleted)");
-            identity.package = root_of(pid).and_then(|root| self.packages.of(root, executable));
+        if let Some((pid, started_secs)) = subject.pid.zip(started_secs) {
+            self.add_release(&mut identity, pid, started_secs);
             let _ = answers.send(identity);
         }
+    }
+
+    /// Adds the release of the executable, unless the file was replaced since the process started.
+    fn add_release(&mut self, identity: &mut Identity, pid: u32, started_secs: f64) {
+        let executable = identity.executable.as_deref();
+        let file = root_of(pid).zip(executable).and_then(|(root, executable)| {
+            let path = root.join(executable.trim_start_matches('/'));
+            // Also a package manager that keeps the time of a file's contents changes that of its
+            // inode.
+            let changed_secs = path.metadata().ok()?.ctime() as f64;
+            (changed_secs <= started_secs).then_some((root, executable, path))
+        });
+        // The link leads to the very file, whatever is at its path by now.
+        identity.build_id = build_id::of_file(format!("/proc/{pid}/exe").as_ref())
+            .or_else(|| build_id::of_file(&file.as_ref()?.2));
+        identity.package =
+            file.and_then(|(root, executable, _)| self.packages.of(root, executable));
     }
 
     /// Replaces ids of pods and containers by names.
@@ -177,7 +206,7 @@ mod tests {
 
     #[test]
     fn answer_has_what_the_path_and_the_process_say() {
-        let mut identities = Identities::start(Clock::start(), "/no/such".as_ref()).unwrap();
+        let mut identities = Identities::start(Clock::start(), "/no/such".as_ref(), None).unwrap();
         let identity = identities.identify(&own());
         assert_eq!(identity.unit.as_deref(), Some("a.service"));
         assert!(identity.user.is_some() && identity.started.is_some(), "{identity:?}");
