@@ -18,7 +18,7 @@ use crate::{
     },
     sense::{
         Fact, HostFact, Observation,
-        identity::{Identify, Identity},
+        identity::{ClaimedWorkload, Identify},
     },
 };
 
@@ -31,6 +31,8 @@ pub struct Engine {
     policy: Policy,
     /// Looks up whom claims are about; `None` in replays, where nobody can.
     identities: Option<Box<dyn Identify>>,
+    /// Claims whose workload may become known later.
+    awaited: Vec<(ClaimedWorkload, IncidentId)>,
     host: Option<HostFact>,
     sensor_health: SensorHealth,
     host_t: Option<f64>,
@@ -104,6 +106,7 @@ impl Engine {
             detectors: detectors(&config.detect),
             policy: policy(config),
             identities: None,
+            awaited: Vec::new(),
             host: None,
             sensor_health: SensorHealth::default(),
             host_t: None,
@@ -161,9 +164,24 @@ impl Engine {
             detector.observe(&context, &observation.fact, &mut self.findings);
         }
         self.policy.observe(t, &observation.fact, &mut output.decisions);
+        if matches!(observation.fact, Fact::Host(_)) {
+            self.identify_late();
+        }
         for mut verdict in self.findings.verdicts.drain(..) {
             if let Some(identities) = &mut self.identities {
-                verdict.identity = identity(&verdict, &self.policy, identities.as_mut());
+                let id = verdict.claim.id();
+                // It is looked up each time the claim is raised: a workload that leaks again may
+                // have been restarted since.
+                verdict.identity = match verdict.state {
+                    ClaimState::Raised => {
+                        let workload = verdict.claim.workload();
+                        let identity = identities.identify(&workload);
+                        self.awaited.retain(|(_, other)| *other != id);
+                        self.awaited.push((workload, id));
+                        (!identity.is_empty()).then(|| Arc::new(identity))
+                    }
+                    ClaimState::Updated | ClaimState::Cleared => self.policy.identity(&id),
+                };
             }
             self.policy.judge(&mut verdict, &mut output.decisions);
             output.verdicts.push(verdict);
@@ -171,6 +189,19 @@ impl Engine {
         for forecast in self.findings.forecasts.drain(..) {
             output.verdicts.extend(self.policy.update(&forecast, &mut output.decisions));
         }
+    }
+
+    /// Takes what became known of the workloads of open claims, for what is reported from now on.
+    fn identify_late(&mut self) {
+        let Some(identities) = &mut self.identities else { return };
+        for (workload, identity) in identities.late() {
+            let identity = Arc::new(identity);
+            for (_, id) in self.awaited.iter().filter(|(awaited, _)| *awaited == workload) {
+                self.policy.identify(id, &identity);
+            }
+        }
+        let policy = &self.policy;
+        self.awaited.retain(|(_, id)| policy.knows(id));
     }
 
     /// Returns the host that this engine was made for.
@@ -294,26 +325,12 @@ impl Engine {
     }
 }
 
-/// Returns whom a claim is about. It is looked up each time the claim is raised: a workload that
-/// leaks again may have been restarted since.
-fn identity(
-    verdict: &Verdict,
-    policy: &Policy,
-    identities: &mut dyn Identify,
-) -> Option<Arc<Identity>> {
-    if verdict.state != ClaimState::Raised {
-        return policy.identity(&verdict.claim.id());
-    }
-    let identity = identities.identify(&verdict.claim.workload());
-    (!identity.is_empty()).then(|| Arc::new(identity))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        detect::{Bound, LeakClaim, Resource, Severity, Verdict},
-        sense::ProcessId,
+        detect::{Bound, LeakClaim, Resource, SampleDetector, Severity, Verdict},
+        sense::{ProcessId, identity::Identity},
     };
 
     #[test]
@@ -345,6 +362,47 @@ mod tests {
             (IncidentId::from(verdict), severity)
         });
         assert_eq!(critical.collect::<Vec<_>>(), ids.map(|id| (id, Some(Severity::Critical))));
+    }
+
+    /// Knows only the unit when it is asked, and the user once a scan has passed.
+    #[derive(Default)]
+    struct Slow(Vec<(ClaimedWorkload, Identity)>);
+
+    impl Identify for Slow {
+        fn identify(&mut self, workload: &ClaimedWorkload) -> Identity {
+            let now = Identity { unit: Some("api.service".to_owned()), ..Identity::default() };
+            let later = Identity { user: Some("www-data".to_owned()), ..now.clone() };
+            self.0.push((workload.clone(), later));
+            now
+        }
+
+        fn late(&mut self) -> Vec<(ClaimedWorkload, Identity)> {
+            std::mem::take(&mut self.0)
+        }
+    }
+
+    #[test]
+    fn identity_is_that_of_the_claim_and_of_what_became_known() {
+        let info = HostInfo { mem_total_bytes: 1 << 34, cpus: 2 };
+        let mut engine =
+            Engine::new(&Config::default(), info).with_detector(Box::<SampleDetector>::default());
+        engine.identify_with(Slow::default());
+        let scan = |engine: &mut Engine, t, mem_available_bytes| {
+            let host = HostFact { mem_available_bytes, psi_memory_some_avg10: None };
+            engine.apply(&Observation { t, fact: Fact::Host(host) }).verdicts
+        };
+        let user = |verdict: &Verdict| verdict.identity.as_ref().and_then(|one| one.user.clone());
+        let raised = scan(&mut engine, 0.0, 1 << 20);
+        let unit = raised[0].identity.as_ref().and_then(|identity| identity.unit.as_deref());
+        assert_eq!((unit, user(&raised[0])), (Some("api.service"), None));
+        scan(&mut engine, 1.0, 1 << 20);
+        let known = Some("www-data".to_owned());
+        assert_eq!(
+            engine.raised().map(user).collect::<Option<Vec<_>>>(),
+            known.clone().map(|user| vec![user])
+        );
+        let cleared = scan(&mut engine, 2.0, 1 << 33);
+        assert_eq!((cleared[0].state, user(&cleared[0])), (ClaimState::Cleared, known));
     }
 
     #[test]

@@ -189,7 +189,15 @@ impl Policy {
         self.claims.contains_key(id)
     }
 
-    /// Returns the identity that a claim was raised with.
+    /// Takes whom a claim is about, which became known after it was raised.
+    pub fn identify(&mut self, id: &IncidentId, identity: &Arc<Identity>) {
+        let incident = self.claims.get(id).and_then(|seq| self.incidents.get_mut(seq));
+        if let Some(member) = incident.and_then(|incident| incident.members.get_mut(id)) {
+            Arc::make_mut(&mut member.latest).identity = Some(identity.clone());
+        }
+    }
+
+    /// Returns whom a claim is about, as far as it is known.
     pub fn identity(&self, id: &IncidentId) -> Option<Arc<Identity>> {
         let incident = self.incidents.get(self.claims.get(id)?)?;
         incident.members.get(id)?.latest.identity.clone()

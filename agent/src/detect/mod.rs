@@ -35,6 +35,8 @@ pub use leak::PROCESS_STATE_BYTES;
 pub use leak_claim::{Bound, CgroupMemory, LeakClaim, SHARED_NAME_BYTES_MAX};
 pub use overload::claim::{Bottleneck, OverloadClaim, WaitingRequests};
 pub use resource::Resource;
+#[cfg(test)]
+pub(crate) use sample::SampleDetector;
 pub use verdict::{Claim, ClaimState, Verdict};
 
 use crate::config::DetectConfig;

@@ -83,16 +83,15 @@ pub fn notified(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     };
     let modes = (mode("/run/spillway")?, mode("/run/spillway/status.sock")?);
     ensure!(modes == (0o750, 0o660), "{modes:?}");
-    let status = Command::new("/usr/local/bin/spillway").args(["status", "--json"]).output()?;
-    ensure!(status.status.success(), "{status:?}");
-    let report: Value = serde_json::from_slice(&status.stdout)?;
+    // The path of the executable comes from BPF: the unit has no CAP_SYS_PTRACE.
+    let report =
+        until(SOON, || status().ok().filter(|report| identity(report)["executable"].is_string()));
+    let report = report.with_context(|| format!("no executable in {:#?}", status()))?;
     ensure!(report["changes"][0]["subject"].is_string(), "{report:#}");
-    let identity = &report["incidents"][0]["identity"];
+    let identity = identity(&report);
     let is_unit = |unit: &str| unit.ends_with(".service") && unit != AGENT_UNIT;
     ensure!(identity["unit"].as_str().is_some_and(is_unit), "{report:#}");
     ensure!(identity["user"] == "root" && identity["started"].is_string(), "{report:#}");
-    // The unit has no CAP_SYS_PTRACE.
-    ensure!(identity["executable"].is_string(), "{report:#}");
     ensure!(identity["command"].as_str().is_some_and(|text| text.contains("6MiB")), "{report:#}");
 
     systemctl(&["reload", AGENT_UNIT])?;
@@ -122,6 +121,18 @@ pub fn watchdog(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     });
     ensure!(restarted.is_some(), "the hung agent was not started anew: {}", agent.said());
     Ok(Seen { events: 1, detail: format!("{} restart", show("NRestarts")?) })
+}
+
+/// Asks the agent for its status.
+fn status() -> anyhow::Result<Value> {
+    let status = Command::new("/usr/local/bin/spillway").args(["status", "--json"]).output()?;
+    ensure!(status.status.success(), "{status:?}");
+    Ok(serde_json::from_slice(&status.stdout)?)
+}
+
+/// Returns whom the worst incident of a report is about.
+fn identity(report: &Value) -> &Value {
+    &report["incidents"][0]["identity"]
 }
 
 fn show(property: &str) -> anyhow::Result<String> {

@@ -273,19 +273,26 @@ fn container_of_the_manifest_finds_a_leak_of_the_node() {
     };
     let claim = wait_for(SOON, claim).unwrap_or_else(|| panic!("{:?}", logs()));
     assert_eq!(claim["cgroup"], *cgroup.path, "{claim}");
-    // Without CAP_SYS_PTRACE the host's list of users is not seen.
-    let identity = &claim["identity"];
-    let program = env!("CARGO_BIN_EXE_workload");
-    let command = format!("{program} leak --rate=8MiB --limit=1500MiB");
-    assert_eq!((&identity["user"], &identity["command"]), (&"uid 0".into(), &command.into()));
-    assert_eq!(identity["executable"], program, "{claim}");
-    assert!(identity["started"].is_string(), "{claim}");
     println!(
         "resident: {:.1} MB",
         metric(&metrics().expect("it answers"), "spillway_resident_bytes") / 1e6
     );
     let status = podman.output(&["exec", "agent", "spillway", "status"]);
     assert!(status.contains("workload (pid ") && status.contains("leaks memory"), "{status}");
+    let identified = || {
+        let status = podman.output(&["exec", "agent", "spillway", "status", "--json"]);
+        let status: Value = serde_json::from_str(&status).ok()?;
+        let incidents = status["incidents"].as_array()?.iter();
+        let identity = incidents.map(|one| &one["identity"]).find(|one| one["command"].is_string());
+        identity.cloned()
+    };
+    let identity = wait_for(SOON, identified).unwrap_or_else(|| panic!("{:?}", logs()));
+    // Without CAP_SYS_PTRACE the host's list of users is not seen.
+    let program = env!("CARGO_BIN_EXE_workload");
+    let command = format!("{program} leak --rate=8MiB --limit=1500MiB");
+    assert_eq!((&identity["user"], &identity["command"]), (&"uid 0".into(), &command.into()));
+    assert_eq!(identity["executable"], program, "{identity}");
+    assert!(identity["started"].is_string(), "{identity}");
     let pid = podman.output(&["inspect", "--format={{.State.Pid}}", "agent"]);
     let confined = fs::read_to_string(format!("/proc/{pid}/status")).expect("the agent runs");
     assert!(confined.contains("NoNewPrivs:\t1") && confined.contains("Seccomp:\t2"), "{confined}");

@@ -46,7 +46,10 @@ pub struct ClaimedWorkload {
 /// Finds out whom a claim is about.
 pub trait Identify: Send {
     /// Returns what is known by now.
-    fn identify(&mut self, subject: &ClaimedWorkload) -> Identity;
+    fn identify(&mut self, workload: &ClaimedWorkload) -> Identity;
+
+    /// Returns what became known since of workloads that were asked for.
+    fn late(&mut self) -> Vec<(ClaimedWorkload, Identity)>;
 }
 
 /// Identity of a workload. What is unknown is absent. Texts are printable.

@@ -2,7 +2,8 @@
 //!
 //! Reading another process's command line or executable waits for its memory map or its file
 //! system, which can take forever. The loop therefore waits for [`ANSWER_WITHIN`] at most, goes on
-//! with what is known by then, and asks nothing more until the thread has answered. The thread must
+//! with what is known by then, and waits for nothing more until the thread has caught up; late
+//! answers are taken nevertheless, because a host that is starved gives no others. The thread must
 //! start before the sandbox, because a restricted one may not read other users' processes; it
 //! writes nothing.
 
@@ -12,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel},
+        mpsc::{Receiver, Sender, channel},
     },
     thread,
     time::Duration,
@@ -40,15 +41,26 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(100);
 const CREDIT_SECS_MAX: f64 = 0.5;
 const CREDIT_SHARE: f64 = 0.1;
 
-/// Questions to the thread, each with the way back.
-type Question = (ClaimedWorkload, Sender<Identity>);
+/// Questions that may be open. A guess; more at once are a storm, in which nobody reads names.
+const OPEN_MAX: usize = 64;
+
+/// An answer of the thread.
+struct Answer {
+    workload: ClaimedWorkload,
+    identity: Identity,
+    /// Set in the last of the answers to one question.
+    is_complete: bool,
+}
 
 /// Identities, looked up on a thread.
 pub struct Identities {
     clock: Clock,
-    questions: Sender<Question>,
-    /// Answers that are late.
-    late: Option<Receiver<Identity>>,
+    questions: Sender<ClaimedWorkload>,
+    answers: Receiver<Answer>,
+    /// Questions that are not completely answered.
+    open: usize,
+    /// Answers that nobody waited for any more.
+    late: Vec<(ClaimedWorkload, Identity)>,
     /// Time that may be spent waiting, as of `credit_t`.
     credit_secs: f64,
     credit_t: f64,
@@ -66,7 +78,7 @@ impl Identities {
         pod_logs_dir: &Path,
         programs: Option<Arc<ProgramList>>,
     ) -> io::Result<Self> {
-        let (questions, asked) = channel::<Question>();
+        let ((questions, asked), (answers, answered)) = (channel(), channel());
         let mut files = IdentityFiles {
             clock,
             pod_logs_dir: pod_logs_dir.to_owned(),
@@ -74,61 +86,70 @@ impl Identities {
             packages: Packages::default(),
         };
         thread::Builder::new().name("identities".to_owned()).spawn(move || {
-            asked.into_iter().for_each(|(subject, answers)| files.look_up(&subject, &answers));
+            asked.into_iter().for_each(|workload| files.look_up(workload, &answers));
         })?;
-        let credit_t = clock.now();
-        Ok(Self { clock, questions, late: None, credit_secs: CREDIT_SECS_MAX, credit_t })
+        Ok(Self::with(clock, questions, answered))
     }
 
-    /// Returns whether the thread is still busy with an earlier question.
-    fn is_busy(&mut self) -> bool {
-        let Some(late) = &self.late else { return false };
-        let is_busy = loop {
-            match late.try_recv() {
-                Ok(_) => {}
-                Err(TryRecvError::Empty) => break true,
-                Err(TryRecvError::Disconnected) => break false,
-            }
-        };
-        if !is_busy {
-            self.late = None;
+    fn with(clock: Clock, questions: Sender<ClaimedWorkload>, answers: Receiver<Answer>) -> Self {
+        let (credit_secs, credit_t) = (CREDIT_SECS_MAX, clock.now());
+        Self { clock, questions, answers, open: 0, late: Vec::new(), credit_secs, credit_t }
+    }
+
+    /// Returns the time that may be spent waiting at `t`.
+    fn credit_secs(&mut self, t: f64) -> f64 {
+        let regained_secs = CREDIT_SHARE * (t - self.credit_t);
+        self.credit_secs = (self.credit_secs + regained_secs).min(CREDIT_SECS_MAX);
+        self.credit_t = t;
+        self.credit_secs.max(0.0)
+    }
+
+    /// Takes the answers that are there. None is lost: those that nobody waits for are late ones.
+    fn take_late(&mut self) {
+        while let Ok(answer) = self.answers.try_recv() {
+            self.open -= usize::from(answer.is_complete);
+            self.late.push((answer.workload, answer.identity));
         }
-        is_busy
+    }
+
+    /// Waits for the answers to the only open question until `deadline_t`, and returns the latest.
+    fn wait(&mut self, deadline_t: f64) -> Option<Identity> {
+        let mut latest = None;
+        while self.open > 0 {
+            let left_secs = (deadline_t - self.clock.now()).max(0.0);
+            let Ok(answer) = self.answers.recv_timeout(Duration::from_secs_f64(left_secs)) else {
+                break;
+            };
+            self.open -= usize::from(answer.is_complete);
+            // The first answer lacks what takes longest.
+            latest = Some(answer.identity);
+        }
+        latest
     }
 }
 
 impl Identify for Identities {
-    fn identify(&mut self, subject: &ClaimedWorkload) -> Identity {
-        let mut identity = Identity::of_cgroup(&subject.cgroup);
-        if subject.pid.is_none() && identity.is_empty() {
-            return identity;
+    fn identify(&mut self, workload: &ClaimedWorkload) -> Identity {
+        let known = Identity::of_cgroup(&workload.cgroup);
+        self.take_late();
+        let is_nobody = workload.pid.is_none() && known.is_empty();
+        if is_nobody || self.open >= OPEN_MAX || self.questions.send(workload.clone()).is_err() {
+            return known;
         }
+        self.open += 1;
         let began_t = self.clock.now();
-        let regained_secs = CREDIT_SHARE * (began_t - self.credit_t);
-        self.credit_secs = (self.credit_secs + regained_secs).min(CREDIT_SECS_MAX);
-        self.credit_t = began_t;
-        let wait_secs = ANSWER_WITHIN.as_secs_f64().min(self.credit_secs);
-        if self.is_busy() || wait_secs <= 0.0 {
-            return identity;
+        let wait_secs = ANSWER_WITHIN.as_secs_f64().min(self.credit_secs(began_t));
+        if self.open > 1 || wait_secs == 0.0 {
+            return known;
         }
-        let (answers, answered) = channel();
-        if self.questions.send((subject.clone(), answers)).is_err() {
-            return identity;
-        }
-        loop {
-            let left_secs = (began_t + wait_secs - self.clock.now()).max(0.0);
-            match answered.recv_timeout(Duration::from_secs_f64(left_secs)) {
-                // The first answer lacks what takes longest.
-                Ok(answer) => identity = answer,
-                Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => {
-                    self.late = Some(answered);
-                    break;
-                }
-            }
-        }
+        let found = self.wait(began_t + wait_secs);
         self.credit_secs -= self.clock.now() - began_t;
-        identity
+        found.unwrap_or(known)
+    }
+
+    fn late(&mut self) -> Vec<(ClaimedWorkload, Identity)> {
+        self.take_late();
+        std::mem::take(&mut self.late)
     }
 }
 
@@ -142,16 +163,19 @@ struct IdentityFiles {
 
 impl IdentityFiles {
     /// Sends what is quickly found, and then all.
-    fn look_up(&mut self, subject: &ClaimedWorkload, answers: &Sender<Identity>) {
+    fn look_up(&mut self, workload: ClaimedWorkload, answers: &Sender<Answer>) {
         let times = HostTimes { unix_ms: self.clock.unix_ms(), boot_secs: self.clock.boot_secs() };
-        let mut identity = Identity::of_cgroup(&subject.cgroup);
-        let started_secs = add_process(&mut identity, subject, times, self.programs.as_deref());
-        self.add_container(&mut identity, &subject.cgroup);
-        // Whoever asked may have gone on.
-        let _ = answers.send(identity.clone());
-        if let Some((pid, started_secs)) = subject.pid.zip(started_secs) {
+        let mut identity = Identity::of_cgroup(&workload.cgroup);
+        let started_secs = add_process(&mut identity, &workload, times, self.programs.as_deref());
+        self.add_container(&mut identity, &workload.cgroup);
+        let process = workload.pid.zip(started_secs);
+        let is_complete = process.is_none();
+        let first = Answer { workload: workload.clone(), identity: identity.clone(), is_complete };
+        // Whoever asked may have ended.
+        let _ = answers.send(first);
+        if let Some((pid, started_secs)) = process {
             self.add_release(&mut identity, pid, started_secs);
-            let _ = answers.send(identity);
+            let _ = answers.send(Answer { workload, identity, is_complete: true });
         }
     }
 
@@ -192,7 +216,7 @@ impl IdentityFiles {
 
 #[cfg(test)]
 mod tests {
-    use std::{process, sync::Arc};
+    use std::process;
 
     use super::*;
 
@@ -207,22 +231,26 @@ mod tests {
     #[test]
     fn answer_has_what_the_path_and_the_process_say() {
         let mut identities = Identities::start(Clock::start(), "/no/such".as_ref(), None).unwrap();
-        let identity = identities.identify(&own());
+        let mut identity = identities.identify(&own());
         assert_eq!(identity.unit.as_deref(), Some("a.service"));
+        for _ in 0..200 {
+            if let Some((workload, late)) = identities.late().pop() {
+                assert_eq!(workload, own());
+                identity = late;
+            }
+            if identity.user.is_some() && identities.open == 0 {
+                break;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
         assert!(identity.user.is_some() && identity.started.is_some(), "{identity:?}");
     }
 
     #[test]
-    fn hanging_thread_costs_one_wait_until_it_answers() {
+    fn hanging_thread_costs_one_wait_and_its_answers_come_late() {
         let clock = Clock::start();
-        let (questions, asked) = channel::<Question>();
-        let mut identities = Identities {
-            clock,
-            questions,
-            late: None,
-            credit_secs: CREDIT_SECS_MAX,
-            credit_t: 0.0,
-        };
+        let ((questions, asked), (answers, answered)) = (channel(), channel());
+        let mut identities = Identities::with(clock, questions, answered);
         let only_path = Identity::of_cgroup(&own().cgroup);
         assert_eq!(identities.identify(&own()), only_path);
         let waited_t = clock.now();
@@ -230,13 +258,13 @@ mod tests {
             assert_eq!(identities.identify(&own()), only_path);
         }
         assert!(clock.now() - waited_t < ANSWER_WITHIN.as_secs_f64());
-        assert_eq!(asked.try_iter().count(), 1);
+        assert_eq!((identities.open, identities.late()), (OPEN_MAX, Vec::new()));
         let found = Identity { user: Some("a".to_owned()), ..Identity::default() };
-        let answer = found.clone();
-        thread::spawn(move || {
-            let (_, answers) = asked.recv().unwrap();
-            answers.send(answer).unwrap();
-        });
-        assert_eq!(identities.identify(&own()), found);
+        for workload in asked.try_iter() {
+            let identity = found.clone();
+            answers.send(Answer { workload, identity, is_complete: true }).unwrap();
+        }
+        assert_eq!(identities.late(), vec![(own(), found.clone()); OPEN_MAX]);
+        assert_eq!((identities.open, identities.late()), (0, Vec::new()));
     }
 }
