@@ -137,6 +137,11 @@ impl Connection {
         self.is_trusted
     }
 
+    /// Set if the peer is this host.
+    pub fn is_local(&self) -> bool {
+        self.is_local
+    }
+
     /// Moves the connection to a slot of `slots`, as the latest to send a request.
     pub fn move_to(&self, slots: &Arc<Slots>) {
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);

@@ -23,6 +23,8 @@ const TOKEN_BYTES_MIN: usize = 16;
 pub enum Endpoint {
     /// `/healthz` and `/ready`, for probes that cannot send a token.
     Probe,
+    /// Pages with names and command lines of the host: for other hosts only with a token.
+    Page,
     /// All others.
     Other,
 }
@@ -93,7 +95,8 @@ impl Access {
         Self { token, names }
     }
 
-    /// Checks a request. `is_trusted` is set if its peer is this host or in an allowed network.
+    /// Checks a request. `is_trusted` is set if its peer is this host or in an allowed network; for
+    /// a page only if it is this host.
     ///
     /// # Errors
     ///
@@ -124,6 +127,7 @@ impl Access {
         }
         match self.token {
             Some(_) if endpoint != Endpoint::Probe || !is_trusted => Err(RequestRefusal::NoToken),
+            None if endpoint == Endpoint::Page && !is_trusted => Err(RequestRefusal::NoToken),
             _ => Ok(()),
         }
     }
@@ -261,6 +265,17 @@ mod tests {
             Ok(()),
             "the token suffices, whatever the name"
         );
+    }
+
+    #[test]
+    fn page_is_for_this_host_or_with_the_token() {
+        let (open, guarded) = (access(None), access(Some(TOKEN)));
+        assert_eq!(check(&open, &[], Endpoint::Page, true), Ok(()));
+        assert_eq!(check(&open, &[], Endpoint::Page, false), Err(RequestRefusal::NoToken));
+        assert_eq!(check(&guarded, &[], Endpoint::Page, true), Err(RequestRefusal::NoToken));
+        let bearer = format!("Bearer {TOKEN}");
+        let with = [("authorization", bearer.as_str())];
+        assert_eq!(check(&guarded, &with, Endpoint::Page, false), Ok(()));
     }
 
     #[test]

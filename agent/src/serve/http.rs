@@ -19,7 +19,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
 
 use super::{
     Metrics,
@@ -50,6 +53,9 @@ const PAGE_SLOTS: SlotLimits = SlotLimits { total: 16, per_peer: 4, per_local_pe
 
 /// Maximum time to make a page. It reads files, which may hang with their disk.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Pages that may be made at once. Each has a thread, which a disk that hangs keeps for good.
+const PAGES_AT_ONCE: usize = 4;
 
 /// Maximum time for a client to send its request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -105,6 +111,7 @@ pub struct Pages {
 struct Site {
     pages: Pages,
     page_slots: Arc<Slots>,
+    page_threads: Arc<Semaphore>,
     metrics: Arc<Metrics>,
     readiness: Arc<ReadinessCell>,
     access: Access,
@@ -145,6 +152,7 @@ pub async fn serve(
         metrics_slots: slots("metrics", METRICS_SLOTS),
         probe_slots: slots("probe", PROBE_SLOTS),
         page_slots: slots("page", PAGE_SLOTS),
+        page_threads: Arc::new(Semaphore::new(PAGES_AT_ONCE)),
         pages,
         metrics,
         readiness,
@@ -176,16 +184,22 @@ impl Site {
         connection: &Connection,
     ) -> Response<Full<Bytes>> {
         let path = request.uri().path();
-        let endpoint =
-            if matches!(path, "/healthz" | "/ready") { Endpoint::Probe } else { Endpoint::Other };
-        let checked =
-            self.access.check(request.uri(), request.headers(), endpoint, connection.is_trusted());
+        let endpoint = match path {
+            "/healthz" | "/ready" => Endpoint::Probe,
+            _ if (self.pages.has)(path) => Endpoint::Page,
+            _ => Endpoint::Other,
+        };
+        let is_trusted = match endpoint {
+            Endpoint::Page => connection.is_local(),
+            Endpoint::Probe | Endpoint::Other => connection.is_trusted(),
+        };
+        let checked = self.access.check(request.uri(), request.headers(), endpoint, is_trusted);
         if let Err(refusal) = checked {
             return refused(refusal);
         }
         connection.move_to(match path {
             "/metrics" => &self.metrics_slots,
-            _ if (self.pages.has)(path) => &self.page_slots,
+            _ if endpoint == Endpoint::Page => &self.page_slots,
             _ => &self.probe_slots,
         });
         if request.method() != Method::GET && request.method() != Method::HEAD {
@@ -212,7 +226,7 @@ impl Site {
                 };
                 text(status, PLAIN, format!("{readiness}\n"))
             }
-            _ if (self.pages.has)(path) => self.page(path).await,
+            _ if endpoint == Endpoint::Page => self.page(path).await,
             _ => text(
                 StatusCode::NOT_FOUND,
                 PLAIN,
@@ -224,8 +238,12 @@ impl Site {
     /// Makes a page on another thread, so that the loop does not wait for a disk.
     async fn page(&self, path: &str) -> Response<Full<Bytes>> {
         let (render, path) = (self.pages.render.clone(), path.to_owned());
-        let made = tokio::task::spawn_blocking(move || render(&path));
-        let Ok(Ok(page)) = tokio::time::timeout(PAGE_TIMEOUT, made).await else {
+        let made = async {
+            let thread = self.page_threads.clone().acquire_owned().await.ok()?;
+            let make = move || (render(&path), thread).0;
+            tokio::task::spawn_blocking(make).await.ok()
+        };
+        let Ok(Some(page)) = tokio::time::timeout(PAGE_TIMEOUT, made).await else {
             let late = "the page was not made in time\nhint: `spillway status` may still answer\n";
             return text(StatusCode::GATEWAY_TIMEOUT, PLAIN, late.to_owned());
         };
