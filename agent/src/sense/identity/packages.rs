@@ -38,25 +38,32 @@ const PACKAGED: [&str; 6] = ["/usr/", "/bin/", "/sbin/", "/lib/", "/lib64/", "/o
 /// Packages of executables that were asked for.
 #[derive(Debug, Default)]
 pub(super) struct Packages {
-    known: HashMap<String, Option<String>>,
+    /// By path and time of the file's last change: an upgrade changes the answer.
+    known: HashMap<(String, i64), Option<String>>,
 }
 
 impl Packages {
     /// Returns the package of an executable with its version, such as `nginx 1.22.1-9`.
-    pub(super) fn of(&mut self, root: &Path, executable: &str) -> Option<String> {
+    /// `changed_secs` is the time at which the file last changed.
+    pub(super) fn of(
+        &mut self,
+        root: &Path,
+        executable: &str,
+        changed_secs: i64,
+    ) -> Option<String> {
         let is_packaged = PACKAGED.iter().any(|root| executable.starts_with(root));
         if !is_packaged || executable.starts_with("/usr/local/") {
             return None;
         }
-        if let Some(known) = self.known.get(executable) {
+        let file = (executable.to_owned(), changed_secs);
+        if let Some(known) = self.known.get(&file) {
             return known.clone();
         }
         let found = look_up(root, executable);
-        // An upgrade changes the answer, and empties this sooner or later.
         if self.known.len() >= KEPT_MAX {
             self.known.clear();
         }
-        self.known.insert(executable.to_owned(), found.clone());
+        self.known.insert(file, found.clone());
         found
     }
 }
@@ -70,7 +77,8 @@ fn look_up(root: &Path, executable: &str) -> Option<String> {
         let Some(package) = name.to_str().and_then(|name| name.strip_suffix(".list")) else {
             continue;
         };
-        if first_line(open(&entry.path())?, |line| is_it(line).then_some(())).is_some() {
+        let Some(list) = open(&entry.path()) else { continue };
+        if first_line(list, |line| is_it(line).then_some(())).is_some() {
             let package = package.split(':').next().unwrap_or(package);
             let version = version_in(open(&root.join(STATUS))?, package);
             let version = version.map(|version| format!(" {version}")).unwrap_or_default();
@@ -142,10 +150,13 @@ mod tests {
         let said = String::from_utf8(said.stdout).unwrap();
         let (mut packages, root) = (Packages::default(), Path::new("/"));
         // Listed as /bin/ls in Debian 12, and as /usr/bin/ls in later ones.
-        assert_eq!(packages.of(root, "/usr/bin/ls"), Some(said.clone()));
-        assert_eq!(packages.of(root, "/usr/bin/ls"), Some(said));
-        assert_eq!(packages.of(root, "/usr/bin/no-such-program"), None);
-        assert_eq!(packages.of(root, "/home/a/program"), None);
+        assert_eq!(packages.of(root, "/usr/bin/ls", 1), Some(said.clone()));
+        assert_eq!(packages.of(root, "/usr/bin/ls", 1), Some(said));
+        assert_eq!(packages.of(root, "/usr/bin/no-such-program", 1), None);
+        assert_eq!(packages.of(root, "/home/a/program", 1), None);
+        // Another version may be there by now.
+        let upgraded = ("/usr/bin/ls".to_owned(), 2);
+        assert!(!packages.known.contains_key(&upgraded));
     }
 
     #[test]

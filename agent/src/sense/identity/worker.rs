@@ -186,14 +186,16 @@ impl IdentityFiles {
             let path = root.join(executable.trim_start_matches('/'));
             // Also a package manager that keeps the time of a file's contents changes that of its
             // inode.
-            let changed_secs = path.metadata().ok()?.ctime() as f64;
-            (changed_secs <= started_secs).then_some((root, executable, path))
+            let changed_secs = path.metadata().ok()?.ctime();
+            let is_its = changed_secs as f64 <= started_secs;
+            is_its.then_some((root, executable, path, changed_secs))
         });
         // The link leads to the very file, whatever is at its path by now.
         identity.build_id = build_id::of_file(format!("/proc/{pid}/exe").as_ref())
             .or_else(|| build_id::of_file(&file.as_ref()?.2));
-        identity.package =
-            file.and_then(|(root, executable, _)| self.packages.of(root, executable));
+        identity.package = file.and_then(|(root, executable, _, changed_secs)| {
+            self.packages.of(root, executable, changed_secs)
+        });
     }
 
     /// Replaces ids of pods and containers by names.
