@@ -60,7 +60,8 @@ pub fn are_any(workspace: &Workspace, filters: &[String]) -> anyhow::Result<bool
     if filters.is_empty() {
         return Ok(true);
     }
-    let mut list = command(workspace, "scenes", &[], true)?;
+    build::binaries(workspace, true, &["scenes"])?;
+    let mut list = Command::new(workspace.binary(true, "scenes"));
     let names = child::output_of(list.arg("--list")).context("the scenes cannot be listed")?;
     Ok(names.lines().any(|name| filters.iter().any(|filter| name.contains(filter.as_str()))))
 }

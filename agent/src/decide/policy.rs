@@ -364,7 +364,6 @@ impl Policy {
         let Some(incident) = self.incidents.get_mut(&seq) else { return };
         let Some(member) = incident.clear(id, verdict) else { return };
         verdict.harm = member.latest.harm.clone();
-        verdict.identity = member.latest.identity.clone();
         let verdict = Arc::new(verdict.clone());
         let mut undo = |action| {
             decisions.push(self.decision(&verdict, id, action, verdict.why.clone()));
