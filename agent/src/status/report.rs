@@ -56,6 +56,101 @@ pub struct StatusReport {
     pub notifications: NotificationSection,
     /// Actions that are left.
     pub budget: BudgetSection,
+    /// Workloads, those that grow fastest first, then the largest.
+    pub workloads: Vec<WorkloadEntry>,
+    /// Number of workloads, of which not all are listed.
+    pub workloads_total: u64,
+    /// Listening sockets, the one with the longest wait first.
+    pub listeners: Vec<ListenerEntry>,
+    /// Number of listening sockets, of which not all are listed.
+    pub listeners_total: u64,
+    /// Limited resources: those with a forecast end first, the nearest of them first, then the
+    /// fullest.
+    pub resources: Vec<ResourceEntry>,
+}
+
+/// A workload: the processes of one cgroup that have memory of their own.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WorkloadEntry {
+    /// Name that a person knows it by: unit, pod or container, or else the last part of its cgroup.
+    pub name: String,
+    /// Cgroup, as the memory controller names it.
+    pub cgroup: String,
+    /// Processes.
+    pub processes: u64,
+    /// Name of its largest process.
+    pub comm: String,
+    /// Process id of its largest process.
+    pub pid: u32,
+    /// Anonymous, swapped and shared memory of its processes.
+    pub memory_bytes: u64,
+    /// Growth of that memory over `growth_secs`; negative if it shrinks, `null` before there are
+    /// two minutes of it.
+    pub growth_bytes_per_sec: Option<f64>,
+    /// Time over which the growth is measured: an hour at most.
+    pub growth_secs: f64,
+    /// Limit on its memory; `null` if there is none.
+    pub limit_bytes: Option<u64>,
+    /// Open incident about it.
+    pub incident: Option<String>,
+}
+
+/// A listening socket. Sockets that share an address are one entry.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ListenerEntry {
+    /// Address and port, or path of a UNIX socket.
+    pub addr: String,
+    /// Network namespace, as its inode number.
+    pub netns: u32,
+    /// Name that a person knows its workload by; empty if unknown.
+    pub name: String,
+    /// Cgroup of the process that listens; empty if unknown.
+    pub cgroup: String,
+    /// Name of that process; empty if unknown.
+    pub comm: String,
+    /// Process id of it; `null` if unknown.
+    pub pid: Option<u32>,
+    /// Connections that wait for accept().
+    pub backlog: u64,
+    /// Limit of the accept queue.
+    pub backlog_max: u64,
+    /// Wait of the connection at the head of the queue; `null` if unknown.
+    pub oldest_wait_secs: Option<f64>,
+    /// 99th percentile of the wait of those accepted since the scan before; `null` if none was, or
+    /// it is unknown.
+    pub wait_p99_secs: Option<f64>,
+    /// Connections accepted per second; `null` if unknown.
+    pub accepted_per_sec: Option<f64>,
+    /// Connections dropped because the queue was full.
+    pub overflows_total: Option<u64>,
+    /// Established connections; `null` if requests are not seen.
+    pub connections: Option<u64>,
+    /// Requests that have no response yet; `null` if requests are not seen.
+    pub in_flight: Option<u64>,
+    /// Age of the oldest of them; `null` if there is none or it is unknown.
+    pub oldest_in_flight_secs: Option<f64>,
+    /// Open incident about it.
+    pub incident: Option<String>,
+}
+
+/// A limited resource.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ResourceEntry {
+    /// `memory` in bytes, or `files` or `threads` as a count.
+    pub resource: String,
+    /// Subject of the limit: `host`, a cgroup, or a process as `NAME (pid N)`.
+    pub subject: String,
+    /// Part in use.
+    pub used: u64,
+    /// Limit.
+    pub limit: u64,
+    /// Time until it runs out, as an open incident forecasts it; `null` without one.
+    pub exhaustion_secs: Option<f64>,
+    /// Open incident about it.
+    pub incident: Option<String>,
 }
 
 /// Group of this node.
