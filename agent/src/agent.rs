@@ -30,8 +30,9 @@ use crate::{
     detect::Verdict,
     engine::{Engine, HostInfo, Output},
     fleet::FleetMember,
+    history::{HistoryEvent, HistoryRecorder},
     os::{
-        StateDir,
+        StateDir, host,
         nonblocking_writer::DroppedLines,
         proc_reader, sandbox,
         self_protection::{self, RealtimeUnderPressure},
@@ -47,7 +48,7 @@ use crate::{
     service_pods::ServicePods,
     signals::{Hangup, stopped},
     status::{
-        ActionLog, LoopSnapshot, StatusBoard, StatusServer, page,
+        ActionLog, HostTables, LoopSnapshot, StatusBoard, StatusServer, page,
         runtime_dir::{RUNTIME_DIR, socket_path},
     },
     trace::{TraceError, TraceWriter},
@@ -165,8 +166,10 @@ pub fn run(
             }
         }
         engine.identify_with(identities);
+        let history =
+            HistoryRecorder::start(&config.record.state_dir, config.record.history, clock, info);
         let shown = board.clone();
-        let pages = page::pages(move || shown.report());
+        let pages = page::pages(move || shown.report(), board.history());
         let own = OwnSockets::new(&listen(config, &metrics, &drains, pages).await);
         sensors.leave_out(match &status {
             Some(status) => own.and_unix(status.path()),
@@ -191,6 +194,9 @@ pub fn run(
             realtime: RealtimeUnderPressure::default(),
             fleet: gate.clone(),
             windows,
+            history,
+            host: host::name(),
+            tables: HostTables::new(info),
             board: Some(board),
             actions: ActionLog::default(),
             service: ServiceManager::from_env(),
@@ -305,6 +311,12 @@ struct Agent {
     fleet: Option<FleetGate>,
     /// Windows on disk, if they are kept.
     windows: Option<SavedWindows>,
+    /// History on disk, if it is kept.
+    history: Option<HistoryRecorder>,
+    /// Name of the host.
+    host: String,
+    /// Tables of the agent's status.
+    tables: HostTables,
     /// Place of the snapshots for the agent's status; `None` in tests.
     board: Option<Arc<StatusBoard>>,
     /// Actions of the open incidents, and changes in effect.
@@ -355,6 +367,10 @@ impl Agent {
                 }
             }
         }
+        self.tables.observe(batch.read, self.clock.now(), batch.observations);
+        if let Some(history) = &mut self.history {
+            history.observe(batch.read, batch.observations);
+        }
         for fact in self.fleet.as_ref().map(FleetGate::take_facts).unwrap_or_default() {
             let t = batch.observations.last().map_or_else(|| self.clock.now(), |last| last.t);
             self.engine.apply_into(&Observation { t, fact }, &mut self.output);
@@ -364,6 +380,9 @@ impl Agent {
         for verdict in &self.output.verdicts {
             self.metrics.note_verdict(verdict);
             self.printer.verdict(verdict);
+            if let Some(history) = &mut self.history {
+                history.note(HistoryEvent::of_verdict(verdict, &self.host));
+            }
         }
         let has_news = has_outcomes || !self.output.is_empty();
         self.carry_out();
@@ -426,6 +445,9 @@ impl Agent {
                 self.executors.iter_mut().any(|executor| executor.perform(&decision, verdicts));
             self.printer.decision(&decision);
             self.actions.note_decision(&decision);
+            if let Some(history) = &mut self.history {
+                history.note(HistoryEvent::of_decision(&decision));
+            }
         }
     }
 
@@ -449,7 +471,8 @@ impl Agent {
     /// Puts the state of this moment on the board.
     fn publish(&mut self) {
         self.actions.retain(|id| self.engine.knows(id));
-        let snapshot = LoopSnapshot::take(&self.engine, &self.actions, self.clock.now());
+        let snapshot =
+            LoopSnapshot::take(&self.engine, &self.actions, &self.tables, self.clock.now());
         self.describe(snapshot.open_incidents());
         if let Some(board) = &self.board {
             board.put(snapshot);
@@ -486,6 +509,9 @@ impl Agent {
     fn report(&mut self, outcome: &Outcome) {
         self.metrics.note_outcome(outcome);
         self.actions.note_outcome(outcome);
+        if let Some(history) = &mut self.history {
+            history.note(HistoryEvent::of_outcome(outcome));
+        }
         for executor in &mut self.executors {
             executor.on_outcome(outcome);
         }
@@ -535,6 +561,9 @@ impl Agent {
         }
         if let Some(windows) = self.windows.take() {
             windows.stop(&self.engine, &self.clock);
+        }
+        if let Some(history) = self.history.take() {
+            history.stop();
         }
         self.printer.drain(PRINTED_WITHIN);
         tracing::info!("stopped");

@@ -12,6 +12,7 @@ Examples:
   spillway run                                  watch this host with every default
   spillway run --config /etc/spillway/spillway.toml --json
   spillway record --out host.jsonl --duration 60s
+  spillway record --out night.jsonl --last 8h   what the agent sampled while you slept
   spillway replay host.jsonl --decisions
   spillway doctor                               check what each probe can see on this host
   spillway status                               see incidents, actions and what to do next
@@ -59,7 +60,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Record everything that the sensors report as a trace
+    /// Record everything that the sensors report as a trace, or write one of what the running agent
+    /// has sampled each minute
     Record {
         /// New file to write, never overwritten; `-` for standard output
         #[arg(long, value_name = "FILE")]
@@ -67,7 +69,15 @@ pub enum Command {
         /// Duration, such as 60s or 2h
         #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
         duration: Duration,
-        /// Configuration file, for its intervals
+        /// Write the samples of the last hours instead, such as 2h, from the agent's history
+        #[arg(
+            long,
+            value_name = "DURATION",
+            value_parser = humantime::parse_duration,
+            conflicts_with_all = ["duration", "no_bpf"]
+        )]
+        last: Option<Duration>,
+        /// Configuration file, for its intervals and its record.state_dir
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
         /// Use only /proc and sock_diag, no BPF

@@ -31,6 +31,7 @@ use crate::{
     config::{Config, Pattern, ServeConfig},
     engine::{Engine, HostInfo},
     fleet::{self, GroupLimits, NodeReport, Survey},
+    history::{StoredHistory, frame},
     net::{http_client::Response, kubernetes},
     sense::{
         self, Fact, HostFact, Observation, ProcessFact, ProcessId, identity, kubepods, printable,
@@ -205,6 +206,22 @@ pub fn identity(bytes: &[u8]) {
     }
 }
 
+/// A minute of history is used only if it is whole, and gives what a trace gives: no time runs
+/// backwards.
+pub fn history(bytes: &[u8]) {
+    if let Some(events) = frame::unpack_events(bytes) {
+        assert_eq!(events.observations().count(), 0);
+    }
+    let Some(frame) = frame::unpack(bytes).or_else(|| frame::of_text(bytes.to_vec())) else {
+        return;
+    };
+    let times: Vec<_> = frame.observations().map(|observation| observation.t).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    for event in frame.events() {
+        let _ = frame.header.unix_ms(event.t);
+    }
+}
+
 /// Answers of `sock_diag` become listeners with printable addresses.
 pub fn sock_diag(bytes: &[u8]) {
     for addr in sense::from_sock_diag(bytes) {
@@ -255,7 +272,8 @@ pub fn http(bytes: &[u8]) {
         let metrics = Arc::new(Metrics::new(Clock::start(), 1.0));
         let config = ServeConfig { listen: LOOPBACK, ..ServeConfig::default() };
         on_a_thread(async move {
-            let pages = status::page::pages(StatusReport::default);
+            let history = StoredHistory::below("/nonexistent".into(), Clock::start());
+            let pages = status::page::pages(StatusReport::default, history);
             serve::serve(&config, metrics, Arc::new(ReadinessCell::default()), pages).await.ok()
         })
     });
@@ -319,7 +337,7 @@ mod tests {
 
     use super::*;
 
-    const TARGETS: [fn(&[u8]); 15] = [
+    const TARGETS: [fn(&[u8]); 16] = [
         journal,
         shed_journal,
         drain_state,
@@ -335,9 +353,10 @@ mod tests {
         fleet,
         status,
         identity,
+        history,
     ];
 
-    const NAMES: [&str; 15] = [
+    const NAMES: [&str; 16] = [
         "journal",
         "shed_journal",
         "drain_state",
@@ -353,6 +372,7 @@ mod tests {
         "fleet",
         "status",
         "identity",
+        "history",
     ];
 
     /// Seeds of each target, in the order of [`TARGETS`].
@@ -396,6 +416,11 @@ mod tests {
                     "status" => assert!(!StatusReport::parse(&bytes).unwrap().incidents.is_empty()),
                     "identity" => {
                         assert!(identity::from_bytes(&bytes).iter().any(|text| !text.is_empty()))
+                    }
+                    "history" => {
+                        let frame = frame::unpack(&bytes).or_else(|| frame::of_text(bytes));
+                        let frame = frame.unwrap();
+                        assert!(frame.observations().count() > 0 && frame.events().count() > 0);
                     }
                     "sock_diag" => assert!(!sense::from_sock_diag(&bytes).is_empty()),
                     _ => {}

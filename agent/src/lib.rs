@@ -12,11 +12,11 @@
 //! - [`engine`] puts `detect` and `decide` together: pure, shared by the agent and by replay.
 //!
 //! Around them: [`agent`] is the loop of `spillway run`, [`scan_loop`] its timers and reads,
-//! [`output`] what it prints, `saved_windows` what it keeps for its next run, [`serve`] its metrics
-//! and health, [`status`] its report, [`trace`] recorded observations, [`config`] the
-//! configuration, [`cli`] the command line, [`commands`] the subcommands, [`net`] clients of other
-//! hosts, `os` the operating system, [`units`] numbers for people, and [`clock`] the only reader of
-//! time.
+//! [`output`] what it prints, `saved_windows` what it keeps for its next run, [`history`] what it
+//! keeps for people, [`serve`] its metrics and health, [`status`] its report, [`trace`] recorded
+//! observations, [`config`] the configuration, [`cli`] the command line, [`commands`] the
+//! subcommands, [`net`] clients of other hosts, `os` the operating system, [`units`] numbers for
+//! people, and [`clock`] the only reader of time.
 //!
 //! Each stage imports only the stages before it, and from [`detect`] to [`engine`] nothing knows a
 //! clock, a file or a socket. `agent/README.md` describes how to add a sensor, a detector, an
@@ -36,6 +36,7 @@ pub mod fleet;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod history;
 pub mod net;
 pub mod os;
 pub mod output;

@@ -55,7 +55,10 @@ fn main() -> ExitCode {
         Command::CheckConfig { file, json, .. } => {
             commands::check_config::check_config(file.as_deref(), json)
         }
-        Command::Record { out, duration, config, no_bpf } => {
+        Command::Record { out, last: Some(last), config, .. } => {
+            commands::record::record_last(&out, last, config.as_deref())
+        }
+        Command::Record { out, duration, config, no_bpf, last: None } => {
             commands::record::record(&out, duration, config.as_deref(), || sensors(no_bpf))
         }
         Command::Replay { trace, decisions, config } => {

@@ -52,6 +52,7 @@ const TARGETS: &[(&str, &str, &str)] = &[
     ("fleet", "tests/fuzz/seeds/fleet", "json"),
     ("status", "tests/fuzz/seeds/status", "json"),
     ("identity", "tests/fuzz/seeds/identity", "bin"),
+    ("history", "tests/fuzz/seeds/history", "bin"),
 ];
 
 /// Feed arbitrary bytes to Spillway's parsers.

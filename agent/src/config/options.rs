@@ -448,6 +448,10 @@ options! {
         /// root and the agent's user can write to it or to a directory above it, or if its path
         /// has a symbolic link.
         state_dir: PathBuf = PathBuf::from("/var/lib/spillway"), AbsolutePath;
+        /// Time for which a sample of each minute is kept in "history" below the state directory,
+        /// for the page and for `spillway record --last`. It takes 64 MiB at most: on a host with
+        /// many processes it reaches less far back. "0s" keeps none. Read at startup.
+        history: Duration = DAY, DurationIn(Duration::ZERO..=WEEK);
     }
 }
 

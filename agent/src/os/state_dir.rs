@@ -15,7 +15,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Dir, Mode, OFlags},
+    fs::{AtFlags, Dir, Mode, OFlags, fstatvfs},
     io::Errno,
 };
 
@@ -147,6 +147,16 @@ impl StateDir {
         }
         names.sort();
         Ok(names)
+    }
+
+    /// Space on its file system that the agent's user may take, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the file system does not tell.
+    pub fn free_bytes(&self) -> io::Result<u64> {
+        let file_system = fstatvfs(&self.dir)?;
+        Ok(file_system.f_bavail.saturating_mul(file_system.f_frsize))
     }
 
     /// Syncs its names to disk.

@@ -13,6 +13,10 @@ use super::{
         HealthReason, HealthSection, IncidentEntry, NotificationSection, ProbeLine, STATUS_VERSION,
         StatusReport,
     },
+    tables::{
+        HostTables, TableRows,
+        entries::{IncidentIndex, listener_entries, resource_entries, workload_entries},
+    },
 };
 use crate::{
     act::{
@@ -26,6 +30,7 @@ use crate::{
     decide::{Action, ActionBudget, IncidentView, Severity},
     engine::Engine,
     fleet::{GroupLimits, Margins},
+    history::StoredHistory,
     os::host,
     serve::Metrics,
     units::Span,
@@ -51,6 +56,7 @@ pub struct LoopSnapshot {
     changes: Vec<ChangeInEffect>,
     changes_total: usize,
     budget: ActionBudget,
+    tables: TableRows,
 }
 
 /// Latest snapshot of the loop, and everything else that a report needs.
@@ -66,7 +72,7 @@ pub struct StatusBoard {
 
 impl LoopSnapshot {
     /// Takes a snapshot at `t`.
-    pub fn take(engine: &Engine, log: &ActionLog, t: f64) -> Self {
+    pub fn take(engine: &Engine, log: &ActionLog, tables: &HostTables, t: f64) -> Self {
         let (incidents, incidents_total) = engine.incidents(INCIDENTS_MAX);
         let with_actions = |incident: IncidentView| {
             let mut notes = log.of(&incident.id).to_vec();
@@ -85,6 +91,7 @@ impl LoopSnapshot {
             changes_total: changes.len(),
             changes: changes.into_iter().take(CHANGES_MAX).cloned().collect(),
             budget: engine.budget(t),
+            tables: tables.rows(),
         }
     }
 
@@ -113,6 +120,11 @@ impl StatusBoard {
             file: file.map(Path::to_owned),
             latest: Mutex::default(),
         }
+    }
+
+    /// Reader of the history that pages show.
+    pub fn history(&self) -> StoredHistory {
+        StoredHistory::below(self.config.record.state_dir.clone(), self.clock)
     }
 
     /// Replaces the snapshot.
@@ -158,6 +170,8 @@ impl StatusBoard {
         let Some(latest) = latest else { return report };
         let changes = latest.changes.iter().map(|change| change_entry(change, moment));
         let incidents = latest.incidents.iter();
+        let index = IncidentIndex::new(incidents.clone().map(|(incident, _)| incident), now);
+        let TableRows { workloads, listeners, resources } = &latest.tables;
         StatusReport {
             incidents: incidents
                 .map(|(incident, notes)| incident_entry(incident, notes, &report.host, moment))
@@ -171,6 +185,11 @@ impl StatusBoard {
                 for_drain: latest.budget.for_drain as u64,
                 next_secs: latest.budget.next_secs,
             },
+            workloads: workload_entries(&workloads.0, &index),
+            workloads_total: workloads.1 as u64,
+            listeners: listener_entries(&listeners.0, &index),
+            listeners_total: listeners.1 as u64,
+            resources: resource_entries(resources, &index),
             ..report
         }
     }
@@ -278,8 +297,8 @@ fn incident_entry(
     let Some((worst, others)) = incident.claims.split_first() else {
         return IncidentEntry::default();
     };
-    let left_secs =
-        worst.exhaustion_secs.map(|secs| (secs - (moment.now - worst.t).max(0.0)).max(0.0));
+    let left = |secs: f64| (secs - (moment.now - worst.t).max(0.0)).max(0.0);
+    let left_secs = worst.exhaustion_secs.map(left);
     let harm = worst.harm.as_ref();
     IncidentEntry {
         id: shown(&incident.id.to_string()),
@@ -294,6 +313,7 @@ fn incident_entry(
         since: moment.time_of(incident.opened_t),
         lasted_secs: (moment.now - incident.opened_t).max(0.0),
         exhaustion_secs: left_secs,
+        exhaustion_interval_secs: worst.exhaustion_interval_secs.map(|ends| ends.map(left)),
         cgroup: shown(worst.claim.cgroup()),
         pid: worst.claim.pid(),
         identity: worst.identity.as_deref().cloned(),

@@ -12,9 +12,11 @@ pub mod page;
 mod report;
 pub mod runtime_dir;
 mod server;
+mod tables;
 pub mod text;
 
 pub use action_log::ActionLog;
 pub use board::{LoopSnapshot, StatusBoard};
 pub use report::StatusReport;
 pub use server::StatusServer;
+pub use tables::HostTables;

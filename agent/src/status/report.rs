@@ -246,6 +246,8 @@ pub struct IncidentEntry {
     pub lasted_secs: f64,
     /// Time until the resource runs out; `null` without a forecast.
     pub exhaustion_secs: Option<f64>,
+    /// 95 % interval of that time, soonest first; `null` if it is too uncertain for one.
+    pub exhaustion_interval_secs: Option<[f64; 2]>,
     /// Cgroup concerned; empty if unknown.
     pub cgroup: String,
     /// Process concerned, if known.

@@ -14,6 +14,7 @@ mod etcd;
 mod faults;
 mod fleet;
 mod fleet_partition;
+mod history;
 mod limit;
 mod metrics;
 mod names;

@@ -16,6 +16,7 @@ use spillway_agent::{
     act::drain::ReadinessCell,
     clock::Clock,
     config::{Config, parse},
+    history::StoredHistory,
     serve::{Metrics, Pages, serve, serve_agent_check},
     status::{StatusReport, page},
 };
@@ -26,10 +27,14 @@ const LOOPBACK: &str = "127.0.0.1:0";
 /// Maximum wait of a probe while others hold connections.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
+fn no_history() -> StoredHistory {
+    StoredHistory::below("/nonexistent".into(), Clock::start())
+}
+
 /// Serves metrics and the agent check with this configuration, on their own loops as in the agent,
 /// and returns both addresses.
 fn served(config: Config) -> (SocketAddr, SocketAddr) {
-    served_with(config, page::pages(StatusReport::default))
+    served_with(config, page::pages(StatusReport::default, no_history()))
 }
 
 /// Does the same, with these pages.
@@ -227,7 +232,7 @@ fn page_that_hangs_holds_up_no_probe_and_is_given_up() {
             thread::sleep(Duration::from_secs(8));
             None
         }),
-        ..page::pages(StatusReport::default)
+        ..page::pages(StatusReport::default, no_history())
     };
     let (http, check) = served_with(config(""), hangs);
     let waiting: Vec<_> =

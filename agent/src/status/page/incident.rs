@@ -10,16 +10,16 @@ use super::{
     },
     class,
     overview::action_label,
-    seconds, timeline,
+    seconds, timeline, workload_link,
 };
 use crate::units::Span;
 
-pub(super) fn body(incident: Option<&IncidentEntry>, report: &StatusReport) -> Markup {
-    let Some(incident) = incident else { return over(report) };
+pub(super) fn body(incident: &IncidentEntry, report: &StatusReport) -> Markup {
+    let usage = report.workloads.iter().find(|workload| workload.cgroup == incident.cgroup);
     let workload = incident.identity.as_ref().map(|identity| identity.sentence());
     let sure = incident.confidence * 100.0;
     html! {
-        p { a href="/" { "All of " (report.host) } }
+        p { a href="/" { "All of " (report.host) } " · " a href="/incidents" { "Incidents" } }
         section class={ "card " (class(&incident.severity)) } {
             p class="badge" { (incident.severity) " · " (incident.verdict.replace('_', " ")) }
             h1 { (incident.headline) }
@@ -34,6 +34,9 @@ pub(super) fn body(incident: Option<&IncidentEntry>, report: &StatusReport) -> M
                 @if let Some(workload) = workload { dt { "workload" } dd { (workload) } }
                 @if !incident.cgroup.is_empty() {
                     dt { "cgroup" } dd { code { (incident.cgroup) } }
+                }
+                @if let Some(usage) = usage {
+                    dt { "memory" } dd { a href=(workload_link(usage)) { "its last day" } }
                 }
                 @if !incident.also.is_empty() { dt { "also" } dd { (incident.also.join(", ")) } }
                 @if let Some(node) = &incident.paged_by {
@@ -59,15 +62,5 @@ pub(super) fn body(incident: Option<&IncidentEntry>, report: &StatusReport) -> M
                 li { span { "in " (Span(secs)) } span { "forecast end, if nothing is done" } }
             }
         }
-    }
-}
-
-/// Page in place of one of an incident that is over, or never was.
-fn over(report: &StatusReport) -> Markup {
-    html! {
-        p { a href="/" { "All of " (report.host) } }
-        h1 { "This incident is not open" }
-        p { "It is over, or it was never raised here. The agent's log has it: "
-            code { "journalctl -u spillway" } "." }
     }
 }

@@ -4,12 +4,16 @@ use maud::{Markup, html};
 
 use super::{
     super::{
-        report::{ChangeEntry, IncidentEntry, ProbeLine, StatusReport},
+        report::{ChangeEntry, IncidentEntry, ProbeLine, ResourceEntry, StatusReport},
         text,
     },
     class, link,
+    listener::process,
+    listener_link,
+    workload::growth,
+    workload_link,
 };
-use crate::units::{Count, Span};
+use crate::units::{Count, Size, Span};
 
 /// Returns the title: a tab in the background shows how the host is.
 pub(super) fn title(report: &StatusReport) -> String {
@@ -42,8 +46,15 @@ pub(super) fn body(report: &StatusReport) -> Markup {
             p { (Count(report.incidents_total - report.incidents.len() as u64)) " more; "
                 code { "spillway status --json" } " lists them." }
         }
+        p { a href="/incidents" { "Incidents of the last day" } }
         h2 { "This node" }
         (node(report))
+        h2 { "Resources" }
+        (resources(report))
+        h2 { "Workloads" }
+        (workloads(report))
+        h2 { "Listeners" }
+        (listeners(report))
         h2 { "What Spillway sees" }
         (probes(&report.probes))
     }
@@ -114,6 +125,91 @@ fn is_trouble(kind: &str) -> bool {
 
 fn changed(change: &ChangeEntry, report: &StatusReport) -> Markup {
     html! { dt { "changed" } dd { (text::change_text(change, &report.at)) } }
+}
+
+/// Rows of a table on the overview: `spillway top` has more.
+const ROWS_MAX: usize = 10;
+
+fn resources(report: &StatusReport) -> Markup {
+    html! {
+        table {
+            thead { tr { th { "resource" } th { "of" } th { "in use" } th { "runs out in" } } }
+            tbody {
+                @for entry in report.resources.iter().take(ROWS_MAX) {
+                    tr {
+                        td { (entry.resource) }
+                        td { (entry.subject) }
+                        td { (share(entry)) }
+                        td { @match entry.exhaustion_secs {
+                            Some(secs) => (Span(secs)),
+                            None => "no end in sight",
+                        } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Describes the part of a resource that is in use.
+fn share(entry: &ResourceEntry) -> String {
+    let percent = entry.used as f64 / entry.limit.max(1) as f64 * 100.0;
+    if entry.resource == "memory" {
+        let [used, limit] = [entry.used, entry.limit].map(|bytes| Size(bytes as f64));
+        format!("{used} of {limit} ({percent:.0} %)")
+    } else {
+        format!("{} of {} ({percent:.0} %)", Count(entry.used), Count(entry.limit))
+    }
+}
+
+fn workloads(report: &StatusReport) -> Markup {
+    html! {
+        table {
+            thead { tr { th { "workload" } th { "memory" } th { "growth" } th { "processes" } } }
+            tbody {
+                @for workload in report.workloads.iter().take(ROWS_MAX) {
+                    tr {
+                        td { a href=(workload_link(workload)) { (workload.name) } }
+                        td { (Size(workload.memory_bytes as f64)) }
+                        td { (growth(workload)) }
+                        td { (Count(workload.processes)) }
+                    }
+                }
+            }
+        }
+        (more(report.workloads_total))
+    }
+}
+
+fn listeners(report: &StatusReport) -> Markup {
+    html! {
+        table {
+            thead { tr { th { "listener" } th { "process" } th { "waiting" } th { "in flight" } } }
+            tbody {
+                @for listener in report.listeners.iter().take(ROWS_MAX) {
+                    tr {
+                        td { a href=(listener_link(listener)) { (listener.addr) } }
+                        td { (process(listener)) }
+                        td { (Count(listener.backlog)) }
+                        td { @match listener.in_flight {
+                            Some(in_flight) => (Count(in_flight)),
+                            None => "not seen",
+                        } }
+                    }
+                }
+            }
+        }
+        (more(report.listeners_total))
+    }
+}
+
+/// Tells how many of a table are not shown.
+fn more(total: u64) -> Markup {
+    html! {
+        @if total > ROWS_MAX as u64 {
+            p { (Count(total - ROWS_MAX as u64)) " more; " code { "spillway top" } " lists them." }
+        }
+    }
 }
 
 fn probes(probes: &[ProbeLine]) -> Markup {

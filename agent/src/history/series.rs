@@ -1,0 +1,183 @@
+//! What a history says about one workload or one listener: values over time, and marks for what
+//! happened. Pure: from frames.
+
+use std::collections::BTreeSet;
+
+use super::{HistoryEvent, frame::HistoryFrame};
+use crate::{detect::IncidentId, sense::Fact};
+
+/// Maximum number of marks. A guess: more than a picture can show.
+const MARKS_MAX: usize = 200;
+
+/// Values over time: milliseconds since 1970, and the value.
+pub type Points = Vec<(u64, f64)>;
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HistoryMark {
+    /// Time in milliseconds since 1970.
+    pub at_ms: u64,
+    /// Kind.
+    pub kind: MarkKind,
+    /// Sentence for a person.
+    pub text: String,
+}
+
+/// Kind of a mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MarkKind {
+    /// A claim was raised.
+    Raised,
+    /// A claim was cleared.
+    Cleared,
+    /// An action was taken on this host.
+    Done,
+    /// An action would have been taken, or was refused.
+    NotDone,
+    /// All processes of the workload are others than before.
+    Restarted,
+    /// The kernel killed a process of the workload for want of memory.
+    Killed,
+}
+
+/// History of a workload.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct WorkloadSeries {
+    /// Memory of its processes in bytes: anonymous, swapped and shared.
+    pub memory: Points,
+    /// Limit on its memory in bytes, where there was one.
+    pub limit: Points,
+    /// Marks, in the order of time.
+    pub marks: Vec<HistoryMark>,
+}
+
+/// History of a listener.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListenerSeries {
+    /// Connections that waited for accept().
+    pub backlog: Points,
+    /// Limit of the accept queue.
+    pub backlog_max: Points,
+    /// Requests without a response, where they were seen.
+    pub in_flight: Points,
+    /// Longest wait of a connection or a request in seconds, where it was known.
+    pub wait_secs: Points,
+    /// Marks, in the order of time.
+    pub marks: Vec<HistoryMark>,
+}
+
+/// Reads the history of the workload in a cgroup.
+pub fn of_workload(frames: impl Iterator<Item = HistoryFrame>, cgroup: &str) -> WorkloadSeries {
+    let mut series = WorkloadSeries::default();
+    let needle = field("cgroup", cgroup);
+    let (mut ids_before, mut kills_before) = (BTreeSet::new(), None);
+    for frame in frames {
+        let at_ms = frame.header.at_ms;
+        series.marks.extend(events(&frame, |event| event.cgroup == cgroup));
+        let (mut private, mut shared, mut limit) = (0_u64, 0_u64, None);
+        let (mut ids, mut kills) = (BTreeSet::new(), None);
+        for observation in frame.observations_with(&needle) {
+            match observation.fact {
+                Fact::Process(process) if *process.cgroup == *cgroup => {
+                    private = private.saturating_add(process.anon_bytes + process.swap_bytes);
+                    shared = shared.max(process.shmem_bytes);
+                    limit = process.memory_max_bytes;
+                    ids.insert(process.id);
+                }
+                Fact::Cgroup(fact) if *fact.cgroup == *cgroup => kills = fact.oom_kills_total,
+                _ => {}
+            }
+        }
+        if !ids.is_empty() {
+            series.memory.push((at_ms, private.saturating_add(shared) as f64));
+            series.limit.extend(limit.map(|bytes| (at_ms, bytes as f64)));
+            if !ids_before.is_empty() && ids.is_disjoint(&ids_before) {
+                let text = "restarted: all its processes are new".to_owned();
+                series.marks.push(HistoryMark { at_ms, kind: MarkKind::Restarted, text });
+            }
+            ids_before = ids;
+        }
+        if let Some(kills) = kills {
+            let more = kills_before.replace(kills).map_or(0, |before| kills.saturating_sub(before));
+            if more > 0 {
+                let text = format!("the kernel killed {more} of its processes at the limit");
+                series.marks.push(HistoryMark { at_ms, kind: MarkKind::Killed, text });
+            }
+        }
+    }
+    series.marks = in_order(series.marks);
+    series
+}
+
+/// Reads the history of the listener at an address.
+pub fn of_listener(
+    frames: impl Iterator<Item = HistoryFrame>,
+    netns: u32,
+    addr: &str,
+) -> ListenerSeries {
+    let mut series = ListenerSeries::default();
+    let needle = field("addr", addr);
+    let id = IncidentId::Overload { netns, addr: addr.into() }.to_string();
+    for frame in frames {
+        let at_ms = frame.header.at_ms;
+        let is_of_addr = |event: &HistoryEvent| event.ids.contains(&id);
+        series.marks.extend(events(&frame, is_of_addr));
+        let (mut backlog, mut backlog_max, mut wait_us) = (None::<u64>, 0_u64, None);
+        for observation in frame.observations_with(&needle) {
+            match observation.fact {
+                Fact::Listener(fact) if fact.netns == netns && *fact.addr == *addr => {
+                    *backlog.get_or_insert(0) += u64::from(fact.backlog);
+                    backlog_max += u64::from(fact.backlog_max);
+                    wait_us = wait_us.max(fact.oldest_wait_us);
+                }
+                Fact::Requests(fact) if fact.netns == netns && *fact.addr == *addr => {
+                    series.in_flight.push((at_ms, f64::from(fact.in_flight)));
+                    wait_us = wait_us.max(fact.oldest_in_flight_us);
+                }
+                _ => {}
+            }
+        }
+        if let Some(backlog) = backlog {
+            series.backlog.push((at_ms, backlog as f64));
+            series.backlog_max.push((at_ms, backlog_max as f64));
+            series.wait_secs.extend(wait_us.map(|us| (at_ms, us as f64 / 1e6)));
+        }
+    }
+    series.marks = in_order(series.marks);
+    series
+}
+
+/// Text of a field in a line of a trace.
+fn field(name: &str, value: &str) -> Vec<u8> {
+    // A string always has a form in JSON.
+    let value = serde_json::to_string(value).unwrap_or_default();
+    format!("\"{name}\":{value}").into_bytes()
+}
+
+/// Returns the marks of the events that `is_about` chooses.
+fn events(frame: &HistoryFrame, is_about: impl Fn(&HistoryEvent) -> bool) -> Vec<HistoryMark> {
+    let marks = frame.events().filter(is_about).filter_map(|event| {
+        let kind = match event.event.as_str() {
+            "raised" => MarkKind::Raised,
+            "cleared" => MarkKind::Cleared,
+            // The forecast changes often.
+            "updated" => return None,
+            "would" | "refused" => MarkKind::NotDone,
+            _ => MarkKind::Done,
+        };
+        let text = match kind {
+            MarkKind::Raised => event.headline,
+            MarkKind::Cleared => format!("{} cleared: {}", event.verdict, event.why),
+            _ => format!("{} {}: {}", event.action, event.event.replace('_', " "), event.why),
+        };
+        Some(HistoryMark { at_ms: frame.header.unix_ms(event.t), kind, text })
+    });
+    marks.collect()
+}
+
+fn in_order(mut marks: Vec<HistoryMark>) -> Vec<HistoryMark> {
+    marks.sort_by_key(|mark| mark.at_ms);
+    // The latest say most.
+    let excess = marks.len().saturating_sub(MARKS_MAX);
+    marks.split_off(excess)
+}

@@ -1,0 +1,67 @@
+//! The last day of the history, as the pages ask for it.
+
+use std::path::PathBuf;
+
+use super::{
+    FrameReader, HistoryEvent, Period,
+    frame::HistoryFrame,
+    series::{self, ListenerSeries, WorkloadSeries},
+};
+use crate::clock::Clock;
+
+/// Time that is shown.
+const DAY_SECS: u64 = 86_400;
+
+/// Least time between two samples that are unpacked: 144 a day are as many as a picture shows, and
+/// take half a second on a host with 2,000 processes.
+const STEP_SECS: u64 = 600;
+
+/// Events of an incident, or of all, that are shown: the latest.
+const EVENTS_MAX: usize = 500;
+
+/// Reader of the last day.
+#[derive(Debug, Clone)]
+pub struct StoredHistory {
+    state_dir: PathBuf,
+    clock: Clock,
+}
+
+impl StoredHistory {
+    /// Creates the reader of the history below a state directory.
+    pub fn below(state_dir: PathBuf, clock: Clock) -> Self {
+        Self { state_dir, clock }
+    }
+
+    /// History of the workload in a cgroup; `None` if there is none at all.
+    pub fn workload(&self, cgroup: &str) -> Option<WorkloadSeries> {
+        Some(series::of_workload(self.frames(STEP_SECS)?, cgroup))
+    }
+
+    /// History of a listener; `None` if there is none at all.
+    pub fn listener(&self, netns: u32, addr: &str) -> Option<ListenerSeries> {
+        Some(series::of_listener(self.frames(STEP_SECS)?, netns, addr))
+    }
+
+    /// Events that `is_wanted` chooses, each with its time in milliseconds since 1970, the latest
+    /// ones if there are many; `None` if there is no history at all.
+    pub fn events(
+        &self,
+        is_wanted: impl Fn(&HistoryEvent) -> bool,
+    ) -> Option<Vec<(u64, HistoryEvent)>> {
+        let mut events = Vec::new();
+        // Samples are not needed at all.
+        for frame in self.frames(u64::MAX)? {
+            let wanted = frame.events().filter(&is_wanted);
+            events.extend(wanted.map(|event| (frame.header.unix_ms(event.t), event)));
+        }
+        events.sort_by_key(|(at_ms, _)| *at_ms);
+        let excess = events.len().saturating_sub(EVENTS_MAX);
+        Some(events.split_off(excess))
+    }
+
+    fn frames(&self, step_secs: u64) -> Option<impl Iterator<Item = HistoryFrame> + use<>> {
+        let to_secs = self.clock.unix_ms() / 1_000;
+        let period = Period { from_secs: to_secs.saturating_sub(DAY_SECS), to_secs, step_secs };
+        FrameReader::open(&self.state_dir, period).ok()
+    }
+}
