@@ -494,6 +494,8 @@ impl Agent {
             windows.save_if_due(&self.engine, &self.clock);
         }
         self.publish();
+        let (largest, others_bytes) = self.tables.largest_workloads();
+        self.metrics.note_workloads(&largest, others_bytes);
         let tracked = self.engine.tracked();
         self.metrics.note_tracked(&tracked);
         if tracked.untracked_total > 0 && !std::mem::replace(&mut self.has_warned_untracked, true) {

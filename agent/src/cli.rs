@@ -15,6 +15,7 @@ Examples:
   spillway record --out night.jsonl --last 8h   what the agent sampled while you slept
   spillway replay host.jsonl --decisions
   spillway doctor                               check what each probe can see on this host
+  spillway explain --incident ID --out leak.svg draw an incident of the last day
   spillway status                               see incidents, actions and what to do next
   spillway pause                                stop all new actions
   spillway drain                                drain this node until `spillway resume`
@@ -95,13 +96,18 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Draw one process of a trace: its memory, its verdicts and its forecast
+    /// Draw one process of a trace, or an incident of the last day: its resource, the verdicts, the
+    /// forecast and what was done
     Explain {
         /// Trace to read; `-` for standard input
-        trace: PathBuf,
+        #[arg(required_unless_present = "incident")]
+        trace: Option<PathBuf>,
         /// Process id
-        #[arg(long)]
-        pid: u32,
+        #[arg(long, requires = "trace", required_unless_present = "incident")]
+        pid: Option<u32>,
+        /// Incident of the last day, as `spillway status --json` names it
+        #[arg(long, value_name = "ID", conflicts_with_all = ["trace", "pid"])]
+        incident: Option<String>,
         /// New SVG file, never overwritten [default: standard output]
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,

@@ -64,7 +64,12 @@ fn main() -> ExitCode {
         Command::Replay { trace, decisions, config } => {
             commands::replay::run(&trace, decisions, config.as_deref())
         }
-        Command::Explain { trace, pid, out, config } => {
+        Command::Explain { incident: Some(id), out, config, .. } => {
+            commands::explain::incident(&id, out.as_deref(), config.as_deref())
+        }
+        Command::Explain { trace, pid, out, config, incident: None } => {
+            // The command line requires both.
+            let (trace, pid) = (trace.unwrap_or_default(), pid.unwrap_or_default());
             commands::explain::run(&trace, pid, out.as_deref(), config.as_deref())
         }
         Command::Status { config, json } => commands::status::status(config.as_deref(), json),

@@ -74,6 +74,32 @@ pub(crate) fn rounded(value: f64, digits: i32) -> f64 {
     (value * scale).round() / scale
 }
 
+/// Returns the time of day of an RFC 3339 time, with its date if that is not the one of `at`.
+pub(crate) fn clock_time(time: &str, at: &str) -> String {
+    match (time.get(..10), time.get(11..16)) {
+        (Some(date), Some(clock)) if at.get(..10) == Some(date) => format!("{clock} UTC"),
+        _ => to_minute(time),
+    }
+}
+
+/// Shortens a time of RFC 3339 to the minute.
+pub(crate) fn to_minute(time: &str) -> String {
+    shortened(time, 16)
+}
+
+/// Shortens a time of RFC 3339 to the second.
+pub(crate) fn to_second(time: &str) -> String {
+    shortened(time, 19)
+}
+
+/// Returns the date and the clock time up to a byte; the whole text if it is no such time.
+fn shortened(time: &str, end: usize) -> String {
+    match (time.get(..10), time.get(11..end)) {
+        (Some(date), Some(clock)) => format!("{date} {clock} UTC"),
+        _ => time.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +120,16 @@ mod tests {
         ] {
             assert_eq!(Frequency(per_sec).to_string(), expected);
         }
+    }
+
+    #[test]
+    fn times_are_as_short_as_they_can_be() {
+        let (time, same, other) = ("2026-11-30T03:02:10.123Z", "2026-11-30", "2026-12-01");
+        assert_eq!(clock_time(time, same), "03:02 UTC");
+        assert_eq!(clock_time(time, other), "2026-11-30 03:02 UTC");
+        assert_eq!(to_minute(time), "2026-11-30 03:02 UTC");
+        assert_eq!(to_second(time), "2026-11-30 03:02:10 UTC");
+        assert_eq!([to_minute("ä"), to_second("2026")], ["ä", "2026"]);
     }
 
     #[test]

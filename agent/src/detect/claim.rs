@@ -68,6 +68,11 @@ pub trait ClaimDetails {
     /// Subject, evidence and consequence in a sentence without a full stop.
     fn headline(&self, host: &str, exhaustion_secs: Option<f64>) -> String;
 
+    /// Headline while a limit of Spillway's, in bytes, holds the subject: nothing fails at it.
+    fn held_headline(&self, host: &str, _limit_bytes: u64) -> String {
+        self.headline(host, None)
+    }
+
     /// Advice to the person notified: an imperative without a full stop.
     fn advice(&self, exhaustion_secs: Option<f64>) -> String;
 }

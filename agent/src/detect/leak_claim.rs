@@ -122,6 +122,29 @@ pub struct LeakClaim {
 }
 
 impl LeakClaim {
+    /// Names the subject and its pace.
+    fn evidence(&self, host: &str) -> String {
+        let subject = match self.cgroup_memory {
+            Some(memory) => format!("{} on {host} leaks {}", self.unit(), memory.noun()),
+            None => {
+                let (pid, resource) = (self.id.pid, self.resource.noun());
+                let program = program(&self.comm, "A process");
+                format!("{program} (pid {pid}) on {host} leaks {resource}")
+            }
+        };
+        let beside = match self.cgroup_memory {
+            Some(CgroupMemory::Processes) => ", in ever more processes",
+            Some(_) => ", in none of its processes",
+            None => "",
+        };
+        let rate = match (self.growth_bytes_per_sec, self.growth_handles_per_sec) {
+            (Some(bytes), _) => format!(", {} a second", Size(bytes)),
+            (None, Some(handles)) => format!(", {}", Frequency(handles)),
+            (None, None) => String::new(),
+        };
+        format!("{subject}{rate}{beside}")
+    }
+
     /// Claims that a process leaks memory, so many bytes a second.
     pub(super) fn of_memory(
         id: ProcessId,
@@ -271,24 +294,6 @@ impl ClaimDetails for LeakClaim {
     }
 
     fn headline(&self, host: &str, exhaustion_secs: Option<f64>) -> String {
-        let subject = match self.cgroup_memory {
-            Some(memory) => format!("{} on {host} leaks {}", self.unit(), memory.noun()),
-            None => {
-                let (pid, resource) = (self.id.pid, self.resource.noun());
-                let program = program(&self.comm, "A process");
-                format!("{program} (pid {pid}) on {host} leaks {resource}")
-            }
-        };
-        let beside = match self.cgroup_memory {
-            Some(CgroupMemory::Processes) => ", in ever more processes",
-            Some(_) => ", in none of its processes",
-            None => "",
-        };
-        let rate = match (self.growth_bytes_per_sec, self.growth_handles_per_sec) {
-            (Some(bytes), _) => format!(", {} a second", Size(bytes)),
-            (None, Some(handles)) => format!(", {}", Frequency(handles)),
-            (None, None) => String::new(),
-        };
         let consequence = match exhaustion_secs {
             Some(secs) => {
                 let subject = if self.bound == Bound::Host { "the whole host" } else { "it" };
@@ -296,7 +301,12 @@ impl ClaimDetails for LeakClaim {
             }
             None => "it is not known yet when it runs out".to_owned(),
         };
-        format!("{subject}{rate}{beside}; {consequence}")
+        format!("{}; {consequence}", self.evidence(host))
+    }
+
+    fn held_headline(&self, host: &str, limit_bytes: u64) -> String {
+        let limit = Size(limit_bytes as f64);
+        format!("{}; Spillway holds it at {limit}", self.evidence(host))
     }
 
     fn advice(&self, exhaustion_secs: Option<f64>) -> String {
@@ -340,6 +350,16 @@ mod tests {
         let mut claim = LeakClaim::of_memory(id, &Arc::from(comm), &Arc::from(cgroup), 1.0);
         change(&mut claim);
         claim.shared_name()
+    }
+
+    #[test]
+    fn headline_of_a_held_leak_has_no_end() {
+        let id = ProcessId { pid: 7, start_ticks: 9 };
+        let claim = LeakClaim::of_memory(id, &Arc::from("api"), &Arc::from("/a"), 1_048_576.0);
+        assert_eq!(
+            claim.held_headline("web-3", 80 << 20),
+            "api (pid 7) on web-3 leaks memory, 1.0 MiB a second; Spillway holds it at 80.0 MiB"
+        );
     }
 
     #[test]

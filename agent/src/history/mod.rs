@@ -9,6 +9,7 @@
 //! agent: a frame that is damaged or of another version is skipped, and where the disk is nearly
 //! full the ring gives room back. Without a state directory there is none.
 
+pub(crate) mod chart;
 mod event;
 pub mod frame;
 mod minute;

@@ -90,7 +90,7 @@ impl Iterator for FrameReader {
             let unpack = if is_sampled { frame::unpack } else { frame::unpack_events };
             let Some(frame) = unpack(&bytes) else { continue };
             if is_sampled {
-                self.next_secs = secs + self.period.step_secs;
+                self.next_secs = secs.saturating_add(self.period.step_secs);
             }
             return Some(frame);
         }

@@ -3,8 +3,15 @@
 
 use std::collections::BTreeSet;
 
-use super::{HistoryEvent, frame::HistoryFrame};
-use crate::{detect::IncidentId, sense::Fact};
+use super::{
+    HistoryEvent,
+    chart::{self, Chart},
+    frame::HistoryFrame,
+};
+use crate::{
+    detect::IncidentId,
+    sense::{Fact, ProcessId},
+};
 
 /// Maximum number of marks. A guess: more than a picture can show.
 const MARKS_MAX: usize = 200;
@@ -64,6 +71,70 @@ pub struct ListenerSeries {
     pub wait_secs: Points,
     /// Marks, in the order of time.
     pub marks: Vec<HistoryMark>,
+}
+
+/// History of a process.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ProcessSeries {
+    /// Anonymous, swapped and shared memory in bytes.
+    pub memory: Points,
+    /// Limit on the memory of its cgroup in bytes, where there was one.
+    pub memory_max: Points,
+    /// Open files, where they were kept.
+    pub files: Points,
+    /// Limit on open files, where they were kept.
+    pub files_max: Points,
+    /// Threads, where they were kept.
+    pub threads: Points,
+    /// Sockets that the peer has closed and the process has not, where they were kept.
+    pub close_wait: Points,
+}
+
+impl ListenerSeries {
+    /// Pictures of the accept queue, of the requests and of the longest wait.
+    pub(crate) fn charts(&self, now_ms: u64) -> [Chart<'_>; 3] {
+        let plain = |title, points, unit| Chart {
+            title,
+            points,
+            limit: &[],
+            band: None,
+            marks: &self.marks,
+            now_ms,
+            unit,
+        };
+        let waiting = plain("Connections waiting", &self.backlog, chart::COUNT);
+        [
+            Chart { limit: &self.backlog_max, ..waiting },
+            plain("Requests in flight", &self.in_flight, chart::COUNT),
+            plain("Longest wait", &self.wait_secs, chart::SECONDS),
+        ]
+    }
+}
+
+/// Reads the history of a process.
+pub fn of_process(frames: impl Iterator<Item = HistoryFrame>, id: ProcessId) -> ProcessSeries {
+    let mut series = ProcessSeries::default();
+    let needle = format!("\"pid\":{},\"start_ticks\":{},", id.pid, id.start_ticks).into_bytes();
+    for frame in frames {
+        let at_ms = frame.header.at_ms;
+        for observation in frame.observations_with(&needle) {
+            match observation.fact {
+                Fact::Process(process) if process.id == id => {
+                    series.memory.push((at_ms, process.private_bytes() as f64));
+                    let limit = process.memory_max_bytes.map(|bytes| (at_ms, bytes as f64));
+                    series.memory_max.extend(limit);
+                }
+                Fact::Handles(handles) if handles.id == id => {
+                    series.files.push((at_ms, handles.fds as f64));
+                    series.files_max.extend(handles.fds_max.map(|max| (at_ms, max as f64)));
+                    series.threads.push((at_ms, handles.threads as f64));
+                    series.close_wait.extend(handles.close_wait.map(|some| (at_ms, some as f64)));
+                }
+                _ => {}
+            }
+        }
+    }
+    series
 }
 
 /// Reads the history of the workload in a cgroup.
@@ -156,7 +227,15 @@ fn field(name: &str, value: &str) -> Vec<u8> {
 
 /// Returns the marks of the events that `is_about` chooses.
 fn events(frame: &HistoryFrame, is_about: impl Fn(&HistoryEvent) -> bool) -> Vec<HistoryMark> {
-    let marks = frame.events().filter(is_about).filter_map(|event| {
+    let chosen = frame.events().filter(is_about);
+    let timed: Vec<_> = chosen.map(|event| (frame.header.unix_ms(event.t), event)).collect();
+    events_as_marks(&timed)
+}
+
+/// Returns the marks of events, each with its time in milliseconds since 1970.
+pub(crate) fn events_as_marks(events: &[(u64, HistoryEvent)]) -> Vec<HistoryMark> {
+    let marks = events.iter().filter_map(|(at_ms, event)| {
+        let HistoryEvent { verdict, action, why, .. } = event;
         let kind = match event.event.as_str() {
             "raised" => MarkKind::Raised,
             "cleared" => MarkKind::Cleared,
@@ -166,11 +245,11 @@ fn events(frame: &HistoryFrame, is_about: impl Fn(&HistoryEvent) -> bool) -> Vec
             _ => MarkKind::Done,
         };
         let text = match kind {
-            MarkKind::Raised => event.headline,
-            MarkKind::Cleared => format!("{} cleared: {}", event.verdict, event.why),
-            _ => format!("{} {}: {}", event.action, event.event.replace('_', " "), event.why),
+            MarkKind::Raised => event.headline.clone(),
+            MarkKind::Cleared => format!("{verdict} cleared: {why}"),
+            _ => format!("{action} {}: {why}", event.event.replace('_', " ")),
         };
-        Some(HistoryMark { at_ms: frame.header.unix_ms(event.t), kind, text })
+        Some(HistoryMark { at_ms: *at_ms, kind, text })
     });
     marks.collect()
 }

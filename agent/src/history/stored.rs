@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use super::{
     FrameReader, HistoryEvent, Period,
     frame::HistoryFrame,
-    series::{self, ListenerSeries, WorkloadSeries},
+    series::{self, ListenerSeries, ProcessSeries, WorkloadSeries},
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, sense::ProcessId};
 
 /// Time that is shown.
 const DAY_SECS: u64 = 86_400;
@@ -15,6 +15,9 @@ const DAY_SECS: u64 = 86_400;
 /// Least time between two samples that are unpacked: 144 a day are as many as a picture shows, and
 /// take half a second on a host with 2,000 processes.
 const STEP_SECS: u64 = 600;
+
+/// The same for a process, which a command draws, and no page: open files are in some samples only.
+const PROCESS_STEP_SECS: u64 = 60;
 
 /// Events of an incident, or of all, that are shown: the latest.
 const EVENTS_MAX: usize = 500;
@@ -40,6 +43,11 @@ impl StoredHistory {
     /// History of a listener; `None` if there is none at all.
     pub fn listener(&self, netns: u32, addr: &str) -> Option<ListenerSeries> {
         Some(series::of_listener(self.frames(STEP_SECS)?, netns, addr))
+    }
+
+    /// History of a process; `None` if there is none at all.
+    pub fn process(&self, id: ProcessId) -> Option<ProcessSeries> {
+        Some(series::of_process(self.frames(PROCESS_STEP_SECS)?, id))
     }
 
     /// Events that `is_wanted` chooses, each with its time in milliseconds since 1970, the latest

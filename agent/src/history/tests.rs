@@ -265,6 +265,9 @@ fn period_and_step_choose_the_frames() {
         frames.map(|frame| frame.header.at_ms / 1_000).collect()
     };
     assert_eq!(sampled(), [1_060, 1_240, 1_420]);
+    // Of no frame after the first one.
+    let once = Period { step_secs: u64::MAX, ..every_third };
+    assert_eq!(scratch.frames(once).len(), 8);
     // Those between are there for their events.
     assert_eq!(scratch.frames(every_third).len(), 8);
     // The clock was set back: that time has its observations already.

@@ -48,6 +48,11 @@ struct ReadLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WorkloadLabel {
+    cgroup: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LostLabel {
     what: &'static str,
 }
@@ -91,6 +96,7 @@ pub struct Metrics {
     read_seconds: Family<ReadLabel, Histogram>,
     loop_gap_seconds: Histogram,
     loop_gap_max_seconds: Gauge<f64, AtomicU64>,
+    workload_memory: Family<WorkloadLabel, Gauge>,
     lost: Family<LostLabel, Counter>,
     probe_attached: Family<ProbeLabel, Gauge>,
     probe_state: Family<ProbeStateLabel, Gauge>,
@@ -135,6 +141,7 @@ impl Metrics {
             read_seconds: Family::new_with_constructor(|| Histogram::new(SCAN_BUCKETS_SECS)),
             loop_gap_seconds: Histogram::new(GAP_BUCKETS_SECS),
             loop_gap_max_seconds: Gauge::default(),
+            workload_memory: Family::default(),
             lost: Family::default(),
             probe_attached: Family::default(),
             probe_state: Family::default(),
@@ -192,6 +199,12 @@ impl Metrics {
             "Longest such time since the start",
             Unit::Seconds,
             self.loop_gap_max_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "workload_memory",
+            "Anonymous, swapped and shared memory of the largest workloads; the rest is \"other\"",
+            Unit::Bytes,
+            self.workload_memory.clone(),
         );
         registry.register("lost", "Facts that were lost, by reason", self.lost.clone());
         registry.register(
@@ -424,6 +437,17 @@ impl Metrics {
         raise_to(&self.untracked, tracked.untracked_total);
         self.health_state().note_untracked(self.clock.now(), tracked.untracked_total);
         raise_to(&self.ignored, tracked.ignored_total);
+    }
+
+    /// Notes the memory in bytes of the largest workloads, by cgroup, and that of all others.
+    pub fn note_workloads(&self, largest: &[(Arc<str>, u64)], others_bytes: u64) {
+        self.workload_memory.clear();
+        let others = ("other", others_bytes);
+        let largest = largest.iter().map(|(cgroup, bytes)| (&**cgroup, *bytes));
+        for (cgroup, bytes) in largest.chain([others]) {
+            let label = WorkloadLabel { cgroup: cgroup.to_owned() };
+            self.workload_memory.get_or_create(&label).set(bytes.try_into().unwrap_or(i64::MAX));
+        }
     }
 
     /// Encodes all metrics as OpenMetrics text.

@@ -27,7 +27,7 @@ use crate::{
     bpf::ProbeStatus,
     clock::Clock,
     config::{Choice as _, Config, FleetBackend},
-    decide::{Action, ActionBudget, IncidentView, Severity},
+    decide::{Action, ActionBudget, IncidentId, IncidentView, Severity},
     engine::Engine,
     fleet::{GroupLimits, Margins},
     history::StoredHistory,
@@ -170,11 +170,18 @@ impl StatusBoard {
         let Some(latest) = latest else { return report };
         let changes = latest.changes.iter().map(|change| change_entry(change, moment));
         let incidents = latest.incidents.iter();
-        let index = IncidentIndex::new(incidents.clone().map(|(incident, _)| incident), now);
+        let with_limit = incidents.clone().map(|(incident, _)| {
+            let is_held = limit_of(incident, &latest.changes).is_some();
+            (incident, is_held)
+        });
+        let index = IncidentIndex::new(with_limit, now);
         let TableRows { workloads, listeners, resources } = &latest.tables;
         StatusReport {
             incidents: incidents
-                .map(|(incident, notes)| incident_entry(incident, notes, &report.host, moment))
+                .map(|(incident, notes)| {
+                    let limit_bytes = limit_of(incident, &latest.changes);
+                    incident_entry(incident, notes, &report.host, limit_bytes, moment)
+                })
                 .collect(),
             incidents_total: latest.incidents_total as u64,
             changes: changes.collect(),
@@ -288,10 +295,20 @@ fn shown(text: &str) -> String {
     printable(&text.replace("\n  hint:", "; hint:"), TEXT_CHARS_MAX)
 }
 
+/// Returns the limit that Spillway has set for an incident, if it is in effect.
+fn limit_of(incident: &IncidentView, changes: &[ChangeInEffect]) -> Option<u64> {
+    let is_for = |id: &IncidentId| {
+        *id == incident.id || incident.claims.iter().any(|claim| claim.claim.id() == *id)
+    };
+    let change = changes.iter().find(|change| change.latest.cause.incidents().iter().any(is_for));
+    change.and_then(|change| change.latest.limit_bytes)
+}
+
 fn incident_entry(
     incident: &IncidentView,
     notes: &[ActionNote],
     host: &str,
+    limit_bytes: Option<u64>,
     moment: ReportTime,
 ) -> IncidentEntry {
     let Some((worst, others)) = incident.claims.split_first() else {
@@ -300,15 +317,20 @@ fn incident_entry(
     let left = |secs: f64| (secs - (moment.now - worst.t).max(0.0)).max(0.0);
     let left_secs = worst.exhaustion_secs.map(left);
     let harm = worst.harm.as_ref();
+    // The end that is forecast is that of Spillway's own limit, at which nothing fails.
+    let headline = match limit_bytes {
+        None => worst.claim.headline(host, left_secs),
+        Some(bytes) => worst.claim.held_headline(host, bytes),
+    };
     IncidentEntry {
         id: shown(&incident.id.to_string()),
         severity: harm.map_or("info", |harm| harm.severity.name()).to_owned(),
         severity_why: harm.map(|harm| shown(&harm.reason)).unwrap_or_default(),
         verdict: worst.claim.name().to_owned(),
-        headline: shown(&worst.claim.headline(host, left_secs)),
+        headline: shown(&headline),
         why: shown(&worst.why),
         evidence: shown(&incident.evidence),
-        advice: shown(&worst.claim.advice(left_secs)),
+        advice: shown(&worst.claim.advice(left_secs.filter(|_| limit_bytes.is_none()))),
         confidence: worst.confidence,
         since: moment.time_of(incident.opened_t),
         lasted_secs: (moment.now - incident.opened_t).max(0.0),

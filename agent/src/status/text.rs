@@ -12,7 +12,7 @@ use super::report::{
 use crate::{
     act::notify::printable,
     sense::identity::Identity,
-    units::{Count, Size, Span},
+    units::{Count, Size, Span, clock_time},
 };
 
 /// Width of a line.
@@ -428,15 +428,6 @@ pub(super) fn change_text(change: &ChangeEntry, at: &str) -> String {
             format!("{subject} may use {size} of memory since {since}, {until}")
         }
         None => format!("{subject} has a shorter accept queue since {since}, {until}"),
-    }
-}
-
-/// Returns the time of day of an RFC 3339 time, with its date if that is not the one of `at`.
-pub(super) fn clock_time(time: &str, at: &str) -> String {
-    match (time.get(..10), time.get(11..16)) {
-        (Some(date), Some(clock)) if at.get(..10) == Some(date) => format!("{clock} UTC"),
-        (Some(date), Some(clock)) => format!("{date} {clock} UTC"),
-        _ => time.to_owned(),
     }
 }
 

@@ -3,11 +3,22 @@
 
 use std::{
     env, fs,
+    net::TcpListener,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
 
+use spillway_agent::{
+    clock::Clock,
+    engine::HostInfo,
+    history::{
+        HistoryEvent, HistoryRing, RingLimits,
+        frame::{FrameHeader, pack},
+    },
+    sense::{Fact, ListenerFact, Observation, ProcessFact, ProcessId},
+};
 use spillway_tests::{
     ANY_PORT, Running, Scratch, apart, http_get, is_root, run_with, skip, wait_for,
 };
@@ -18,13 +29,74 @@ const SOON: Duration = Duration::from_secs(30);
 /// Size of a blank page of these dimensions: a few kilobytes.
 const PICTURE_BYTES_MIN: usize = 15_000;
 
-/// Pictures: name, whether of the incident, width, height, and whether in dark colours.
-const PICTURES: [(&str, bool, u32, u32, bool); 4] = [
-    ("overview-narrow", false, 400, 1_100, true),
-    ("overview-wide", false, 1_200, 1_000, false),
-    ("incident-narrow", true, 400, 1_500, false),
-    ("incident-wide", true, 1_200, 1_000, true),
+/// Pictures: name, index of the page, width, height, and whether in dark colours.
+const PICTURES: [(&str, usize, u32, u32, bool); 8] = [
+    ("overview-narrow", 0, 400, 2_000, true),
+    ("overview-wide", 0, 1_200, 1_500, false),
+    ("incident-narrow", 1, 400, 1_500, false),
+    ("incident-wide", 1, 1_200, 1_000, true),
+    ("workload-narrow", 2, 400, 1_200, false),
+    ("workload-wide", 2, 1_200, 1_000, true),
+    ("listener-wide", 3, 1_200, 1_300, false),
+    ("past-wide", 4, 1_200, 700, false),
 ];
+
+/// Time between two minutes of history before the test, and the number of them: ten hours.
+const PAST_STEP_SECS: u64 = 300;
+const PAST_STEPS: u64 = 120;
+
+/// Address of a listener that the test makes.
+const LISTENER: &str = "127.0.0.1:18446";
+
+/// Writes a past of ten hours: a workload that grew and was restarted once, a claim that was raised
+/// and cleared, and a listener with a busy hour.
+fn write_past(state_dir: &Path, cgroup: &str, netns: u32) {
+    let limits = RingLimits { free_bytes_min: 0, ..RingLimits::default() };
+    let mut ring = HistoryRing::new(state_dir.to_owned(), Duration::from_hours(24), limits);
+    let host = HostInfo { mem_total_bytes: 1 << 34, cpus: 2 };
+    let now_ms = Clock::start().unix_ms();
+    for step in 0..PAST_STEPS {
+        let at_ms = now_ms - (PAST_STEPS - step) * PAST_STEP_SECS * 1_000;
+        let header = FrameHeader::new(host, 60.0, "before".to_owned(), 0.0, at_ms);
+        let (life, age) = if step < 70 { (1, step) } else { (2, step - 70) };
+        let process = ProcessFact {
+            id: ProcessId { pid: 100 + life, start_ticks: life.into() },
+            comm: "workload".into(),
+            cgroup: cgroup.into(),
+            anon_bytes: (60 + 4 * age) << 20,
+            ..ProcessFact::default()
+        };
+        let busy = if (40..52).contains(&step) { 46 - (46_i64 - step as i64).abs() } else { 1 };
+        let listener = ListenerFact {
+            netns,
+            addr: LISTENER.into(),
+            backlog: busy as u32,
+            backlog_max: 128,
+            oldest_wait_us: Some(busy as u64 * 9_000),
+            ..ListenerFact::default()
+        };
+        let facts = [Fact::Process(process), Fact::Listener(listener)];
+        let observations = facts.map(|fact| Observation { t: 0.0, fact });
+        let event = |event: &str| HistoryEvent {
+            event: event.to_owned(),
+            ids: vec!["leak-101-1".to_owned()],
+            verdict: "leak".to_owned(),
+            severity: "warning".to_owned(),
+            cgroup: cgroup.to_owned(),
+            headline: "workload (pid 101) leaks memory, 48.0 MiB an hour".to_owned(),
+            advice: "restart workload before then, and find the leak".to_owned(),
+            why: "anonymous memory grew in a straight line for 2.5 h".to_owned(),
+            ..HistoryEvent::default()
+        };
+        let events = match step {
+            30 => vec![event("raised")],
+            70 => vec![HistoryEvent { why: "it has ended".to_owned(), ..event("cleared") }],
+            _ => Vec::new(),
+        };
+        let packed = pack(&header, &observations, &events).expect("packing a minute");
+        ring.append(&packed, (at_ms / 1_000) as u32).expect("writing a minute");
+    }
+}
 
 #[test]
 fn pages_of_a_leak_are_drawn_by_a_browser() {
@@ -41,6 +113,11 @@ fn pages_of_a_leak_are_drawn_by_a_browser() {
         return skip(TEST, "no cgroup can be made");
     };
     let scratch = Scratch::make(TEST);
+    let state_dir = scratch.0.join("state");
+    fs::DirBuilder::new().mode(0o700).create(&state_dir).expect("making the state directory");
+    let netns = fs::metadata("/proc/self/ns/net").expect("a network namespace").ino() as u32;
+    write_past(&state_dir, &cgroup.path, netns);
+    let _listener = TcpListener::bind(LISTENER).expect("listening");
     let config = scratch.file(
         "spillway.toml",
         &format!(
@@ -48,7 +125,7 @@ fn pages_of_a_leak_are_drawn_by_a_browser() {
              interval = \"100ms\"\n[detect.leak]\nwarm_up = \"0s\"\n\
              horizons = [\"4s\", \"6s\", \"10s\", \"20s\"]\nmin_growth = \"16MiB\"\n[decide]\n\
              limit_within = \"1d\"\nallow = [\"{}\"]\n[act.limit]\nmargin = \"16MiB\"\n",
-            scratch.0.join("state").display(),
+            state_dir.display(),
             cgroup.path
         ),
     );
@@ -62,8 +139,21 @@ fn pages_of_a_leak_are_drawn_by_a_browser() {
     let incident = limited.unwrap_or_else(|| panic!("{}", running.log()));
     let pictures = Path::new(env!("CARGO_MANIFEST_DIR")).join("pictures");
     fs::create_dir_all(&pictures).expect("making the folder of pictures");
-    for (name, is_incident, width, height, is_dark) in PICTURES {
-        let path = if is_incident { incident.as_str() } else { "/" };
+    let segment = |text: &str| text.replace('/', "%2F").replace(':', "%3A");
+    let pages = [
+        "/".to_owned(),
+        incident,
+        format!("/workloads/{}", segment(&cgroup.path)),
+        format!("/listeners/{netns}/{}", segment(LISTENER)),
+        "/incidents/leak-101-1".to_owned(),
+    ];
+    let drawn = [(&pages[2], "restarted: all"), (&pages[3], "<polyline"), (&pages[4], "not open")];
+    for (page, wanted) in drawn {
+        let text = http_get(addr, page).expect("a page");
+        assert!(text.contains(wanted), "no {wanted:?} in {page}: {text}");
+    }
+    for (name, page, width, height, is_dark) in PICTURES {
+        let path = &pages[page];
         let picture = pictures.join(format!("{name}.png"));
         let mut browser = Command::new(&chromium);
         browser.args(["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]);

@@ -118,6 +118,8 @@ fn status_of_a_leak_says_what_was_done_and_what_to_do() {
     let of_leak = |incident: &&Value| incident["cgroup"] == path.as_str();
     let incident = incidents.iter().find(of_leak).unwrap_or_else(|| panic!("{status:#}"));
     assert_eq!((&incident["pid"], &incident["verdict"]), (&leak.pid().into(), &"leak".into()));
+    let headline = incident["headline"].as_str().unwrap_or_default();
+    assert!(headline.contains("; Spillway holds it at "), "{headline}");
     let identity = &incident["identity"];
     let command = "leaker --db=postgres://app:[secret]@db/shop --api-key [secret] --port=80 leak \
                    --rate=8MiB --limit=1500MiB";
@@ -163,6 +165,21 @@ fn status_of_a_leak_says_what_was_done_and_what_to_do() {
     assert_eq!(code, Some(0), "{log}");
     leak.stop();
     assert!(!node.socket.exists(), "the agent left its socket");
+
+    // What was claimed and done outlives the agent.
+    let explained = |id: &str| {
+        let mut explain = node.command("explain");
+        said(&explain.args(["--incident", id]).output().expect("the agent runs"))
+    };
+    let (code, svg) = explained(incident["id"].as_str().expect("an id"));
+    assert_eq!(code, Some(0), "{svg}");
+    for wanted in ["<svg xmlns=", "leaks memory", "Memory of the process", "limit limited: memory."]
+    {
+        assert!(svg.contains(wanted), "no {wanted:?} in {svg}");
+    }
+    let (code, text) = explained("leak-1-1");
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("has no incident leak-1-1"), "{text}");
 }
 
 #[test]

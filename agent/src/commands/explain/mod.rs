@@ -1,9 +1,11 @@
-//! `spillway explain`: draws one process of a trace: its memory, its verdicts and its forecast.
+//! `spillway explain`: draws one process of a trace, with its verdicts and its forecast, or an
+//! incident of the last day from the agent's history.
 //!
 //! The trace is replayed through the same engine as `spillway replay`, so the picture shows the
 //! verdicts that the agent gave. A trace may not fit in memory, so a long series is thinned to
 //! every other point, repeatedly if necessary.
 
+mod incident;
 mod svg;
 
 use std::{
@@ -18,9 +20,12 @@ use thiserror::Error;
 
 use super::{CommandError, create_new, load, open_trace};
 use crate::{
+    act::notify::printable,
+    clock::Clock,
     config::Config,
     detect::{Claim, Verdict},
     engine::{Engine, Output},
+    history::StoredHistory,
     sense::{Fact, ProcessFact},
     trace::{TraceError, TraceReader},
 };
@@ -29,6 +34,9 @@ pub use svg::{BLUE, GREY, VERMILLION, draw};
 
 /// Maximum points kept for one process: four per pixel of the picture.
 const POINTS_MAX: usize = 4_096;
+
+/// Maximum length of an id in a message, in characters.
+const ID_CHARS_MAX: usize = 200;
 
 /// Maximum processes listed if the requested one is missing.
 const NAMED_MAX: usize = 10;
@@ -130,6 +138,34 @@ pub fn run(
     })?;
     let svg = draw(&explained)
         .map_err(|error| CommandError::Failed(anyhow!("cannot draw the picture: {error}")))?;
+    write(&svg, out)
+}
+
+/// Draws an incident of the last day from the agent's history, to a new file or to standard output.
+///
+/// # Errors
+///
+/// Returns an error if the configuration is invalid, the history has no such incident, or the file
+/// exists or cannot be written.
+pub fn incident(id: &str, out: Option<&Path>, config: Option<&Path>) -> Result<(), CommandError> {
+    let state_dir = load(config)?.record.state_dir;
+    let clock = Clock::start();
+    let history = StoredHistory::below(state_dir.clone(), clock);
+    let events = history.events(|event| event.ids.iter().any(|one| one == id));
+    let svg = events.and_then(|events| incident::draw(id, &events, &history, clock.unix_ms()));
+    let svg = svg.ok_or_else(|| {
+        CommandError::BadInput(anyhow!(
+            "the history of the last day below {} has no incident {}\n  hint: `spillway status \
+             --json` has the ids of those that are open; with another record.state_dir use \
+             --config FILE, and sudo if the directory is root's",
+            state_dir.display(),
+            printable(id, ID_CHARS_MAX)
+        ))
+    })?;
+    write(&svg, out)
+}
+
+fn write(svg: &str, out: Option<&Path>) -> Result<(), CommandError> {
     match out {
         Some(file) => create_new(file)?.write_all(svg.as_bytes())?,
         None => io::stdout().lock().write_all(svg.as_bytes())?,

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::Span;
+use crate::units::{Span, to_minute};
 
 pub use cgroup_name::{CgroupName, container_id};
 pub use kubelet_logs::{PodName, pods_in};
@@ -130,7 +130,7 @@ impl Identity {
         let build_id = build_id.map(|id| format!("build {}", short(id)));
         let started = self.started.as_ref().map(|started| {
             let age = self.age_secs.map(|secs| format!(", {} before the claim", Span(secs)));
-            format!("started {}{}", minute(started), age.unwrap_or_default())
+            format!("started {}{}", to_minute(started), age.unwrap_or_default())
         });
         let user = self.user.as_ref().map(|user| format!("run by {user}"));
         let command = self.command.as_ref().map(|command| format!("`{command}`"));
@@ -141,14 +141,6 @@ impl Identity {
 
 fn short(id: &str) -> &str {
     id.get(..SHORT_ID_DIGITS).unwrap_or(id)
-}
-
-/// Shortens a time of RFC 3339 to the minute.
-fn minute(time: &str) -> String {
-    match (time.get(..10), time.get(11..16)) {
-        (Some(day), Some(minute)) => format!("{day} {minute} UTC"),
-        _ => time.to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use super::{
     },
     class,
     overview::action_label,
-    seconds, timeline, workload_link,
+    timeline, workload_link,
 };
-use crate::units::Span;
+use crate::units::{Span, to_second};
 
 pub(super) fn body(incident: &IncidentEntry, report: &StatusReport) -> Markup {
     let usage = report.workloads.iter().find(|workload| workload.cgroup == incident.cgroup);
@@ -48,15 +48,15 @@ pub(super) fn body(incident: &IncidentEntry, report: &StatusReport) -> Markup {
         h2 { "Timeline" }
         (timeline::picture(incident, report))
         ol {
-            li { span { (seconds(&incident.since)) }
+            li { span { (to_second(&incident.since)) }
                 span { "claimed: " (incident.first_evidence()) } }
             @for action in &incident.actions {
                 li {
-                    span { (seconds(&action.since)) }
+                    span { (to_second(&action.since)) }
                     span { (action_label(&action.state)) ": " (text::action_text(action, report)) }
                 }
             }
-            li { span { (seconds(&report.at)) }
+            li { span { (to_second(&report.at)) }
                 span { "now, " (Span(incident.lasted_secs)) " after the claim" } }
             @if let Some(secs) = incident.exhaustion_secs {
                 li { span { "in " (Span(secs)) } span { "forecast end, if nothing is done" } }

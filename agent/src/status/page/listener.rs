@@ -4,17 +4,12 @@ use maud::{Markup, html};
 
 use super::{
     super::report::{ListenerEntry, StatusReport},
-    chart::{self, Chart},
     workload::{about, no_history, now_ms, open_incidents},
 };
 use crate::{
-    history::series::{ListenerSeries, Points},
+    history::{chart, series::ListenerSeries},
     units::{Count, Frequency, Span},
 };
-
-/// Steps of a grid of counts and of seconds.
-const STEPS: &[f64] = &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
-const STEPS_BASE: f64 = 10.0;
 
 pub(super) fn body(
     listener: &ListenerEntry,
@@ -23,7 +18,10 @@ pub(super) fn body(
 ) -> Markup {
     let incidents = about(report, |incident| Some(&incident.id) == listener.incident.as_ref());
     let unknown = || "unknown".to_owned();
-    let pace = listener.accepted_per_sec.map(|pace| Frequency(pace).to_string());
+    let pace = listener.accepted_per_sec.map(|pace| match pace {
+        0.0 => "none in the last seconds".to_owned(),
+        pace => Frequency(pace).to_string(),
+    });
     let pace = pace.unwrap_or_else(unknown);
     let span = |secs: Option<f64>| secs.map_or_else(unknown, |secs| Span(secs).to_string());
     html! {
@@ -32,8 +30,8 @@ pub(super) fn body(
         (open_incidents(&incidents))
         dl {
             dt { "waiting" }
-            dd { (Count(listener.backlog)) " of " (Count(listener.backlog_max))
-                " connections, the oldest for " (span(listener.oldest_wait_secs)) }
+            dd { (Count(listener.backlog)) " of " (Count(listener.backlog_max)) " connections"
+                @if listener.backlog > 0 { ", the oldest for " (span(listener.oldest_wait_secs)) } }
             dt { "requests" }
             dd { (requests(listener)) }
             dt { "accepted" }
@@ -48,6 +46,7 @@ pub(super) fn body(
         }
         @match series {
             Some(series) => {
+                h2 { "Accept queue and requests" }
                 (pictures(series, now_ms(report)))
                 (chart::list(&series.marks, now_ms(report)))
             }
@@ -57,34 +56,9 @@ pub(super) fn body(
 }
 
 fn pictures(series: &ListenerSeries, now_ms: u64) -> Markup {
-    let (steps, steps_base, no_limit) = (STEPS, STEPS_BASE, Points::new());
-    let plain = |title, points, text| Chart {
-        title,
-        points,
-        limit: &no_limit,
-        band: None,
-        marks: &series.marks,
-        now_ms,
-        steps,
-        steps_base,
-        text,
-    };
-    let waiting = plain("Connections waiting", &series.backlog, count);
     html! {
-        h2 { "Accept queue" }
-        (Chart { limit: &series.backlog_max, ..waiting }.draw())
-        h2 { "Requests" }
-        (plain("Requests in flight", &series.in_flight, count).draw())
-        (plain("Longest wait", &series.wait_secs, secs).draw())
+        @for chart in series.charts(now_ms) { (chart.draw()) }
     }
-}
-
-fn count(value: f64) -> String {
-    if value.fract() == 0.0 { Count(value as u64).to_string() } else { format!("{value:.1}") }
-}
-
-fn secs(value: f64) -> String {
-    if value < 1.0 { format!("{:.0} ms", value * 1e3) } else { Span(value).to_string() }
 }
 
 fn requests(listener: &ListenerEntry) -> String {

@@ -5,7 +5,6 @@
 //! font or a picture from elsewhere, so that it works on a host that is cut off. Everything in a
 //! report is escaped, because its names are chosen by others.
 
-mod chart;
 mod incident;
 mod listener;
 mod overview;
@@ -25,6 +24,7 @@ use crate::{
         series::{ListenerSeries, WorkloadSeries},
     },
     serve::Pages,
+    units::to_second,
 };
 
 /// Path of the incidents of the last day, and the beginning of the path of each.
@@ -143,7 +143,7 @@ fn document(title: &str, report: &StatusReport, refresh_secs: u32, body: &Markup
             body {
                 main { (body) }
                 footer {
-                    "Spillway " (report.version) ", " (seconds(&report.at))
+                    "Spillway " (report.version) ", " (to_second(&report.at))
                     ". The same in a terminal: " code { "spillway status" } "."
                 }
             }
@@ -178,14 +178,6 @@ fn workload_link(workload: &WorkloadEntry) -> String {
 /// Returns a link to the page of a listener.
 fn listener_link(listener: &ListenerEntry) -> String {
     format!("{LISTENERS}{}/{}", listener.netns, segment(&listener.addr))
-}
-
-/// Shortens a time of RFC 3339 to the second.
-fn seconds(time: &str) -> String {
-    match (time.get(..10), time.get(11..19)) {
-        (Some(day), Some(clock)) => format!("{day} {clock} UTC"),
-        _ => time.to_owned(),
-    }
 }
 
 /// Class of what has a severity.

@@ -13,7 +13,7 @@ use super::{
     workload::growth,
     workload_link,
 };
-use crate::units::{Count, Size, Span};
+use crate::units::{Count, Size, Span, clock_time};
 
 /// Returns the title: a tab in the background shows how the host is.
 pub(super) fn title(report: &StatusReport) -> String {
@@ -76,7 +76,7 @@ fn card(incident: &IncidentEntry, report: &StatusReport) -> Markup {
             h3 { a href=(link(incident)) { (incident.headline) } }
             dl {
                 dt { "since" }
-                dd { (text::clock_time(&incident.since, &report.at)) ", for "
+                dd { (clock_time(&incident.since, &report.at)) ", for "
                     (Span(incident.lasted_secs)) }
                 @for action in &incident.actions {
                     dt { (action_label(&action.state)) }
@@ -139,8 +139,8 @@ fn resources(report: &StatusReport) -> Markup {
                     tr {
                         td { (entry.resource) }
                         td { (entry.subject) }
-                        td { (share(entry)) }
-                        td { @match entry.exhaustion_secs {
+                        td data-of="in use:" { (share(entry)) }
+                        td data-of="runs out in:" { @match entry.exhaustion_secs {
                             Some(secs) => (Span(secs)),
                             None => "no end in sight",
                         } }
@@ -170,9 +170,9 @@ fn workloads(report: &StatusReport) -> Markup {
                 @for workload in report.workloads.iter().take(ROWS_MAX) {
                     tr {
                         td { a href=(workload_link(workload)) { (workload.name) } }
-                        td { (Size(workload.memory_bytes as f64)) }
-                        td { (growth(workload)) }
-                        td { (Count(workload.processes)) }
+                        td data-of="memory:" { (Size(workload.memory_bytes as f64)) }
+                        td data-of="growth:" { (growth(workload)) }
+                        td data-of="processes:" { (Count(workload.processes)) }
                     }
                 }
             }
@@ -190,8 +190,8 @@ fn listeners(report: &StatusReport) -> Markup {
                     tr {
                         td { a href=(listener_link(listener)) { (listener.addr) } }
                         td { (process(listener)) }
-                        td { (Count(listener.backlog)) }
-                        td { @match listener.in_flight {
+                        td data-of="waiting:" { (Count(listener.backlog)) }
+                        td data-of="in flight:" { @match listener.in_flight {
                             Some(in_flight) => (Count(in_flight)),
                             None => "not seen",
                         } }

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 
 use maud::{Markup, html};
 
-use super::{
-    super::{report::StatusReport, text::clock_time},
-    class, seconds, segment,
+use super::{super::report::StatusReport, class, segment};
+use crate::{
+    act::notify::timestamp,
+    history::HistoryEvent,
+    units::{Span, clock_time, to_second},
 };
-use crate::{act::notify::timestamp, history::HistoryEvent, units::Span};
 
 /// Events, each with its time in milliseconds since 1970.
 pub(super) type Events = Vec<(u64, HistoryEvent)>;
@@ -49,7 +50,7 @@ pub(super) fn incident(id: &str, events: Option<&Events>, report: &StatusReport)
         ol {
             @for (at_ms, event) in events {
                 li {
-                    span { (seconds(&timestamp(*at_ms))) }
+                    span { (to_second(&timestamp(*at_ms))) }
                     span { (label(event)) @if !event.why.is_empty() { ": " (event.why) } }
                 }
             }

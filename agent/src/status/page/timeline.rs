@@ -43,7 +43,8 @@ pub(super) fn picture(incident: &IncidentEntry, report: &StatusReport) -> Markup
     let placed = places(marks.iter().map(|mark| x(mark.secs)));
     let about = marks.iter().map(|mark| mark.label.as_str()).collect::<Vec<_>>().join(", ");
     html! {
-        svg viewBox={ "0 0 " (WIDTH) " 130" } role="img" aria-label={ "Timeline: " (about) } {
+        svg class="timeline" viewBox={ "0 0 " (WIDTH) " 130" } role="img"
+            aria-label={ "Timeline: " (about) } {
             line x1=(LEFT) x2=(RIGHT) y1=(AXIS) y2=(AXIS) stroke="currentColor" stroke-opacity="0.4"
                 stroke-width="2" {}
             line x1=(x(from_secs)) x2=(x(now_secs)) y1=(AXIS) y2=(AXIS) stroke="currentColor"

@@ -6,20 +6,15 @@ use maud::{Markup, html};
 
 use super::{
     super::report::{IncidentEntry, ResourceEntry, StatusReport, WorkloadEntry},
-    chart::{self, Band, Chart},
     class, link,
 };
 use crate::{
-    history::series::WorkloadSeries,
+    history::{
+        chart::{self, Band, Chart},
+        series::WorkloadSeries,
+    },
     units::{Count, Size, Span},
 };
-
-/// Steps of a grid of sizes: powers of two, from a kibibyte on.
-const STEPS: &[f64] = &[
-    1_024.0, 2_048.0, 4_096.0, 8_192.0, 16_384.0, 32_768.0, 65_536.0, 131_072.0, 262_144.0,
-    524_288.0,
-];
-const STEPS_BASE: f64 = 1_024.0;
 
 pub(super) fn body(
     workload: &WorkloadEntry,
@@ -34,7 +29,8 @@ pub(super) fn body(
         (open_incidents(&incidents))
         dl {
             dt { "memory" }
-            dd { (Size(*memory_bytes as f64)) " in " (Count(*processes)) " processes" }
+            dd { (Size(*memory_bytes as f64)) " in " (Count(*processes))
+                @if *processes == 1 { " process" } @else { " processes" } }
             dt { "growth" }
             dd { (growth(workload)) }
             dt { "limit" }
@@ -64,9 +60,7 @@ fn memory(workload: &WorkloadEntry, series: &WorkloadSeries, report: &StatusRepo
         band: band(workload, report),
         marks: &series.marks,
         now_ms: now_ms(report),
-        steps: STEPS,
-        steps_base: STEPS_BASE,
-        text: |bytes| if bytes > 0.0 { Size(bytes).to_string() } else { "0".to_owned() },
+        unit: chart::BYTES,
     };
     chart.draw()
 }

@@ -32,10 +32,11 @@ struct ClaimedEnd<'a> {
 }
 
 impl<'a> IncidentIndex<'a> {
-    /// Creates the index of these incidents, the worst first, for a report at `now`.
-    pub fn new(incidents: impl Iterator<Item = &'a IncidentView>, now: f64) -> Self {
+    /// Creates the index of these incidents, the worst first, for a report at `now`. One that a
+    /// limit of Spillway's holds has no end.
+    pub fn new(incidents: impl Iterator<Item = (&'a IncidentView, bool)>, now: f64) -> Self {
         let mut index = Self::default();
-        for incident in incidents {
+        for (incident, is_held) in incidents {
             let id = printable(&incident.id.to_string(), NAME_CHARS_MAX);
             for verdict in &incident.claims {
                 let claim = &verdict.claim;
@@ -45,7 +46,7 @@ impl<'a> IncidentIndex<'a> {
                 if let Some((netns, addr)) = claim.listener() {
                     index.by_addr.entry((netns, addr)).or_insert_with(|| id.clone());
                 }
-                let secs = verdict.exhaustion_secs;
+                let secs = verdict.exhaustion_secs.filter(|_| !is_held);
                 index.ends.push(ClaimedEnd {
                     resource: claim.resource(),
                     is_of_host: claim.endangers_host(),

@@ -20,6 +20,9 @@ use crate::{detect::HostInfo, scan_loop::ScanKind, sense::Observation};
 /// Rows of a table that are listed. A guess: more than a person reads.
 const ROWS_MAX: usize = 100;
 
+/// Workloads that have a metric of their own: a guess at what a dashboard can show.
+const LARGEST_MAX: usize = 20;
+
 /// Tables of this host.
 #[derive(Debug)]
 pub struct HostTables {
@@ -79,6 +82,11 @@ impl HostTables {
             }
             ScanKind::Listeners => {}
         }
+    }
+
+    /// Returns the largest workloads, by cgroup and memory in bytes, and the memory of all others.
+    pub fn largest_workloads(&self) -> (Vec<(Arc<str>, u64)>, u64) {
+        self.workloads.largest(LARGEST_MAX)
     }
 
     /// Returns the rows that are listed.

@@ -55,6 +55,17 @@ fn workload_that_grows_comes_first_then_the_largest() {
 }
 
 #[test]
+fn largest_workloads_are_named_and_the_rest_is_summed() {
+    let mut tables = HostTables::new(HOST);
+    let facts = (1..=25).map(|pid| process(pid, &format!("/{pid}"), pid.into())).collect();
+    scan(&mut tables, ScanKind::Processes, 0.0, facts);
+    let (largest, others_bytes) = tables.largest_workloads();
+    assert_eq!((largest.len(), &*largest[0].0, &*largest[19].0), (20, "/25", "/6"));
+    assert_eq!(largest[0].1, (25 + 16) * MIB);
+    assert_eq!(others_bytes, (1 + 2 + 3 + 4 + 5 + 5 * 16) * MIB);
+}
+
+#[test]
 fn workload_keeps_its_history_over_a_restart() {
     let mut tables = HostTables::new(HOST);
     let mut at = |minute: u32, facts| {

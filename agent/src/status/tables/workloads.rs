@@ -143,6 +143,19 @@ impl WorkloadTable {
         (rows, total)
     }
 
+    /// Returns the largest workloads, by cgroup and memory in bytes, and the memory of all others.
+    pub fn largest(&self, max: usize) -> (Vec<(Arc<str>, u64)>, u64) {
+        let mut all: Vec<_> = self
+            .running()
+            .map(|(cgroup, workload)| (cgroup.clone(), workload.memory_bytes()))
+            .collect();
+        all.sort_by(|(one, one_bytes), (other, other_bytes)| {
+            other_bytes.cmp(one_bytes).then_with(|| one.cmp(other))
+        });
+        let others = all.split_off(max.min(all.len()));
+        (all, others.iter().fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes)))
+    }
+
     /// Iterates over the workloads with a limit: cgroup, memory charged against it, and the limit.
     pub fn limited(&self) -> impl Iterator<Item = (&Arc<str>, u64, u64)> {
         self.running().filter_map(|(cgroup, workload)| {

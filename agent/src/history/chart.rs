@@ -3,14 +3,15 @@
 
 use maud::{Markup, html};
 
+use super::series::{HistoryMark, MarkKind};
 use crate::{
     act::notify::timestamp,
-    history::series::{HistoryMark, MarkKind, Points},
-    status::text::clock_time,
+    units::{Count, Size, Span, clock_time},
 };
 
-const WIDTH: f64 = 900.0;
-const HEIGHT: f64 = 290.0;
+/// Size of a picture, in pixels.
+pub(crate) const WIDTH: f64 = 900.0;
+pub(crate) const HEIGHT: f64 = 290.0;
 const LEFT: f64 = 84.0;
 const RIGHT: f64 = 884.0;
 const TOP: f64 = 22.0;
@@ -34,36 +35,63 @@ const CLOCK_TIMES: u64 = 4;
 /// Distance between two numbers of marks at which both can be read.
 const NUMBER_WIDTH: f64 = 16.0;
 
-/// Picture of values over time.
-pub(super) struct Chart<'a> {
-    /// Title, read out by a screen reader too.
-    pub(super) title: &'a str,
-    /// Values.
-    pub(super) points: &'a Points,
-    /// Limit, where there was one.
-    pub(super) limit: &'a Points,
-    /// Forecast.
-    pub(super) band: Option<Band>,
-    /// Marks.
-    pub(super) marks: &'a [HistoryMark],
-    /// Time of the report, in milliseconds since 1970.
-    pub(super) now_ms: u64,
-    /// Steps of the grid, of which the smallest that fits is taken, with all its powers of
-    /// `steps_base`.
-    pub(super) steps: &'static [f64],
+/// Unit of the values of a picture.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ChartUnit {
+    /// Steps of the grid, of which the smallest that fits is taken, with all powers of the base.
+    steps: &'static [f64],
     /// Base of the powers.
-    pub(super) steps_base: f64,
+    base: f64,
     /// Text of a value.
-    pub(super) text: fn(f64) -> String,
+    text: fn(f64) -> String,
+}
+
+/// Sizes in bytes, in steps of powers of two from a kibibyte on.
+pub(crate) const BYTES: ChartUnit = ChartUnit {
+    steps: &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0],
+    base: 1_024.0,
+    text: |bytes| if bytes > 0.0 { Size(bytes).to_string() } else { "0".to_owned() },
+};
+
+/// Numbers.
+pub(crate) const COUNT: ChartUnit = ChartUnit {
+    steps: &[1.0, 2.0, 5.0],
+    base: 10.0,
+    text: |count| Count(count as u64).to_string(),
+};
+
+/// Spans in seconds.
+pub(crate) const SECONDS: ChartUnit = ChartUnit {
+    steps: &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0],
+    base: 10.0,
+    text: |secs| if secs < 1.0 { format!("{:.0} ms", secs * 1e3) } else { Span(secs).to_string() },
+};
+
+/// Picture of values over time.
+pub(crate) struct Chart<'a> {
+    /// Title, read out by a screen reader too.
+    pub(crate) title: &'a str,
+    /// Values: milliseconds since 1970, and the value.
+    pub(crate) points: &'a [(u64, f64)],
+    /// Limit, where there was one.
+    pub(crate) limit: &'a [(u64, f64)],
+    /// Forecast.
+    pub(crate) band: Option<Band>,
+    /// Marks.
+    pub(crate) marks: &'a [HistoryMark],
+    /// Time of the report, in milliseconds since 1970.
+    pub(crate) now_ms: u64,
+    /// Unit of the values.
+    pub(crate) unit: ChartUnit,
 }
 
 /// Forecast from the last value on: the time until the limit, the soonest and the latest.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Band {
+pub(crate) struct Band {
     /// Value at which it ends.
-    pub(super) limit: f64,
+    pub(crate) limit: f64,
     /// Seconds from now.
-    pub(super) secs: [f64; 2],
+    pub(crate) secs: [f64; 2],
 }
 
 /// Bounds of the picture.
@@ -84,11 +112,19 @@ impl ChartBounds {
 }
 
 impl Chart<'_> {
-    /// Draws the picture; a sentence if there is nothing to draw.
-    pub(super) fn draw(&self) -> Markup {
-        let Some(&(first_ms, _)) = self.points.first() else {
-            return html! { p { (self.title) ": no history yet." } };
-        };
+    /// Draws the picture for a page; a sentence if there is nothing to draw.
+    pub(crate) fn draw(&self) -> Markup {
+        match self.at(None) {
+            // A narrow screen scrolls it, by keyboard too.
+            Some(picture) => html! { div class="chart" tabindex="0" { (picture) } },
+            None => html! { p { (self.title) ": no history yet." } },
+        }
+    }
+
+    /// Draws the picture, at this distance from the top of another one; `None` if there is nothing
+    /// to draw.
+    pub(crate) fn at(&self, y: Option<f64>) -> Option<Markup> {
+        let &(first_ms, _) = self.points.first()?;
         let span_ms = (self.now_ms.saturating_sub(first_ms) as f64).max(60_000.0);
         let ahead_ms =
             self.band.map_or(0.0, |band| (band.secs[1] * 1e3).min(span_ms * FORECAST_SHARE));
@@ -99,22 +135,25 @@ impl Chart<'_> {
         let shows_limit = limits > 0.0 && limits <= highest * LIMIT_TIMES_MAX;
         let top = if shows_limit { highest.max(limits) } else { highest };
         let step = self.step(top);
+        let steps = (top / step).ceil().clamp(1.0, GRID_LINES + 1.0);
         let bounds = ChartBounds {
             from_ms: first_ms as f64,
             to_ms: first_ms as f64 + span_ms + ahead_ms,
-            top: (top / step).ceil().max(1.0) * step,
+            top: steps * step,
         };
-        let lines = (0..=(bounds.top / step).round() as u32).map(|line| f64::from(line) * step);
+        let lines = (0..=steps as u32).map(|line| f64::from(line) * step);
         let last = self.points.last().map_or(0.0, |(_, value)| *value);
-        let about = format!("{}: now {}", self.title, (self.text)(last));
-        html! {
-            svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(about) {
+        let about = format!("{}: now {}", self.title, (self.unit.text)(last));
+        let size = y.map(|_| (WIDTH, HEIGHT));
+        Some(html! {
+            svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } y=[y] width=[size.map(|size| size.0)]
+                height=[size.map(|size| size.1)] role="img" aria-label=(about) {
                 text x=(LEFT) y="12" font-weight="600" { (self.title) }
                 @for value in lines {
                     line x1=(LEFT) x2=(RIGHT) y1=(px(bounds.y(value))) y2=(px(bounds.y(value)))
                         stroke="currentColor" stroke-opacity="0.15" {}
                     text x=(LEFT - 8.0) y=(px(bounds.y(value) + 4.0)) text-anchor="end" {
-                        ((self.text)(value))
+                        ((self.unit.text)(value))
                     }
                 }
                 (self.clock_times(&bounds))
@@ -132,7 +171,7 @@ impl Chart<'_> {
                 }
                 (self.numbers(&bounds))
             }
-        }
+        })
     }
 
     /// Outline of the forecast from the last value on, cut at the right edge.
@@ -154,10 +193,10 @@ impl Chart<'_> {
         let mut power = 1.0;
         // Each round multiplies, so that it ends.
         loop {
-            if let Some(step) = self.steps.iter().find(|step| **step * power >= least) {
+            if let Some(step) = self.unit.steps.iter().find(|step| **step * power >= least) {
                 return step * power;
             }
-            power *= self.steps_base;
+            power *= self.unit.base;
         }
     }
 
@@ -212,7 +251,7 @@ impl Chart<'_> {
 }
 
 /// Lists marks with the numbers that they have in a picture.
-pub(super) fn list(marks: &[HistoryMark], now_ms: u64) -> Markup {
+pub(crate) fn list(marks: &[HistoryMark], now_ms: u64) -> Markup {
     let now = timestamp(now_ms);
     html! {
         ol {
@@ -250,4 +289,43 @@ fn polyline(bounds: &ChartBounds, points: &[(f64, f64)]) -> String {
         format!("{x:.1},{:.1}", bounds.y(*value))
     };
     points.iter().map(at).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn values_near_the_largest_number_have_a_few_lines() {
+        let points = [(0, 1.7e308)];
+        let (title, unit) = ("values", COUNT);
+        let chart =
+            Chart { title, points: &points, limit: &[], band: None, marks: &[], now_ms: 9, unit };
+        assert!(chart.draw().into_string().matches("<line").count() < 9);
+    }
+
+    proptest! {
+        #[test]
+        fn picture_of_any_values_is_within_its_frame(
+            points in prop::collection::vec((any::<u64>(), any::<f64>()), 0..20),
+            limit in any::<f64>(),
+            secs in any::<[f64; 2]>(),
+            now_ms in any::<u64>(),
+        ) {
+            let chart = Chart {
+                title: "values",
+                points: &points,
+                limit: &[(1, limit)],
+                band: Some(Band { limit, secs }),
+                marks: &[],
+                now_ms,
+                unit: COUNT,
+            };
+            let drawn = chart.draw().into_string();
+            prop_assert!(drawn.len() < 20_000, "{}", drawn.len());
+            prop_assert!(!drawn.contains("NaN\"") && !drawn.contains("NaN,"), "{drawn}");
+        }
+    }
 }
