@@ -16,6 +16,7 @@ use crate::{
     },
     sense::printable::is_printable,
     status::{
+        StatusReport,
         client::{AskError, ask},
         text,
     },
@@ -33,12 +34,7 @@ pub(super) const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
 /// [`CommandError::AlreadyReported`] if it no longer watches.
 pub fn status(config: Option<&Path>, json: bool) -> Result<(), CommandError> {
     let state_dir = load(config)?.record.state_dir;
-    let (answer, report) = ask(&state_dir, ANSWERS_WITHIN).map_err(|error| {
-        CommandError::Failed(match error {
-            AskError::NoAgent(_) => anyhow!("{error}{}", left_behind(&state_dir)),
-            error => error.into(),
-        })
-    })?;
+    let (answer, report) = ask_once(&state_dir)?;
     let mut out = io::stdout().lock();
     if json {
         writeln!(out, "{}", printable_json(&String::from_utf8_lossy(&answer)))?;
@@ -49,6 +45,20 @@ pub fn status(config: Option<&Path>, json: bool) -> Result<(), CommandError> {
         out.write_all(text::print(&report, has_colour, &arguments).as_bytes())?;
     }
     if report.is_watching() { Ok(()) } else { Err(CommandError::AlreadyReported) }
+}
+
+/// Asks the agent for its report, and says what to do if there is none.
+///
+/// # Errors
+///
+/// Returns an error if no agent answers.
+pub(super) fn ask_once(state_dir: &Path) -> Result<(Vec<u8>, StatusReport), CommandError> {
+    ask(state_dir, ANSWERS_WITHIN).map_err(|error| {
+        CommandError::Failed(match error {
+            AskError::NoAgent(_) => anyhow!("{error}{}", left_behind(state_dir)),
+            error => error.into(),
+        })
+    })
 }
 
 /// Describes what an agent that runs no more has left, and what to do.
