@@ -17,6 +17,7 @@ Examples:
   spillway doctor                               check what each probe can see on this host
   spillway explain --incident ID --out leak.svg draw an incident of the last day
   spillway status                               see incidents, actions and what to do next
+  spillway top                                  watch the same in a terminal, second by second
   spillway pause                                stop all new actions
   spillway drain                                drain this node until `spillway resume`
   spillway undo                                 restore everything that Spillway changed
@@ -123,6 +124,13 @@ pub enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Watch the running agent in this terminal: incidents, workloads, listeners, resources and
+    /// actions; `?` lists the keys; exits 1 if no agent answers at the start
+    Top {
+        /// Configuration file, for its record.state_dir
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
     },
     /// Stop all new actions; those already taken stay until `spillway undo`; exits 1 if the agent
     /// does not take it up

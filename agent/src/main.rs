@@ -73,6 +73,7 @@ fn main() -> ExitCode {
             commands::explain::run(&trace, pid, out.as_deref(), config.as_deref())
         }
         Command::Status { config, json } => commands::status::status(config.as_deref(), json),
+        Command::Top { config } => commands::top::top(config.as_deref()),
         Command::Pause { config } => commands::pause::pause(config.as_deref()),
         Command::Resume { config } => commands::pause::resume(config.as_deref()),
         Command::Drain { maintenance, config } => commands::drain::set_override(

@@ -14,6 +14,7 @@ pub mod record;
 pub mod replay;
 pub mod run;
 pub mod status;
+pub mod top;
 pub mod undo;
 
 use std::{

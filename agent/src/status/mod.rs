@@ -9,7 +9,7 @@ mod action_log;
 mod board;
 pub mod client;
 pub mod page;
-mod report;
+pub(crate) mod report;
 pub mod runtime_dir;
 mod server;
 mod tables;

@@ -272,7 +272,7 @@ impl Page {
 }
 
 /// Returns what the group could lose, or why this node does not know.
-pub(super) fn group(fleet: &FleetSection) -> String {
+pub(crate) fn group(fleet: &FleetSection) -> String {
     let FleetSection { group, backend, .. } = fleet;
     match (fleet.coordinated, &fleet.problem) {
         (None, _) => return format!("{group}; {backend} has not answered yet"),
@@ -331,7 +331,7 @@ pub fn rotation(drain: &DrainSection, at: &str) -> String {
     text
 }
 
-pub(super) fn actions(report: &StatusReport) -> String {
+pub(crate) fn actions(report: &StatusReport) -> String {
     let budget = &report.budget;
     let mut text = match (report.paused, report.mode.as_str()) {
         (true, _) => "paused until `spillway resume`; ".to_owned(),
@@ -372,7 +372,7 @@ pub(super) fn notifies(report: &StatusReport) -> String {
 }
 
 /// Describes an action for an incident.
-pub(super) fn action_text(action: &ActionEntry, report: &StatusReport) -> String {
+pub(crate) fn action_text(action: &ActionEntry, report: &StatusReport) -> String {
     let ActionEntry { action, state, why, .. } = action;
     let effect = match action.as_str() {
         "page" => "page a person",
@@ -419,7 +419,7 @@ fn with_reason(done: &str, why: &str) -> String {
     if why.is_empty() { done.to_owned() } else { format!("{done}: {why}") }
 }
 
-pub(super) fn change_text(change: &ChangeEntry, at: &str) -> String {
+pub(crate) fn change_text(change: &ChangeEntry, at: &str) -> String {
     let ChangeEntry { subject, until, .. } = change;
     let since = clock_time(&change.since, at);
     match change.limit_bytes {
