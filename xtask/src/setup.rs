@@ -29,6 +29,9 @@ const XZ: (&str, &str) = ("xz", "xz-utils");
 /// package.
 const PYTHON: (&str, &str) = ("python3", "python3");
 
+/// Terminal without a screen, in which a test runs `spillway top`, and its package.
+const TMUX: (&str, &str) = ("tmux", "tmux");
+
 /// Install build and test tools; does nothing if all are present
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -56,6 +59,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     userlands()?;
     servers()?;
     python()?;
+    tmux()?;
     WEBHOOKS.provide()?;
     if args.thorough {
         more_servers()?;
@@ -107,17 +111,16 @@ fn check() -> anyhow::Result<ExitCode> {
         "{}: Python",
         if python { "ready" } else { "missing, `cargo xtask test` installs it" }
     );
+    let tmux = on_path(TMUX.0).is_some();
+    println!("{}: tmux", if tmux { "ready" } else { "missing, `cargo xtask test` installs it" });
     let webhooks = WEBHOOKS.are_there()?;
     println!(
         "{}: {}",
         if webhooks { "ready" } else { "missing, `cargo xtask test` downloads it" },
         WEBHOOKS.what
     );
-    Ok(if ready && has_cargo_tools && emulator && userlands && servers && python && webhooks {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    let has_tools = has_cargo_tools && emulator && userlands && servers && python && tmux;
+    Ok(if ready && has_tools && webhooks { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Prepares the build of the BPF programs, and returns the compiler to use.
@@ -181,6 +184,11 @@ pub fn more_servers() -> anyhow::Result<PathBuf> {
 /// Installs Python, which runs the receiver for Kubernetes and two of the servers.
 pub fn python() -> anyhow::Result<()> {
     program(PYTHON, "which runs the receiver that cordons a Kubernetes node")
+}
+
+/// Installs the terminal in which a test runs `spillway top`.
+pub fn tmux() -> anyhow::Result<()> {
+    program(TMUX, "in which a test runs `spillway top`")
 }
 
 /// Installs the tools that make packages and judge them.

@@ -305,10 +305,12 @@ fn provide(command: &mut Command, strict: bool) -> anyhow::Result<()> {
         Err(error) if strict || error.is::<Interrupted>() => return Err(error),
         Err(error) => eprintln!("test: continuing without {}: {error:#}", SERVERS.what),
     }
-    match setup::python() {
-        Err(error) if strict || error.is::<Interrupted>() => return Err(error),
-        Err(error) => eprintln!("test: continuing: {error:#}"),
-        Ok(()) => {}
+    for provided in [setup::python(), setup::tmux()] {
+        match provided {
+            Err(error) if strict || error.is::<Interrupted>() => return Err(error),
+            Err(error) => eprintln!("test: continuing: {error:#}"),
+            Ok(()) => {}
+        }
     }
     match WEBHOOKS.provide() {
         Ok(dir) => drop(command.env("SPILLWAY_WEBHOOKS", dir)),

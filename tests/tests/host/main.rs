@@ -30,3 +30,4 @@ mod secrets;
 mod serve;
 mod shed;
 mod status;
+mod top;

@@ -26,14 +26,14 @@ const SOON: Duration = Duration::from_secs(20);
 const NOBODY: u32 = 65_534;
 
 /// Configuration of an agent, and the directory of its socket, which is removed at the end.
-struct Node {
-    scratch: Scratch,
-    config: PathBuf,
+pub(crate) struct Node {
+    pub(crate) scratch: Scratch,
+    pub(crate) config: PathBuf,
     socket: PathBuf,
 }
 
 impl Node {
-    fn make(test: &str, options: &str) -> Self {
+    pub(crate) fn make(test: &str, options: &str) -> Self {
         let scratch = Scratch::make(&format!("status-{test}"));
         let state_dir = scratch.0.join("state");
         let text = format!("{options}\n[record]\nstate_dir = \"{}\"\n", state_dir.display());
@@ -42,13 +42,13 @@ impl Node {
     }
 
     /// Starts an agent that reads `/proc` alone: what it sees does not matter here.
-    fn start(&self) -> Running {
+    pub(crate) fn start(&self) -> Running {
         let mut command = run_with(&self.config);
         command.args(["--no-bpf", "--json"]);
         Running::start(command)
     }
 
-    fn command(&self, command: &str) -> Command {
+    pub(crate) fn command(&self, command: &str) -> Command {
         let mut spillway = agent();
         spillway.args([command, "--config"]).arg(&self.config);
         spillway
