@@ -45,11 +45,26 @@ impl<'a> Tmux<'a> {
         self.tmux(&["-u", "capture-pane", "-p"])
     }
 
+    /// Returns the colours of texts on the screen, as codes of a terminal: 30 to 37, and 38 before
+    /// the number of one in a palette.
+    fn colours(&self) -> Vec<String> {
+        let screen = self.tmux(&["-u", "capture-pane", "-e", "-p"]);
+        let codes = screen.split("\x1b[").skip(1).filter_map(|rest| rest.split('m').next());
+        let codes = codes.flat_map(|codes| codes.split(';'));
+        codes.filter(|code| ("30".."39").contains(code)).map(str::to_owned).collect()
+    }
+
     /// Types the command, and its exit status behind it.
     fn run_top(&self) {
+        self.run_top_with("");
+    }
+
+    /// Types the command behind a setting of its environment.
+    fn run_top_with(&self, setting: &str) {
         let program = agent().get_program().to_string_lossy().into_owned();
         let config = self.node.config.display();
-        self.keys(&["-l", &format!("clear; {program} top --config {config}; echo \"exit=$?\"")]);
+        let command = format!("clear; {setting} {program} top --config {config}; echo \"exit=$?\"");
+        self.keys(&["-l", &command]);
         self.keys(&["Enter"]);
     }
 
@@ -139,6 +154,8 @@ fn top_shows_a_running_agent_and_pauses_it() {
     terminal.wait_for(&["1-6, Tab", "choose the column to sort by"]);
     terminal.keys(&["Escape"]);
     terminal.wait_without("1-6, Tab");
+    terminal.keys(&["C-l"]);
+    terminal.wait_for(&["[6 Probes]", "1 of 1"]);
     terminal.tmux(&["resize-window", "-x120", "-y40"]);
     terminal.wait_for(&["[6 Probes (", "1 Workloads ("]);
     terminal.tmux(&["resize-window", "-x80", "-y24"]);
@@ -150,6 +167,13 @@ fn top_shows_a_running_agent_and_pauses_it() {
     terminal.keys(&["y"]);
     let screen = terminal.wait_for(&["Paused: Spillway starts no action", "observe  PAUSED"]);
     assert!(paused.exists(), "{screen}");
+    assert!(!terminal.colours().is_empty(), "{screen}");
+    terminal.keys(&["q"]);
+    terminal.assert_restored(0);
+
+    terminal.run_top_with("NO_COLOR=1");
+    terminal.wait_for(&["observe  PAUSED", "p resume"]);
+    assert_eq!(terminal.colours(), Vec::<String>::new());
     terminal.keys(&["p"]);
     terminal.wait_for(&["may the agent act again", "y/n"]);
     terminal.keys(&["y"]);

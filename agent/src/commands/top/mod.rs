@@ -18,7 +18,10 @@ use std::{
     panic,
     path::{Path, PathBuf},
     process,
-    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
     thread,
     time::{Duration, UNIX_EPOCH},
 };
@@ -54,6 +57,10 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// Time for the loop to end after a signal. It ends at once unless the terminal takes no output.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
+
+/// Set while the terminal is not itself. Restored twice, the cursor would go back to where it was,
+/// and the next line over the message of a panic.
+static IS_TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// News for the loop.
 enum TopNews {
@@ -126,7 +133,7 @@ fn watch(
             match item {
                 TopNews::Key(key) => match state.press(key) {
                     TopWish::Nothing => {}
-                    TopWish::Redraw => screen.terminal.clear()?,
+                    TopWish::Redraw => screen.wipe()?,
                     TopWish::Quit => return Ok(()),
                     wish @ (TopWish::Pause | TopWish::Resume) => {
                         request_in_thread(wish, state_dir.to_owned(), sender.clone())?;
@@ -254,11 +261,19 @@ impl TopScreen {
         restore_on_panic();
         // From here on, whatever fails restores it.
         let mut screen = Self { terminal };
+        IS_TAKEN.store(true, Ordering::SeqCst);
         enable_raw_mode()?;
         execute!(io::stdout(), EnterAlternateScreen)?;
-        screen.terminal.clear()?;
+        screen.wipe()?;
         read_in_thread(sender.clone())?;
         Ok(screen)
+    }
+
+    /// Clears the screen, so that everything is drawn anew. [`Terminal::clear`] would ask the
+    /// terminal for the place of its cursor, and not every one answers.
+    fn wipe(&mut self) -> io::Result<()> {
+        let size = self.terminal.size()?;
+        self.terminal.resize(size.into())
     }
 }
 
@@ -270,8 +285,10 @@ impl Drop for TopScreen {
 
 /// Restores the terminal, as far as it still works.
 fn restore() {
-    let _ = disable_raw_mode();
-    let _ = execute!(io::stdout(), LeaveAlternateScreen, Show);
+    if IS_TAKEN.swap(false, Ordering::SeqCst) {
+        let _ = disable_raw_mode();
+        let _ = execute!(io::stdout(), LeaveAlternateScreen, Show);
+    }
 }
 
 /// Restores the terminal before the message of a panic. One in another thread than the loop's ends
