@@ -104,7 +104,7 @@ impl Panes {
         let header = if is_whole { 2 } else { 1 };
         let foot = if is_whole { 2 } else { 1 };
         let body = height.saturating_sub(header + 1 + foot);
-        let preview = if height >= PREVIEW_ROWS { body * 2 / 5 } else { 0 };
+        let preview = if height >= PREVIEW_ROWS { body / 5 * 2 } else { 0 };
         Self {
             width,
             header: Rows { from: 0, rows: header },
@@ -146,10 +146,10 @@ impl Canvas<'_> {
 
     /// Draws texts with two blanks in between, as far as they fit.
     fn put_all(&mut self, y: u16, width: u16, texts: &[(String, Tone)]) {
-        let mut x = 0;
+        let mut x = 0_u16;
         for (text, tone) in texts.iter().filter(|(text, _)| !text.is_empty()) {
             if x > 0 {
-                x += 2;
+                x = x.saturating_add(2);
             }
             x = self.put(x, y, width.saturating_sub(x), text, *tone);
         }
@@ -271,7 +271,7 @@ fn tabs(state: &TopState, panes: Panes, canvas: &mut Canvas<'_>) {
     let needed = whole.iter().map(|text| columns(text) + 2).sum::<u16>();
     let texts = whole.into_iter().enumerate().map(|(at, text)| match at == state.view {
         true => (text, Tone::Strong),
-        false if needed > panes.width + 2 => ((at + 1).to_string(), Tone::Plain),
+        false if needed - 2 > panes.width => ((at + 1).to_string(), Tone::Plain),
         false => (text, Tone::Plain),
     });
     canvas.put_all(panes.tabs, panes.width, &texts.collect::<Vec<_>>());
@@ -306,15 +306,12 @@ fn table(state: &TopState, rows: &[TopRow], panes: Panes, canvas: &mut Canvas<'_
     let heads = view.heads();
     let place = state.place();
     let columns = placed(&heads, panes.width);
-    let is_number = |column: usize| {
-        rows.iter().any(|row| row.cells.get(column).is_some_and(|cell| cell.is_number()))
-    };
     for &(column, x, width) in &columns {
         let mut title = heads[column].title.to_owned();
         if column == place.sort {
             title.push(if state.is_falling() { '▼' } else { '▲' });
         }
-        match is_number(column) {
+        match heads[column].is_number {
             true => {
                 canvas.put_right(x.saturating_add(width), panes.titles, width, &title, Tone::Strong)
             }
@@ -346,12 +343,10 @@ fn table(state: &TopState, rows: &[TopRow], panes: Panes, canvas: &mut Canvas<'_
             canvas.put(1, y, 1, mark, Tone::of_severity(severity));
         }
         for &(column, x, width) in &columns {
-            let cell = &row.cells[column];
-            match cell.is_number() {
-                true => {
-                    canvas.put_right(x.saturating_add(width), y, width, &cell.text(), Tone::Plain)
-                }
-                false => drop(canvas.put(x, y, width, &cell.text(), Tone::Plain)),
+            let text = row.cells[column].text();
+            match heads[column].is_number {
+                true => canvas.put_right(x.saturating_add(width), y, width, &text, Tone::Plain),
+                false => drop(canvas.put(x, y, width, &text, Tone::Plain)),
             }
         }
         if is_selected {
@@ -383,7 +378,7 @@ fn choice(state: &TopState, at: usize, panes: Panes, canvas: &mut Canvas<'_>) {
         canvas.put(0, y, 1, mark, Tone::Plain);
         let x = canvas.put(MARK_COLUMNS, y, panes.width, head.title, Tone::Plain);
         if column == state.place().sort {
-            canvas.put(x + 1, y, panes.width, "(now)", Tone::Plain);
+            canvas.put(x.saturating_add(1), y, panes.width, "(now)", Tone::Plain);
         }
         if column == at {
             canvas.paint(y, Tone::Selected);
@@ -495,9 +490,9 @@ fn cut(text: &str, width: u16) -> String {
     if columns(text) <= width {
         return text.to_owned();
     }
-    let (mut shown, mut used) = (String::new(), 0);
+    let (mut shown, mut used) = (String::new(), 0_u16);
     for piece in StyledText::raw(text).styled_graphemes(Style::new()) {
-        used += columns(piece.symbol);
+        used = used.saturating_add(columns(piece.symbol));
         if used >= width {
             break;
         }

@@ -154,7 +154,10 @@ impl TopState {
 
     /// Notes the result of a request.
     pub(super) fn done(&mut self, result: Result<String, String>) {
-        self.busy = None;
+        if let (Some(wish), Ok(_)) = (self.busy.take(), &result) {
+            // Without an agent there is no report that says so.
+            self.report.paused = wish == TopWish::Pause;
+        }
         self.message = Some(match result {
             Ok(text) => (text, Tone::Strong),
             Err(text) => (text, Tone::Alarm),

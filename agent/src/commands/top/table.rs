@@ -85,7 +85,7 @@ impl CellValue {
     }
 
     /// Returns whether it is aligned to the right, as numbers are.
-    pub(super) fn is_number(&self) -> bool {
+    fn is_number(&self) -> bool {
         !matches!(self, Self::Text(_) | Self::Severity(_) | Self::Time(..))
     }
 
@@ -155,11 +155,16 @@ pub(super) struct ColumnHead {
     pub(super) from: u16,
     /// Order.
     pub(super) order: Sorted,
+    /// Set if its values are aligned to the right.
+    pub(super) is_number: bool,
 }
 
 /// Column of a table.
 pub(super) struct TopColumn<T> {
-    head: ColumnHead,
+    title: &'static str,
+    width: u16,
+    from: u16,
+    order: Sorted,
     cell: fn(&T, &StatusReport) -> CellValue,
 }
 
@@ -172,7 +177,7 @@ pub(super) const fn column<T>(
     order: Sorted,
     cell: fn(&T, &StatusReport) -> CellValue,
 ) -> TopColumn<T> {
-    TopColumn { head: ColumnHead { title, width, from, order }, cell }
+    TopColumn { title, width, from, order, cell }
 }
 
 /// Line of a table.
@@ -191,7 +196,7 @@ pub(super) struct TopRow {
 }
 
 /// View of a list in the report.
-pub(super) struct TopTable<T: Clone + 'static> {
+pub(super) struct TopTable<T: Clone + Default + 'static> {
     /// Title of its tab.
     pub(super) title: &'static str,
     /// Text in place of an empty table.
@@ -232,7 +237,7 @@ pub(super) trait TopView: Sync {
     fn note(&self, report: &StatusReport) -> String;
 }
 
-impl<T: Clone> TopView for TopTable<T> {
+impl<T: Clone + Default> TopView for TopTable<T> {
     fn title(&self) -> &'static str {
         self.title
     }
@@ -242,7 +247,13 @@ impl<T: Clone> TopView for TopTable<T> {
     }
 
     fn heads(&self) -> Vec<ColumnHead> {
-        self.columns.iter().map(|column| column.head).collect()
+        let head = |column: &TopColumn<T>| {
+            let TopColumn { title, width, from, order, cell } = *column;
+            // The kind of a value does not depend on the entry.
+            let is_number = cell(&T::default(), &StatusReport::default()).is_number();
+            ColumnHead { title, width, from, order, is_number }
+        };
+        self.columns.iter().map(head).collect()
     }
 
     fn rows(&self, report: &StatusReport) -> Vec<TopRow> {

@@ -450,6 +450,17 @@ fn pause_asks_first() {
 }
 
 #[test]
+fn pause_without_an_agent_can_be_taken_back() {
+    let mut state = after(sample(), "py");
+    state.lose("no agent answers".to_owned(), "03:06:01");
+    state.done(Ok("No agent runs; the next one will start paused.".to_owned()));
+    let screen = screen_of(&state, (80, 24));
+    assert!(screen.contains("enforce  PAUSED") && screen.contains("No agent runs"), "{screen}");
+    press_all(&mut state, "p");
+    assert_eq!(state.dialog, TopDialog::Confirm { is_pause: false });
+}
+
+#[test]
 fn quit_keys_quit() {
     let quits = |keys: &str, key: KeyEvent| after(sample(), keys).press(key) == TopWish::Quit;
     let q = KeyEvent::new(KeyCode::Char('q'), KeyModifiers::NONE);
@@ -721,24 +732,34 @@ enum Step {
     Resize(u16, u16),
 }
 
+fn any_size() -> impl Strategy<Value = (u16, u16)> {
+    prop_oneof![
+        8 => (0..200_u16, 0..70_u16),
+        1 => Just((0, 0)),
+        1 => Just((u16::MAX, 1)),
+        1 => Just((1, u16::MAX)),
+    ]
+}
+
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => any_key().prop_map(Step::Press),
         1 => any_report().prop_map(|report| Step::Report(report.into())),
         1 => any_text().prop_map(Step::Lose),
         1 => any_text().prop_map(|text| Step::Done(Err(text))),
-        1 => (0..200_u16, 0..70_u16).prop_map(|(width, height)| Step::Resize(width, height)),
+        1 => any_text().prop_map(|text| Step::Done(Ok(text))),
+        1 => any_size().prop_map(|(width, height)| Step::Resize(width, height)),
     ]
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn any_session_is_drawn_and_cannot_control_the_terminal(
         report in any_report(),
         steps in vec(any_step(), 0..20),
-        sizes in vec((0..200_u16, 0..70_u16), 1..3),
+        sizes in vec(any_size(), 1..3),
     ) {
         let mut size = sizes[0];
         let mut state = TopState::new(report, size);
