@@ -397,7 +397,7 @@ fn note(state: &TopState, rows: &[TopRow], panes: Panes, canvas: &mut Canvas<'_>
     if !place.filter.is_empty() && state.dialog != TopDialog::Filter {
         texts.push(format!("only lines with \"{}\"; Esc clears it", place.filter));
     }
-    let listed = view.rows(&state.report).len() as u64;
+    let listed = view.listed(&state.report);
     let total = view.total(&state.report);
     if total > listed {
         texts.push(format!("the report lists {} of {}", Count(listed), Count(total)));

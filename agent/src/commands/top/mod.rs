@@ -121,11 +121,14 @@ fn watch(
     loop {
         state.now = clock.now();
         screen.terminal.draw(|frame| draw::draw(&state, frame.buffer_mut(), has_colour))?;
-        // Drawn at least once a second, for the time since which there is no answer.
-        let mut next = match news.recv_timeout(ASK_EVERY) {
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            Ok(next) => Some(next),
+        let mut next = loop {
+            match news.recv_timeout(ASK_EVERY) {
+                Ok(item) => break Some(item),
+                // The time since which there is no answer goes on.
+                Err(RecvTimeoutError::Timeout) if state.lost.is_some() => break None,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
         };
         state.now = clock.now();
         // Keys that are held down are drawn together.

@@ -191,8 +191,6 @@ pub(super) struct TopRow {
     pub(super) severity: Option<String>,
     /// Number that rows with equal cells are sorted by, the largest first.
     tie: f64,
-    /// Texts that a filter finds, in lower case.
-    text: String,
 }
 
 /// View of a list in the report.
@@ -229,6 +227,8 @@ pub(super) trait TopView: Sync {
     fn heads(&self) -> Vec<ColumnHead>;
     /// Returns its rows, in the order of the report.
     fn rows(&self, report: &StatusReport) -> Vec<TopRow>;
+    /// Returns the number of entries that are listed.
+    fn listed(&self, report: &StatusReport) -> u64;
     /// Returns the number of its entries, of which not all are listed.
     fn total(&self, report: &StatusReport) -> u64;
     /// Returns everything about an entry; `None` if it is no longer listed.
@@ -260,20 +260,21 @@ impl<T: Clone + Default> TopView for TopTable<T> {
         let row = |item: &T| {
             let cells: Vec<_> =
                 self.columns.iter().map(|column| (column.cell)(item, report)).collect();
-            let id = (self.id)(item);
-            let texts = cells.iter().map(CellValue::text).chain([id.clone()]);
-            let text = texts.collect::<Vec<_>>().join("\n").to_lowercase();
             let severity = (self.incident)(item).map(|id| {
                 let found = report.incidents.iter().find(|incident| incident.id == id);
                 found.map_or_else(String::new, |incident| incident.severity.clone())
             });
-            TopRow { id, cells, severity, tie: (self.tie)(item), text }
+            TopRow { id: (self.id)(item), cells, severity, tie: (self.tie)(item) }
         };
         (self.items)(report).iter().map(row).collect()
     }
 
+    fn listed(&self, report: &StatusReport) -> u64 {
+        (self.items)(report).len() as u64
+    }
+
     fn total(&self, report: &StatusReport) -> u64 {
-        (self.total)(report).max((self.items)(report).len() as u64)
+        (self.total)(report).max(self.listed(report))
     }
 
     fn details(&self, report: &StatusReport, id: &str) -> Option<Vec<Detail>> {
@@ -298,8 +299,12 @@ pub(super) fn sort(rows: &mut [TopRow], column: usize, is_falling: bool) {
     });
 }
 
-/// Keeps the rows that contain a text, in any case.
+/// Keeps the rows that contain a text, in any case: in a cell, shown or not, or in their identity.
 pub(super) fn filter(rows: &mut Vec<TopRow>, text: &str) {
+    if text.is_empty() {
+        return;
+    }
     let wanted = text.to_lowercase();
-    rows.retain(|row| row.text.contains(&wanted));
+    let has = |text: &str| text.to_lowercase().contains(&wanted);
+    rows.retain(|row| has(&row.id) || row.cells.iter().any(|cell| has(&cell.text())));
 }
