@@ -8,9 +8,9 @@ use crate::{
             ActionEntry, ChangeEntry, IncidentEntry, ListenerEntry, ProbeLine, ResourceEntry,
             WorkloadEntry,
         },
-        text::{action_text, change_text, clock_time},
+        text::{action_text, change_text},
     },
-    units::{Count, Size, Span},
+    units::{Count, Size, Span, clock_time},
 };
 
 use super::table::{CellValue, pace};

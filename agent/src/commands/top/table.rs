@@ -5,8 +5,8 @@ use std::{borrow::Cow, cmp::Ordering};
 
 use super::details::Detail;
 use crate::{
-    status::{StatusReport, text::clock_time},
-    units::{Count, Frequency, Size, Span},
+    status::StatusReport,
+    units::{Count, Frequency, Size, Span, clock_time},
 };
 
 /// Text in place of a value that is unknown.
