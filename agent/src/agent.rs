@@ -32,7 +32,7 @@ use crate::{
     fleet::FleetMember,
     history::{HistoryEvent, HistoryRecorder},
     os::{
-        StateDir, host,
+        StateDir, allocator, host,
         nonblocking_writer::DroppedLines,
         proc_reader, sandbox,
         self_protection::{self, RealtimeUnderPressure},
@@ -47,6 +47,7 @@ use crate::{
     serve::{Metrics, Pages, serve, serve_agent_check},
     service_pods::ServicePods,
     signals::{Hangup, stopped},
+    spare_room::FloodWatch,
     status::{
         ActionLog, HostTables, LoopSnapshot, StatusBoard, StatusServer, page,
         runtime_dir::{RUNTIME_DIR, socket_path},
@@ -203,6 +204,7 @@ pub fn run(
             described: None,
             stalls: 0,
             has_warned_untracked: false,
+            flood: FloodWatch::default(),
             output: Output::default(),
         };
         // The list of executors. Each is asked in turn, and they stop in reverse, so that the
@@ -328,6 +330,7 @@ struct Agent {
     /// Stalls so far.
     stalls: u64,
     has_warned_untracked: bool,
+    flood: FloodWatch,
     /// Kept between events to reuse its allocations.
     output: Output,
 }
@@ -498,6 +501,10 @@ impl Agent {
         self.metrics.note_workloads(&largest, others_bytes);
         let tracked = self.engine.tracked();
         self.metrics.note_tracked(&tracked);
+        if self.flood.note(now, tracked.processes + tracked.listeners) {
+            allocator::give_back();
+            tracing::debug!("gave memory back after a flood of processes or listeners");
+        }
         if tracked.untracked_total > 0 && !std::mem::replace(&mut self.has_warned_untracked, true) {
             tracing::warn!(
                 untracked = tracked.untracked_total,

@@ -46,6 +46,7 @@ pub mod sense;
 pub mod serve;
 mod service_pods;
 mod signals;
+mod spare_room;
 pub mod status;
 pub mod trace;
 pub mod units;

@@ -12,6 +12,7 @@ use spillway_agent::{
     cli::{Cli, Command},
     commands::{self, CommandError},
     os::{
+        allocator,
         journal_stream::stderr_is_journal,
         journald::{JournalLayer, JournalSocket},
         nonblocking_writer::NonblockingWriter,
@@ -34,6 +35,7 @@ use tracing_subscriber::{
 const LOGGED_WITHIN: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    allocator::set_up();
     let cli = Cli::parse();
     let log = match log_to_stderr(cli.verbose, matches!(cli.command, Command::Run { .. })) {
         Ok(log) => log,

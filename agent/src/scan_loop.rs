@@ -16,6 +16,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use crate::{
     clock::Clock,
     sense::{Observation, Sensors},
+    spare_room,
 };
 
 /// Maximum share of one core for reads of one kind. A guess at what an operator would still call
@@ -124,6 +125,9 @@ pub async fn watch<E>(
             rest_after(took_secs.min(std::mem::replace(last_took_secs, took_secs)), period);
         if next_in > period {
             ticks.reset_after(next_in);
+        }
+        if read == ScanKind::Processes {
+            spare_room::of_vec(&mut observations);
         }
         let observations = &observations;
         consume(Event::Scan(Batch {

@@ -82,6 +82,7 @@ fn batches_reach_the_executors_and_their_outcomes_the_output() {
         described: None,
         stalls: 0,
         has_warned_untracked: false,
+        flood: FloodWatch::default(),
         output: Output::default(),
         config,
     };

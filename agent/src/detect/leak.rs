@@ -48,6 +48,7 @@ use super::{
 use crate::{
     config::{DetectConfig, LeakConfig},
     sense::{Fact, ProcessFact, ProcessId, ProcessResourcesFact},
+    spare_room,
 };
 
 /// Maximum number of processes watched. At 512 bytes each that is 32 MiB; twice the kernel's
@@ -343,6 +344,7 @@ impl LeakDetector {
             }
             !is_gone
         });
+        spare_room::of_map(&mut self.processes);
         open.expire(context, findings);
     }
 }

@@ -60,6 +60,7 @@ use super::{
 use crate::{
     config::{DetectConfig, OverloadConfig},
     sense::{Fact, ListenerFact, OutboundFact, RequestsFact},
+    spare_room,
     units::Span,
 };
 
@@ -227,6 +228,7 @@ impl OverloadDetector {
             findings.verdicts.extend(address.prune(context));
             address.is_alive()
         });
+        spare_room::of_map(&mut self.addresses);
         self.sockets = self.addresses.values().map(ListenAddress::sockets).sum();
         self.requests = self.addresses.values().filter(|address| address.has_requests()).count();
         // A hash map has no order, but output has.

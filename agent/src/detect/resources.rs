@@ -24,7 +24,10 @@ use self::{
     kind::KINDS,
 };
 use super::detector::{Context, Detector, DetectorSize, Findings, is_gone};
-use crate::sense::{Fact, ProcessFact, ProcessId, ProcessResourcesFact};
+use crate::{
+    sense::{Fact, ProcessFact, ProcessId, ProcessResourcesFact},
+    spare_room,
+};
 
 /// Maximum number of processes known: as many as the leak detector watches.
 const PROCESSES_MAX: usize = 65_536;
@@ -111,6 +114,7 @@ impl ResourceDetector {
         if self.samples.note(context) {
             let number = self.samples.number;
             self.known.retain(|_, known| number.wrapping_sub(known.sample) <= GONE_AFTER_SAMPLES);
+            spare_room::of_map(&mut self.known);
         }
         let pid = fact.id.pid;
         self.replace(context, fact.id, findings);

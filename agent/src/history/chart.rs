@@ -28,6 +28,9 @@ const LIMIT_TIMES_MAX: f64 = 4.0;
 /// did not run.
 const GAP_TIMES: u64 = 3;
 
+/// Value above which none differ: steps of the grid stay numbers.
+const VALUE_MAX: f64 = 1e300;
+
 /// Lines of the grid, and clock times on the axis.
 const GRID_LINES: f64 = 4.0;
 const CLOCK_TIMES: u64 = 4;
@@ -127,13 +130,14 @@ impl Chart<'_> {
         let &(first_ms, _) = self.points.first()?;
         let span_ms = (self.now_ms.saturating_sub(first_ms) as f64).max(60_000.0);
         let ahead_ms =
-            self.band.map_or(0.0, |band| (band.secs[1] * 1e3).min(span_ms * FORECAST_SHARE));
+            self.band.map_or(0.0, |band| (band.secs[1] * 1e3).clamp(0.0, span_ms * FORECAST_SHARE));
         let band = self.band.map(|band| self.outline(band, ahead_ms)).unwrap_or_default();
         let values = self.points.iter().map(|(_, value)| *value);
         let highest = values.chain(band.iter().map(|(_, value)| *value)).fold(0.0, f64::max);
         let limits = self.limit.iter().map(|(_, value)| *value).fold(0.0, f64::max);
         let shows_limit = limits > 0.0 && limits <= highest * LIMIT_TIMES_MAX;
         let top = if shows_limit { highest.max(limits) } else { highest };
+        let top = top.min(VALUE_MAX);
         let step = self.step(top);
         let steps = (top / step).ceil().clamp(1.0, GRID_LINES + 1.0);
         let bounds = ChartBounds {

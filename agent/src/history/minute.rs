@@ -9,6 +9,7 @@ use foldhash::{HashMap as FastMap, HashSet as FastSet};
 use crate::{
     scan_loop::ScanKind,
     sense::{Fact, Observation, ProcessId},
+    spare_room,
 };
 
 /// Time between two samples, in seconds.
@@ -125,6 +126,7 @@ impl Minute {
             _ => None,
         });
         self.known = ids.collect();
+        spare_room::of_map(&mut self.latest);
         (self.gaps, self.waits_for_listeners) = (0, false);
         sample
     }

@@ -14,6 +14,7 @@
 //!   out whether that reader is journald, and [`journald`] makes records for it.
 //! - [`service_manager`] tells systemd how the agent is.
 
+pub mod allocator;
 pub(crate) mod atomic_file;
 pub(crate) mod capabilities;
 pub(crate) mod cgroup_dir;

@@ -19,6 +19,7 @@ use foldhash::{HashMap, HashMapExt as _};
 use procfs::process::MountInfo;
 
 use super::{ProcessId, cgroup_namespace::NamespaceRoot, printable::printable_path, proc_files};
+use crate::spare_room;
 
 /// Number of scans for which a limit, and the charge against it, are cached. At the default
 /// interval that is ten seconds, so that a limit set by an operator counts in the next forecast.
@@ -288,6 +289,8 @@ impl CgroupPaths {
         self.known.retain(|_, known| known.age.end_scan());
         self.of_processes.retain(|_, known| known.age.end_scan());
         self.charges.end_scan();
+        spare_room::of_map(&mut self.known);
+        spare_room::of_map(&mut self.of_processes);
     }
 
     fn is_id_of(&self, id: u64, path: &Path) -> bool {

@@ -33,7 +33,10 @@ use super::{
     holders::{HeldConnection, Holders},
     left_out::{LeftOut, ListenerPort},
 };
-use crate::sense::{RequestsFact, waiting_requests::BusyAddresses};
+use crate::{
+    sense::{RequestsFact, waiting_requests::BusyAddresses},
+    spare_room,
+};
 
 /// Maximum number of connections that are followed from pass to pass. They take 6 MiB.
 pub(super) const FOLLOWED_MAX: usize = CONNECTIONS_MAX as usize;
@@ -299,9 +302,7 @@ impl RequestTable {
         // One that was refused may find room in the next pass.
         *latest = latest.filter(|(_, place)| place.is_some());
         connections.retain(|_, known| known.pass == *pass);
-        if connections.capacity() > 8 * connections.len() {
-            connections.shrink_to(2 * connections.len());
-        }
+        spare_room::of_map(connections);
         let (mut seen, before) = (0, addresses.len());
         addresses.retain_mut(|address| {
             let counts = std::mem::take(&mut address.now);

@@ -37,9 +37,12 @@ use super::{
     sock_diag::{DiagListener, Kinds, SockDiag},
     waiting_requests::BusyAddresses,
 };
-use crate::bpf::{
-    Fallback, FallbackChain, Hook, IterHandle, Loader, Need, Probe, SharedStruct,
-    btf_offsets::members, optional, pass,
+use crate::{
+    bpf::{
+        Fallback, FallbackChain, Hook, IterHandle, Loader, Need, Probe, SharedStruct,
+        btf_offsets::members, optional, pass,
+    },
+    spare_room,
 };
 use socket::ListenerSocket;
 
@@ -384,6 +387,8 @@ impl BpfSource {
                 }
                 is_present
             });
+            spare_room::of_map(known);
+            spare_room::of_map(sharing);
         }
         if refresh {
             shares::settle(&mut probes.shares, known.values().map(ListenerSocket::share))?;

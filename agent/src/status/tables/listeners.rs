@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
-use crate::sense::{Fact, ListenerFact, RequestsFact};
+use crate::{
+    sense::{Fact, ListenerFact, RequestsFact},
+    spare_room,
+};
 
 /// Maximum number of listeners.
 pub const LISTENERS_MAX: usize = 2_000;
@@ -110,6 +113,7 @@ impl ListenerTable {
             state.measure(t);
             std::mem::take(&mut state.is_seen)
         });
+        spare_room::of_map(&mut self.by_addr);
     }
 
     /// Returns the listeners with the longest wait, and the number of all.

@@ -4,7 +4,10 @@ use std::{collections::VecDeque, sync::Arc};
 
 use foldhash::HashMap;
 
-use crate::sense::{Fact, ProcessFact};
+use crate::{
+    sense::{Fact, ProcessFact},
+    spare_room,
+};
 
 /// Maximum number of workloads. One takes up to a kilobyte.
 pub const WORKLOADS_MAX: usize = 2_000;
@@ -123,6 +126,7 @@ impl WorkloadTable {
             }
             true
         });
+        spare_room::of_map(&mut self.by_cgroup);
     }
 
     fn running(&self) -> impl Iterator<Item = (&Arc<str>, &WorkloadState)> {
