@@ -167,3 +167,31 @@ fn fifty_thousand_processes_are_counted_without_growth() {
     let said = warnings(&log).iter().filter(|line| line.contains("life_ring_full")).count();
     assert_eq!(said, usize::from(lost > 0.0), "{log}");
 }
+
+#[test]
+fn memory_of_many_processes_is_given_back() {
+    let test = "memory_of_many_processes_is_given_back";
+    let Some((_scratch, running)) = agent_with(Probe::ProcessMemory, test) else { return };
+    let processes = || metric(&running.get("/metrics"), "spillway_processes");
+    let count =
+        |least: f64| wait_for(PATIENCE_FOR_LISTENERS, || (processes() >= least).then_some(()));
+    // A first, smaller flood lets buffers reach their usual size.
+    let few = workload(&["sleepers", "--count=200"]);
+    assert!(count(200.0).is_some(), "{}", running.log());
+    few.stop();
+    let resident = resident_bytes(&running);
+    let many = workload(&["sleepers", "--count=5000"]);
+    assert!(count(5_000.0).is_some(), "{}", running.log());
+    thread::sleep(Duration::from_secs(2));
+    let most = resident_bytes(&running);
+    many.stop();
+    // Those that ended are forgotten after some scans, and memory is given back ten seconds later.
+    let left = wait_for(PATIENCE_FOR_LISTENERS, || {
+        (resident_bytes(&running) < resident + (2 << 20)).then_some(())
+    });
+    let now = resident_bytes(&running);
+    println!("resident memory: {resident} bytes before, {most} with 5,000 processes, {now} after");
+    assert!(left.is_some(), "{resident} bytes before, {most} with 5,000 processes, {now} after");
+    let (code, log) = running.stop();
+    assert_eq!(code, Some(0), "{log}");
+}
