@@ -2,7 +2,8 @@
 //!
 //! The numbers that matter are per element: one process observation of 2,000, on a host that is
 //! scanned every second and on which nothing leaks; one listener observation of 50, ten times a
-//! second; one line of a trace.
+//! second; one line of a trace. The last group is not the engine's: what each process costs in the
+//! tables of the status, once per scan, and in the history, once per minute and on another thread.
 
 use std::{hint::black_box, sync::Arc};
 
@@ -10,7 +11,13 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use spillway_agent::{
     config::Config,
     engine::{Engine, HostInfo, Output},
+    history::{
+        MINUTE_SECS,
+        frame::{FrameHeader, pack},
+    },
+    scan_loop::ScanKind,
     sense::{Fact, HostFact, ListenerFact, Observation, ProcessFact, ProcessId},
+    status::HostTables,
     trace::{TraceReader, TraceWriter},
 };
 
@@ -117,6 +124,24 @@ fn bench(criterion: &mut Criterion) {
             });
         });
     }
+    group.finish();
+
+    // What a person sees: the tables of the status at each scan, and a minute of history, packed.
+    let mut group = criterion.benchmark_group("status and history");
+    let facts = processes(0);
+    group.throughput(Throughput::Elements(facts.len() as u64));
+    let (mut tables, mut t) = (HostTables::new(INFO), 0.0);
+    group.bench_function("tables, process", |bencher| {
+        bencher.iter(|| {
+            t += 1.0;
+            tables.observe(ScanKind::Processes, t, black_box(&facts));
+            tables.rows()
+        });
+    });
+    let header = FrameHeader::new(INFO, MINUTE_SECS, String::new(), 0.0, 0);
+    group.bench_function("minute, process", |bencher| {
+        bencher.iter(|| pack(&header, black_box(&facts), &[]));
+    });
     group.finish();
 }
 

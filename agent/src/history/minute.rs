@@ -1,6 +1,7 @@
 //! Choice of the observations that a minute keeps: one scan of processes, the scan of listeners
 //! after it, the latest of what is reported now and then, and the ends of processes that an earlier
-//! minute showed. Pure. Bounded by what one scan reports.
+//! minute showed. Pure. Bounded: a host with more than [`PROCESSES_MAX`] processes keeps its
+//! largest ones, and as many other subjects.
 
 use std::sync::Arc;
 
@@ -14,6 +15,9 @@ use crate::{
 
 /// Time between two samples, in seconds.
 pub const MINUTE_SECS: f64 = 60.0;
+
+/// Processes, and other subjects, that a minute keeps. Unpacked they take some 7 MB.
+const PROCESSES_MAX: usize = 20_000;
 
 /// Gaps of the sensors that a minute keeps; there is one when something changes.
 const GAPS_MAX: usize = 100;
@@ -112,12 +116,15 @@ impl Minute {
             Fact::Fleet(_) => ReportedSubject::Group,
             Fact::Pager(pager) => ReportedSubject::Pager(pager.cause.clone()),
         };
-        self.latest.insert(subject, observation.clone());
+        if self.latest.len() < PROCESSES_MAX || self.latest.contains_key(&subject) {
+            self.latest.insert(subject, observation.clone());
+        }
     }
 
     /// Ends the minute, complete or not.
     pub fn end(&mut self) -> Vec<Observation> {
         let mut sample = std::mem::take(&mut self.kept);
+        keep_largest(&mut sample, PROCESSES_MAX);
         sample.extend(self.latest.drain().map(|(_, observation)| observation));
         // Stable: the end of a process stays before the beginning of another with its pid.
         sample.sort_by(|one, other| one.t.total_cmp(&other.t));
@@ -130,4 +137,28 @@ impl Minute {
         (self.gaps, self.waits_for_listeners) = (0, false);
         sample
     }
+}
+
+/// Drops the smallest processes beyond so many.
+fn keep_largest(sample: &mut Vec<Observation>, max: usize) {
+    let size = |observation: &Observation| match &observation.fact {
+        Fact::Process(process) => Some(process.private_bytes()),
+        _ => None,
+    };
+    let mut sizes: Vec<u64> = sample.iter().filter_map(size).collect();
+    if sizes.len() <= max {
+        return;
+    }
+    let at = sizes.len() - max;
+    let (_, least, _) = sizes.select_nth_unstable(at);
+    let least = *least;
+    let mut left = max;
+    sample.retain(|observation| match size(observation) {
+        Some(bytes) if bytes >= least && left > 0 => {
+            left -= 1;
+            true
+        }
+        Some(_) => false,
+        None => true,
+    });
 }

@@ -1,6 +1,9 @@
 //! The last day of the history, as the pages ask for it.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use super::{
     FrameReader, HistoryEvent, Period,
@@ -22,31 +25,36 @@ const PROCESS_STEP_SECS: u64 = 60;
 /// Events of an incident, or of all, that are shown: the latest.
 const EVENTS_MAX: usize = 500;
 
-/// Reader of the last day.
+/// Reader of the last day. One page is read for at a time, because an unpacked minute of a large
+/// host takes megabytes.
 #[derive(Debug, Clone)]
 pub struct StoredHistory {
     state_dir: PathBuf,
     clock: Clock,
+    reading: Arc<Mutex<()>>,
 }
 
 impl StoredHistory {
     /// Creates the reader of the history below a state directory.
     pub fn below(state_dir: PathBuf, clock: Clock) -> Self {
-        Self { state_dir, clock }
+        Self { state_dir, clock, reading: Arc::default() }
     }
 
     /// History of the workload in a cgroup; `None` if there is none at all.
     pub fn workload(&self, cgroup: &str) -> Option<WorkloadSeries> {
+        let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         Some(series::of_workload(self.frames(STEP_SECS)?, cgroup))
     }
 
     /// History of a listener; `None` if there is none at all.
     pub fn listener(&self, netns: u32, addr: &str) -> Option<ListenerSeries> {
+        let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         Some(series::of_listener(self.frames(STEP_SECS)?, netns, addr))
     }
 
     /// History of a process; `None` if there is none at all.
     pub fn process(&self, id: ProcessId) -> Option<ProcessSeries> {
+        let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         Some(series::of_process(self.frames(PROCESS_STEP_SECS)?, id))
     }
 
@@ -56,6 +64,7 @@ impl StoredHistory {
         &self,
         is_wanted: impl Fn(&HistoryEvent) -> bool,
     ) -> Option<Vec<(u64, HistoryEvent)>> {
+        let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let mut events = Vec::new();
         // Samples are not needed at all.
         for frame in self.frames(u64::MAX)? {

@@ -208,6 +208,20 @@ fn sample_has_one_scan_and_what_came_between() {
 }
 
 #[test]
+fn sample_of_a_huge_host_keeps_its_largest_processes() {
+    let mut minute = Minute::default();
+    let scan: Vec<_> = (0..25_000).map(|pid| process(0.0, pid, u64::from(pid / 2))).collect();
+    assert_eq!(minute.observe(ScanKind::Processes, 0.0, &scan), None);
+    let sample = minute.observe(ScanKind::Listeners, 0.1, &[listener(0.1)]).unwrap();
+    let pids = sample.iter().filter_map(|observation| match &observation.fact {
+        Fact::Process(process) => Some(process.id.pid),
+        _ => None,
+    });
+    let pids: Vec<_> = pids.collect();
+    assert_eq!((pids.len(), pids.first(), sample.len()), (20_000, Some(&5_000), 20_001));
+}
+
+#[test]
 fn half_a_frame_of_a_killed_agent_is_cut_off() {
     let scratch = Scratch::new();
     append(&mut scratch.ring(), 1_000);
