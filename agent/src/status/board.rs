@@ -315,9 +315,11 @@ fn incident_entry(
         return IncidentEntry::default();
     };
     let left = |secs: f64| (secs - (moment.now - worst.t).max(0.0)).max(0.0);
-    let left_secs = worst.exhaustion_secs.map(left);
+    // The end that is forecast then is that of Spillway's own limit, at which nothing fails.
+    let is_held = limit_bytes.is_some();
+    let left_secs = worst.exhaustion_secs.filter(|_| !is_held).map(left);
+    let interval = worst.exhaustion_interval_secs.filter(|_| !is_held);
     let harm = worst.harm.as_ref();
-    // The end that is forecast is that of Spillway's own limit, at which nothing fails.
     let headline = match limit_bytes {
         None => worst.claim.headline(host, left_secs),
         Some(bytes) => worst.claim.held_headline(host, bytes),
@@ -330,12 +332,12 @@ fn incident_entry(
         headline: shown(&headline),
         why: shown(&worst.why),
         evidence: shown(&incident.evidence),
-        advice: shown(&worst.claim.advice(left_secs.filter(|_| limit_bytes.is_none()))),
+        advice: shown(&worst.claim.advice(left_secs)),
         confidence: worst.confidence,
         since: moment.time_of(incident.opened_t),
         lasted_secs: (moment.now - incident.opened_t).max(0.0),
         exhaustion_secs: left_secs,
-        exhaustion_interval_secs: worst.exhaustion_interval_secs.map(|ends| ends.map(left)),
+        exhaustion_interval_secs: interval.map(|ends| ends.map(left)),
         cgroup: shown(worst.claim.cgroup()),
         pid: worst.claim.pid(),
         identity: worst.identity.as_deref().cloned(),

@@ -244,7 +244,8 @@ pub struct IncidentEntry {
     pub since: String,
     /// Time since then.
     pub lasted_secs: f64,
-    /// Time until the resource runs out; `null` without a forecast.
+    /// Time until the resource runs out; `null` without a forecast, and while a limit of Spillway's
+    /// holds it.
     pub exhaustion_secs: Option<f64>,
     /// 95 % interval of that time, soonest first; `null` if it is too uncertain for one.
     pub exhaustion_interval_secs: Option<[f64; 2]>,
