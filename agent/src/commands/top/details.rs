@@ -13,7 +13,7 @@ use crate::{
     units::{Count, Size, Span, clock_time},
 };
 
-use super::table::{CellValue, pace};
+use super::cell::{CellValue, pace};
 
 /// Emphasis of a text, which never says anything that the text does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

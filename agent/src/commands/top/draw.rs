@@ -12,9 +12,10 @@ use ratatui::{
 };
 
 use super::{
+    cell::rank,
     details::{Detail, Tone},
     state::{TopDialog, TopState, TopWish},
-    table::{ColumnHead, TopRow, rank},
+    table::{ColumnHead, TopRow},
     views::VIEWS,
 };
 use crate::{

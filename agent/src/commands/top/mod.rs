@@ -4,6 +4,7 @@
 //! the loop that draws. All the rest is pure: [`state`] turns keys and reports into a state, and
 //! [`draw`] draws it. [`views`] lists the views and their columns.
 
+mod cell;
 mod details;
 mod draw;
 mod state;

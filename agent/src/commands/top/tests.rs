@@ -9,9 +9,9 @@ use ratatui::{
 };
 
 use super::{
+    cell::{CellValue, pace},
     draw::draw,
     state::{TopDialog, TopState, TopWish},
-    table::{CellValue, pace},
     views::VIEWS,
 };
 use crate::{

@@ -4,13 +4,16 @@
 use std::borrow::Cow;
 
 use super::{
+    cell::{
+        CellValue::{Bytes, Count, Pace, PerSec, Pid, Queue, Secs, Severity, Share, Text, Time},
+        rank,
+    },
     details::{
         amount, deeds, of_change, of_incident, of_listener, of_probe, of_resource, of_workload,
     },
     table::{
-        CellValue::{Bytes, Count, Pace, PerSec, Pid, Queue, Secs, Severity, Share, Text, Time},
         Sorted::{Falling, Rising},
-        TopTable, TopView, column, rank,
+        TopTable, TopView, column,
     },
 };
 use crate::status::{
