@@ -9,7 +9,7 @@ use crate::{
     detect::Verdict,
 };
 
-/// Maximum length of a text, in characters: as in the status.
+/// Maximum length of a text, in characters. Evidence has some three hundred.
 const TEXT_CHARS_MAX: usize = 600;
 
 /// Kind of record that a line of the history is, beside the kinds of a trace.
@@ -110,6 +110,7 @@ impl HistoryEvent {
     }
 }
 
-fn shown(text: &str) -> String {
+/// Makes a text that others have a part in printable, and short.
+pub(crate) fn shown(text: &str) -> String {
     printable(&text.replace("\n  hint:", "; hint:"), TEXT_CHARS_MAX)
 }

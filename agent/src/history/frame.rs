@@ -49,7 +49,7 @@ pub struct FrameHeader {
     pub boot_id: String,
     /// Time of the frame in seconds since that boot: the clock of its observations and events.
     pub t: f64,
-    /// The same time in milliseconds since 1970.
+    /// Time of the frame in milliseconds since 1970.
     pub at_ms: u64,
     /// Number of events, which follow.
     #[serde(default)]

@@ -10,7 +10,7 @@
 //! full the ring gives room back. Without a state directory there is none.
 
 pub(crate) mod chart;
-mod event;
+pub(crate) mod event;
 pub mod frame;
 mod minute;
 mod read;
@@ -23,7 +23,7 @@ pub use event::HistoryEvent;
 pub use minute::{MINUTE_SECS, Minute};
 pub use read::{FrameReader, HistoryError, Period};
 pub use recorder::HistoryRecorder;
-pub use ring::{BYTES_MAX, HistoryRing, RingLimits};
+pub use ring::{HistoryRing, RingLimits};
 pub use stored::StoredHistory;
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::os::{StateDir, trusted::reason};
 /// Reason why there is no history.
 #[derive(Debug, Error)]
 pub enum HistoryError {
-    /// None was ever written.
+    /// No minute was ever written.
     #[error(
         "there is no history below {0}\n  hint: the agent writes it once a minute, if the state \
          directory exists and record.history is not 0s"

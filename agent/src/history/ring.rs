@@ -20,7 +20,7 @@ use super::frame::{self, FrameStart, HEADER_LEN};
 use crate::os::StateDir;
 
 /// Maximum size of all segments together.
-pub const BYTES_MAX: u64 = 64 << 20;
+const BYTES_MAX: u64 = 64 << 20;
 
 /// Size from which a segment is full: the ring loses a thirtieth of itself at a time.
 const SEGMENT_BYTES: u64 = 2 << 20;

@@ -1,5 +1,5 @@
-//! What a history says about one workload or one listener: values over time, and marks for what
-//! happened. Pure: from frames.
+//! History of one workload, listener or process: values over time, and marks for what happened.
+//! Pure: from frames.
 
 use std::collections::BTreeSet;
 

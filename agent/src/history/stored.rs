@@ -19,7 +19,8 @@ const DAY_SECS: u64 = 86_400;
 /// take half a second on a host with 2,000 processes.
 const STEP_SECS: u64 = 600;
 
-/// The same for a process, which a command draws, and no page: open files are in some samples only.
+/// Least time between two samples of a process, which a command draws, and no page: open files are
+/// in some samples only.
 const PROCESS_STEP_SECS: u64 = 60;
 
 /// Events of an incident, or of all, that are shown: the latest.
@@ -42,20 +43,17 @@ impl StoredHistory {
 
     /// History of the workload in a cgroup; `None` if there is none at all.
     pub fn workload(&self, cgroup: &str) -> Option<WorkloadSeries> {
-        let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(series::of_workload(self.frames(STEP_SECS)?, cgroup))
+        self.read(STEP_SECS, |frames| series::of_workload(frames, cgroup))
     }
 
     /// History of a listener; `None` if there is none at all.
     pub fn listener(&self, netns: u32, addr: &str) -> Option<ListenerSeries> {
-        let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(series::of_listener(self.frames(STEP_SECS)?, netns, addr))
+        self.read(STEP_SECS, |frames| series::of_listener(frames, netns, addr))
     }
 
     /// History of a process; `None` if there is none at all.
     pub fn process(&self, id: ProcessId) -> Option<ProcessSeries> {
-        let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(series::of_process(self.frames(PROCESS_STEP_SECS)?, id))
+        self.read(PROCESS_STEP_SECS, |frames| series::of_process(frames, id))
     }
 
     /// Events that `is_wanted` chooses, each with its time in milliseconds since 1970, the latest
@@ -64,21 +62,24 @@ impl StoredHistory {
         &self,
         is_wanted: impl Fn(&HistoryEvent) -> bool,
     ) -> Option<Vec<(u64, HistoryEvent)>> {
-        let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut events = Vec::new();
-        // Samples are not needed at all.
-        for frame in self.frames(u64::MAX)? {
-            let wanted = frame.events().filter(&is_wanted);
-            events.extend(wanted.map(|event| (frame.header.unix_ms(event.t), event)));
-        }
+        // The samples, of all minutes but the first, are not unpacked.
+        let mut events = self.read(u64::MAX, |frames| {
+            let wanted = |frame: HistoryFrame| {
+                let events = frame.events().filter(&is_wanted);
+                events.map(|event| (frame.header.unix_ms(event.t), event)).collect::<Vec<_>>()
+            };
+            frames.flat_map(wanted).collect::<Vec<_>>()
+        })?;
         events.sort_by_key(|(at_ms, _)| *at_ms);
         let excess = events.len().saturating_sub(EVENTS_MAX);
         Some(events.split_off(excess))
     }
 
-    fn frames(&self, step_secs: u64) -> Option<impl Iterator<Item = HistoryFrame> + use<>> {
+    /// Reads the frames of the last day, as one of several readers in turn.
+    fn read<T>(&self, step_secs: u64, of: impl FnOnce(FrameReader) -> T) -> Option<T> {
+        let _turn = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let to_secs = self.clock.unix_ms() / 1_000;
         let period = Period { from_secs: to_secs.saturating_sub(DAY_SECS), to_secs, step_secs };
-        FrameReader::open(&self.state_dir, period).ok()
+        FrameReader::open(&self.state_dir, period).ok().map(of)
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     act::{
         OutcomeKind, Pause,
         drain::{DrainPhase, Override, Readiness, ReadinessCell},
-        notify::{self, printable, timestamp},
+        notify::{self, timestamp},
     },
     bpf::ProbeStatus,
     clock::Clock,
@@ -30,7 +30,7 @@ use crate::{
     decide::{Action, ActionBudget, IncidentId, IncidentView, Severity},
     engine::Engine,
     fleet::{GroupLimits, Margins},
-    history::StoredHistory,
+    history::{StoredHistory, event::shown},
     os::host,
     serve::Metrics,
     units::Span,
@@ -44,9 +44,6 @@ const CHANGES_MAX: usize = 50;
 
 /// Other claims of an incident that are named.
 const ALSO_MAX: usize = 3;
-
-/// Maximum length of a text, in characters. Evidence has some three hundred.
-const TEXT_CHARS_MAX: usize = 600;
 
 /// State of the loop at one time.
 #[derive(Debug, Clone)]
@@ -288,11 +285,6 @@ impl ReportTime {
     fn time_of(self, t: f64) -> String {
         timestamp(self.at_ms.saturating_sub(((self.now - t).max(0.0) * 1e3) as u64))
     }
-}
-
-/// Makes a text that others have a part in printable, and short.
-fn shown(text: &str) -> String {
-    printable(&text.replace("\n  hint:", "; hint:"), TEXT_CHARS_MAX)
 }
 
 /// Returns the limit that Spillway has set for an incident, if it is in effect.

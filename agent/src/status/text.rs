@@ -371,6 +371,15 @@ pub(super) fn notifies(report: &StatusReport) -> String {
     text
 }
 
+/// Returns a word for the state of an action.
+pub(crate) fn action_label(state: &str) -> &'static str {
+    match state {
+        "would" => "would",
+        "refused" => "refused",
+        _ => "done",
+    }
+}
+
 /// Describes an action for an incident.
 pub(crate) fn action_text(action: &ActionEntry, report: &StatusReport) -> String {
     let ActionEntry { action, state, why, .. } = action;
@@ -433,7 +442,7 @@ pub(crate) fn change_text(change: &ChangeEntry, at: &str) -> String {
 
 /// Breaks a text into lines of at most so many characters: between words, or within one that is
 /// longer than a line.
-fn wrapped(text: &str, columns: usize) -> Vec<String> {
+pub(crate) fn wrapped(text: &str, columns: usize) -> Vec<String> {
     let (mut lines, mut line, mut used) = (Vec::new(), String::new(), 0);
     for word in text.split(' ') {
         let chars: Vec<char> = word.chars().collect();

@@ -11,6 +11,7 @@ use crate::{
         chart::{self, Band, Chart, HEIGHT, WIDTH},
         series::{HistoryMark, events_as_marks},
     },
+    status::text::wrapped,
     units::{clock_time, to_second},
 };
 
@@ -21,7 +22,7 @@ const LINE: f64 = 18.0;
 /// Letters that fit on a line.
 const LINE_LETTERS: usize = 125;
 
-/// Colours of the pictures, which follow the reader's.
+/// Colours, those of the pages on a light screen, and letters.
 const STYLE: &str = "svg { --red: #c4262e; --amber: #9a6700; --green: #1a7f37; --blue: #0969da; \
     color: #1f2328; background: #fff } text { font: 12px system-ui, sans-serif; \
     fill: currentColor } .title { font-size: 16px; font-weight: 600 }";
@@ -35,7 +36,9 @@ pub(super) fn draw(
 ) -> Option<String> {
     let is_claim = |event: &HistoryEvent| matches!(event.event.as_str(), "raised" | "updated");
     let (at_ms, claim) = events.iter().rev().find(|(_, event)| is_claim(event))?;
-    let is_open = events.last().is_some_and(|(_, event)| event.event != "cleared");
+    // Its limit may be lifted after it is cleared.
+    let latest = events.iter().rev().find(|(_, event)| !event.verdict.is_empty());
+    let is_open = latest.is_some_and(|(_, event)| event.event != "cleared");
     let marks = events_as_marks(events);
     let parts = Parts { marks: &marks, now_ms, forecast: is_open.then_some((*at_ms, claim)) };
     let charts = match IncidentId::from(id) {
@@ -125,8 +128,11 @@ fn document(claim: &HistoryEvent, charts: &[Markup], marks: &[HistoryMark], now_
         format!("{} · {} {}", nth + 1, clock_time(&timestamp(mark.at_ms), &now), mark.text)
     });
     let drawn_at = format!("drawn {}", to_second(&now));
-    let lines: Vec<_> =
-        told.chain(marked).chain([drawn_at]).flat_map(|line| wrapped(&line)).collect();
+    let lines: Vec<_> = told
+        .chain(marked)
+        .chain([drawn_at])
+        .flat_map(|line| wrapped(&line, LINE_LETTERS))
+        .collect();
     let first = MARGIN * 3.0 + LINE + charts.len() as f64 * HEIGHT;
     let height = first + lines.len() as f64 * LINE + MARGIN;
     let svg = html! {
@@ -142,23 +148,4 @@ fn document(claim: &HistoryEvent, charts: &[Markup], marks: &[HistoryMark], now_
         }
     };
     svg.into_string()
-}
-
-/// Breaks a text into lines, between words.
-fn wrapped(text: &str) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        let line = lines.last_mut().filter(|line| {
-            line.is_empty() || line.chars().count() + 1 + word.chars().count() <= LINE_LETTERS
-        });
-        match line {
-            Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            None => lines.push(format!("    {word}")),
-        }
-    }
-    lines
 }

@@ -8,7 +8,7 @@ use crate::{
             ActionEntry, ChangeEntry, IncidentEntry, ListenerEntry, ProbeLine, ResourceEntry,
             WorkloadEntry,
         },
-        text::{action_text, change_text},
+        text::{action_label, action_text, change_text},
     },
     units::{Count, Size, Span, clock_time},
 };
@@ -18,11 +18,11 @@ use super::cell::{CellValue, pace};
 /// Emphasis of a text, which never says anything that the text does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tone {
-    /// None.
+    /// No emphasis.
     Plain,
     /// Titles.
     Strong,
-    /// What matters less.
+    /// Texts that matter less.
     Faint,
     /// A warning.
     Warning,
@@ -119,7 +119,7 @@ pub(super) fn of_incident(incident: &IncidentEntry, report: &StatusReport) -> Ve
     details.add("cgroup", incident.cgroup.as_str());
     details.add("pid", incident.pid.map(|pid| pid.to_string()).unwrap_or_default());
     for action in &incident.actions {
-        details.add(label(action), of_action(action, report));
+        details.add(action_label(&action.state), of_action(action, report));
     }
     if let Some(node) = &incident.paged_by {
         details.add("paged", format!("by node {node}, which has it too"));
@@ -127,15 +127,6 @@ pub(super) fn of_incident(incident: &IncidentEntry, report: &StatusReport) -> Ve
     details.add("verdict", incident.verdict.as_str());
     details.add("id", incident.id.as_str());
     details.0
-}
-
-/// Returns a word for the state of an action.
-fn label(action: &ActionEntry) -> &'static str {
-    match action.state.as_str() {
-        "would" => "would",
-        "refused" => "refused",
-        _ => "done",
-    }
 }
 
 fn of_action(action: &ActionEntry, report: &StatusReport) -> String {

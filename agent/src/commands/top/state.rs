@@ -14,10 +14,10 @@ use crate::status::StatusReport;
 /// Maximum length of a filter in characters.
 const FILTER_CHARS_MAX: usize = 100;
 
-/// What is drawn over the table, or asked below it.
+/// Dialog that is drawn over the table, or asked below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum TopDialog {
-    /// Nothing.
+    /// No dialog.
     None,
     /// The keys.
     Help {
@@ -98,7 +98,7 @@ pub(super) struct TopState {
     pub(super) lost: Option<LostAgent>,
     /// Current view.
     pub(super) view: usize,
-    /// What is open.
+    /// Open dialog.
     pub(super) dialog: TopDialog,
     /// Result of the last request, until the next key.
     pub(super) message: Option<(String, Tone)>,

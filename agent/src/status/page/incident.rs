@@ -8,9 +8,7 @@ use super::{
         report::{IncidentEntry, StatusReport},
         text,
     },
-    class,
-    overview::action_label,
-    timeline, workload_link,
+    class, timeline, workload_link,
 };
 use crate::units::{Span, to_second};
 
@@ -53,7 +51,7 @@ pub(super) fn body(incident: &IncidentEntry, report: &StatusReport) -> Markup {
             @for action in &incident.actions {
                 li {
                     span { (to_second(&action.since)) }
-                    span { (action_label(&action.state)) ": " (text::action_text(action, report)) }
+                    span { (text::action_label(&action.state)) ": " (text::action_text(action, report)) }
                 }
             }
             li { span { (to_second(&report.at)) }

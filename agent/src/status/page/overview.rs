@@ -79,22 +79,13 @@ fn card(incident: &IncidentEntry, report: &StatusReport) -> Markup {
                 dd { (clock_time(&incident.since, &report.at)) ", for "
                     (Span(incident.lasted_secs)) }
                 @for action in &incident.actions {
-                    dt { (action_label(&action.state)) }
+                    dt { (text::action_label(&action.state)) }
                     dd { (text::action_text(action, report)) }
                 }
                 dt { "to do" }
                 dd { (incident.advice) }
             }
         }
-    }
-}
-
-/// Returns a word for the state of an action.
-pub(super) fn action_label(state: &str) -> &'static str {
-    match state {
-        "would" => "would",
-        "refused" => "refused",
-        _ => "done",
     }
 }
 

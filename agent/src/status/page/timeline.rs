@@ -122,7 +122,7 @@ fn beside(x: f64) -> &'static str {
     }
 }
 
-fn unix_secs(time: &str) -> Option<f64> {
+pub(super) fn unix_secs(time: &str) -> Option<f64> {
     let at = humantime::parse_rfc3339(time).ok()?;
     at.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs_f64())
 }

@@ -1,12 +1,10 @@
 //! Page of one workload: its memory over the last day, with limit, forecast and marks.
 
-use std::time::UNIX_EPOCH;
-
 use maud::{Markup, html};
 
 use super::{
     super::report::{IncidentEntry, ResourceEntry, StatusReport, WorkloadEntry},
-    class, link,
+    class, link, timeline,
 };
 use crate::{
     history::{
@@ -130,7 +128,5 @@ pub(super) fn no_history() -> Markup {
 
 /// Time of the report in milliseconds since 1970; 0 if it cannot be read.
 pub(super) fn now_ms(report: &StatusReport) -> u64 {
-    let at = humantime::parse_rfc3339(&report.at).ok();
-    let since = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-    since.map_or(0, |since| since.as_millis() as u64)
+    timeline::unix_secs(&report.at).map_or(0, |secs| (secs * 1e3).round() as u64)
 }
