@@ -30,6 +30,7 @@ use rustix::process::geteuid;
 
 use super::{
     board::StatusBoard,
+    report::StatusReport,
     runtime_dir::{self, RuntimeDir, socket_path},
 };
 use crate::clock::Clock;
@@ -196,7 +197,7 @@ impl StatusSocket {
             match self.listener.accept() {
                 Ok((stream, _)) if self.admits(&stream) => {
                     // A peer that closes early or reads too slowly needs no report.
-                    let _ = send(&stream, &encoded(board));
+                    let _ = send(&stream, &encoded(board.report()));
                 }
                 Ok(_) => tracing::debug!("refused a peer that is neither root nor in the group"),
                 Err(error) => {
@@ -252,15 +253,23 @@ fn groups_of(stream: &UnixStream) -> Vec<u32> {
     groups
 }
 
-/// Encodes a report within [`REPORT_BYTES_MAX`].
-fn encoded(board: &StatusBoard) -> Vec<u8> {
-    let mut report = board.report();
+/// Encodes a report within [`REPORT_BYTES_MAX`]. Names that others have chosen may make it larger:
+/// then its tables lose entries, and incidents only once the tables are empty.
+fn encoded(mut report: StatusReport) -> Vec<u8> {
     loop {
         let bytes = serde_json::to_vec(&report).unwrap_or_default();
-        if bytes.len() < REPORT_BYTES_MAX || report.incidents.is_empty() {
+        let StatusReport { workloads, listeners, resources, incidents, .. } = &mut report;
+        let has_tables = !(workloads.is_empty() && listeners.is_empty() && resources.is_empty());
+        if bytes.len() < REPORT_BYTES_MAX || !has_tables && incidents.is_empty() {
             return [&bytes[..], b"\n"].concat();
         }
-        report.incidents.truncate(report.incidents.len() / 2);
+        if has_tables {
+            workloads.truncate(workloads.len() / 2);
+            listeners.truncate(listeners.len() / 2);
+            resources.truncate(resources.len() / 2);
+        } else {
+            incidents.truncate(incidents.len() / 2);
+        }
     }
 }
 
@@ -276,4 +285,46 @@ fn send(mut stream: &UnixStream, report: &[u8]) -> io::Result<()> {
         rest = &rest[written..];
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::report::{IncidentEntry, ListenerEntry, ResourceEntry, WorkloadEntry};
+
+    #[test]
+    fn report_with_long_names_fits_and_keeps_its_incidents() {
+        let name = || "\u{1f980}".repeat(300);
+        let workload = WorkloadEntry {
+            name: name(),
+            cgroup: name(),
+            comm: name(),
+            incident: Some(name()),
+            ..WorkloadEntry::default()
+        };
+        let listener = ListenerEntry {
+            addr: name(),
+            name: name(),
+            cgroup: name(),
+            comm: name(),
+            incident: Some(name()),
+            ..ListenerEntry::default()
+        };
+        let incident = Some(name());
+        let resource = ResourceEntry { subject: name(), incident, ..ResourceEntry::default() };
+        let incident = IncidentEntry { id: "leak-7-9".to_owned(), ..IncidentEntry::default() };
+        let report = StatusReport {
+            spillway_status: 1,
+            workloads: vec![workload; 100],
+            listeners: vec![listener; 100],
+            resources: vec![resource; 100],
+            incidents: vec![incident; 50],
+            ..StatusReport::default()
+        };
+        assert!(serde_json::to_vec(&report).unwrap().len() > REPORT_BYTES_MAX);
+        let bytes = encoded(report);
+        assert!(bytes.len() <= REPORT_BYTES_MAX, "{}", bytes.len());
+        let report = StatusReport::parse(&bytes).unwrap();
+        assert_eq!((report.incidents.len(), report.workloads.len()), (50, 50));
+    }
 }
