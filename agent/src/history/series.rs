@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     detect::IncidentId,
-    sense::{Fact, ProcessId},
+    sense::{Fact, MemorySum, ProcessId},
 };
 
 /// Maximum number of marks. A guess: more than a picture can show.
@@ -145,13 +145,12 @@ pub fn of_workload(frames: impl Iterator<Item = HistoryFrame>, cgroup: &str) -> 
     for frame in frames {
         let at_ms = frame.header.at_ms;
         series.marks.extend(events(&frame, |event| event.cgroup == cgroup));
-        let (mut private, mut shared, mut limit) = (0_u64, 0_u64, None);
+        let (mut memory, mut limit) = (MemorySum::default(), None);
         let (mut ids, mut kills) = (BTreeSet::new(), None);
         for observation in frame.observations_with(&needle) {
             match observation.fact {
                 Fact::Process(process) if *process.cgroup == *cgroup => {
-                    private = private.saturating_add(process.anon_bytes + process.swap_bytes);
-                    shared = shared.max(process.shmem_bytes);
+                    memory.add(&process);
                     limit = process.memory_max_bytes;
                     ids.insert(process.id);
                 }
@@ -160,7 +159,7 @@ pub fn of_workload(frames: impl Iterator<Item = HistoryFrame>, cgroup: &str) -> 
             }
         }
         if !ids.is_empty() {
-            series.memory.push((at_ms, private.saturating_add(shared) as f64));
+            series.memory.push((at_ms, memory.bytes() as f64));
             series.limit.extend(limit.map(|bytes| (at_ms, bytes as f64)));
             if !ids_before.is_empty() && ids.is_disjoint(&ids_before) {
                 let text = "restarted: all its processes are new".to_owned();

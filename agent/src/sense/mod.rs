@@ -50,9 +50,9 @@ pub use connections::EstablishedConnections;
 pub use host_memory::HostMemorySensor;
 pub use losses::LossCounters;
 pub use observation::{
-    CgroupFact, Fact, FactKind, FleetFact, HostFact, ListenerFact, Observation, OutboundFact,
-    PagerFact, ProcessFact, ProcessId, ProcessResourcesFact, RequestsFact, SensorHealthFact,
-    ServicePressureFact,
+    CgroupFact, Fact, FactKind, FleetFact, HostFact, ListenerFact, MemorySum, Observation,
+    OutboundFact, PagerFact, ProcessFact, ProcessId, ProcessResourcesFact, RequestsFact,
+    SensorHealthFact, ServicePressureFact,
 };
 pub use outbound::OutboundSensor;
 pub use own::OwnSockets;

@@ -229,6 +229,28 @@ impl ProcessFact {
     }
 }
 
+/// Memory of several processes that may share some of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemorySum {
+    private_bytes: u64,
+    shared_bytes: u64,
+}
+
+impl MemorySum {
+    /// Adds a process.
+    pub fn add(&mut self, process: &ProcessFact) {
+        let private = process.anon_bytes.saturating_add(process.swap_bytes);
+        self.private_bytes = self.private_bytes.saturating_add(private);
+        self.shared_bytes = self.shared_bytes.max(process.shmem_bytes);
+    }
+
+    /// Anonymous and swapped memory of all, and the shared memory of that process which has most:
+    /// the others map the same.
+    pub fn bytes(self) -> u64 {
+        self.private_bytes.saturating_add(self.shared_bytes)
+    }
+}
+
 /// Limited resources of one process other than memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessResourcesFact {

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use foldhash::HashMap;
 
 use crate::{
-    sense::{Fact, ProcessFact},
+    sense::{Fact, MemorySum, ProcessFact},
     spare_room,
 };
 
@@ -31,10 +31,7 @@ pub struct WorkloadTable {
 #[derive(Debug, Default)]
 struct WorkloadState {
     processes: u64,
-    /// Anonymous and swapped memory of all, and the shared memory of that process which has most:
-    /// the others map the same.
-    private_bytes: u64,
-    shared_bytes: u64,
+    memory: MemorySum,
     largest: Option<(u64, u32, Arc<str>)>,
     limit_bytes: Option<u64>,
     charged_bytes: Option<u64>,
@@ -63,16 +60,10 @@ pub struct WorkloadRow {
 }
 
 impl WorkloadState {
-    fn memory_bytes(&self) -> u64 {
-        self.private_bytes.saturating_add(self.shared_bytes)
-    }
-
     fn add(&mut self, process: &ProcessFact) {
         let bytes = process.private_bytes();
         self.processes += 1;
-        let private = process.anon_bytes.saturating_add(process.swap_bytes);
-        self.private_bytes = self.private_bytes.saturating_add(private);
-        self.shared_bytes = self.shared_bytes.max(process.shmem_bytes);
+        self.memory.add(process);
         if self.largest.as_ref().is_none_or(|(most, ..)| bytes > *most) {
             self.largest = Some((bytes, process.id.pid, process.comm.clone()));
         }
@@ -98,7 +89,7 @@ impl WorkloadTable {
     /// no workload.
     pub fn observe<'a>(&mut self, t: f64, facts: impl Iterator<Item = &'a Fact>) {
         for workload in self.by_cgroup.values_mut() {
-            (workload.processes, workload.private_bytes, workload.shared_bytes) = (0, 0, 0);
+            (workload.processes, workload.memory) = (0, MemorySum::default());
             workload.largest = None;
         }
         let processes = facts.filter_map(|fact| match fact {
@@ -117,7 +108,7 @@ impl WorkloadTable {
                 return t - workload.seen_t < GONE_SECS;
             }
             workload.seen_t = t;
-            let memory_bytes = workload.memory_bytes();
+            let memory_bytes = workload.memory.bytes();
             if workload.points.back().is_none_or(|(last_t, _)| t - last_t >= POINT_SECS) {
                 if workload.points.len() == POINTS_MAX {
                     workload.points.pop_front();
@@ -151,7 +142,7 @@ impl WorkloadTable {
     pub fn largest(&self, max: usize) -> (Vec<(Arc<str>, u64)>, u64) {
         let mut all: Vec<_> = self
             .running()
-            .map(|(cgroup, workload)| (cgroup.clone(), workload.memory_bytes()))
+            .map(|(cgroup, workload)| (cgroup.clone(), workload.memory.bytes()))
             .collect();
         all.sort_by(|(one, one_bytes), (other, other_bytes)| {
             other_bytes.cmp(one_bytes).then_with(|| one.cmp(other))
@@ -163,7 +154,7 @@ impl WorkloadTable {
     /// Iterates over the workloads with a limit: cgroup, memory charged against it, and the limit.
     pub fn limited(&self) -> impl Iterator<Item = (&Arc<str>, u64, u64)> {
         self.running().filter_map(|(cgroup, workload)| {
-            let charged = workload.charged_bytes.unwrap_or_else(|| workload.memory_bytes());
+            let charged = workload.charged_bytes.unwrap_or_else(|| workload.memory.bytes());
             Some((cgroup, charged, workload.limit_bytes?))
         })
     }
@@ -176,7 +167,7 @@ fn row(cgroup: &Arc<str>, workload: &WorkloadState) -> WorkloadRow {
         cgroup: cgroup.clone(),
         processes: workload.processes,
         largest: largest.map_or_else(|| (0, "".into()), |(_, pid, comm)| (*pid, comm.clone())),
-        memory_bytes: workload.memory_bytes(),
+        memory_bytes: workload.memory.bytes(),
         growth_bytes_per_sec,
         growth_secs,
         limit_bytes: workload.limit_bytes,
