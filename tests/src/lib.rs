@@ -59,7 +59,7 @@ pub use held::Held;
 pub use known_requests::{Habit, KnownRequests, Truth};
 pub use netns::{loopback_up, network, own_network, own_resolver};
 pub use own_cgroup::{OwnCgroup, apart};
-pub use program_costs::{ProgramCost, program_costs};
+pub use program_costs::{ProgramCost, program_costs, recursion_misses};
 pub use real_time::{ahead_of_servers, in_real_time, real_time};
 pub use reference::Reference;
 pub use refuse::{Refused, hide, refuse};
