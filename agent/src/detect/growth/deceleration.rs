@@ -47,7 +47,7 @@ const SUBSTANTIAL_WATCHED_SECS: f64 = 1_260.0;
 const HELD_WATCHED_SECS: f64 = 1_800.0;
 
 /// First horizon that shows it, a quarter of an hour by default.
-const SUBSTANTIAL_HORIZON_MIN: usize = 3;
+pub(super) const SUBSTANTIAL_HORIZON_MIN: usize = 3;
 
 /// Standard errors by which either half's slope may be off when the strongest possible deceleration
 /// is computed: of a process that started under watch, of one whose growth has quickened since, and
@@ -59,7 +59,7 @@ pub(super) const OLD_ERRORS: f64 = 0.5;
 /// Such standard errors for growth that is a good part of the size of a process that started under
 /// watch, while it starts and since: small steps that come ever more seldom do not make it.
 const SUBSTANTIAL_STARTING_ERRORS: f64 = 2.0;
-const SUBSTANTIAL_ERRORS: f64 = 0.7;
+pub(super) const SUBSTANTIAL_ERRORS: f64 = 0.7;
 
 /// Time after which a start is over: runtimes that warm up slow down for most of an hour.
 const STARTED_SECS: f64 = 3_600.0;
@@ -121,7 +121,8 @@ impl HorizonView<'_> {
             && self.is_as_fast_for_longer(slope)
             && ((fast || comes_nearer)
                 && !self.may_end(stretch, self.headroom_bytes, errors, quickened)
-                || self.is_substantial(stretch, quickened))
+                || self.is_substantial(stretch, quickened)
+                || self.is_held_from_birth(stretch, quickened))
     }
 
     /// Returns whether growth is a leak however far the limit is: a good part of the process's own
@@ -155,7 +156,7 @@ impl HorizonView<'_> {
 
     /// Returns whether the process may still be starting: one that ran before may have started
     /// shortly before.
-    fn may_be_starting(&self) -> bool {
+    pub(super) fn may_be_starting(&self) -> bool {
         self.watched_secs < STARTED_SECS
     }
 
@@ -227,7 +228,13 @@ impl HorizonView<'_> {
     /// Returns whether growth would end within so many bytes: by the stretch, if it slowed down as
     /// much as its scatter allows, or by the latter part of any longer horizon, if it slowed down
     /// as much as it does there. Growth that has quickened has left its longer past behind.
-    fn may_end(&self, stretch: &Stretch<'_>, left_bytes: f64, own: f64, quickened: bool) -> bool {
+    pub(super) fn may_end(
+        &self,
+        stretch: &Stretch<'_>,
+        left_bytes: f64,
+        own: f64,
+        quickened: bool,
+    ) -> bool {
         let pooled = if stretch.grown_kib < self.worth_kib() { POOL_ERRORS } else { 0.0 };
         let pool = stretch.together_kib() / stretch.grown_kib;
         let ends = |horizon: usize, points: &[Point], errors: f64| {

@@ -7,6 +7,7 @@
 use super::{
     super::{regression::Point, window::KIB},
     HorizonView, Stretch,
+    deceleration::{SUBSTANTIAL_ERRORS, SUBSTANTIAL_HORIZON_MIN},
 };
 
 /// Fewest buckets of a longer horizon that show a pace.
@@ -16,7 +17,30 @@ const POINTS_MIN: usize = 4;
 /// cache that fills within hours loses more in one.
 const PACE_SHARE_MAX: f64 = 0.1;
 
+/// Fewest points of a stretch that show it while a process may still be starting, and the largest
+/// standard error of its slope, as a share of it: what is loaded step by step scatters more.
+const STRETCH_POINTS_MIN: usize = 12;
+const STRETCH_ERROR_SHARE_MAX: f64 = 0.02;
+
 impl HorizonView<'_> {
+    /// Returns whether a process that started under watch has grown by a good part of its size at
+    /// one pace ever since: a stretch too short to show how much tells that it does not end.
+    pub(super) fn is_held_from_birth(&self, stretch: &Stretch<'_>, quickened: bool) -> bool {
+        if !self.young
+            || !self.may_be_starting()
+            || self.horizon < SUBSTANTIAL_HORIZON_MIN
+            || stretch.points.len() < STRETCH_POINTS_MIN
+            || stretch.error_share > STRETCH_ERROR_SHARE_MAX
+        {
+            return false;
+        }
+        let from_bytes = self.held_from_kib(stretch) * KIB;
+        let grown_bytes = stretch.points[stretch.points.len() - 1].y * KIB - from_bytes;
+        let near_bytes = self.substantial_headroom_bytes(grown_bytes);
+        self.is_large(grown_bytes, from_bytes)
+            && !self.may_end(stretch, near_bytes, SUBSTANTIAL_ERRORS, quickened)
+    }
+
     /// Returns the size from which a process has grown at the pace of a stretch, in KiB, as this
     /// and longer horizons show.
     pub(super) fn held_from_kib(&self, stretch: &Stretch<'_>) -> f64 {

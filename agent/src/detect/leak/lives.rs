@@ -4,8 +4,9 @@
 //! that climbs without slowing down and ends at its limit, and the next that does the same, leave
 //! little to explain; the third that climbs alike is claimed on its way. The kernel's reason for an
 //! end is not asked for: an end at the limit, at the same pace, twice, is not chance. If there are
-//! too many workloads, the owner with the most loses its oldest. Cold start: two lives. A life of
-//! which less than half a minute was recorded is none.
+//! too many workloads, the owner with the most loses its oldest. Cold start: two lives. A life that
+//! is over before half a minute of it was recorded counts as the first only, whatever its climb;
+//! those after it are recorded nearly from their start.
 
 use std::collections::HashMap;
 
@@ -43,6 +44,13 @@ const GROWN_SHARE: f64 = 0.25;
 /// Shortest record of a life, after the minute in which it loads.
 const RECORDED_SECS_MIN: f64 = 30.0;
 
+/// Share of the limit that a process must hold itself at the end of a life too short to be recorded:
+/// a job beside page cache ends at the limit as well. A guess.
+const HELD_SHARE: f64 = 0.5;
+
+/// Time in which a process loads whose life before was too short to be recorded.
+const SHORT_LOADING_SECS: f64 = 5.0;
+
 /// Factor within which two lives climb alike.
 const ALIKE: f64 = 2.0;
 
@@ -77,9 +85,42 @@ struct EndedLives {
     /// Time of the first end, and of the last.
     first_t: f64,
     last_t: f64,
-    /// Rate and record of the last.
-    bytes_per_sec: f64,
+    /// Rate of the last; `None` if its life was too short to tell.
+    bytes_per_sec: Option<f64>,
+    /// Length of the record of the last.
     lived_secs: f64,
+}
+
+impl EndedLives {
+    /// Returns whether the last was so short that the next has to be recorded from its start.
+    fn is_short(&self) -> bool {
+        self.lived_secs < LOADING_SECS + RECORDED_SECS_MIN
+    }
+}
+
+impl Near {
+    /// Returns the rate at which a process climbed to the end of its life at the limit, after so
+    /// many seconds in which it loaded, which are not recorded.
+    fn pace_to_limit(
+        &self,
+        process: &Process,
+        loading_secs: f64,
+        t: f64,
+        horizons: &Horizons,
+    ) -> Option<f64> {
+        let recorded_secs = self.seen_t - process.origin_t;
+        let grown_bytes = (f64::from(self.size_kib) - f64::from(process.private_from_kib)) * KIB;
+        let bytes_per_sec = pace(process, grown_bytes, recorded_secs, horizons)?;
+        let unseen_bytes = bytes_per_sec * (t - self.seen_t).clamp(0.0, UNSEEN_SECS_MAX);
+        (grown_bytes + bytes_per_sec * loading_secs >= GROWN_SHARE * self.max_bytes
+            && self.charged_bytes + unseen_bytes >= END_SHARE * self.max_bytes)
+            .then_some(bytes_per_sec)
+    }
+
+    /// Returns whether a process that was last seen near its limit held most of that itself.
+    fn is_held_at_limit(&self) -> bool {
+        f64::from(self.size_kib) * KIB >= HELD_SHARE * self.max_bytes
+    }
 }
 
 /// Life that climbs as those before it, which ended at the limit.
@@ -109,29 +150,45 @@ impl Lives {
     /// Takes the end of a process.
     pub(super) fn end(&mut self, process: &Process, pid: u32, t: f64, horizons: &Horizons) {
         let Some(near) = self.near.remove(&pid) else { return };
-        let recorded_secs = near.seen_t - process.origin_t;
-        let grown_bytes = (f64::from(near.size_kib) - f64::from(process.private_from_kib)) * KIB;
-        let Some(bytes_per_sec) = pace(process, grown_bytes, recorded_secs, horizons) else {
-            return;
-        };
-        let loading_bytes = if process.is_young() { bytes_per_sec * LOADING_SECS } else { 0.0 };
-        let unseen_bytes = bytes_per_sec * (t - near.seen_t).clamp(0.0, UNSEEN_SECS_MAX);
-        if grown_bytes + loading_bytes < GROWN_SHARE * near.max_bytes
-            || near.charged_bytes + unseen_bytes < END_SHARE * near.max_bytes
-        {
-            return;
-        }
         self.ended.retain(|_, ended| t - ended.last_t < KEPT_SECS);
         let workload = process.workload.lineage();
         let before = self.ended.get(&workload).copied();
-        let alike = before.filter(|before| is_alike(before.bytes_per_sec, bytes_per_sec));
+        let lived_secs = near.seen_t - process.origin_t;
+        let bytes_per_sec = if lived_secs >= RECORDED_SECS_MIN {
+            let loading_secs = match before {
+                _ if !process.is_young() => 0.0,
+                Some(before) if before.is_short() => SHORT_LOADING_SECS,
+                _ => LOADING_SECS,
+            };
+            let bytes_per_sec = near.pace_to_limit(process, loading_secs, t, horizons);
+            if bytes_per_sec.is_none() {
+                return;
+            }
+            bytes_per_sec
+        } else if before.is_none() && process.is_young() && near.is_held_at_limit() {
+            None
+        } else {
+            return;
+        };
         if before.is_none() && self.ended.len() >= WORKLOADS_MAX {
             make_room(&mut self.ended, &workload);
         }
+        let alike = before.filter(|before| {
+            before.bytes_per_sec.zip(bytes_per_sec).is_none_or(|(one, other)| is_alike(one, other))
+        });
         let (lives, first_t) = alike.map_or((0, t), |before| (before.lives, before.first_t));
-        let (lives, lived_secs) = (lives.saturating_add(1), recorded_secs);
+        let lives = lives.saturating_add(1);
         let ended = EndedLives { lives, first_t, last_t: t, bytes_per_sec, lived_secs };
         self.ended.insert(workload, ended);
+    }
+
+    /// Returns the time in which a process loads whose life before was short; `None` for others.
+    pub(super) fn short_loading_secs(&self, process: &Process) -> Option<f64> {
+        if self.ended.is_empty() {
+            return None;
+        }
+        let ended = self.ended.get(&process.workload.lineage())?;
+        ended.is_short().then_some(SHORT_LOADING_SECS)
     }
 
     /// Forgets that a process was near its limit, since it is another program now.
@@ -160,14 +217,12 @@ impl Lives {
         let recorded_secs = t - process.origin_t;
         let grown_bytes = (f64::from(kib(fact)) - f64::from(process.private_from_kib)) * KIB;
         let slope = pace(process, grown_bytes, recorded_secs, horizons)?;
-        if !is_alike(slope, ended.bytes_per_sec) {
-            return None;
-        }
+        let before = ended.bytes_per_sec.filter(|before| is_alike(slope, *before))?;
         let growth = Growth {
             headroom_bytes,
             others_bytes_per_sec: 0.0,
             slope_bytes_per_sec: slope,
-            slope_error_bytes_per_sec: (slope - ended.bytes_per_sec).abs(),
+            slope_error_bytes_per_sec: (slope - before).abs(),
             recent_share: 1.0,
             grown_bytes,
             grown_secs: recorded_secs,
@@ -256,7 +311,7 @@ mod tests {
             lives: 2,
             first_t: 0.0,
             last_t,
-            bytes_per_sec: 1e5,
+            bytes_per_sec: Some(1e5),
             lived_secs: 300.0,
         };
         let service = workload("/system.slice/api.service".to_owned());

@@ -74,9 +74,19 @@ fn lives_of_two_minutes_count_with_the_one_in_which_they_load() {
 }
 
 #[test]
+fn lives_of_a_minute_are_one_leak_in_the_third() {
+    for (secs, turn) in [(60, 69.0), (75, 84.0), (89, 98.0)] {
+        let verdict = one(lives_of(secs, 9, |age| 0.3 + 0.7 * age, same));
+        assert!((2.0 * turn..3.0 * turn).contains(&verdict.t), "{secs}: {verdict:?}");
+    }
+}
+
+#[test]
 fn lives_that_end_below_the_limit_or_at_rest_are_silent() {
-    assert_eq!(lives(7, |age| 0.8 * age, same), []);
-    assert_eq!(lives(7, |age| 0.98 * (2.0 * age).min(1.0), same), []);
+    for secs in [330, 85, 60] {
+        assert_eq!(lives_of(secs, 9, |age| 0.8 * age, same), [], "{secs}");
+        assert_eq!(lives_of(secs, 9, |age| 0.98 * (2.0 * age).min(1.0), same), [], "{secs}");
+    }
 }
 
 /// A process that starts under watch, at 10 s, on a host with 60 GiB available; MiB by its age.
@@ -98,6 +108,16 @@ fn leak_from_birth_is_found_on_a_large_host() {
         let verdict = one(born(6_000, |age| 60.0 + grows * age + noise(age, 4) / 4.0));
         assert!(verdict.t < due, "{kb_per_sec}: {verdict:?}");
     }
+}
+
+#[test]
+fn leak_from_birth_is_found_once_the_start_is_over() {
+    // In a quarter of an hour it takes less than counts, in twenty minutes more.
+    let verdict = one(born(4_000, |age| 60.0 + 35.0e3 / MIB * age + noise(age, 4) / 8.0));
+    assert!(verdict.t < 1_500.0, "{verdict:?}");
+    let uneven = |age: f64| 60.0 + 35.0e3 / MIB * (age - age % 150.0);
+    let verdicts = born(1_900, uneven);
+    assert_eq!(verdicts, []);
 }
 
 #[test]

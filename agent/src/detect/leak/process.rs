@@ -177,6 +177,13 @@ impl Process {
         self.peaked_kib = 0;
     }
 
+    /// Shortens the time in which it loads from `loading_secs` to so many, if it has just started.
+    pub(super) fn shorten_loading(&mut self, t: f64, loading_secs: f64, secs: f64) {
+        if self.young && self.origin_t - t > secs {
+            self.origin_t = (self.origin_t - loading_secs + secs).max(t);
+        }
+    }
+
     /// Takes its memory at one scan.
     pub(super) fn see(
         &mut self,
