@@ -48,7 +48,7 @@ fn processes(growth_bytes: u64) -> Vec<Observation> {
 
 fn listeners() -> Vec<Observation> {
     let listener = |netns: u32| {
-        Fact::Listener(ListenerFact {
+        Fact::Listener(Box::new(ListenerFact {
             netns,
             addr: Arc::from("0.0.0.0:8080"),
             cgroup: Arc::from("/system.slice/api.service"),
@@ -62,7 +62,7 @@ fn listeners() -> Vec<Observation> {
             sojourn_p99_us: Some(400),
             oldest_wait_us: Some(90),
             ..ListenerFact::default()
-        })
+        }))
     };
     (0..LISTENERS).map(listener).map(|fact| Observation { t: 0.0, fact }).collect()
 }

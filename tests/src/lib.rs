@@ -238,7 +238,7 @@ pub fn listeners(sensors: &mut Sensors, t: f64) -> Vec<ListenerFact> {
     let mut seen = Vec::new();
     sensors.scan_listeners(t, &mut seen);
     seen.into_iter()
-        .filter_map(|one| if let Fact::Listener(fact) = one.fact { Some(fact) } else { None })
+        .filter_map(|one| if let Fact::Listener(fact) = one.fact { Some(*fact) } else { None })
         .collect()
 }
 

@@ -96,7 +96,10 @@ fn host(t: f64) -> Observation {
 }
 
 fn listener(t: f64) -> Observation {
-    Observation { t, fact: Fact::Listener(ListenerFact { backlog: 3, ..Default::default() }) }
+    Observation {
+        t,
+        fact: Fact::Listener(Box::new(ListenerFact { backlog: 3, ..Default::default() })),
+    }
 }
 
 fn packed(unix_secs: u64) -> Vec<u8> {

@@ -39,8 +39,9 @@ pub enum Fact {
     Process(ProcessFact),
     /// The limited resources of one process.
     Handles(ProcessResourcesFact),
-    /// The accept queue of one listening socket.
-    Listener(ListenerFact),
+    /// The accept queue of one listening socket. It is twice as large as any other, of which most
+    /// scans have far more.
+    Listener(Box<ListenerFact>),
     /// Results of one workload's connects to one address.
     Outbound(OutboundFact),
     /// Requests on the connections of one listening address.
@@ -56,6 +57,9 @@ pub enum Fact {
     /// A process has ended.
     Exit(ProcessId),
 }
+
+/// Size of a fact: a scan of thousands of processes is a vector of them.
+const _: () = assert!(size_of::<Fact>() <= 176);
 
 /// Identity of a process, which distinguishes it from later ones with the same pid. Two that began
 /// in the same tick differ only by the exit between them; the first lived for less than a tick

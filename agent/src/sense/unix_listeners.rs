@@ -234,7 +234,7 @@ impl Sensor for UnixListenerSensor {
 
     fn read(&mut self, now: f64, out: &mut Observations<'_>) -> io::Result<()> {
         let (losses, mut push) = out.split();
-        self.scan(now, losses, |fact| push(Fact::Listener(fact)))
+        self.scan(now, losses, |fact| push(Fact::Listener(Box::new(fact))))
     }
 }
 

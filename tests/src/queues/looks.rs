@@ -223,7 +223,7 @@ impl Seen {
             strain,
             ..ListenerFact::default()
         };
-        self.push(Fact::Listener(fact));
+        self.push(Fact::Listener(Box::new(fact)));
     }
 
     /// Pressure on the service behind a socket since the last reading; `None` if hardly anything

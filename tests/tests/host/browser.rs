@@ -75,7 +75,7 @@ fn write_past(state_dir: &Path, cgroup: &str, netns: u32) {
             oldest_wait_us: Some(busy as u64 * 9_000),
             ..ListenerFact::default()
         };
-        let facts = [Fact::Process(process), Fact::Listener(listener)];
+        let facts = [Fact::Process(process), Fact::Listener(Box::new(listener))];
         let observations = facts.map(|fact| Observation { t: 0.0, fact });
         let event = |event: &str| HistoryEvent {
             event: event.to_owned(),

@@ -173,7 +173,7 @@ fn fact() -> impl Strategy<Value = Fact> {
         2 => host,
         2 => process,
         4 => steady,
-        6 => listener_fact().prop_map(Fact::Listener),
+        6 => listener_fact().prop_map(|fact| Fact::Listener(Box::new(fact))),
         1 => blindness().prop_map(|blindness| Fact::Sensing(sensing(blindness))),
         1 => handles_fact().prop_map(Fact::Handles),
         1 => outbound_fact().prop_map(Fact::Outbound),
@@ -286,14 +286,14 @@ fn eventful() -> impl Strategy<Value = Vec<Observation>> {
                 let mut facts = vec![host_fact(8 << 30), Fact::Process(process)];
                 facts.extend(extras.next().flatten());
                 let oldest_wait_us = Some(if stuck { second as u64 * 1_000_000 } else { 0 });
-                facts.push(Fact::Listener(ListenerFact {
+                facts.push(Fact::Listener(Box::new(ListenerFact {
                     netns: 0,
                     addr: Arc::from("[::]:80"),
                     backlog: u32::from(stuck),
                     backlog_max: 128,
                     oldest_wait_us,
                     ..ListenerFact::default()
-                }));
+                })));
                 let waits = if stuck { 4 * second as u32 } else { 0 };
                 facts.push(Fact::Requests(RequestsFact {
                     addr: Arc::from("[::]:80"),
@@ -516,7 +516,7 @@ fn state_is_bounded_for_any_number_of_subjects() {
         core.apply(&Observation { t: 0.0, fact: Fact::Process(process_fact(n, 1, MIB)) });
         core.apply(&Observation {
             t: 0.0,
-            fact: Fact::Listener(ListenerFact { netns: n, ..template.clone() }),
+            fact: Fact::Listener(Box::new(ListenerFact { netns: n, ..template.clone() })),
         });
     }
     let tracked = core.tracked();

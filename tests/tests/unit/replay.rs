@@ -82,7 +82,7 @@ fn listener(t: f64, backlog: u32, oldest_wait_us: u64, accepted_total: u64) -> O
         oldest_wait_us: Some(oldest_wait_us),
         ..ListenerFact::default()
     };
-    Observation { t, fact: Fact::Listener(fact) }
+    Observation { t, fact: Fact::Listener(Box::new(fact)) }
 }
 
 /// One process whose size is a function of time, scanned every `interval` seconds.

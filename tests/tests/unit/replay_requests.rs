@@ -95,7 +95,7 @@ impl Server {
         };
         let host =
             HostFact { mem_available_bytes: 9_000_000_000, psi_memory_some_avg10: Some(0.0) };
-        [Fact::Host(host), Fact::Listener(listener), Fact::Requests(requests)]
+        [Fact::Host(host), Fact::Listener(Box::new(listener)), Fact::Requests(requests)]
     }
 }
 

@@ -120,7 +120,7 @@ impl Run {
             let fact = ListenerFact { arrived_total: Some(arrived), ..fact.clone() };
             self.policy.observe(
                 from + f64::from(second),
-                &Fact::Listener(fact),
+                &Fact::Listener(Box::new(fact)),
                 &mut self.decisions,
             );
         }

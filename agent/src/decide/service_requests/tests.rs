@@ -15,7 +15,7 @@ fn listener(addr: &str, cgroup: &str, backlog: u32) -> Fact {
 }
 
 fn listener_in(netns: u32, addr: &str, cgroup: &str, backlog: u32) -> Fact {
-    Fact::Listener(ListenerFact {
+    Fact::Listener(Box::new(ListenerFact {
         netns,
         addr: addr.into(),
         cgroup: cgroup.into(),
@@ -23,7 +23,7 @@ fn listener_in(netns: u32, addr: &str, cgroup: &str, backlog: u32) -> Fact {
         // UNIX listeners are in no map of arrivals.
         arrived_total: (!addr.starts_with(UNIX)).then_some(0),
         ..ListenerFact::default()
-    })
+    }))
 }
 
 fn requests(addr: &str, connections: u32, in_flight: u32) -> Fact {
@@ -244,7 +244,7 @@ fn listener_out_of_reach_of_passes_is_unseen() {
         cgroup: API.into(),
         ..ListenerFact::default()
     };
-    outside.observe(10.0, &Fact::Listener(fact));
+    outside.observe(10.0, &Fact::Listener(Box::new(fact)));
     let left_of = |tracker: &ServiceRequests| left(tracker, &["api.service"]).unseen;
     assert_eq!(left_of(&outside), [(1, Arc::from("0.0.0.0:81"))], "it found no room in the map");
     let mut elsewhere = ServiceRequests::default();

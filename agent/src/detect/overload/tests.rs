@@ -34,8 +34,9 @@ impl Run {
     }
 
     fn look(&mut self, t: f64, fact: ListenerFact) {
-        self.verdicts
-            .extend(self.core.apply(&Observation { t, fact: Fact::Listener(fact) }).verdicts);
+        self.verdicts.extend(
+            self.core.apply(&Observation { t, fact: Fact::Listener(Box::new(fact)) }).verdicts,
+        );
     }
 
     fn host(&mut self, t: f64, psi: Option<f64>) {
@@ -887,7 +888,11 @@ fn a_claim_that_stands_is_forecast_anew_each_second() {
         let t = f64::from(step) / 10.0;
         let info = HostInfo { mem_total_bytes: 1 << 34, cpus: 2 };
         let context = Context { t, scan: 0, info, host: None, sensor_health: &health };
-        overload.observe(&context, &Fact::Listener(fact(step, wait_us(t))), &mut findings);
+        overload.observe(
+            &context,
+            &Fact::Listener(Box::new(fact(step, wait_us(t)))),
+            &mut findings,
+        );
     }
     assert_eq!((findings.verdicts.len(), findings.forecasts.len()), (1, 2));
 }

@@ -255,7 +255,8 @@ impl Sensor for TcpListenerSensor {
         let mut waiting = std::mem::take(out.waiting);
         waiting.begin_scan();
         let (losses, mut push) = out.split();
-        let scanned = self.scan(now, &mut waiting, losses, |fact| push(Fact::Listener(fact)));
+        let scanned =
+            self.scan(now, &mut waiting, losses, |fact| push(Fact::Listener(Box::new(fact))));
         drop(push);
         *out.waiting = waiting;
         scanned

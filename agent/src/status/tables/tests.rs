@@ -90,7 +90,7 @@ fn listeners_of_one_address_are_one_row_with_a_pace() {
             scan(&mut tables, ScanKind::Processes, t, vec![]);
         }
         let listener = |addr: &str, backlog, accepted: u32, wait| {
-            Fact::Listener(ListenerFact {
+            Fact::Listener(Box::new(ListenerFact {
                 netns: 7,
                 addr: addr.into(),
                 backlog,
@@ -98,7 +98,7 @@ fn listeners_of_one_address_are_one_row_with_a_pace() {
                 accepted_total: Some(accepted.into()),
                 oldest_wait_us: Some(wait),
                 ..ListenerFact::default()
-            })
+            }))
         };
         let requests = RequestsFact {
             netns: 7,
@@ -175,13 +175,13 @@ proptest! {
             let facts = chunk.iter().map(|(pid, name, bytes)| {
                 let addr = name.to_string();
                 match pid % 3 {
-                    0 => Fact::Listener(ListenerFact {
+                    0 => Fact::Listener(Box::new(ListenerFact {
                         addr: addr.into(),
                         backlog: *pid,
                         backlog_max: u32::MAX,
                         accepted_total: Some(*bytes),
                         ..ListenerFact::default()
-                    }),
+                    })),
                     _ => Fact::Process(ProcessFact {
                         id: ProcessId { pid: *pid, start_ticks: *bytes },
                         cgroup: addr.into(),

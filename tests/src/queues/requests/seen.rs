@@ -208,7 +208,7 @@ impl Seen {
     fn listener(&mut self, before: Nanos, waits: bool) {
         let strain = self.strain(before, waits);
         let arrived = Some(self.sim.counts.connected);
-        self.tell(Fact::Listener(ListenerFact {
+        self.tell(Fact::Listener(Box::new(ListenerFact {
             netns: NETNS,
             addr: self.addr.clone(),
             socket: 7,
@@ -223,7 +223,7 @@ impl Seen {
             oldest_wait_us: Some(0),
             strain,
             ..ListenerFact::default()
-        }));
+        })));
     }
 
     /// Pressure on the service since the last look; `None` where hardly anybody waits.

@@ -158,7 +158,7 @@ impl Scene {
                 ..OutboundFact::default()
             }));
         }
-        self.apply(Fact::Listener(listener));
+        self.apply(Fact::Listener(Box::new(listener)));
         self.apply(Fact::Requests(fact));
     }
 
@@ -329,7 +329,7 @@ fn accept_queue_and_requests_are_one_incident() {
     for step in 0..50 {
         // The accept queue stands as well.
         let t = scene.t + f64::from(step) / 10.0;
-        let fact = Fact::Listener(ListenerFact {
+        let fact = Fact::Listener(Box::new(ListenerFact {
             netns: 1,
             addr: Arc::from("0.0.0.0:8080"),
             socket: 1,
@@ -338,7 +338,7 @@ fn accept_queue_and_requests_are_one_incident() {
             backlog_max: 128,
             oldest_wait_us: Some(2_000_000),
             ..ListenerFact::default()
-        });
+        }));
         scene.verdicts.extend(scene.engine.apply(&Observation { t, fact }).verdicts);
     }
     assert_eq!(scene.states().len(), 1, "{:?}", scene.states());
@@ -408,14 +408,14 @@ fn samples_that_stop_end_the_claim_and_say_so() {
     scene.run(5.0, 5.0);
     for step in 1..=300 {
         let t = scene.t + f64::from(step) / 10.0;
-        let fact = Fact::Listener(ListenerFact {
+        let fact = Fact::Listener(Box::new(ListenerFact {
             netns: 1,
             addr: Arc::from("0.0.0.0:8080"),
             socket: 1,
             backlog_max: 128,
             oldest_wait_us: Some(0),
             ..ListenerFact::default()
-        });
+        }));
         scene.verdicts.extend(scene.engine.apply(&Observation { t, fact }).verdicts);
     }
     let last = scene.verdicts.last().expect("there is one");
@@ -458,7 +458,7 @@ fn stops_answering(own_connections: bool) -> Vec<(ClaimState, f64)> {
             ..RequestsFact::default()
         };
         scene.t = t;
-        scene.apply(Fact::Listener(listener));
+        scene.apply(Fact::Listener(Box::new(listener)));
         scene.apply(Fact::Requests(requests));
     }
     scene.states()
