@@ -501,9 +501,10 @@ impl Agent {
         self.metrics.note_workloads(&largest, others_bytes);
         let tracked = self.engine.tracked();
         self.metrics.note_tracked(&tracked);
-        if self.flood.note(now, tracked.processes + tracked.listeners) {
+        let subjects = tracked.processes + tracked.listeners + tracked.destinations;
+        if self.flood.note(now, subjects) {
             allocator::give_back();
-            tracing::debug!("gave memory back after a flood of processes or listeners");
+            tracing::debug!("gave memory back after a flood");
         }
         if tracked.untracked_total > 0 && !std::mem::replace(&mut self.has_warned_untracked, true) {
             tracing::warn!(

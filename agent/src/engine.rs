@@ -58,6 +58,8 @@ pub struct EngineSize {
     pub processes: usize,
     /// Listeners watched.
     pub listeners: usize,
+    /// Destinations watched.
+    pub destinations: usize,
     /// Open claims of leaks, whatever the resource.
     pub leaks_raised: usize,
     /// Open claims of overloads.
@@ -302,6 +304,7 @@ impl Engine {
         EngineSize {
             processes: size.processes,
             listeners: size.listeners,
+            destinations: size.destinations,
             leaks_raised: size.leaks_raised,
             overloads_raised: size.overloads_raised,
             cascade_risks_raised: size.cascade_risks_raised,

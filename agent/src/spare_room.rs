@@ -32,8 +32,8 @@ fn is_spare(len: usize, capacity: usize) -> bool {
 }
 
 /// Times after a flood at which memory is given back, in seconds: at once, once those that ended
-/// are forgotten, and once their windows are.
-const GIVE_BACK_SECS: [f64; 4] = [0.0, 10.0, 60.0, 700.0];
+/// are forgotten, once listeners that nobody used are, and once windows are.
+const GIVE_BACK_SECS: [f64; 5] = [0.0, 10.0, 40.0, 100.0, 700.0];
 
 /// Watch on the number of subjects, for when there are far fewer than before.
 #[derive(Debug, Default)]
@@ -97,6 +97,6 @@ mod tests {
                 times.push(t);
             }
         }
-        assert_eq!(times, [200, 210, 260, 900]);
+        assert_eq!(times, [200, 210, 240, 300, 900]);
     }
 }

@@ -21,6 +21,7 @@ use super::{Services, always_protected};
 use crate::{
     config::Pattern,
     sense::{CompletePass, Fact, ListenerFact, RequestsFact},
+    spare_room,
 };
 
 /// Age from which a pass says nothing about the present, and the same as a multiple of the time
@@ -40,6 +41,15 @@ const CGROUPS_MAX: usize = 8;
 
 /// Maximum number of addresses: as many as detectors watch.
 const ADDRESSES_MAX: usize = 16_384;
+
+/// Time without being seen after which a listener has closed: longer than the agent rests between
+/// two scans of thousands.
+const CLOSED_SECS: f64 = 30.0;
+
+/// Maximum number of closed listeners that are remembered: those that answered requests first, then
+/// those that closed last. A guess at what a node's services have. What each of them takes of a
+/// flood keeps a page or two of it.
+const CLOSED_MAX: usize = 64;
 
 const UNIX: &str = "unix:";
 
@@ -272,7 +282,31 @@ impl ServiceRequests {
             address.seen_t.is_some_and(is_recent)
                 || address.requests.is_some_and(|requests| is_recent(requests.t))
         });
+        self.forget_closed(t);
         self.is_full &= self.addresses.len() >= ADDRESSES_MAX;
+    }
+
+    /// Forgets all but so many of those that have closed.
+    fn forget_closed(&mut self, t: f64) {
+        let closed = || self.addresses.values().filter(|address| address.has_closed(t));
+        let spare = closed().count().saturating_sub(CLOSED_MAX);
+        if spare == 0 {
+            return;
+        }
+        let mut ranks: Vec<_> = closed().map(ServiceAddress::rank).collect();
+        let (_, least, _) = ranks.select_nth_unstable(spare);
+        let least = *least;
+        let mut room = CLOSED_MAX - ranks.iter().filter(|rank| **rank > least).count();
+        self.addresses.retain(|_, address| {
+            if !address.has_closed(t) {
+                return true;
+            }
+            let rank = address.rank();
+            let is_kept = rank > least || (rank == least && room > 0);
+            room -= usize::from(is_kept && rank == least);
+            is_kept
+        });
+        spare_room::of_map(&mut self.addresses);
     }
 }
 
@@ -283,6 +317,21 @@ impl ServiceAddress {
         let is_in_every_scan = self.is_in_map || !scan.has_map;
         let within_secs = if is_in_every_scan { 0.0 } else { SCANNED_WITHIN_SECS };
         self.seen_t.is_none_or(|seen_t| scan.t - seen_t <= within_secs)
+    }
+
+    /// Returns whether it has closed for certain by `t`, however long the agent rests between two
+    /// scans, and has no work left.
+    fn has_closed(&self, t: f64) -> bool {
+        let has_work =
+            |requests: AddressRequests| requests.in_flight > 0 || requests.responding > 0;
+        self.seen_t.is_some_and(|seen_t| t - seen_t > CLOSED_SECS)
+            && !self.requests.is_some_and(has_work)
+    }
+
+    /// Order in which closed ones are kept, the highest first.
+    fn rank(&self) -> (bool, u64) {
+        // Times are positive, so that their bits are in the same order.
+        (self.answered_total.is_some(), self.seen_t.unwrap_or(0.0).max(0.0).to_bits())
     }
 
     /// Returns whether a pass reached all of its connections.

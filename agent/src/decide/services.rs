@@ -17,6 +17,7 @@ use crate::{
     config::ServicePattern,
     detect::{Importance, Verdict},
     sense::{Fact, ListenerFact, OutboundFact},
+    spare_room,
 };
 
 /// Different minutes in which others must have connected. A guess: an attacker would have to keep
@@ -29,6 +30,10 @@ const READ_EVERY_SECS: f64 = 1.0;
 
 /// Time for which a closed listener keeps its proof: a service that restarts is still a service.
 const KEPT_SECS: f64 = 3_600.0;
+
+/// Time for which one keeps its place that nobody was seen to use: longer than the agent rests
+/// between two scans of thousands of listeners.
+const UNUSED_KEPT_SECS: f64 = 30.0;
 
 /// Listeners remembered at once: as many as detectors watch.
 const LISTENERS_MAX: usize = 16_384;
@@ -80,6 +85,8 @@ pub struct Services {
     /// Network namespaces of the host; empty if unknown, as in a trace.
     host_netns: Vec<u32>,
     listeners: HashMap<(u32, Arc<str>), Proof>,
+    /// Tenant of the latest new listener, with its cgroup: many new ones are of one.
+    latest: (Arc<str>, Tenant),
     /// Tenants with a proven listener: minutes in which it was used, and when that was last
     /// confirmed.
     tenants: BTreeMap<Tenant, (u32, f64)>,
@@ -110,6 +117,7 @@ impl Services {
             named_pods: BTreeMap::new(),
             host_netns: Vec::new(),
             listeners: HashMap::new(),
+            latest: (Arc::from(""), Tenant::Shared),
             tenants: BTreeMap::new(),
             read_t: f64::NEG_INFINITY,
         }
@@ -235,10 +243,17 @@ impl Services {
             }
             return;
         }
-        let tenant = Tenant::of(&fact.cgroup);
+        let tenant = self.tenant_of(&fact.cgroup);
         if self.listeners.len() < LISTENERS_MAX && self.is_provable(&tenant, fact.netns) {
             self.listeners.insert(key, Proof::new(tenant, fact, total, t));
         }
+    }
+
+    fn tenant_of(&mut self, cgroup: &Arc<str>) -> Tenant {
+        if self.latest.0 != *cgroup {
+            self.latest = (cgroup.clone(), Tenant::of(cgroup));
+        }
+        self.latest.1.clone()
     }
 
     /// Returns whether anything could prove a tenant's listener in a namespace.
@@ -288,8 +303,9 @@ impl Services {
 
     fn forget(&mut self, t: f64) {
         self.listeners.retain(|_, proof| {
-            t - proof.seen_t <= if proof.minutes > 0 { KEPT_SECS } else { 60.0 }
+            t - proof.seen_t <= if proof.minutes > 0 { KEPT_SECS } else { UNUSED_KEPT_SECS }
         });
+        spare_room::of_map(&mut self.listeners);
         self.tenants.retain(|_, (_, seen_t)| t - *seen_t <= KEPT_SECS);
     }
 }

@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     sense::{Fact, OutboundFact},
+    spare_room,
     units::Span,
 };
 
@@ -42,8 +43,9 @@ const FAILED_MIN: u64 = 5;
 /// address. A guess: health checks and retries come more often.
 const UNTRIED_SECS: f64 = 60.0;
 
-/// Time without a connect after which an address is forgotten.
+/// Time without a connect after which an address is forgotten, and one that never answered.
 const FORGOTTEN_SECS: f64 = 600.0;
+const FORGOTTEN_UNANSWERED_SECS: f64 = 60.0;
 
 /// Time over which the present rate of attempts is averaged.
 const RECENT_SECS: f64 = 10.0;
@@ -83,7 +85,7 @@ struct Dependency {
     answered: u64,
     failing: Failing,
     recent: Recent,
-    raised: Option<Verdict>,
+    raised: Option<Box<Verdict>>,
     forecast_t: f64,
 }
 
@@ -129,7 +131,7 @@ impl Dependency {
             let failing = std::mem::take(&mut self.failing);
             findings
                 .verdicts
-                .extend(self.raised.take().map(|raised| verdict::recovered(t, failing, raised)));
+                .extend(self.raised.take().map(|raised| verdict::recovered(t, failing, *raised)));
             return;
         }
         let failing = &mut self.failing;
@@ -168,7 +170,7 @@ impl Dependency {
         };
         match &self.raised {
             None => {
-                self.raised = Some(verdict.clone());
+                self.raised = Some(Box::new(verdict.clone()));
                 findings.verdicts.push(verdict);
             }
             // The kind of claim does not change while it is open.
@@ -200,7 +202,11 @@ impl Dependency {
             findings.verdicts.push(Verdict::cleared(t, raised.claim, raised.confidence, why));
             self.failing = Failing::default();
         }
-        untried_secs > FORGOTTEN_SECS
+        let kept_secs = match self.answered_t {
+            Some(_) => FORGOTTEN_SECS,
+            None => FORGOTTEN_UNANSWERED_SECS,
+        };
+        untried_secs > kept_secs
     }
 }
 
@@ -239,6 +245,7 @@ impl Detector for DependencyDetector {
             Fact::Host(_) => {
                 let cleared_from = findings.verdicts.len();
                 self.addresses.retain(|_, address| !address.is_forgotten(context.t, findings));
+                spare_room::of_map(&mut self.addresses);
                 // A hash map has no order, but output has.
                 findings.verdicts[cleared_from..].sort_by_key(|verdict| verdict.claim.id());
             }
@@ -250,6 +257,7 @@ impl Detector for DependencyDetector {
     fn size(&self) -> DetectorSize {
         let is_raised = |address: &&Dependency| address.raised.is_some();
         DetectorSize {
+            destinations: self.addresses.len(),
             cascade_risks_raised: self.addresses.values().filter(is_raised).count(),
             untracked_total: self.untracked_total,
             ..DetectorSize::default()

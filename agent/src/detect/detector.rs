@@ -48,6 +48,8 @@ pub struct DetectorSize {
     pub processes: usize,
     /// Listeners watched.
     pub listeners: usize,
+    /// Destinations watched.
+    pub destinations: usize,
     /// Open claims of leaks, whatever the resource.
     pub leaks_raised: usize,
     /// Open claims of overloads.
@@ -65,6 +67,7 @@ impl DetectorSize {
         Self {
             processes: self.processes + other.processes,
             listeners: self.listeners + other.listeners,
+            destinations: self.destinations + other.destinations,
             leaks_raised: self.leaks_raised + other.leaks_raised,
             overloads_raised: self.overloads_raised + other.overloads_raised,
             cascade_risks_raised: self.cascade_risks_raised + other.cascade_risks_raised,

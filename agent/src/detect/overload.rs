@@ -39,6 +39,7 @@ mod queue;
 mod rates;
 mod requests;
 mod samples;
+mod socket_queues;
 mod standing_queue;
 mod trigger;
 mod verdict;

@@ -4,6 +4,8 @@
 //! Failure: an option that the allocator refuses keeps its default. Other C libraries are left
 //! alone.
 
+use super::self_protection;
+
 /// Size from which an allocation has pages of its own, which the kernel gets back as soon as it is
 /// freed. The allocator raises its own threshold up to 32 MiB as such allocations are freed, and
 /// then keeps them.
@@ -26,6 +28,9 @@ pub fn set_up() {
 
 /// Returns free memory to the kernel. It takes some milliseconds after a flood.
 pub fn give_back() {
+    // The kernel takes nothing back out of memory that is locked, and the allocator does not say
+    // that it was refused.
+    let _unlocked = self_protection::unlock_data();
     // SAFETY: it takes a number, may be called by any thread, and touches no memory in use.
     #[cfg(target_env = "gnu")]
     unsafe {

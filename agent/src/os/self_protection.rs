@@ -6,7 +6,10 @@
 //! each read of `/proc` needs some; the loop asks the kernel not to wait for that. Failure: a step
 //! that is not permitted is logged, and the agent runs without it.
 
-use std::{fs, io};
+use std::{
+    fs, io,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use nix::{
     libc,
@@ -16,7 +19,7 @@ use nix::{
     },
 };
 
-use procfs::process::{MMPermissions, MMapPath};
+use procfs::process::{MMPermissions, MMapPath, MemoryMaps};
 
 use super::capabilities::{self, Capability};
 
@@ -32,6 +35,9 @@ const SHORT: (f64, f64) = (10.0, 0.1);
 
 /// It is no longer short below this pressure or above this share, so that the state does not flap.
 const RELAXED: (f64, f64) = (5.0, 0.15);
+
+/// Set once memory is locked.
+static IS_LOCKED: AtomicBool = AtomicBool::new(false);
 
 /// Stops allocations in the kernel for this thread, and for threads that it starts from now on,
 /// from waiting for a disk: under pressure the kernel makes an allocating thread write other
@@ -64,6 +70,34 @@ pub fn lock_memory() {
             "the agent's memory is not locked, so it may be late under memory pressure\n  \
              hint: CAP_IPC_LOCK or LimitMEMLOCK=infinity in its unit permits it"
         ),
+    }
+}
+
+/// Time in which the agent's data is not locked; it is locked again when this is dropped.
+#[derive(Debug)]
+pub struct UnlockedData(());
+
+impl Drop for UnlockedData {
+    fn drop(&mut self) {
+        if let Err(error) = lock_on_fault() {
+            tracing::debug!(%error, "the agent's memory is not locked any more");
+        }
+    }
+}
+
+/// Unlocks what the allocator and stacks use; `None` if memory is not locked, or cannot be
+/// unlocked. The program stays locked.
+pub fn unlock_data() -> Option<UnlockedData> {
+    if !IS_LOCKED.load(Ordering::Relaxed) {
+        return None;
+    }
+    let unlocked = UnlockedData(());
+    match try_unlock_data() {
+        Ok(()) => Some(unlocked),
+        Err(error) => {
+            tracing::debug!(%error, "the agent's data stays locked, and keeps its size");
+            None
+        }
     }
 }
 
@@ -157,18 +191,43 @@ fn try_lock_memory() -> io::Result<()> {
     if soft != RLIM_INFINITY && !capabilities::has(Capability::IpcLock)? {
         return Err(io::Error::other(format!("RLIMIT_MEMLOCK is {soft} bytes")));
     }
+    lock_on_fault()?;
+    IS_LOCKED.store(true, Ordering::Relaxed);
+    lock_files()
+}
+
+/// Locks every page that is there or will be touched.
+fn lock_on_fault() -> io::Result<()> {
     let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
     mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault)?;
-    lock_files()
+    Ok(())
+}
+
+/// Unlocks every writable mapping that is of no file.
+fn try_unlock_data() -> io::Result<()> {
+    for map in own_maps()? {
+        let is_data = matches!(map.pathname, MMapPath::Anonymous | MMapPath::Heap);
+        if is_data && map.perms.contains(MMPermissions::WRITE) {
+            let (start, end) = map.address;
+            // SAFETY: munlock reads no memory through the address, and refuses one that is no
+            // longer mapped.
+            match unsafe { libc::munlock(start as *const libc::c_void, (end - start) as usize) } {
+                0 => {}
+                _ => return Err(io::Error::last_os_error()),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn own_maps() -> io::Result<MemoryMaps> {
+    procfs::process::Process::myself().and_then(|process| process.maps()).map_err(io::Error::other)
 }
 
 /// Reads all of the program and of its libraries into memory and locks them: code that first runs
 /// while memory is short would wait for the disk, for seconds.
 fn lock_files() -> io::Result<()> {
-    let maps = procfs::process::Process::myself()
-        .and_then(|process| process.maps())
-        .map_err(io::Error::other)?;
-    for map in maps {
+    for map in own_maps()? {
         // Mappings without read permission cannot be populated.
         if matches!(map.pathname, MMapPath::Path(_)) && map.perms.contains(MMPermissions::READ) {
             let (start, end) = map.address;

@@ -15,6 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// machine, and after two of them the agent rests for twenty times as long.
 const PATIENCE_FOR_LISTENERS: Duration = Duration::from_secs(60);
 
+/// Time for memory to be given back: the agent remembers closed listeners for half a minute.
+const PATIENCE_FOR_MEMORY: Duration = Duration::from_secs(80);
+
 /// Starts an agent that is healthy and has no losses yet. Returns `None` and reports a skip if the
 /// tested probe does not attach.
 fn agent_with(probe: Probe, test: &str) -> Option<(Scratch, Running)> {
@@ -168,30 +171,47 @@ fn fifty_thousand_processes_are_counted_without_growth() {
     assert_eq!(said, usize::from(lost > 0.0), "{log}");
 }
 
+/// Starts a few and then many of what a workload makes, and checks that the agent takes no more
+/// memory after them than before. `counted` is the metric that says how many the agent sees.
+fn assert_given_back(running: Running, workload_name: &str, many: u32, counted: &str) {
+    let seen = || metric(&running.get("/metrics"), counted);
+    let start = |count: u32| workload(&[workload_name, &format!("--count={count}")]);
+    let count = |least: u32| {
+        let is_there = || (seen() >= f64::from(least)).then_some(());
+        assert!(wait_for(PATIENCE_FOR_LISTENERS, is_there).is_some(), "{}", running.log());
+    };
+    // A first, smaller flood lets buffers reach their usual size.
+    let few = start(200);
+    count(200);
+    few.stop();
+    let resident = resident_bytes(&running);
+    let flood = start(many);
+    count(many);
+    thread::sleep(Duration::from_secs(2));
+    let most = resident_bytes(&running);
+    flood.stop();
+    // What ended is forgotten after a while, and memory is given back in steps.
+    let left = wait_for(PATIENCE_FOR_MEMORY, || {
+        (resident_bytes(&running) < resident + (2 << 20)).then_some(())
+    });
+    let now = resident_bytes(&running);
+    let sizes = format!("{resident} bytes before, {most} with {many} {workload_name}, {now} after");
+    println!("resident memory: {sizes}");
+    assert!(left.is_some(), "{sizes}");
+    let (code, log) = running.stop();
+    assert_eq!(code, Some(0), "{log}");
+}
+
 #[test]
 fn memory_of_many_processes_is_given_back() {
     let test = "memory_of_many_processes_is_given_back";
     let Some((_scratch, running)) = agent_with(Probe::ProcessMemory, test) else { return };
-    let processes = || metric(&running.get("/metrics"), "spillway_processes");
-    let count =
-        |least: f64| wait_for(PATIENCE_FOR_LISTENERS, || (processes() >= least).then_some(()));
-    // A first, smaller flood lets buffers reach their usual size.
-    let few = workload(&["sleepers", "--count=200"]);
-    assert!(count(200.0).is_some(), "{}", running.log());
-    few.stop();
-    let resident = resident_bytes(&running);
-    let many = workload(&["sleepers", "--count=5000"]);
-    assert!(count(5_000.0).is_some(), "{}", running.log());
-    thread::sleep(Duration::from_secs(2));
-    let most = resident_bytes(&running);
-    many.stop();
-    // Those that ended are forgotten after some scans, and memory is given back ten seconds later.
-    let left = wait_for(PATIENCE_FOR_LISTENERS, || {
-        (resident_bytes(&running) < resident + (2 << 20)).then_some(())
-    });
-    let now = resident_bytes(&running);
-    println!("resident memory: {resident} bytes before, {most} with 5,000 processes, {now} after");
-    assert!(left.is_some(), "{resident} bytes before, {most} with 5,000 processes, {now} after");
-    let (code, log) = running.stop();
-    assert_eq!(code, Some(0), "{log}");
+    assert_given_back(running, "sleepers", 5_000, "spillway_processes");
+}
+
+#[test]
+fn memory_of_many_listeners_is_given_back() {
+    let test = "memory_of_many_listeners_is_given_back";
+    let Some((_scratch, running)) = agent_with(Probe::AcceptQueue, test) else { return };
+    assert_given_back(running, "listeners", 8_000, "spillway_listeners");
 }

@@ -308,6 +308,30 @@ fn table_that_is_full_knows_nothing() {
     assert_eq!(tracker.addresses.len(), 1);
 }
 
+#[test]
+fn closed_listeners_of_a_flood_are_forgotten_but_for_some() {
+    let mut tracker = ServiceRequests::default();
+    let host = |tracker: &mut ServiceRequests, t| {
+        let mem_available_bytes = 1;
+        let host = crate::sense::HostFact { mem_available_bytes, psi_memory_some_avg10: None };
+        tracker.observe(t, &Fact::Host(host));
+    };
+    tracker.observe(9.0, &listener("0.0.0.0:1", API, 0));
+    let Fact::Requests(fact) = requests("0.0.0.0:1", 1, 0) else { unreachable!() };
+    let answered = RequestsFact { answered_total: Some(7), ..fact };
+    tracker.observe(9.0, &Fact::Requests(answered));
+    for n in 2..8_000 {
+        tracker.observe(10.0, &listener(&format!("0.0.0.0:{n}"), DB, 0));
+    }
+    host(&mut tracker, 9.0 + CLOSED_SECS);
+    assert_eq!(tracker.addresses.len(), 7_999, "nobody can tell yet that they are closed");
+    host(&mut tracker, 11.0 + CLOSED_SECS);
+    assert_eq!(tracker.addresses.len(), CLOSED_MAX);
+    assert!(tracker.addresses.capacity() < 4_000, "{}", tracker.addresses.capacity());
+    let answering = tracker.addresses.get(&(1, Arc::from("0.0.0.0:1")));
+    assert!(answering.is_some(), "one that answered requests comes first");
+}
+
 /// One listener: network namespace, port, whether it is the service's, connections, requests in
 /// flight, and waiting connections.
 type Place = (u32, u16, bool, u32, u32, u32);

@@ -7,14 +7,13 @@
 
 use std::sync::Arc;
 
-use foldhash::HashMap;
-
 use super::{
     claim::OverloadClaim,
     counter::Counter,
     queue::{AcceptQueue, QueueUpdate},
     rates::Rates,
     requests::{OverloadedRequests, RequestQueue, answered_in_time},
+    socket_queues::SocketQueues,
     trigger::Trigger,
     verdict::{self, OverloadedQueue},
     worker::{ClaimSubject, Takers},
@@ -34,11 +33,11 @@ const FORECAST_EVERY_SECS: f64 = 1.0;
 /// State of one address.
 #[derive(Default)]
 pub(super) struct ListenAddress {
-    sockets: HashMap<u64, AcceptQueue>,
+    sockets: SocketQueues,
     arrived: Counter,
     rates: Rates,
     instant: Option<Instant>,
-    raised: Option<Raised>,
+    raised: Option<Box<Raised>>,
     /// Requests on its connections, once they were sampled, and the latest sample of a socket.
     requests: Option<Box<RequestQueue>>,
     listener: Option<Box<ListenerFact>>,
@@ -87,7 +86,7 @@ impl ListenAddress {
 
     /// Whether a sample of this socket needs no new room.
     pub(super) fn knows(&self, fact: &ListenerFact) -> bool {
-        self.sockets.contains_key(&key(fact))
+        self.sockets.get(key(fact)).is_some()
     }
 
     /// Takes a sample of one of its sockets. Appends the claim that is raised or cleared, or a
@@ -102,13 +101,13 @@ impl ListenAddress {
         let t = context.t;
         self.advance(t, fact);
         let key = key(fact);
-        let update = self.sockets.entry(key).or_default().observe(t, context.scan, fact, config);
+        let update = self.sockets.get_or_new(key).observe(t, context.scan, fact, config);
         self.add(&update);
         let has_waiting_requests = self.join(t, fact);
         let Some(raised) = &mut self.raised else {
             if let Some(trigger) = update.trigger {
                 let verdict = self.overloaded(t, fact, key, trigger).verdict(context, config);
-                self.raised = Some(Raised::new(t, verdict.clone(), false));
+                self.raised = Some(Box::new(Raised::new(t, verdict.clone(), false)));
                 findings.verdicts.push(verdict);
             }
             return;
@@ -206,7 +205,7 @@ impl ListenAddress {
                 findings.forecasts.push(verdict);
             }
             None => {
-                self.raised = Some(Raised::new(context.t, verdict.clone(), true));
+                self.raised = Some(Box::new(Raised::new(context.t, verdict.clone(), true)));
                 findings.verdicts.push(verdict);
             }
         }
@@ -243,7 +242,7 @@ impl ListenAddress {
 
     /// Forgets sockets and requests that are gone. With the last of them its claim is cleared.
     pub(super) fn prune(&mut self, context: &Context<'_>) -> Option<Verdict> {
-        self.sockets.retain(|_, queue| !is_gone(context, queue.seen_scan()));
+        self.sockets.retain(|queue| !is_gone(context, queue.seen_scan()));
         if self.requests.as_ref().is_some_and(|queue| is_gone(context, queue.seen_scan())) {
             self.requests = None;
             if let Some(raised) = &mut self.raised {
@@ -316,7 +315,7 @@ impl ListenAddress {
         key: u64,
         trigger: Trigger,
     ) -> OverloadedQueue<'a> {
-        let standing = self.sockets.get(&key).and_then(AcceptQueue::standing);
+        let standing = self.sockets.get(key).and_then(AcceptQueue::standing);
         let by_requests = self.requests.as_ref().and_then(|queue| queue.stuck_worker(t));
         // Each of several sockets has a queue of its own, and the owner who passes connections on
         // takes them from it.

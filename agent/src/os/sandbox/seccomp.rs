@@ -16,10 +16,10 @@ use seccompiler::{
 /// Calls that are allowed with any arguments, by purpose.
 #[rustfmt::skip]
 const ALLOWED: &[(&str, &[c_long])] = &[
-    ("memory of the allocator, of threads and of mapped files; each thread begins with rseq and \
-      the robust list", &[
+    ("memory of the allocator, of threads and of mapped files, which is unlocked for a moment to \
+      give it back; each thread begins with rseq and the robust list", &[
         libc::SYS_brk, libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect,
-        libc::SYS_madvise, libc::SYS_mlock, libc::SYS_munlock, libc::SYS_futex,
+        libc::SYS_madvise, libc::SYS_mlock, libc::SYS_munlock, libc::SYS_mlockall, libc::SYS_futex,
         libc::SYS_membarrier, libc::SYS_rseq, libc::SYS_set_robust_list, libc::SYS_exit,
         libc::SYS_exit_group, libc::SYS_gettid, libc::SYS_getpid, libc::SYS_sched_yield,
         libc::SYS_sched_getaffinity,

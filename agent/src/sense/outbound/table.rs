@@ -11,11 +11,17 @@ use std::sync::Arc;
 use foldhash::HashMap;
 use spillway_ebpf::{OutboundConnect, OutboundCount, OutboundKey};
 
-use crate::sense::{OutboundFact, addr::inet_addr};
+use crate::{
+    sense::{OutboundFact, addr::inet_addr},
+    spare_room,
+};
 
 /// Time for which a destination is kept without a connect. A guess: longer than a client waits
 /// between two tries that belong together.
 const FORGET_SECS: f64 = 600.0;
+
+/// The same for one that never answered, of which nothing is concluded: a port scan has thousands.
+const FORGET_UNANSWERED_SECS: f64 = 60.0;
 
 /// Maximum number of destinations. A guess at the busiest proxy's; those without a connect for
 /// longest are dropped first.
@@ -140,7 +146,13 @@ impl OutboundTable {
     }
 
     fn forget(&mut self, now: f64) {
-        self.kept.retain(|_, kept| now - kept.active_t < FORGET_SECS);
+        self.kept.retain(|_, kept| {
+            let secs = match kept.total.established {
+                0 => FORGET_UNANSWERED_SECS,
+                _ => FORGET_SECS,
+            };
+            now - kept.active_t < secs
+        });
         if self.kept.len() > KEPT_MAX {
             let mut active: Vec<_> = self.kept.values().map(|kept| kept.active_t).collect();
             let at = active.len() - KEPT_MAX;
@@ -154,6 +166,7 @@ impl OutboundTable {
                 keep
             });
         }
+        spare_room::of_map(&mut self.kept);
     }
 }
 
@@ -321,18 +334,18 @@ mod tests {
     }
 
     #[test]
-    fn idle_destination_is_dropped_after_ten_minutes() {
-        let mut connects = OutboundTable::default();
-        connects.ended(&key(7, 1), &caller("/api", "api"), &REFUSED, 0.0);
-        connects.ended(&key(7, 2), &caller("/api", "api"), &REFUSED, 1.0);
-        reported(&mut connects, FORGET_SECS);
-        assert_eq!(connects.kept.len(), 1);
-        connects.ended(&key(7, 1), &caller("/api", "api"), &REFUSED, FORGET_SECS);
-        assert_eq!(
-            reported(&mut connects, FORGET_SECS)[0].refused_total,
-            1,
-            "a dropped destination begins at 0"
-        );
+    fn idle_destination_is_dropped_after_a_while() {
+        for (count, secs) in [(ESTABLISHED, FORGET_SECS), (REFUSED, FORGET_UNANSWERED_SECS)] {
+            let mut connects = OutboundTable::default();
+            connects.ended(&key(7, 1), &caller("/api", "api"), &count, 0.0);
+            connects.ended(&key(7, 2), &caller("/api", "api"), &count, 1.0);
+            reported(&mut connects, secs);
+            assert_eq!(connects.kept.len(), 1);
+            connects.ended(&key(7, 1), &caller("/api", "api"), &count, secs);
+            let fact = reported(&mut connects, secs).remove(0);
+            let total = fact.refused_total + fact.established_total;
+            assert_eq!(total, 1, "a dropped destination begins at 0");
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(super) struct ListenerSocket {
     cgroup: Arc<str>,
     comm: Arc<str>,
     pid: u32,
-    /// Known processes that hold it.
+    /// Known processes that hold it; empty if the owner alone does.
     holders: Vec<u32>,
     /// Scan that saw it last.
     pub(super) seen: u64,
@@ -102,14 +102,16 @@ impl ListenerSocket {
 
     /// Sets the processes that hold it.
     pub(super) fn set_holders(&mut self, pids: Vec<u32>) {
-        self.holders = pids;
+        // The owner alone needs no room of its own.
+        self.holders = if pids == [self.pid] { Vec::new() } else { pids };
     }
 
     /// Sets the owner, and reads its cgroup and name.
     pub(super) fn set_owner(&mut self, pid: u32, cgroups: &CgroupPaths) {
         self.pid = pid;
         self.cgroup = cgroups.of_process(pid);
-        if let Some(comm) = proc_files::comm_of(pid) {
+        // The same name stays where it is.
+        if let Some(comm) = proc_files::comm_of(pid).filter(|comm| *comm != self.comm) {
             self.comm = comm;
         }
     }
