@@ -23,6 +23,7 @@ mod scenes;
 mod setup;
 mod signals;
 mod simulate;
+mod soak;
 mod sudo;
 mod supervise;
 mod test;
@@ -75,6 +76,8 @@ enum Command {
     Vm(vm::Args),
     /// Measure what Spillway costs
     Bench(bench::Args),
+    /// Run the agent through floods, and see what it keeps of them; --help lists its options
+    Soak(soak::Args),
     /// Record, list, write or score the corpora of leaks and of accept queues
     Corpus(corpus::Args),
     /// Simulate a fleet of hosts, with and without Spillway; --help lists its options
@@ -102,6 +105,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::main(&args),
         Command::Vm(args) => vm::main(&args),
         Command::Bench(args) => bench::main(&args),
+        Command::Soak(args) => soak::main(&args),
         Command::Corpus(args) => corpus::main(&args),
         Command::Simulate(args) => simulate::main(&args),
         Command::Shed(args) => scenes::shed_main(&args),

@@ -13,3 +13,4 @@ mod real_servers;
 mod refused;
 mod requests;
 mod shed;
+mod soak;
