@@ -14,7 +14,13 @@ use spillway_tests::{is_root, wait_for};
 /// Command with the short floods of a test.
 fn soak(floods: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_soak"));
-    command.args(["--json", "--minutes=0.1", "--flood-secs=4", "--listeners=300"]);
+    command.args([
+        "--json",
+        "--minutes=0.1",
+        "--flood-secs=4",
+        "--rest-secs=10",
+        "--listeners=300",
+    ]);
     command.args(["--processes=300", "--cgroups=30"]);
     command.args(floods.iter().flat_map(|flood| ["--flood", flood]));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

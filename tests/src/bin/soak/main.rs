@@ -49,6 +49,10 @@ struct Cli {
     /// Duration of each flood, in seconds
     #[arg(long, default_value_t = 10.0)]
     flood_secs: f64,
+    /// Longest rest after a flood, in seconds: memory goes back in steps of which the fourth comes
+    /// after 100 s
+    #[arg(long, default_value_t = 110.0)]
+    rest_secs: f64,
     /// Idle processes at once
     #[arg(long, default_value_t = 5_000)]
     processes: usize,
@@ -90,7 +94,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         destinations: cli.destinations,
     };
     let kinds = if cli.flood.is_empty() { Kind::value_variants() } else { &cli.flood };
-    let mut stage = Stage::set()?;
+    let mut stage = Stage::set(Duration::try_from_secs_f64(cli.rest_secs)?)?;
     let (mut counts, mut crowd) = (Counts::default(), None);
     stage.rest()?;
     for (nth, kind) in kinds.iter().cycle().enumerate() {

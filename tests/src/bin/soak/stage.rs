@@ -36,10 +36,8 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 /// Time between two lines of progress.
 const SAY_EVERY: Duration = Duration::from_secs(15);
 
-/// Shortest rest, so that what a flood leaves is seen, and longest: memory goes back in steps of
-/// which the fourth comes 100 s after a flood.
+/// Shortest rest, so that what a flood leaves is seen.
 const REST_MIN: Duration = Duration::from_secs(10);
-const REST_MAX: Duration = Duration::from_secs(110);
 
 /// Error of a run that a signal ended.
 #[derive(Debug)]
@@ -70,6 +68,8 @@ pub struct Stage {
     _agents: OwnCgroup,
     floods: OwnCgroup,
     scratch: Scratch,
+    /// Longest rest.
+    rest_max: Duration,
     stop: Arc<AtomicBool>,
     began: Instant,
     samples: Vec<Sample>,
@@ -78,8 +78,8 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts the agent.
-    pub fn set() -> anyhow::Result<Self> {
+    /// Starts the agent, which is to rest for no longer than so after a flood.
+    pub fn set(rest_max: Duration) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             signal_hook::flag::register(signal, stop.clone())
@@ -107,6 +107,7 @@ impl Stage {
             _agents: agents,
             floods,
             scratch,
+            rest_max,
             stop,
             began,
             samples: Vec::new(),
@@ -239,7 +240,7 @@ impl Stage {
             let last = stage.samples.last();
             last.is_some_and(|last| rise(before, last.resident_bytes) <= LEFT_BYTES_MAX)
         };
-        while before != u64::MAX && !is_back(self) && start.elapsed() < REST_MAX {
+        while before != u64::MAX && !is_back(self) && start.elapsed() < self.rest_max {
             self.wait("at rest", Duration::from_millis(500))?;
         }
         // What the figures of the rest are of.
