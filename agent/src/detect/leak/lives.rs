@@ -44,8 +44,8 @@ const GROWN_SHARE: f64 = 0.25;
 /// Shortest record of a life, after the minute in which it loads.
 const RECORDED_SECS_MIN: f64 = 30.0;
 
-/// Share of the limit that a process must hold itself at the end of a life too short to be recorded:
-/// a job beside page cache ends at the limit as well. A guess.
+/// Share of the limit that a process must hold itself at the end of a life that is too short to be
+/// recorded: a job beside page cache ends at the limit as well. A guess.
 const HELD_SHARE: f64 = 0.5;
 
 /// Time in which a process loads whose life before was too short to be recorded.
