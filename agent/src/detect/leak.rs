@@ -156,7 +156,9 @@ impl LeakDetector {
             members.leave(&process.workload, fact.id.pid);
             *process = Process::new(fact, now, context.scan, loading_secs, members);
         }
-        if let Some(secs) = self.lives.short_loading_secs(process) {
+        if process.is_loading(now)
+            && let Some(secs) = self.lives.short_loading_secs(process)
+        {
             process.shorten_loading(now, self::loading_secs(&self.config), secs);
         }
         let workload = process.leak.is_some().then(|| process.workload.clone());

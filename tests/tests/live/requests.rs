@@ -36,8 +36,8 @@ fn means(test: &str, habits: &[Habit]) -> Option<[(f64, f64); 4]> {
     let (mut sums, mut looks) = ([(0.0, 0.0); 4], 0.0);
     let before_all = known.answered();
     let mut last = RequestsFact::default();
-    // A pass that costs more, as beside other work on this host, is followed by a longer rest.
-    for turn in 0..LOOKS * 4 {
+    // A pass that costs more, as on a slow or busy host, is followed by a longer rest.
+    for turn in 0..LOOKS * 10 {
         if turn >= LOOKS && looks >= f64::from(LOOKS) / 2.0 {
             break;
         }

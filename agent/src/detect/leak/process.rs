@@ -177,9 +177,14 @@ impl Process {
         self.peaked_kib = 0;
     }
 
-    /// Shortens the time in which it loads from `loading_secs` to so many, if it has just started.
+    /// Returns whether it still loads, so that nothing of it is recorded yet.
+    pub(super) fn is_loading(&self, t: f64) -> bool {
+        t < self.origin_t
+    }
+
+    /// Shortens the time in which it loads from `loading_secs` to so many, unless it is nearly over.
     pub(super) fn shorten_loading(&mut self, t: f64, loading_secs: f64, secs: f64) {
-        if self.young && self.origin_t - t > secs {
+        if self.origin_t - t > secs {
             self.origin_t = (self.origin_t - loading_secs + secs).max(t);
         }
     }
