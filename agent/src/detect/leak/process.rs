@@ -182,7 +182,7 @@ impl Process {
         t < self.origin_t
     }
 
-    /// Shortens the time in which it loads from `loading_secs` to so many, unless it is nearly over.
+    /// Shortens the time in which it loads from `loading_secs` to `secs`, unless less is left.
     pub(super) fn shorten_loading(&mut self, t: f64, loading_secs: f64, secs: f64) {
         if self.origin_t - t > secs {
             self.origin_t = (self.origin_t - loading_secs + secs).max(t);
