@@ -111,15 +111,24 @@ impl Near {
         let recorded_secs = self.seen_t - process.origin_t;
         let grown_bytes = (f64::from(self.size_kib) - f64::from(process.private_from_kib)) * KIB;
         let bytes_per_sec = pace(process, grown_bytes, recorded_secs, horizons)?;
-        let unseen_bytes = bytes_per_sec * (t - self.seen_t).clamp(0.0, UNSEEN_SECS_MAX);
         (grown_bytes + bytes_per_sec * loading_secs >= GROWN_SHARE * self.max_bytes
-            && self.charged_bytes + unseen_bytes >= END_SHARE * self.max_bytes)
-            .then_some(bytes_per_sec)
+            && self.ends_at_limit(bytes_per_sec, t))
+        .then_some(bytes_per_sec)
     }
 
-    /// Returns whether a process that was last seen near its limit held most of that itself.
-    fn is_held_at_limit(&self) -> bool {
-        f64::from(self.size_kib) * KIB >= HELD_SHARE * self.max_bytes
+    /// Returns whether a process that lived for so many seconds held a good part of its limit when
+    /// it ended there.
+    fn is_held_at_limit(&self, lived_secs: f64, t: f64) -> bool {
+        let held_bytes = f64::from(self.size_kib) * KIB;
+        held_bytes >= HELD_SHARE * self.max_bytes
+            && self.ends_at_limit(held_bytes / lived_secs.max(1.0), t)
+    }
+
+    /// Returns whether the limit was used at the end, with what the process took since it was last
+    /// seen.
+    fn ends_at_limit(&self, bytes_per_sec: f64, t: f64) -> bool {
+        let unseen_bytes = bytes_per_sec * (t - self.seen_t).clamp(0.0, UNSEEN_SECS_MAX);
+        self.charged_bytes + unseen_bytes >= END_SHARE * self.max_bytes
     }
 }
 
@@ -150,9 +159,9 @@ impl Lives {
     /// Takes the end of a process.
     pub(super) fn end(&mut self, process: &Process, pid: u32, t: f64, horizons: &Horizons) {
         let Some(near) = self.near.remove(&pid) else { return };
-        self.ended.retain(|_, ended| t - ended.last_t < KEPT_SECS);
         let workload = process.workload.lineage();
-        let before = self.ended.get(&workload).copied();
+        let is_kept = |ended: &EndedLives| t - ended.last_t < KEPT_SECS;
+        let before = self.ended.get(&workload).filter(|ended| is_kept(ended)).copied();
         let lived_secs = near.seen_t - process.origin_t;
         let bytes_per_sec = if lived_secs >= RECORDED_SECS_MIN {
             let loading_secs = match before {
@@ -165,11 +174,15 @@ impl Lives {
                 return;
             }
             bytes_per_sec
-        } else if before.is_none() && process.is_young() && near.is_held_at_limit() {
+        } else if before.is_none()
+            && process.is_young()
+            && near.is_held_at_limit(LOADING_SECS + lived_secs, t)
+        {
             None
         } else {
             return;
         };
+        self.ended.retain(|_, ended| is_kept(ended));
         if before.is_none() && self.ended.len() >= WORKLOADS_MAX {
             make_room(&mut self.ended, &workload);
         }

@@ -27,6 +27,16 @@ fn lives_of(
     share: impl Fn(f64) -> f64,
     cgroup: impl Fn(u32) -> String,
 ) -> Vec<Verdict> {
+    lives_by(secs, count, |_, age| share(age), cgroup)
+}
+
+/// Such lives, whose share of the limit is by their number as well.
+fn lives_by(
+    secs: u32,
+    count: u32,
+    share: impl Fn(u32, f64) -> f64,
+    cgroup: impl Fn(u32) -> String,
+) -> Vec<Verdict> {
     let mut run = Run::new(1.0, 20.0, Some(LIMIT_MIB / 1_024.0));
     let turn = secs + 9;
     for step in 0..count * turn {
@@ -36,7 +46,8 @@ fn lives_of(
         if age == secs {
             run.feed(t, Fact::Exit(id));
         }
-        let mut fact = run.fact(4.0 + (LIMIT_MIB - 4.0) * share(f64::from(age) / f64::from(secs)));
+        let mut fact =
+            run.fact(4.0 + (LIMIT_MIB - 4.0) * share(life, f64::from(age) / f64::from(secs)));
         (fact.id, fact.cgroup) = (id, Arc::from(cgroup(life)));
         if age == 0 {
             run.feed(t, Fact::Exec(id));
@@ -86,6 +97,24 @@ fn lives_that_end_below_the_limit_or_at_rest_are_silent() {
     for secs in [330, 85, 60] {
         assert_eq!(lives_of(secs, 9, |age| 0.8 * age, same), [], "{secs}");
         assert_eq!(lives_of(secs, 9, |age| 0.98 * (2.0 * age).min(1.0), same), [], "{secs}");
+    }
+}
+
+#[test]
+fn first_short_life_counts_if_it_ends_at_the_limit() {
+    // The life that is met at the start is no evidence; the next is too short to be recorded.
+    let lives = |first: f64| {
+        let climbs = move |life: u32, age: f64| match life {
+            0 => 0.3,
+            1 => first * age,
+            _ => 0.3 + 0.7 * age,
+        };
+        one(lives_by(60, 9, climbs, same))
+    };
+    for (first, third) in [(1.0, 3.0), (0.8, 4.0)] {
+        let verdict = lives(first);
+        let turns = verdict.t / 69.0;
+        assert!((third..third + 1.0).contains(&turns), "{first}: {verdict:?}");
     }
 }
 
