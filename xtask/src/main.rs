@@ -17,6 +17,7 @@ mod demo;
 mod dist;
 mod fuzz;
 mod kubernetes;
+mod passed_on;
 mod progress;
 mod run;
 mod scenes;
@@ -77,11 +78,11 @@ enum Command {
     /// Measure what Spillway costs
     Bench(bench::Args),
     /// Run the agent through floods, and see what it keeps of them; --help lists its options
-    Soak(soak::Args),
+    Soak(passed_on::Args),
     /// Record, list, write or score the corpora of leaks and of accept queues
     Corpus(corpus::Args),
     /// Simulate a fleet of hosts, with and without Spillway; --help lists its options
-    Simulate(simulate::Args),
+    Simulate(passed_on::Args),
     /// Shed load at the doors of real servers, and show what their clients see with and without
     Shed(scenes::ShedArgs),
     /// Feed arbitrary bytes to Spillway's parsers

@@ -44,7 +44,7 @@ use spillway_agent::{
     detect::PROCESS_STATE_BYTES,
     sense::{LossCounters, ProcessMemorySensor, Sensors},
 };
-use spillway_tests::Workload;
+use spillway_tests::{Workload, field_bytes};
 
 const PROCESSES: usize = 2_000;
 /// Rounds in which each way of reading takes its turn, and its repetitions in a row. Each then
@@ -461,23 +461,11 @@ impl Agent {
 
     /// Returns its user and system time so far.
     fn cpu_secs(&self) -> anyhow::Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))
-            .context("the agent has ended")?;
-        let fields = stat.rsplit_once(") ").context("stat has no name")?.1;
-        let ticks: u64 =
-            fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-        Ok(ticks as f64 / 100.0)
+        spillway_tests::cpu_secs(self.child.id())
     }
 
     fn status_mib(&self, field: &str) -> anyhow::Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))
-            .context("the agent has ended")?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix(field))
-            .context("the field is missing")?;
-        let kib: f64 = line.trim_start_matches(':').trim().trim_end_matches(" kB").parse()?;
-        Ok(kib / 1024.0)
+        Ok(field_bytes(self.child.id(), "status", field)? as f64 / f64::from(1 << 20))
     }
 }
 

@@ -8,11 +8,11 @@ use spillway_agent::{
     bpf::Probe,
     sense::{CgroupFact, Fact, Hierarchy, ProcessFact, Sensors},
 };
-use spillway_tests::{OwnCgroup, Workload, processes, wait_for};
+use spillway_tests::{OwnCgroup, Workload, field_bytes, processes, wait_for};
 
 use crate::{
     checks::{NotOffered, Seen},
-    memory::{field_bytes, find, workload},
+    memory::{find, workload},
     rungs::{Prepared, Rung},
 };
 

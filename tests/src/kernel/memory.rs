@@ -7,7 +7,7 @@ use spillway_agent::{
     bpf::Probe,
     sense::{ProcessFact, ProcessMemorySensor, Sensors},
 };
-use spillway_tests::{Workload, processes};
+use spillway_tests::{Workload, field_bytes, processes};
 
 use crate::{
     checks::Seen,
@@ -69,15 +69,6 @@ fn near(what: &str, seen: u64, truth: u64) -> anyhow::Result<String> {
         off / 1024
     );
     Ok(format!("{what} {} KiB off", off / 1024))
-}
-
-/// Returns a field of `/proc/PID/FILE` in bytes.
-pub fn field_bytes(pid: u32, file: &str, field: &str) -> anyhow::Result<u64> {
-    let path = format!("/proc/{pid}/{file}");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    Ok(kib.with_context(|| format!("{path} has no number {field}"))? * 1024)
 }
 
 /// Compares known amounts of each kind with the facts and with `/proc/PID/status`.

@@ -2,11 +2,12 @@
 //! listeners beyond the map, and tens of thousands of short-lived processes. It counts its losses,
 //! logs them once, and keeps running.
 
-use std::{fs, process::Command, thread, time::Duration};
+use std::{process::Command, thread, time::Duration};
 
 use spillway_agent::bpf::Probe;
 use spillway_tests::{
-    ANY_PORT, Running, Scratch, Workload, metric, run_with, sensors_with, wait_for, warnings,
+    ANY_PORT, Running, Scratch, Workload, field_bytes, metric, run_with, sensors_with, wait_for,
+    warnings,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -133,12 +134,7 @@ fn listeners_beyond_the_engine_are_counted_and_logged_once() {
 }
 
 fn resident_bytes(running: &Running) -> u64 {
-    let status =
-        fs::read_to_string(format!("/proc/{}/status", running.pid())).expect("the agent runs");
-    let kib = status.lines().find_map(|line| {
-        line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok()
-    });
-    kib.expect("the agent has resident memory") << 10
+    field_bytes(running.pid(), "status", "VmRSS").expect("the agent runs")
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use crate::workspace::Workspace;
-use crate::{build, child};
+use crate::{build, passed_on};
 
 /// Runs the binary with these arguments.
 pub fn main(arguments: &[String]) -> anyhow::Result<ExitCode> {
@@ -48,6 +48,5 @@ fn run(
     arguments: &[String],
 ) -> anyhow::Result<ExitCode> {
     build::binaries(workspace, true, &["corpus"])?;
-    let code = child::streaming("corpus", corpus.args(arguments))?.code();
-    Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+    passed_on::run("corpus", corpus.args(arguments))
 }

@@ -13,17 +13,17 @@ pub(super) struct SocketQueues {
 }
 
 impl SocketQueues {
-    /// Number of sockets.
+    /// Returns the number of sockets.
     pub(super) fn len(&self) -> usize {
         usize::from(self.first.is_some()) + self.others.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there is no socket.
     pub(super) fn is_empty(&self) -> bool {
         self.first.is_none() && self.others.is_empty()
     }
 
-    /// Queue of a socket, if it is known.
+    /// Returns the queue of a socket, if it is known.
     pub(super) fn get(&self, key: u64) -> Option<&AcceptQueue> {
         match self.first.as_deref() {
             Some((first, queue)) if *first == key => Some(queue),
@@ -31,7 +31,7 @@ impl SocketQueues {
         }
     }
 
-    /// Queue of a socket, a new one if it is not known.
+    /// Returns the queue of a socket, a new one if it is not known.
     pub(super) fn get_or_new(&mut self, key: u64) -> &mut AcceptQueue {
         if self.is_empty() {
             self.first = Some(Box::new((key, AcceptQueue::default())));
@@ -42,7 +42,7 @@ impl SocketQueues {
         }
     }
 
-    /// Queues of all sockets, in any order.
+    /// Iterates over the queues of all sockets, in any order.
     pub(super) fn values(&self) -> impl Iterator<Item = &AcceptQueue> {
         self.first.as_deref().map(|(_, queue)| queue).into_iter().chain(self.others.values())
     }

@@ -20,7 +20,8 @@ use crate::{
 /// between two tries that belong together.
 const FORGET_SECS: f64 = 600.0;
 
-/// The same for one that never answered, of which nothing is concluded: a port scan has thousands.
+/// Time for which one is kept that never answered: nothing is concluded of it, and a port scan has
+/// thousands.
 const FORGET_UNANSWERED_SECS: f64 = 60.0;
 
 /// Maximum number of destinations. A guess at the busiest proxy's; those without a connect for

@@ -85,6 +85,13 @@ pub struct FloodFigures {
     pub returned_secs: Option<f64>,
 }
 
+impl FloodFigures {
+    /// Resident memory that it left; negative if there is less than before.
+    pub fn left_bytes(&self) -> i64 {
+        rise(self.before_bytes, self.after_bytes)
+    }
+}
+
 /// Slope of the resident memory at rest.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Slope {
@@ -120,7 +127,7 @@ pub struct TargetRow {
     pub target: String,
     /// Figure of the run.
     pub measured: String,
-    /// Whether it was met; `None` if the run cannot tell.
+    /// Set if it was met; `None` if the run cannot tell.
     pub is_met: Option<bool>,
 }
 
@@ -185,7 +192,7 @@ pub fn figures(samples: &[Sample], parts: &[Part]) -> Figures {
 pub fn targets(figures: &Figures, crowd: Option<&Crowd>) -> Vec<TargetRow> {
     let mut rows = Vec::new();
     for flood in &figures.floods {
-        let left = rise(flood.before_bytes, flood.after_bytes);
+        let left = flood.left_bytes();
         rows.push(TargetRow {
             target: format!("after {}: at most 2 MiB above before", flood.flood),
             measured: format!("{:+.1} MiB", left as f64 / f64::from(1 << 20)),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::{
-    figures::{Crowd, Figures, Part, Sample, TargetRow, figures, mib, rise, targets},
+    figures::{Crowd, Figures, Part, Sample, TargetRow, figures, mib, targets},
     floods::Counts,
 };
 
@@ -66,7 +66,7 @@ impl Report {
             let back = back.map_or_else(|| "never".to_owned(), |secs| format!("after {secs:.0} s"));
             let [before, most, after] =
                 [flood.before_bytes, flood.most_bytes, flood.after_bytes].map(mib);
-            let left = rise(flood.before_bytes, flood.after_bytes) as f64 / f64::from(1 << 20);
+            let left = flood.left_bytes() as f64 / f64::from(1 << 20);
             let _ = writeln!(
                 text,
                 "{:>4.0} s  {:<14}{before:>7.1} MiB{most:>7.1} MiB{after:>7.1} MiB{left:>+9.1}  \

@@ -20,7 +20,9 @@ use std::{
 use anyhow::{Context as _, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use spillway_agent::{sense::Hierarchy, status::runtime_dir::runtime_dir};
-use spillway_tests::{OwnCgroup, Running, Scratch, find_metric, now, own_network, run_with};
+use spillway_tests::{
+    OwnCgroup, Running, Scratch, cpu_secs, field_bytes, find_metric, now, own_network, run_with,
+};
 
 use crate::figures::{LEFT_BYTES_MAX, Part, Sample, rise};
 
@@ -175,10 +177,10 @@ impl Stage {
         }
         let t = self.secs();
         if self.samples.last().is_none_or(|last| t - last.t >= SAMPLE_EVERY.as_secs_f64()) {
-            let Some(sample) = sample(self.agent.pid(), t) else {
-                bail!("the agent has ended\n  its log: {}", self.agent.log());
-            };
-            self.samples.push(sample);
+            let sample = sample(self.agent.pid(), t);
+            self.samples.push(sample.with_context(|| {
+                format!("the agent has ended\n  its log: {}", self.agent.log())
+            })?);
         }
         if self.said.elapsed() >= SAY_EVERY {
             self.said = now();
@@ -192,7 +194,7 @@ impl Stage {
     ///
     /// # Errors
     ///
-    /// As [`Stage::tick`].
+    /// Returns the errors of [`Stage::tick`].
     pub fn wait(&mut self, what: &str, time: Duration) -> anyhow::Result<()> {
         let start = now();
         loop {
@@ -209,7 +211,7 @@ impl Stage {
     ///
     /// # Errors
     ///
-    /// As [`Stage::tick`].
+    /// Returns the errors of [`Stage::tick`].
     pub fn wait_for_metric(
         &mut self,
         name: &str,
@@ -228,7 +230,7 @@ impl Stage {
     ///
     /// # Errors
     ///
-    /// As [`Stage::tick`].
+    /// Returns the errors of [`Stage::tick`].
     pub fn rest(&mut self) -> anyhow::Result<()> {
         let (from, start) = (self.secs(), now());
         let before = self.parts.last().map_or(u64::MAX, |flood| {
@@ -261,12 +263,12 @@ impl Stage {
     ) -> anyhow::Result<T> {
         eprintln!("soak: {:.0} s, flood of {name}", self.secs());
         self.said = now();
-        let status = format!("/proc/{}", self.agent.pid());
+        let pid = self.agent.pid();
         // The kernel notes the most resident memory anew from here on.
-        let _ = fs::write(format!("{status}/clear_refs"), "5");
+        let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
         let from = self.secs();
         let made = flood(self)?;
-        let peak_bytes = kib_of(&format!("{status}/status"), "VmHWM:").unwrap_or(0);
+        let peak_bytes = field_bytes(pid, "status", "VmHWM").unwrap_or(0);
         self.parts.push(Part { flood: Some(name), from, to: self.secs(), peak_bytes });
         Ok(made)
     }
@@ -277,39 +279,26 @@ impl Stage {
 fn config(scratch: &Path, nth: u64) -> String {
     let (state, clear_after) = (scratch.join("state"), 20 + nth % 2);
     format!(
-        "mode = \"enforce\"\n[act.limit]\nenabled = false\n[serve]\nlisten = \"127.0.0.1:0\"\n[record]\nstate_dir = {state:?}\n\
+        "mode = \"enforce\"\n[act.limit]\nenabled = false\n\
+         [serve]\nlisten = \"127.0.0.1:0\"\n[record]\nstate_dir = {state:?}\n\
          [decide]\nservices = [\"/spillway-{CGROUP}-*\"]\n\
          [detect.overload]\nclear_after = \"{clear_after}s\"\n\
          [act.page.alertmanager]\nurl = \"http://127.0.0.1:9/api/v2/alerts\"\n"
     )
 }
 
-/// Reads the state of the agent at `t`; `None` if it has ended.
-fn sample(pid: u32, t: f64) -> Option<Sample> {
-    let process = format!("/proc/{pid}");
-    let status = format!("{process}/status");
-    let stat = fs::read_to_string(format!("{process}/stat")).ok()?;
-    // The name, which may contain anything, ends at the last parenthesis.
-    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = |nth: usize| fields.get(nth)?.parse::<u64>().ok();
-    // SAFETY: sysconf takes a number and touches no memory of ours.
-    let ticks_per_sec = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as f64;
-    let count = |what: &str| fs::read_dir(format!("{process}/{what}")).ok().map(Iterator::count);
-    Some(Sample {
+/// Reads the state of the agent at `t`.
+fn sample(pid: u32, t: f64) -> anyhow::Result<Sample> {
+    let count =
+        |what: &str| Ok::<_, io::Error>(fs::read_dir(format!("/proc/{pid}/{what}"))?.count());
+    Ok(Sample {
         t,
-        resident_bytes: kib_of(&status, "VmRSS:")?,
-        anon_bytes: kib_of(&status, "RssAnon:")?,
-        cpu_secs: (ticks(11)? + ticks(12)?) as f64 / ticks_per_sec,
+        resident_bytes: field_bytes(pid, "status", "VmRSS")?,
+        anon_bytes: field_bytes(pid, "status", "RssAnon")?,
+        cpu_secs: cpu_secs(pid)?,
         threads: count("task")?,
         files: count("fd")?,
     })
-}
-
-/// Reads a size of `/proc/PID/status`.
-fn kib_of(status: &str, key: &str) -> Option<u64> {
-    let text = fs::read_to_string(status).ok()?;
-    let kib = text.lines().find_map(|line| line.strip_prefix(key))?;
-    Some(kib.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
 }
 
 /// Removes the cgroups of earlier runs that were killed.
@@ -326,7 +315,7 @@ fn remove_stale(mount: &Path) {
 }
 
 /// Removes a cgroup and those below it.
-pub fn remove_with_children(directory: &Path) -> io::Result<()> {
+fn remove_with_children(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)?.flatten() {
         if entry.path().is_dir() {
             remove_with_children(&entry.path())?;
