@@ -260,8 +260,9 @@ const NEWEST_AND_HOST: &[&str] = &["7.2", "host"];
 /// The steps at which an agent is killed or overtaken are its own and the same everywhere: the
 /// oldest and the newest kernel share these checks. `held` and `divided` show on every kernel that
 /// a limit works and kills nothing, `touched` and `identity` that processes are read, `abandoned`
-/// and `newcomers` that requests are counted.
-const ON_SOME: [(About, &str, &[&str]); 45] = [
+/// and `newcomers` that requests are counted, `how they end` that connects are. An agent answers
+/// systemd's notices and its watchdog in the same way everywhere.
+const ON_SOME: [(About, &str, &[&str]); 48] = [
     (About::Probe(Probe::ProcessMemory), "peak", OLDEST_NEWEST_AND_HOST),
     (About::Probe(Probe::ProcessMemory), "complete", OLDEST_NEWEST_AND_HOST),
     (About::Probe(Probe::ProcessLife), "short lives", OLDEST_NEWEST_AND_HOST),
@@ -271,13 +272,13 @@ const ON_SOME: [(About, &str, &[&str]); 45] = [
     (About::Probe(Probe::AcceptSojourn), "shared port", OLDEST_NEWEST_AND_HOST),
     (About::Probe(Probe::AcceptSojourn), "nothing stays", OLDEST_NEWEST_AND_HOST),
     (About::Probe(Probe::AcceptSojourn), "cost", OLDEST_NEWEST_AND_HOST),
-    (About::Probe(Probe::OutboundConnects), "IPv6", OLDEST_NEWEST_AND_HOST),
-    (About::Probe(Probe::OutboundConnects), "IPv4 through IPv6", OLDEST_NEWEST_AND_HOST),
-    (About::Probe(Probe::OutboundConnects), "workers", OLDEST_NEWEST_AND_HOST),
-    (About::Probe(Probe::OutboundConnects), "full map", OLDEST_NEWEST_AND_HOST),
+    (About::Probe(Probe::OutboundConnects), "IPv6", OLDEST_AND_HOST),
+    (About::Probe(Probe::OutboundConnects), "IPv4 through IPv6", OLDEST_AND_HOST),
+    (About::Probe(Probe::OutboundConnects), "workers", OLDEST_AND_HOST),
+    (About::Probe(Probe::OutboundConnects), "full map", OLDEST_AND_HOST),
     (About::Probe(Probe::UnixQueue), "stuck worker", OLDEST_NEWEST_AND_HOST),
-    (About::Probe(Probe::Requests), "in flight", OLDEST_NEWEST_AND_HOST),
-    (About::Probe(Probe::Requests), "back to back", OLDEST_NEWEST_AND_HOST),
+    (About::Probe(Probe::Requests), "in flight", OLDEST_AND_HOST),
+    (About::Probe(Probe::Requests), "back to back", OLDEST_AND_HOST),
     (About::Agent, "low RLIMIT_MEMLOCK", OLDEST_NEWEST_AND_HOST),
     (About::Agent, "lockdown", OLDEST_NEWEST_AND_HOST),
     (About::Limit, "refused", OLDEST_NEWEST_AND_HOST),
@@ -301,6 +302,9 @@ const ON_SOME: [(About, &str, &[&str]); 45] = [
     // One Debian each, so that both take equally long. `killed anywhere` shows that systemd 257
     // also takes the limit of swap and gives it back.
     (About::Unit, "killed anywhere", &["debian13"]),
+    (About::Unit, "without enforce.conf", &["debian12"]),
+    (About::Unit, "notified", &["debian12"]),
+    (About::Unit, "watchdog", &["debian13"]),
     (About::Unit, "silent bus", &["debian12"]),
     (About::Unit, "swap", &["debian12"]),
     (About::Unit, "neighbour without the agent", &["debian12"]),

@@ -184,6 +184,14 @@ impl Stage {
         pids.find(is_it).context("it has no workload")
     }
 
+    /// Sends a signal to the workload.
+    pub fn signal(&self, signal: i32) -> anyhow::Result<()> {
+        let pid = i32::try_from(self.pid()?)?;
+        // SAFETY: No memory is involved.
+        ensure!(unsafe { libc::kill(pid, signal) } == 0, "cannot signal {}", self.name);
+        Ok(())
+    }
+
     /// Returns the names of its child cgroups.
     pub fn children(&self) -> anyhow::Result<Vec<String>> {
         let entries = fs::read_dir(self.file(""))?.collect::<Result<Vec<_>, _>>()?;
