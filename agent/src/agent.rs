@@ -4,6 +4,8 @@
 //! [`run`] puts the parts together and lets [`watch`] drive them. [`Agent::apply`] handles one
 //! event and needs neither tokio nor root, so tests call it directly.
 
+mod event_keepers;
+
 use std::{
     fs,
     io::{self, Write},
@@ -16,6 +18,7 @@ use std::{
 
 use rustix::process::geteuid;
 
+use self::event_keepers::EventKeepers;
 use crate::{
     act::{
         self, Executor, LimitWorker, Notifier, Outcome,
@@ -52,6 +55,7 @@ use crate::{
         ActionLog, HostTables, LoopSnapshot, StatusBoard, StatusServer, page,
         runtime_dir::{RUNTIME_DIR, socket_path},
     },
+    telemetry::{ExportCounts, TelemetryExporter},
     trace::{TraceError, TraceWriter},
 };
 
@@ -176,6 +180,7 @@ pub fn run(
             Some(status) => own.and_unix(status.path()),
             None => own,
         });
+        let telemetry = export(config, clock, &metrics)?;
         let notifier = Notifier::start(config, clock)?;
         if let Some(notifier) = &notifier {
             metrics.show_notifications(notifier.counts());
@@ -195,7 +200,7 @@ pub fn run(
             realtime: RealtimeUnderPressure::default(),
             fleet: gate.clone(),
             windows,
-            history,
+            keepers: EventKeepers { history, telemetry },
             host: host::name(),
             tables: HostTables::new(info),
             board: Some(board),
@@ -313,8 +318,7 @@ struct Agent {
     fleet: Option<FleetGate>,
     /// Windows on disk, if they are kept.
     windows: Option<SavedWindows>,
-    /// History on disk, if it is kept.
-    history: Option<HistoryRecorder>,
+    keepers: EventKeepers,
     /// Name of the host.
     host: String,
     /// Tables of the agent's status.
@@ -371,7 +375,7 @@ impl Agent {
             }
         }
         self.tables.observe(batch.read, self.clock.now(), batch.observations);
-        if let Some(history) = &mut self.history {
+        if let Some(history) = &mut self.keepers.history {
             history.observe(batch.read, batch.observations);
         }
         for fact in self.fleet.as_ref().map(FleetGate::take_facts).unwrap_or_default() {
@@ -383,9 +387,7 @@ impl Agent {
         for verdict in &self.output.verdicts {
             self.metrics.note_verdict(verdict);
             self.printer.verdict(verdict);
-            if let Some(history) = &mut self.history {
-                history.note(HistoryEvent::of_verdict(verdict, &self.host));
-            }
+            self.keepers.note(|| HistoryEvent::of_verdict(verdict, &self.host));
         }
         let has_news = has_outcomes || !self.output.is_empty();
         self.carry_out();
@@ -448,9 +450,7 @@ impl Agent {
                 self.executors.iter_mut().any(|executor| executor.perform(&decision, verdicts));
             self.printer.decision(&decision);
             self.actions.note_decision(&decision);
-            if let Some(history) = &mut self.history {
-                history.note(HistoryEvent::of_decision(&decision));
-            }
+            self.keepers.note(|| HistoryEvent::of_decision(&decision));
         }
     }
 
@@ -519,9 +519,7 @@ impl Agent {
     fn report(&mut self, outcome: &Outcome) {
         self.metrics.note_outcome(outcome);
         self.actions.note_outcome(outcome);
-        if let Some(history) = &mut self.history {
-            history.note(HistoryEvent::of_outcome(outcome));
-        }
+        self.keepers.note(|| HistoryEvent::of_outcome(outcome));
         for executor in &mut self.executors {
             executor.on_outcome(outcome);
         }
@@ -572,9 +570,7 @@ impl Agent {
         if let Some(windows) = self.windows.take() {
             windows.stop(&self.engine, &self.clock);
         }
-        if let Some(history) = self.history.take() {
-            history.stop();
-        }
+        self.keepers.stop();
         self.printer.drain(PRINTED_WITHIN);
         tracing::info!("stopped");
     }
@@ -615,6 +611,23 @@ async fn listen(
         ),
     }
     addresses
+}
+
+/// Starts to send telemetry, if somebody takes it.
+fn export(
+    config: &Config,
+    clock: Clock,
+    metrics: &Arc<Metrics>,
+) -> io::Result<Option<TelemetryExporter>> {
+    let otlp = &config.export.otlp;
+    let counts = ExportCounts::default();
+    let encoded = metrics.clone();
+    let exposition = move || encoded.encode().unwrap_or_default();
+    let started = TelemetryExporter::start(otlp, clock, counts.clone(), exposition)?;
+    if started.is_some() {
+        metrics.show_exports(&counts);
+    }
+    Ok(started)
 }
 
 /// Binds the status socket. Without it the agent runs all the same.

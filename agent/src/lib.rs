@@ -13,10 +13,10 @@
 //!
 //! Around them: [`agent`] is the loop of `spillway run`, [`scan_loop`] its timers and reads,
 //! [`output`] what it prints, `saved_windows` what it keeps for its next run, [`history`] what it
-//! keeps for people, [`serve`] its metrics and health, [`status`] its report, [`trace`] recorded
-//! observations, [`config`] the configuration, [`cli`] the command line, [`commands`] the
-//! subcommands, [`net`] clients of other hosts, `os` the operating system, [`units`] numbers for
-//! people, and [`clock`] the only reader of time.
+//! keeps for people, [`serve`] its metrics and health, [`telemetry`] what it sends of both,
+//! [`status`] its report, [`trace`] recorded observations, [`config`] the configuration, [`cli`]
+//! the command line, [`commands`] the subcommands, [`net`] clients of other hosts, `os` the
+//! operating system, [`units`] numbers for people, and [`clock`] the only reader of time.
 //!
 //! Each stage imports only the stages before it, and from [`detect`] to [`engine`] nothing knows a
 //! clock, a file or a socket. `agent/README.md` describes how to add a sensor, a detector, an
@@ -48,5 +48,6 @@ mod service_pods;
 mod signals;
 mod spare_room;
 pub mod status;
+pub mod telemetry;
 pub mod trace;
 pub mod units;

@@ -37,6 +37,7 @@ mod servers;
 pub mod simulation;
 mod syscall_stepper;
 pub mod tls;
+mod victoria_metrics;
 
 use std::{
     env,
@@ -60,7 +61,7 @@ pub use held::Held;
 pub use known_requests::{Habit, KnownRequests, Truth};
 pub use netns::{loopback_up, network, own_network, own_resolver};
 pub use own_cgroup::{OwnCgroup, apart};
-pub use proc_files::{cpu_secs, field_bytes};
+pub use proc_files::{cpu_secs, field_bytes, thread_cpu_ms};
 pub use program_costs::{ProgramCost, program_costs, recursion_misses};
 pub use real_time::{ahead_of_servers, in_real_time, real_time};
 pub use reference::Reference;
@@ -72,6 +73,7 @@ pub use running::{
 };
 pub use servers::{Program, Servers, Work, nginx_temporary};
 pub use syscall_stepper::{Call, Stopped};
+pub use victoria_metrics::{VictoriaMetrics, VictoriaMetricsServer};
 
 /// Program that runs until it is dropped.
 pub struct Workload {

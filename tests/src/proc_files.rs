@@ -33,3 +33,22 @@ pub fn cpu_secs(pid: u32) -> anyhow::Result<f64> {
     let ticks_per_sec = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1);
     Ok(ticks as f64 / ticks_per_sec as f64)
 }
+
+/// Returns the processor time of the threads of a process that have this name so far, in
+/// milliseconds.
+///
+/// # Errors
+///
+/// Returns an error if the process has ended, or if the kernel counts no such time.
+pub fn thread_cpu_ms(pid: u32, name: &str) -> anyhow::Result<f64> {
+    let mut nanos = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let task = task?.path();
+        if fs::read_to_string(task.join("comm"))?.trim() == name {
+            let text = fs::read_to_string(task.join("schedstat"))?;
+            let first = text.split(' ').next().and_then(|nanos| nanos.parse::<u64>().ok());
+            nanos += first.with_context(|| format!("cannot parse schedstat: {text}"))?;
+        }
+    }
+    Ok(nanos as f64 / 1e6)
+}

@@ -363,7 +363,6 @@ impl Servers {
         self.command(self.root.join(ETCD))
     }
 
-    /// Runs a program of Debian's Python packages.
     /// Finds the directory. Returns `None` and reports that the test is skipped without it.
     pub fn find_or_skip(test: &str) -> Option<Self> {
         Self::find().inspect_err(|reason| skip(test, reason)).ok()
@@ -387,6 +386,7 @@ impl Servers {
         run_with_input(self.python_of("python3").args(["-c", PARSE_OPENMETRICS]), text)
     }
 
+    /// Runs a program of Debian's Python packages.
     fn python(&self, program: &str) -> Command {
         self.python_of(self.root.join(program))
     }
@@ -572,7 +572,7 @@ fn run_with_input(command: &mut Command, input: &str) -> Output {
 }
 
 /// Starts a server and waits until it listens.
-fn listening(command: &mut Command, addr: SocketAddr) -> Program {
+pub(crate) fn listening(command: &mut Command, addr: SocketAddr) -> Program {
     let server = Program::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
     let listens = wait_for(Duration::from_secs(5), || TcpStream::connect(addr).ok());
     assert!(listens.is_some(), "{command:?} did not listen on {addr}");

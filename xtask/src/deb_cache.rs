@@ -16,6 +16,7 @@ use anyhow::{Context as _, bail};
 
 use crate::apt::{apt, has_candidate, installed};
 use crate::child::{self, OnInterrupt};
+use crate::debian_archive::{Archive, Sites};
 use crate::sudo::authenticate;
 use crate::workspace::{cache_dir, on_path};
 
@@ -39,6 +40,9 @@ pub struct Unpacked {
     pub why: &'static str,
     /// Packages of Debian.
     pub packages: &'static [&'static str],
+    /// Suite that has them; `None` for this machine's. Of another suite's packages, the ones that
+    /// they need are not unpacked.
+    pub suite: Option<&'static str>,
     /// Path of each program, in which `*` stands for any part of a name, the argument that prints
     /// its version, and the exit code of that call.
     pub programs: &'static [(&'static str, &'static str, i32)],
@@ -77,7 +81,10 @@ impl Unpacked {
         }
         let dir = cache_dir()?.join(self.name);
         eprintln!("setup: unpacking {what}, needed {}, into {}", self.why, dir.display());
-        unpack_into(&dir, what, self.packages, || self.with_needs())?;
+        match self.suite {
+            None => unpack_into(&dir, what, self.packages, || self.with_needs())?,
+            Some(suite) => unpack_from(suite, &dir, what, self.packages)?,
+        }
         if !self.is_there()? {
             bail!(
                 "{what}: unpacked into {}, but does not run\n  hint: run it by hand to \
@@ -123,8 +130,7 @@ pub fn unpack_into(
     if !packages.iter().all(|package| has_candidate(package)) {
         update(hint)?;
     }
-    fs::remove_dir_all(dir).ok();
-    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    empty(dir)?;
     let download = || {
         let mut download = Command::new("apt-get");
         download.args(["download", "-q"]).args(with_needs()).current_dir(dir);
@@ -135,6 +141,26 @@ pub fn unpack_into(
         update(hint)?;
         download()?;
     }
+    unpack(dir, what)
+}
+
+/// Unpacks packages of another suite of Debian below `dir`, which is emptied first.
+fn unpack_from(suite: &str, dir: &Path, what: &str, packages: &[&str]) -> anyhow::Result<()> {
+    empty(dir)?;
+    let archive = Archive::open(&dir.join("apt"), Sites::find()?.list(suite, true))?;
+    archive.update(&format!("packages of Debian {suite}"))?;
+    let packages: Vec<_> = packages.iter().map(|&package| package.to_owned()).collect();
+    archive.download(what, &packages, dir)?;
+    unpack(dir, what)
+}
+
+fn empty(dir: &Path) -> anyhow::Result<()> {
+    fs::remove_dir_all(dir).ok();
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))
+}
+
+/// Unpacks the packages in `dir`.
+fn unpack(dir: &Path, what: &str) -> anyhow::Result<()> {
     let mut unpack = Command::new("sh");
     unpack.args(["-c", UNPACK]).current_dir(dir);
     child::quiet(

@@ -1,6 +1,7 @@
 //! nginx, HAProxy, Caddy, gunicorn, uvicorn and wrk, with which the live tests, the demo and the
 //! bench create load; Alertmanager, which receives their alerts; promtool, which checks metrics and
-//! rules; etcd, through which nodes take turns; and kubectl, which reads manifests.
+//! rules; etcd, through which nodes take turns; kubectl, which reads manifests; and
+//! VictoriaMetrics, which receives telemetry.
 //!
 //! Servers that only all of the scenes need are a set of their own, because they are large.
 
@@ -24,6 +25,7 @@ pub const SERVERS: Unpacked = Unpacked {
         "prometheus",
         "python3-prometheus-client",
     ],
+    suite: None,
     programs: &[
         ("usr/sbin/nginx", "-v", 0),
         ("usr/sbin/haproxy", "-v", 0),
@@ -57,6 +59,7 @@ pub const MORE_SERVERS: Unpacked = Unpacked {
         "libjakarta-annotation-api-java",
         "postgresql",
     ],
+    suite: None,
     programs: &[
         ("usr/bin/node", "--version", 0),
         ("usr/bin/redis-server", "--version", 0),
@@ -68,4 +71,17 @@ pub const MORE_SERVERS: Unpacked = Unpacked {
     ],
     files: &["usr/share/java/tomcat10-embed-core.jar", "usr/share/java/jakarta-annotation-api.jar"],
     may_be_installed: true,
+};
+
+/// VictoriaMetrics of the Debian after this one: this one's receives no OTLP. It needs nothing but
+/// libraries that every Debian has.
+pub const TELEMETRY: Unpacked = Unpacked {
+    name: "victoria-metrics-trixie",
+    what: "VictoriaMetrics",
+    why: "by the tests of telemetry",
+    packages: &["victoria-metrics"],
+    suite: Some("trixie"),
+    programs: &[("usr/bin/victoria-metrics", "-version", 0)],
+    files: &[],
+    may_be_installed: false,
 };

@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 
 use crate::apt::{apt_line, install};
 use crate::child;
-use crate::deb_servers::{MORE_SERVERS, SERVERS};
+use crate::deb_servers::{MORE_SERVERS, SERVERS, TELEMETRY};
 use crate::toolchain::{self, Compiler, Next};
 use crate::tools::{CargoTool, DENY, NEXTEST};
 use crate::vm::emulator;
@@ -60,6 +60,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     servers()?;
     python()?;
     tmux()?;
+    TELEMETRY.provide()?;
     WEBHOOKS.provide()?;
     if args.thorough {
         more_servers()?;
@@ -100,12 +101,16 @@ fn check() -> anyhow::Result<ExitCode> {
         "{}: the tools that create a Debian for a virtual machine",
         if userlands { "ready" } else { "missing, `cargo xtask vm` installs them" }
     );
-    let servers = SERVERS.is_there()?;
-    println!(
-        "{}: {}",
-        if servers { "ready" } else { "missing, `cargo xtask test` unpacks them" },
-        SERVERS.what
-    );
+    let mut servers = true;
+    for set in [&SERVERS, &TELEMETRY] {
+        let is_there = set.is_there()?;
+        servers &= is_there;
+        println!(
+            "{}: {}",
+            if is_there { "ready" } else { "missing, `cargo xtask test` unpacks it" },
+            set.what
+        );
+    }
     let python = on_path(PYTHON.0).is_some();
     println!(
         "{}: Python",

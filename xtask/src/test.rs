@@ -18,7 +18,7 @@ use std::thread;
 
 use anyhow::Context as _;
 
-use crate::deb_servers::SERVERS;
+use crate::deb_servers::{SERVERS, TELEMETRY};
 use crate::signals::Interrupted;
 use crate::tools::{DENY, NEXTEST};
 use crate::wheels::{BALANCERS, WEBHOOKS};
@@ -300,10 +300,17 @@ fn unescaped(text: &str) -> String {
 /// Passes the servers and libraries to the tests that need them. If one is unavailable, these tests
 /// report that.
 fn provide(command: &mut Command, strict: bool) -> anyhow::Result<()> {
-    match setup::servers() {
-        Ok(root) => drop(command.env("SPILLWAY_SERVERS", root)),
-        Err(error) if strict || error.is::<Interrupted>() => return Err(error),
-        Err(error) => eprintln!("test: continuing without {}: {error:#}", SERVERS.what),
+    let servers = [
+        ("SPILLWAY_SERVERS", SERVERS.what, setup::servers()),
+        ("SPILLWAY_TELEMETRY", TELEMETRY.what, TELEMETRY.provide()),
+        ("SPILLWAY_WEBHOOKS", WEBHOOKS.what, WEBHOOKS.provide()),
+    ];
+    for (variable, what, provided) in servers {
+        match provided {
+            Ok(root) => drop(command.env(variable, root)),
+            Err(error) if strict || error.is::<Interrupted>() => return Err(error),
+            Err(error) => eprintln!("test: continuing without {what}: {error:#}"),
+        }
     }
     for provided in [setup::python(), setup::tmux()] {
         match provided {
@@ -311,11 +318,6 @@ fn provide(command: &mut Command, strict: bool) -> anyhow::Result<()> {
             Err(error) => eprintln!("test: continuing: {error:#}"),
             Ok(()) => {}
         }
-    }
-    match WEBHOOKS.provide() {
-        Ok(dir) => drop(command.env("SPILLWAY_WEBHOOKS", dir)),
-        Err(error) if strict || error.is::<Interrupted>() => return Err(error),
-        Err(error) => eprintln!("test: continuing without {}: {error:#}", WEBHOOKS.what),
     }
     Ok(())
 }

@@ -1,13 +1,18 @@
 //! Check of the files that a configuration names: an unreadable secret is found at startup, rather
 //! than by the first notification that is not delivered.
 
+use std::path::PathBuf;
+
 use hyper::Uri;
 
 use super::drain::DrainClient;
 use crate::{
     config::Config,
     fleet,
-    net::{http_client, secret::SecretSource, webhook_signature::SigningKeys},
+    net::{
+        header_lines::header_lines, http_client, secret::SecretSource,
+        webhook_signature::SigningKeys,
+    },
 };
 
 const HINT: &str = "create the file, owned by the user that spillway runs as, with mode 0600";
@@ -32,23 +37,29 @@ pub struct FileProblem {
 /// Reads every secret and certificate that `config` names, and returns those that cannot be used.
 pub fn check_files(config: &Config) -> Vec<FileProblem> {
     let (page, drain, fleet) = (&config.act.page, &config.act.drain, &config.fleet);
-    let secrets: [(_, _, Check); 5] = [
+    let otlp = &config.export.otlp;
+    let secrets: [(_, _, Check); 6] = [
         ("act.page.pagerduty.routing_key_file", &page.pagerduty.routing_key_file, is_routing_key),
         ("act.page.slack.url_file", &page.slack.url_file, is_address),
         ("act.page.webhook.secret_file", &page.webhook.secret_file, is_keys),
         ("act.drain.secret_file", &drain.secret_file, is_keys),
         ("fleet.password_file", &fleet.password_file, |_| Ok(())),
+        ("export.otlp.headers_file", &otlp.headers_file, |text| header_lines(text).map(drop)),
     ];
     let secrets = secrets
         .into_iter()
         .filter_map(|(key, secret, check)| check_secret(key, secret.as_ref()?, check));
-    let page_ca = http_client::TlsOptions { ca_file: page.ca_file.clone(), client: None };
-    let page_ca = page.ca_file.is_some().then_some(("act.page.ca_file", page_ca));
+    let trusted = |key, ca_file: &Option<PathBuf>| {
+        let ca_file = Some(ca_file.clone()?);
+        Some((key, http_client::TlsOptions { ca_file, client: None }))
+    };
+    let page_ca = trusted("act.page.ca_file", &page.ca_file);
+    let otlp_ca = trusted("export.otlp.ca_file", &otlp.ca_file);
     let endpoint =
         DrainClient::new(drain).map(|endpoint| ("act.drain", endpoint.identity().clone()));
     let has_files = fleet.ca_file.is_some() || fleet.client_cert_file.is_some();
     let coordinator = has_files.then(|| ("fleet", fleet::tls_options(config)));
-    let identities = page_ca.into_iter().chain(endpoint).chain(coordinator);
+    let identities = page_ca.into_iter().chain(endpoint).chain(coordinator).chain(otlp_ca);
     let identities = identities.filter_map(|(key, identity)| {
         let wrong = http_client::HttpClient::new(&identity).err()?;
         Some(problem(key, &wrong.to_string(), false))
@@ -118,22 +129,23 @@ mod tests {
                     [act.drain]\nurl = \"https://h/\"\nsecret_file = \"DIR/d\"\nca_file \
                     = \"DIR/e\"\n\
                     [fleet]\nbackend = \"etcd\"\nurls = [\"https://h/\"]\nuser = \"spillway\"\n\
-                    password_file = \"DIR/f\"\nca_file = \"DIR/g\"\n";
+                    password_file = \"DIR/f\"\nca_file = \"DIR/g\"\n\
+                    [export.otlp]\nurl = \"https://h/\"\nheaders_file = \"DIR/h\"\n\
+                    ca_file = \"DIR/i\"\n";
         let config = config::parse(&text.replace("DIR", dir.to_str().unwrap()), "x.toml").unwrap();
         let problems = || -> Vec<_> {
             check_files(&config).into_iter().map(|one| (one.key, one.message)).collect()
         };
-        assert_eq!(problems().len(), 7, "{:?}", problems());
+        assert_eq!(problems().len(), 9, "{:?}", problems());
         put("a", "R0utingKey", 0o600);
         put("b", "https://hooks.internal/x", 0o640);
         put("c", KEY, 0o600);
         put("d", KEY, 0o600);
+        put("h", "api-key: KEY\n", 0o600);
         let wrong = problems();
-        assert!(
-            matches!(&wrong[..], [("fleet.password_file", _), ("act.drain", why), ("fleet", _)]
-                if why.contains("No such file")),
-            "{wrong:?}"
-        );
+        let keys: Vec<_> = wrong.iter().map(|(key, _)| *key).collect();
+        assert_eq!(keys, ["fleet.password_file", "act.drain", "fleet", "export.otlp.ca_file"]);
+        assert!(wrong.iter().all(|(_, why)| why.contains("No such file")), "{wrong:?}");
         put("f", "password", 0o600);
         put("g", "no certificate", 0o644);
         put("a", "two words", 0o600);
@@ -141,12 +153,16 @@ mod tests {
         put("c", "whsec_short", 0o600);
         put("d", KEY, 0o604);
         put("e", "no certificate", 0o644);
+        put("h", "s3cret", 0o600);
+        put("i", "no certificate", 0o644);
         let wrong = problems();
         for (at, expected) in [
             "not a routing key",
             "not an address",
             "line 1 is not a key",
             "has mode 0604",
+            "line 1 is no header",
+            "no certificate",
             "no certificate",
             "no certificate",
         ]
@@ -156,7 +172,9 @@ mod tests {
             assert!(wrong[at].1.contains(expected), "{wrong:?}");
         }
         assert!(
-            !wrong.iter().any(|(_, why)| why.contains("two words") || why.contains("whsec_")),
+            !wrong.iter().any(|(_, why)| {
+                ["two words", "whsec_", "s3cret"].iter().any(|secret| why.contains(secret))
+            }),
             "{wrong:?}"
         );
         fs::remove_dir_all(&dir).unwrap();

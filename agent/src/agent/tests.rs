@@ -73,7 +73,7 @@ fn batches_reach_the_executors_and_their_outcomes_the_output() {
         realtime: RealtimeUnderPressure::default(),
         fleet: None,
         windows: None,
-        history: None,
+        keepers: EventKeepers::default(),
         host: String::new(),
         tables: HostTables::new(reader.header().host),
         board: None,

@@ -39,6 +39,16 @@ pub enum FleetBackend {
     Kubernetes,
 }
 
+/// Form in which counters are exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CounterForm {
+    /// Total since the start of the agent.
+    #[default]
+    Cumulative,
+    /// Increase since the last export.
+    Delta,
+}
+
 /// Nodes that a load balancer gives the load of a node that leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Reach {
@@ -87,6 +97,20 @@ impl Choice for FleetBackend {
     }
 }
 
+impl Choice for CounterForm {
+    const ALL: &'static [Self] = &[Self::Cumulative, Self::Delta];
+    const NOUN: &'static str = "a form of counters";
+    const HINT: &'static str =
+        r#""cumulative" for totals since the start, "delta" for increases since the last export"#;
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cumulative => "cumulative",
+            Self::Delta => "delta",
+        }
+    }
+}
+
 impl Choice for Reach {
     const ALL: &'static [Self] = &[Self::Zone, Self::Region, Self::Group];
     const NOUN: &'static str = "a set of nodes";
@@ -115,6 +139,7 @@ mod tests {
     fn hints_name_every_value() {
         hint_names_every_value::<Mode>();
         hint_names_every_value::<FleetBackend>();
+        hint_names_every_value::<CounterForm>();
         hint_names_every_value::<Reach>();
     }
 }

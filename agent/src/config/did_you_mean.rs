@@ -108,7 +108,7 @@ mod tests {
     fn a_name_in_the_wrong_table_is_directed_to_the_right_one() {
         assert_eq!(
             for_key("", "interval"),
-            r#""interval" belongs in [sense] or in [detect.overload]"#
+            r#""interval" belongs in [sense] or in [detect.overload] or in [export.otlp]"#
         );
         assert_eq!(for_key("detect.leak", "target"), r#""target" belongs in [detect.overload]"#);
         assert_eq!(for_key("sense", "mode"), r#""mode" belongs at the top level"#);
@@ -118,7 +118,7 @@ mod tests {
     fn a_name_similar_to_none_gets_the_list() {
         assert_eq!(
             for_key("", "treshold"),
-            "options at the top level: mode, sense, detect, decide, act, fleet, kubernetes, serve, record"
+            "options at the top level: mode, sense, detect, decide, act, fleet, kubernetes, serve, export, record"
         );
         assert_eq!(for_table("detect", "wobble"), "options in [detect]: leak, overload");
         assert_eq!(for_key("sense", &"x".repeat(1 << 20)), "options in [sense]: interval");

@@ -30,14 +30,14 @@ use nix::unistd::geteuid;
 
 use crate::os::trusted::{self, FileRules, PathRules, Untrusted};
 
-pub use choice::{Choice, FleetBackend, Mode, Reach};
+pub use choice::{Choice, CounterForm, FleetBackend, Mode, Reach};
 pub use error::{ConfigErrors, ConfigProblem};
 pub use network::{Network, host_name};
 pub use options::{
     ActConfig, AgentCheckConfig, AlertmanagerConfig, Config, DecideConfig, DetectConfig,
-    DrainConfig, FleetConfig, KubernetesConfig, LeakConfig, LimitConfig, OverloadConfig,
-    PageConfig, PageWebhookConfig, PagerDutyConfig, RecordConfig, SenseConfig, ServeConfig,
-    SlackConfig,
+    DrainConfig, ExportConfig, FleetConfig, KubernetesConfig, LeakConfig, LimitConfig, OtlpConfig,
+    OverloadConfig, PageConfig, PageWebhookConfig, PagerDutyConfig, RecordConfig, SenseConfig,
+    ServeConfig, SlackConfig,
 };
 pub use parse::parse;
 pub use pattern::Pattern;

@@ -8,7 +8,7 @@
 use std::{marker::PhantomData, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    choice::{FleetBackend, Mode, Reach},
+    choice::{CounterForm, FleetBackend, Mode, Reach},
     kind::{
         AbsolutePath, Address, CountIn, DurationIn, DurationsIn, Flag, HostNames, Name, Networks,
         NumberIn, OneOf, OrNone, Patterns, PercentIn, SecretFile, ServiceList, SizeIn, Url, Urls,
@@ -54,6 +54,8 @@ options! {
             kubernetes: KubernetesConfig,
             /// Metrics and health.
             serve: ServeConfig,
+            /// Telemetry that the agent sends.
+            export: ExportConfig,
             /// Files of the agent.
             record: RecordConfig,
         }
@@ -437,6 +439,36 @@ options! {
         /// host's name. A request for any other name is refused with 421 unless it has the token: a
         /// page in a browser could have made it (DNS rebinding).
         host_names: Vec<String> = Vec::new(), HostNames;
+    }
+
+    /// Telemetry that the agent sends, for those who do not scrape /metrics.
+    pub struct ExportConfig [export] {
+        tables {
+            /// OpenTelemetry.
+            otlp: OtlpConfig,
+        }
+    }
+
+    /// OpenTelemetry: metrics, and verdicts, decisions and outcomes as log records, by OTLP over
+    /// HTTP in protobuf. configs/README.md has the settings for some receivers.
+    pub struct OtlpConfig [export.otlp] {
+        /// Address of a receiver, to which /v1/metrics and /v1/logs are appended, such as
+        /// "http://127.0.0.1:4318" for a Collector on this host. "none" sends nothing.
+        url: Option<String> = None, OrNone(Url(Plain::Anywhere));
+        /// File with the headers that the receiver asks for, one per line, such as "api-key: KEY",
+        /// readable by its owner only, or "credential:NAME". They are sent only over https, or to
+        /// this host.
+        headers_file: Option<SecretSource> = None, OrNone(SecretFile);
+        /// CA certificates, in PEM, for the receiver; "none" uses those of this host.
+        ca_file: Option<PathBuf> = None, OrNone(AbsolutePath);
+        /// Time between two exports.
+        interval: Duration = MINUTE, DurationIn(Duration::from_secs(1)..=HOUR);
+        /// Counters as "cumulative" since the start of the agent, or as "delta" since the last
+        /// export.
+        counters: CounterForm = CounterForm::Cumulative, OneOf(PhantomData);
+        /// Whether verdicts, decisions and outcomes are sent as log records; set it to false for a
+        /// receiver that only takes metrics.
+        events: bool = true, Flag;
     }
 
     /// Files of the agent.

@@ -40,6 +40,7 @@ impl Reload {
             ("[fleet]", running.fleet != new.fleet),
             ("[kubernetes]", running.kubernetes != new.kubernetes),
             ("[serve]", running.serve != new.serve),
+            ("[export]", running.export != new.export),
             ("[record]", running.record != new.record),
         ];
         let mut needs_restart: Vec<_> =
@@ -53,6 +54,7 @@ impl Reload {
             fleet: new.fleet.clone(),
             kubernetes: new.kubernetes.clone(),
             serve: new.serve.clone(),
+            export: new.export.clone(),
             record: new.record.clone(),
             ..applied.clone()
         };

@@ -12,6 +12,7 @@ use super::{
     error::ConfigProblem,
     options::{Config, LeakConfig},
     units::{duration_text, size_text},
+    url::{self, Plain},
 };
 
 /// A conflict between options.
@@ -50,6 +51,7 @@ pub fn conflicts(config: &Config) -> Vec<Conflict> {
         fleet_client(config),
         serve_beyond_loopback(config),
         agent_check_beyond_loopback(config),
+        otlp_headers(config),
     ]
     .into_iter()
     .flatten()
@@ -333,6 +335,16 @@ fn serve_beyond_loopback(config: &Config) -> Option<Conflict> {
             "list the networks that may connect in serve.allow, such as [\"10.0.0.0/8\"], or set \
                serve.token_file"
                 .to_owned(),
+    })
+}
+
+fn otlp_headers(config: &Config) -> Option<Conflict> {
+    let otlp = &config.export.otlp;
+    let url = otlp.url.as_deref().filter(|_| otlp.headers_file.is_some())?;
+    url::check(url, Plain::Loopback).err().map(|why| Conflict {
+        keys: &["export.otlp.url", "export.otlp.headers_file"],
+        message: format!("export.otlp.url = {url:?} {why}"),
+        hint: "use https, or remove headers_file: its headers are secrets".to_owned(),
     })
 }
 

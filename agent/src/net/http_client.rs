@@ -62,9 +62,9 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 /// Maximum size of a response's head. Most have some hundreds of bytes.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
-/// Maximum number of cached TLS configurations. The agent uses four: notifications, drain requests,
-/// Kubernetes and the fleet's coordinator.
-const CACHED_MAX: usize = 4;
+/// Maximum number of cached TLS configurations. The agent uses five: notifications, drain requests,
+/// Kubernetes, the fleet's coordinator and the receiver of telemetry.
+const CACHED_MAX: usize = 5;
 
 /// Maximum age of a cached TLS configuration. A guess: it bounds the delay of changes that
 /// [`FileStamp`] misses, such as a file rewritten in place in a directory of certificates.

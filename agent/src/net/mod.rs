@@ -3,6 +3,7 @@
 
 pub(crate) mod backoff;
 pub mod dns;
+pub mod header_lines;
 pub mod http_client;
 pub mod kubernetes;
 pub(crate) mod redact;

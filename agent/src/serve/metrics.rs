@@ -29,6 +29,7 @@ use crate::{
     os::nonblocking_writer::DroppedLines,
     scan_loop::{Batch, ScanKind},
     sense::{Fact, OwnSockets, Sensors},
+    telemetry::ExportCounts,
 };
 
 /// Scans that may be missed until the agent reports itself as failing: one late scan is a busy
@@ -341,6 +342,11 @@ impl Metrics {
         fleet.register(&mut self.registry());
         // Set once, at the start.
         let _ = self.fleet.set(fleet);
+    }
+
+    /// Adds the counts of exports.
+    pub fn show_exports(&self, counts: &ExportCounts) {
+        counts.register(&mut self.registry());
     }
 
     /// State of this node in its group; `None` if it has none.

@@ -45,6 +45,8 @@ pub enum Form {
     Slack,
     /// Signed CloudEvents; the tests verify the signatures.
     Webhook,
+    /// Telemetry by OTLP; the tests decode it.
+    Telemetry,
 }
 
 /// Request, with the status of its answer.
@@ -202,6 +204,7 @@ fn well(form: Form, call: &Call) -> (u16, String, Vec<u8>) {
             _ => (400, "", b"no_text".to_vec()),
         },
         Form::Webhook => return (204, echo(call), Vec::new()),
+        Form::Telemetry => (200, "content-type: application/x-protobuf\r\n", Vec::new()),
     };
     (status, headers.to_owned(), body)
 }

@@ -30,4 +30,5 @@ mod secrets;
 mod serve;
 mod shed;
 mod status;
+mod telemetry;
 mod top;

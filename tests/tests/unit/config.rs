@@ -61,7 +61,7 @@ state_dir = "var/lib/spillway"
 const PROBLEMS: &str = r#"configs/spillway.toml:2: mode = "enforced" is not a mode
   hint: "observe" only records what would be done; "enforce" carries out enabled actions
 configs/spillway.toml:3: unknown option "interval" at the top level
-  hint: "interval" belongs in [sense] or in [detect.overload]
+  hint: "interval" belongs in [sense] or in [detect.overload] or in [export.otlp]
 configs/spillway.toml:6: sense.interval = 5 has no unit
   hint: a number with its unit in quotes: "5s", "100ms", "10m", "2h", "1h30m"
 configs/spillway.toml:7: unknown option "intervall" in [sense]
@@ -162,7 +162,7 @@ fn the_shipped_file_is_what_the_agent_prints() {
 
 #[test]
 fn the_shipped_file_with_every_key_set_is_still_the_defaults() {
-    assert_eq!(key_names().len(), 80);
+    assert_eq!(key_names().len(), 86);
     assert_eq!(parse(&uncommented(), "x.toml").unwrap(), Config::default());
     assert_eq!(parse("", "x.toml").unwrap(), Config::default());
 }
@@ -486,7 +486,7 @@ fn tables_and_keys_are_distinguished() {
         (
             "'' = { mode = 'observe' }",
             "x.toml:1: unknown table []\n  hint: options at the top level: mode, sense, detect, \
-            decide, act, fleet, kubernetes, serve, record",
+            decide, act, fleet, kubernetes, serve, export, record",
         ),
         (
             "'sense.interval' = '1s'",

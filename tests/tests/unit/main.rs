@@ -21,3 +21,4 @@ mod replay_requests;
 mod serve;
 mod source;
 mod spool;
+mod telemetry;

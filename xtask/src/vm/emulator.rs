@@ -12,6 +12,7 @@ const EMULATOR: Unpacked = Unpacked {
     what: "QEMU",
     why: "to boot other kernels",
     packages: &["qemu-system-x86"],
+    suite: None,
     programs: &[("usr/bin/qemu-system-x86_64", "--version", 0)],
     files: &[],
     may_be_installed: false,
