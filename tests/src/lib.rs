@@ -36,8 +36,8 @@ mod running;
 mod servers;
 pub mod simulation;
 mod syscall_stepper;
+mod telemetry_receivers;
 pub mod tls;
-mod victoria_metrics;
 
 use std::{
     env,
@@ -73,7 +73,7 @@ pub use running::{
 };
 pub use servers::{Program, Servers, Work, nginx_temporary};
 pub use syscall_stepper::{Call, Stopped};
-pub use victoria_metrics::{VictoriaMetrics, VictoriaMetricsServer};
+pub use telemetry_receivers::{Collector, VictoriaMetrics, VictoriaMetricsServer};
 
 /// Program that runs until it is dropped.
 pub struct Workload {

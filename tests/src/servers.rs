@@ -571,9 +571,14 @@ fn run_with_input(command: &mut Command, input: &str) -> Output {
     child.wait_with_output().expect("waiting for the program")
 }
 
-/// Starts a server and waits until it listens.
+/// Starts a server that prints nothing and waits until it listens.
 pub(crate) fn listening(command: &mut Command, addr: SocketAddr) -> Program {
-    let server = Program::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
+    listening_with(command.stdout(Stdio::null()).stderr(Stdio::null()), addr)
+}
+
+/// Starts a server and waits until it listens.
+pub(crate) fn listening_with(command: &mut Command, addr: SocketAddr) -> Program {
+    let server = Program::start(command);
     let listens = wait_for(Duration::from_secs(5), || TcpStream::connect(addr).ok());
     assert!(listens.is_some(), "{command:?} did not listen on {addr}");
     server

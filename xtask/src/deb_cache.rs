@@ -16,7 +16,7 @@ use anyhow::{Context as _, bail};
 
 use crate::apt::{apt, has_candidate, installed};
 use crate::child::{self, OnInterrupt};
-use crate::debian_archive::{Archive, Sites};
+use crate::debian_archive::{Archive, Sites, to_be_installed};
 use crate::sudo::authenticate;
 use crate::workspace::{cache_dir, on_path};
 
@@ -107,9 +107,7 @@ impl Unpacked {
         simulate.args(["install", "--simulate", "--no-install-recommends"]).args(&wanted);
         // The messages are parsed below.
         let simulated = child::output_of(simulate.env("LC_ALL", "C")).unwrap_or_default();
-        let names =
-            simulated.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
-        names.chain(wanted).map(str::to_owned).collect()
+        to_be_installed(&simulated).chain(wanted).map(str::to_owned).collect()
     }
 }
 

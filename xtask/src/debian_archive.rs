@@ -121,6 +121,14 @@ impl Archive {
         Ok(found)
     }
 
+    /// Returns packages and everything that they depend on.
+    pub fn with_dependencies(&self, packages: &[&str]) -> anyhow::Result<Vec<String>> {
+        let mut simulate = self.apt("apt-get");
+        simulate.args(["install", "--simulate", "--no-install-recommends"]).args(packages);
+        let simulated = child::output(&mut simulate)?;
+        Ok(to_be_installed(&String::from_utf8_lossy(&simulated)).map(str::to_owned).collect())
+    }
+
     fn show(&self, package: &str) -> anyhow::Result<(String, Vec<String>)> {
         let shown =
             child::output(self.apt("apt-cache").args(["show", "--no-all-versions", package]))?;
@@ -153,6 +161,11 @@ impl Archive {
 /// Returns the machine's apt options for fetching, such as a proxy.
 pub fn fetching(machine: &str) -> impl Iterator<Item = &str> {
     machine.lines().filter(|line| line.starts_with("Acquire::"))
+}
+
+/// Parses a simulated installation of apt: the names of the packages.
+pub fn to_be_installed(simulated: &str) -> impl Iterator<Item = &str> {
+    simulated.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next())
 }
 
 /// Returns the configuration of the separate apt. Only the fetch options come from the machine's

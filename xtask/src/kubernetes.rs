@@ -5,15 +5,12 @@
 //! its signatures. The programs are kept in `~/.cache/spillway/kubernetes-VERSION`; everything else
 //! is removed once they run.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, bail};
-
+use crate::built_once::BuiltOnce;
 use crate::child::{self, OnInterrupt};
 use crate::debian_archive::{Archive, Sites};
-use crate::workspace::{cache_dir, on_path};
 
 /// Version of the source package.
 const VERSION: &str = "1.20.5+really1.20.2-1.1+deb12u1";
@@ -54,37 +51,13 @@ const BUILD: &str = r#"go build -ldflags '-s -w' -o "$WORK/bin/$1" "./cmd/$1""#;
 
 /// Builds the programs unless they are there; returns their directory.
 pub fn provide() -> anyhow::Result<PathBuf> {
-    let dir = cache_dir()?.join(format!("kubernetes-{VERSION}"));
-    let bin = dir.join("bin");
-    if PROGRAMS.iter().all(|program| runs(&bin.join(program))) {
-        return Ok(bin);
-    }
-    if let Some(missing) = ["apt-get", "dpkg-deb", "dpkg-source"]
-        .into_iter()
-        .find(|program| on_path(program).is_none())
-    {
-        bail!("{WHAT}: cannot be built: no {missing}\n  hint: install dpkg-dev, on Debian");
-    }
-    eprintln!("setup: building {WHAT} into {}; once, some six minutes on two cores", dir.display());
-    // Beside it: an unfinished build is not taken for a finished one.
-    let work = cache_dir()?.join("kubernetes-build");
-    fs::remove_dir_all(&work).ok();
-    fs::create_dir_all(work.join("bin"))
-        .with_context(|| format!("cannot create {}", work.display()))?;
-    let built = build(&work).and_then(|()| {
-        fs::remove_dir_all(&dir).ok();
-        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        fs::rename(work.join("bin"), &bin).context("the programs cannot be moved")
-    });
-    fs::remove_dir_all(&work).ok();
-    built?;
-    match PROGRAMS.iter().find(|program| !runs(&bin.join(program))) {
-        None => Ok(bin),
-        Some(program) => bail!(
-            "{program} was built, but does not run\n  hint: run {} by hand to see the error",
-            bin.join(program).display()
-        ),
-    }
+    let built = BuiltOnce {
+        name: &format!("kubernetes-{VERSION}"),
+        what: WHAT,
+        takes: "some six minutes on two cores",
+        programs: &PROGRAMS,
+    };
+    built.provide(build)
 }
 
 fn build(work: &Path) -> anyhow::Result<()> {
@@ -119,8 +92,4 @@ fn go(work: &Path, script: &str, argument: &str) -> Command {
     // The tree is from before modules were the default, and needs no C library.
     command.env("GO111MODULE", "off").env("CGO_ENABLED", "0").env("GOFLAGS", "");
     command
-}
-
-fn runs(program: &Path) -> bool {
-    child::output_of(Command::new(program).arg("--version")).is_some()
 }

@@ -7,8 +7,10 @@
 mod apt;
 mod bench;
 mod build;
+mod built_once;
 mod child;
 mod clock;
+mod collector;
 mod corpus;
 mod deb_cache;
 mod deb_servers;

@@ -25,7 +25,7 @@ use crate::wheels::{BALANCERS, WEBHOOKS};
 use crate::workspace::{Workspace, is_ci, lint};
 use crate::{
     build::{self, RELEASE_BINARIES},
-    child, corpus, dist, kubernetes, scenes, setup, simulate, vm,
+    child, collector, corpus, dist, kubernetes, scenes, setup, simulate, vm,
 };
 
 /// Run all tests: formatting, lints, unit, replay, host and kernel tests
@@ -145,6 +145,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if args.thorough {
         command.env("SPILLWAY_BALANCERS", BALANCERS.provide()?);
         command.env("SPILLWAY_BROWSER", setup::browser()?);
+        command.env("SPILLWAY_COLLECTOR", collector::provide()?);
     }
     if args.kubernetes {
         command.env("SPILLWAY_KUBERNETES", kubernetes::provide()?);

@@ -1,9 +1,10 @@
-//! Telemetry of a real agent in a real VictoriaMetrics, queried back.
+//! Telemetry of a real agent in a real VictoriaMetrics, queried back, and in a real Collector.
 
 use std::{process::Command, time::Duration};
 
 use spillway_tests::{
-    Running, Scratch, VictoriaMetrics, apart, metric, run_with, thread_cpu_ms, wait_for,
+    Collector, OwnCgroup, Running, Scratch, VictoriaMetrics, Workload, apart, metric, run_with,
+    thread_cpu_ms, wait_for,
 };
 
 /// Maximum wait for a verdict on a leak, and for what VictoriaMetrics shows: it makes new samples
@@ -24,6 +25,12 @@ fn start(scratch: &Scratch, url: &str, options: &str) -> Running {
         scratch.0.join("state").display()
     );
     Running::start(run_with(&scratch.file("spillway.toml", &config)))
+}
+
+/// Starts a leak that is soon claimed.
+fn leak(test: &str) -> (Option<OwnCgroup>, Workload) {
+    let mut leak = Command::new(env!("CARGO_BIN_EXE_workload"));
+    apart(test, leak.args(["leak", "--rate=8MiB", "--limit=1500MiB"]))
 }
 
 /// Names of the families that an agent exports, with their types.
@@ -48,9 +55,7 @@ fn metrics_are_received_by_victoria_metrics_and_queried_back() {
     let Some(victoria) = VictoriaMetrics::find_or_skip("telemetry-victoria") else { return };
     let scratch = Scratch::make("telemetry");
     let victoria = victoria.start(&scratch.0.join("victoria"));
-    let mut leak = Command::new(env!("CARGO_BIN_EXE_workload"));
-    let (_cgroup, _leak) =
-        apart("telemetry-leak", leak.args(["leak", "--rate=8MiB", "--limit=1500MiB"]));
+    let _leak = leak("telemetry-leak");
     let running = start(&scratch, &victoria.otlp_url(), "export.otlp.events = false\n");
     let raised = || victoria.value("sum(spillway_verdicts_raised_total)").filter(|&n| n >= 1.0);
     assert!(wait_for(SOON, raised).is_some(), "{}\n{}", running.get("/metrics"), running.log());
@@ -79,4 +84,32 @@ fn metrics_are_received_by_victoria_metrics_and_queried_back() {
     let per_export_ms = (cpu_ms() - spent) / more.expect("it exports");
     println!("an export of {} families takes {per_export_ms:.2} ms", families.len());
     assert!(per_export_ms < EXPORT_MS_MAX, "{per_export_ms} ms");
+}
+
+#[test]
+fn metrics_and_verdicts_are_received_by_a_collector() {
+    let scratch = Scratch::make("collector");
+    let Some(collector) = Collector::start_or_skip("collector", &scratch.0) else { return };
+    let leak = leak("collector-leak");
+    let running = start(&scratch, &collector.otlp_url(), "");
+    let headline = || {
+        let received = collector.received();
+        let record = received.split("LogRecord #").find(|record| {
+            record.contains("EventName: spillway.verdict.raised")
+                && record.contains(&format!("process.pid: Int({})", leak.1.pid()))
+        })?;
+        let body = record.lines().find_map(|line| line.strip_prefix("Body: Str("))?;
+        Some((body.to_owned(), record.to_owned()))
+    };
+    let (body, record) = wait_for(SOON, headline)
+        .unwrap_or_else(|| panic!("{}\n{}", collector.received(), running.log()));
+    assert!(body.contains("leaks memory"), "{record}");
+    assert!(record.contains("spillway.severity: Str("), "{record}");
+    let received = collector.received();
+    for family in families(&running.get("/metrics")).iter().map(|(name, _)| name) {
+        assert!(received.contains(&format!("-> Name: {family}\n")), "{family} was not received");
+    }
+    for kind in ["Gauge", "Sum", "Histogram"] {
+        assert!(received.contains(&format!("-> DataType: {kind}\n")), "no {kind}");
+    }
 }
