@@ -8,7 +8,7 @@
 use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, ensure};
-use spillway_tests::{find_metric, http_get};
+use spillway_tests::{Scratch, find_metric, http_get};
 
 use crate::{
     checks::{NotOffered, Seen},
@@ -21,6 +21,12 @@ use crate::{
 /// Packages of an earlier version and of this one.
 const PREVIOUS: &str = "/packages/previous.deb";
 const CURRENT: &str = "/packages/current.deb";
+
+/// Directory that apt expects; the machine's file system was made without it.
+const APT_ARCHIVES: &str = "/var/cache/apt/archives/partial";
+
+const EMPTY_PACKAGE: &str = "Package: spillway-empty\nVersion: 1\nArchitecture: all\n\
+                             Maintainer: nobody <nobody@localhost>\nDescription: nothing\n";
 
 const CONFIG: &str = "/etc/spillway/spillway.toml";
 const STATE: &str = "/var/lib/spillway";
@@ -40,7 +46,7 @@ pub fn purged(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let stage = Stage::service("bystander", "")?;
     used_once()?;
     let before = Found::before(&stage)?;
-    dpkg(&["--install", CURRENT])?;
+    install(CURRENT)?;
     let files = Found::read(&stage)?.paths.difference(&before.paths).count();
     is_running()?;
     ensure!(systemctl(&["is-enabled", AGENT_UNIT])? == "enabled", "the service is not enabled");
@@ -50,13 +56,13 @@ pub fn purged(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
 
     let edited = format!("{}\n# Edited.\n", fs::read_to_string(CONFIG)?);
     fs::write(CONFIG, &edited)?;
-    dpkg(&["--install", CURRENT])?;
+    apt(&["install", "--reinstall", CURRENT])?;
     ensure!(fs::read_to_string(CONFIG)? == edited, "an edited configuration was replaced");
-    dpkg(&["--remove", "spillway"])?;
+    apt(&["remove", "spillway"])?;
     ensure!(fs::read_to_string(CONFIG)? == edited, "the removal took the configuration");
     ensure!(!Path::new("/usr/bin/spillway").exists(), "the program is still there");
     ensure!(systemctl(&["is-active", AGENT_UNIT]).is_err(), "the removed service runs");
-    dpkg(&["--purge", "spillway"])?;
+    apt(&["purge", "spillway"])?;
     before.is_restored(&stage)?;
     Ok(Seen { events: 1, detail: format!("{} came and went with {files} paths", shown.trim()) })
 }
@@ -68,7 +74,7 @@ pub fn upgraded(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let stage = Stage::running("leak", "leak --rate=3MiB --limit=400MiB", "")?;
     used_once()?;
     let before = Found::before(&stage)?;
-    dpkg(&["--install", PREVIOUS])?;
+    install(PREVIOUS)?;
     fs::write(CONFIG, QUICK)?;
     let drop_in = Path::new("/usr/share/spillway/systemd/enforce.conf");
     fs::create_dir_all(Path::new(DROP_IN).parent().context("it has a directory")?)?;
@@ -82,7 +88,7 @@ pub fn upgraded(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let drained = output(Command::new("/usr/bin/spillway").args(["drain", "--config", CONFIG]))?;
     ensure!(drained.contains("This node is drain"), "{drained}");
     ensure!(until(SOON, is_drained).is_some(), "the node is not drained: {}", journal()?);
-    dpkg(&["--install", CURRENT])?;
+    install(CURRENT)?;
     is_running()?;
     ensure!(until(SOON, is_drained).is_some(), "the upgrade ended the drain: {}", journal()?);
     let limits = [limits[0], limited(&stage)?];
@@ -98,18 +104,18 @@ pub fn upgraded(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     systemctl(&["daemon-reload"])?;
     let left = stage.high()?;
     ensure!(left.parse::<u64>().is_ok(), "no limit outlived the agent: memory.high is {left}");
-    dpkg(&["--install", PREVIOUS])?;
+    install(PREVIOUS)?;
     is_running()?;
     let said = journal()?;
     ensure!(said.contains("restored") || said.contains("undone"), "it restored nothing: {said}");
     let last = limited(&stage)?;
 
-    dpkg(&["--remove", "spillway"])?;
+    apt(&["remove", "spillway"])?;
     ensure!(stage.high()? == "max", "the removal left a limit: memory.high is {}", stage.high()?);
     ensure!(stage.drop_ins().is_empty(), "it left properties: {:?}", stage.drop_ins());
     let drain = fs::read_to_string(Path::new(STATE).join("drain.json")).unwrap_or_default();
     ensure!(drain.contains("\"healthy\""), "the removal left the node drained: {drain}");
-    dpkg(&["--purge", "spillway"])?;
+    apt(&["purge", "spillway"])?;
     before.is_restored(&stage)?;
     let [first, second] = limits;
     Ok(Seen {
@@ -124,9 +130,29 @@ fn are_there() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Lets dpkg create the files that it keeps from its first use on.
+/// Lets apt, dpkg and what they start create the files that they keep from their first use on: an
+/// empty package comes and goes.
 fn used_once() -> anyhow::Result<()> {
-    dpkg(&["--configure", "--pending"]).map(drop)
+    let scratch = Scratch::make("empty-package");
+    let control = scratch.0.join("empty/DEBIAN");
+    fs::create_dir_all(&control)?;
+    fs::create_dir_all(APT_ARCHIVES)?;
+    fs::write(control.join("control"), EMPTY_PACKAGE)?;
+    let (tree, package) = (scratch.0.join("empty"), scratch.0.join("empty.deb"));
+    output(Command::new("dpkg-deb").arg("--build").args([&tree, &package]))?;
+    install(&package.display().to_string())?;
+    apt(&["purge", "spillway-empty"])
+}
+
+/// Installs a package in the way that the README says, upgrading or downgrading it.
+fn install(package: &str) -> anyhow::Result<()> {
+    apt(&["install", "--allow-downgrades", package])
+}
+
+fn apt(args: &[&str]) -> anyhow::Result<()> {
+    let mut command = Command::new("apt");
+    command.arg("--yes").args(args).env("DEBIAN_FRONTEND", "noninteractive");
+    output(&mut command).map(drop)
 }
 
 /// Waits until the unit is active and its agent serves metrics.

@@ -18,14 +18,24 @@ const PROGRAM: &str = "/usr/local/bin/spillway";
 
 /// Places in which a host keeps persistent and volatile files. The systemd journal, which is not
 /// the agent's to remove, is left out, and so are the copies that Debian's dpkg-db-backup makes at
-/// midnight.
+/// midnight, what apt remembers of the packages that it has handled, and the terminals that
+/// systemctl could ask for passwords.
 const PLACES: [&str; 6] = ["/etc", "/run", "/usr", "/var", "/sys/fs/cgroup", "/sys/fs/bpf"];
-const LEFT_OUT: [&str; 4] =
-    ["/run/log/journal", "/var/log/journal", "/run/systemd/journal", "/var/backups"];
+const LEFT_OUT: [&str; 8] = [
+    "/run/log/journal",
+    "/var/log/journal",
+    "/run/systemd/journal",
+    "/run/systemd/ask-password-block",
+    "/var/backups",
+    "/var/cache/apt",
+    "/var/lib/apt",
+    "/var/log/apt",
+];
 
 /// Directories that systemd creates at the first use of a property, a transient unit or a mount, and
 /// keeps. Earlier checks may have caused that, or not.
-const MADE_AT_FIRST_USE: [&str; 5] = [
+const MADE_AT_FIRST_USE: [&str; 6] = [
+    "/run/systemd/ask-password-block",
     "/run/systemd/system.control",
     "/run/systemd/transient",
     "/run/systemd/incoming",

@@ -22,8 +22,8 @@ use crate::{clock, workspace};
 
 const MAKE_AGAIN: Duration = Duration::from_hours(7 * 24);
 
-/// Packages of a host that runs services; their dependencies come with them.
-const PACKAGES: &str = "dbus,procps,systemd-sysv";
+/// Packages of a host that runs services, and apt; their dependencies come with them.
+const PACKAGES: &str = "apt,dbus,procps,systemd-sysv";
 
 /// Directories left out: a machine that lives for a minute does not need them, and each boot would
 /// unpack them.
@@ -89,17 +89,22 @@ pub struct Addition<'a> {
 /// Returns the archive of a userland, new or cached.
 pub fn get(userland: &Userland) -> anyhow::Result<PathBuf> {
     let directory = workspace::cache_dir()?.join("userlands").join(userland.name);
-    let kept = directory.join("base.cpio");
-    if clock::age(&kept).is_some_and(|age| age < MAKE_AGAIN) {
+    let (kept, list) = (directory.join("base.cpio"), directory.join("packages"));
+    let is_usable = kept.exists() && fs::read_to_string(&list).is_ok_and(|made| made == PACKAGES);
+    if is_usable && clock::age(&kept).is_some_and(|age| age < MAKE_AGAIN) {
         return Ok(kept);
     }
     match make(userland, &directory, &kept) {
-        Err(error) if error.is::<Interrupted>() || !kept.exists() => Err(error),
+        Err(error) if error.is::<Interrupted>() || !is_usable => Err(error),
         Err(error) => {
             eprintln!("vm: using the cached {}: {}", userland.name, first_line(&error));
             Ok(kept)
         }
-        Ok(()) => Ok(kept),
+        Ok(()) => {
+            fs::write(&list, PACKAGES)
+                .with_context(|| format!("{} cannot be written", list.display()))?;
+            Ok(kept)
+        }
     }
 }
 
