@@ -32,6 +32,7 @@ use crate::{
     fleet::{GroupLimits, Margins},
     history::{StoredHistory, event::shown},
     os::host,
+    sense::identity::NodePods,
     serve::Metrics,
     units::Span,
 };
@@ -173,6 +174,7 @@ impl StatusBoard {
         });
         let index = IncidentIndex::new(with_limit, now);
         let TableRows { workloads, listeners, resources } = &latest.tables;
+        let pods = NodePods::read(&self.config.kubernetes.pod_logs_dir);
         StatusReport {
             incidents: incidents
                 .map(|(incident, notes)| {
@@ -189,9 +191,9 @@ impl StatusBoard {
                 for_drain: latest.budget.for_drain as u64,
                 next_secs: latest.budget.next_secs,
             },
-            workloads: workload_entries(&workloads.0, &index),
+            workloads: workload_entries(&workloads.0, &index, &pods),
             workloads_total: workloads.1 as u64,
-            listeners: listener_entries(&listeners.0, &index),
+            listeners: listener_entries(&listeners.0, &index, &pods),
             listeners_total: listeners.1 as u64,
             resources: resource_entries(resources, &index),
             ..report

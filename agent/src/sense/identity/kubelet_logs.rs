@@ -4,8 +4,13 @@
 //! has a directory for each container, and `/var/log/containers` a link
 //! `NAME_NAMESPACE_CONTAINER-ID.log`.
 
-use std::{collections::BTreeMap, fmt, fs, io, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
 
+use super::{CgroupName, Identity};
 use crate::sense::printable::printable;
 
 /// A pod's namespace and name.
@@ -49,25 +54,50 @@ pub fn pods_in(logs_dir: &Path) -> io::Result<BTreeMap<String, PodName>> {
     Ok(pods)
 }
 
-/// Returns the name of a pod's container. A container's id is in the names of the links; without
-/// them a pod's only container is the one.
-pub(super) fn container_in(
-    logs_dir: &Path,
-    uid: &str,
-    pod: &PodName,
-    id: Option<&str>,
-) -> Option<String> {
-    let PodName { namespace, name } = pod;
-    let linked = || {
-        let (start, end) = (format!("{name}_{namespace}_"), format!("-{}.log", id?));
-        names_in(&logs_dir.parent()?.join("containers"))
-            .find_map(|link| Some(link.strip_prefix(&start)?.strip_suffix(&end)?.to_owned()))
-    };
-    let only = || {
-        let mut names = names_in(&logs_dir.join(format!("{namespace}_{name}_{uid}")));
-        names.next().filter(|_| names.next().is_none())
-    };
-    linked().or_else(only).map(|name| printable(name).to_string())
+/// Pods and containers of this node as their logs name them, at one time.
+#[derive(Debug, Default)]
+pub struct NodePods {
+    logs_dir: PathBuf,
+    by_uid: BTreeMap<String, PodName>,
+    /// Names of the links to the logs of containers.
+    links: Vec<String>,
+}
+
+impl NodePods {
+    /// Reads the names. A directory that cannot be read has none.
+    pub fn read(logs_dir: &Path) -> Self {
+        let by_uid = pods_in(logs_dir).unwrap_or_default();
+        let links = logs_dir.parent().filter(|_| !by_uid.is_empty());
+        let links = links.map(|parent| names_in(&parent.join("containers")).collect());
+        Self { logs_dir: logs_dir.to_owned(), by_uid, links: links.unwrap_or_default() }
+    }
+
+    /// Replaces the ids of a pod and its container by their names, as far as these are known.
+    pub fn name(&self, identity: &mut Identity, cgroup: &CgroupName) {
+        let Some(uid) = &cgroup.pod_uid else { return };
+        let Some(pod) = self.by_uid.get(uid) else { return };
+        if let Some(name) = self.container(uid, pod, cgroup.container.as_deref()) {
+            identity.container = Some(name);
+        }
+        let shown = |name: &str| Some(printable(name).to_string());
+        (identity.namespace, identity.pod) = (shown(&pod.namespace), shown(&pod.name));
+    }
+
+    /// Returns the name of a pod's container. A container's id is in the names of the links; without
+    /// them a pod's only container is the one.
+    fn container(&self, uid: &str, pod: &PodName, id: Option<&str>) -> Option<String> {
+        let PodName { namespace, name } = pod;
+        let linked = || {
+            let (start, end) = (format!("{name}_{namespace}_"), format!("-{}.log", id?));
+            let mut links = self.links.iter();
+            links.find_map(|link| link.strip_prefix(&start)?.strip_suffix(&end))
+        };
+        let only = || {
+            let mut names = names_in(&self.logs_dir.join(format!("{namespace}_{name}_{uid}")));
+            names.next().filter(|_| names.next().is_none())
+        };
+        linked().map(str::to_owned).or_else(only).map(|name| printable(&name).to_string())
+    }
 }
 
 fn names_in(directory: &Path) -> impl Iterator<Item = String> + use<> {
@@ -113,7 +143,7 @@ mod tests {
         let base = env::temp_dir().join(format!("spillway-logs-{}", process::id()));
         let logs = base.join("pods");
         let pod = PodName { namespace: "shop".to_owned(), name: "api-7d".to_owned() };
-        let container = |id| container_in(&logs, UID, &pod, id);
+        let container = |id| NodePods::read(&logs).container(UID, &pod, id);
         assert_eq!(container(Some("0a")), None);
         let directory = logs.join(format!("shop_api-7d_{UID}"));
         fs::create_dir_all(directory.join("api")).unwrap();

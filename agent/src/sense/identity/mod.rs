@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::units::{Span, to_minute};
 
 pub use cgroup_name::{CgroupName, container_id};
-pub use kubelet_logs::{PodName, pods_in};
+pub use kubelet_logs::{NodePods, PodName, pods_in};
 pub use worker::Identities;
 
 #[cfg(any(test, fuzzing))]

@@ -24,14 +24,11 @@ use super::{
     cgroup_name::CgroupName,
     containers,
     host_files::root_of,
-    kubelet_logs,
+    kubelet_logs::NodePods,
     packages::Packages,
     process::{HostTimes, add_process},
 };
-use crate::{
-    clock::Clock,
-    sense::{ProgramList, printable::printable},
-};
+use crate::{clock::Clock, sense::ProgramList};
 
 /// Maximum wait for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_millis(100);
@@ -200,17 +197,10 @@ impl IdentityFiles {
 
     /// Replaces ids of pods and containers by names.
     fn add_container(&self, identity: &mut Identity, cgroup: &str) {
-        let CgroupName { container: id, pod_uid, .. } = CgroupName::of(cgroup);
-        if let Some(uid) = pod_uid {
-            let pods = kubelet_logs::pods_in(&self.pod_logs_dir).unwrap_or_default();
-            let Some(pod) = pods.get(&uid) else { return };
-            let logs = &self.pod_logs_dir;
-            if let Some(name) = kubelet_logs::container_in(logs, &uid, pod, id.as_deref()) {
-                identity.container = Some(name);
-            }
-            let shown = |name: &str| Some(printable(name).to_string());
-            (identity.namespace, identity.pod) = (shown(&pod.namespace), shown(&pod.name));
-        } else if let Some(found) = id.as_deref().and_then(containers::look_up) {
+        let name = CgroupName::of(cgroup);
+        if name.pod_uid.is_some() {
+            NodePods::read(&self.pod_logs_dir).name(identity, &name);
+        } else if let Some(found) = name.container.as_deref().and_then(containers::look_up) {
             (identity.container, identity.image) = (Some(found.name), found.image);
         }
     }

@@ -1,12 +1,16 @@
 //! Rows as entries of the report, each with the open incident that it belongs to.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use super::{
     super::report::{ListenerEntry, ResourceEntry, WorkloadEntry},
     LimitSubject, ListenerRow, ResourceRow, WorkloadRow,
 };
-use crate::{act::notify::printable, decide::IncidentView, sense::identity::Identity};
+use crate::{
+    act::notify::printable,
+    decide::IncidentView,
+    sense::identity::{CgroupName, Identity, NodePods},
+};
 
 /// Maximum length of a name, in characters.
 const NAME_CHARS_MAX: usize = 300;
@@ -79,9 +83,13 @@ impl<'a> IncidentIndex<'a> {
 }
 
 /// Makes entries of workloads.
-pub fn workload_entries(rows: &[WorkloadRow], index: &IncidentIndex<'_>) -> Vec<WorkloadEntry> {
+pub fn workload_entries(
+    rows: &[WorkloadRow],
+    index: &IncidentIndex<'_>,
+    pods: &NodePods,
+) -> Vec<WorkloadEntry> {
     let entry = |row: &WorkloadRow| WorkloadEntry {
-        name: name_of(&row.cgroup),
+        name: name_of(&row.cgroup, pods),
         cgroup: shown(&row.cgroup),
         processes: row.processes,
         comm: shown(&row.largest.1),
@@ -96,7 +104,11 @@ pub fn workload_entries(rows: &[WorkloadRow], index: &IncidentIndex<'_>) -> Vec<
 }
 
 /// Makes entries of listeners.
-pub fn listener_entries(rows: &[ListenerRow], index: &IncidentIndex<'_>) -> Vec<ListenerEntry> {
+pub fn listener_entries(
+    rows: &[ListenerRow],
+    index: &IncidentIndex<'_>,
+    pods: &NodePods,
+) -> Vec<ListenerEntry> {
     let secs = |us: Option<u64>| us.map(|us| us as f64 / 1e6);
     let entry = |row: &ListenerRow| {
         let (listener, requests) = (&row.listener, row.requests.as_ref());
@@ -104,7 +116,7 @@ pub fn listener_entries(rows: &[ListenerRow], index: &IncidentIndex<'_>) -> Vec<
         ListenerEntry {
             addr: shown(&listener.addr),
             netns: listener.netns,
-            name: if is_known { name_of(&listener.cgroup) } else { String::new() },
+            name: if is_known { name_of(&listener.cgroup, pods) } else { String::new() },
             cgroup: shown(&listener.cgroup),
             comm: shown(&listener.comm),
             pid: listener.pid,
@@ -149,9 +161,11 @@ pub fn resource_entries(rows: &[ResourceRow], index: &IncidentIndex<'_>) -> Vec<
 
 /// Names a workload as a person knows it: its unit, pod or container, or else the last part of its
 /// cgroup.
-fn name_of(cgroup: &Arc<str>) -> String {
+fn name_of(cgroup: &str, pods: &NodePods) -> String {
     let last = || cgroup.rsplit('/').find(|part| !part.is_empty()).unwrap_or("/").to_owned();
-    shown(&Identity::of_cgroup(cgroup).place().unwrap_or_else(last))
+    let mut identity = Identity::of_cgroup(cgroup);
+    pods.name(&mut identity, &CgroupName::of(cgroup));
+    shown(&identity.place().unwrap_or_else(last))
 }
 
 fn shown(text: &str) -> String {

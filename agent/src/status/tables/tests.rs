@@ -1,8 +1,9 @@
 use proptest::prelude::*;
 
-use super::*;
+use super::{entries::IncidentIndex, *};
 use crate::sense::{
     Fact, HostFact, ListenerFact, ProcessFact, ProcessId, ProcessResourcesFact, RequestsFact,
+    identity::NodePods,
 };
 
 const HOST: HostInfo = HostInfo { mem_total_bytes: 1 << 34, cpus: 2 };
@@ -52,6 +53,27 @@ fn workload_that_grows_comes_first_then_the_largest() {
     assert_eq!(leak.growth_secs, 59.0 * 60.0);
     assert!((leak.growth_bytes_per_sec.unwrap() - MIB as f64 / 60.0).abs() < 1.0, "{leak:?}");
     assert!(rows[2].growth_bytes_per_sec < Some(0.0), "{:?}", rows[2]);
+}
+
+#[test]
+fn workload_of_a_pod_has_the_names_that_the_kubelet_gives() {
+    const UID: &str = "5af2b6f4-1c0e-4d0f-9d3c-0f6a5b7c8d9e";
+    let base = std::env::temp_dir().join(format!("spillway-tables-{}", std::process::id()));
+    let logs = base.join("pods");
+    std::fs::create_dir_all(logs.join(format!("shop_api-7d_{UID}/api"))).unwrap();
+    let pod = format!("/kubepods/burstable/pod{UID}");
+    let (known, unknown) = (format!("{pod}/{}", "3f".repeat(32)), pod.replace("5af", "6af"));
+    let mut tables = HostTables::new(HOST);
+    let facts = vec![process(1, &known, 2), process(2, &unknown, 1)];
+    scan(&mut tables, ScanKind::Processes, 1.0, facts);
+    let (rows, _) = tables.rows().workloads;
+    let pods = NodePods::read(&logs);
+    let entries = entries::workload_entries(&rows, &IncidentIndex::default(), &pods);
+    std::fs::remove_dir_all(&base).unwrap();
+    let names: Vec<_> = entries.iter().map(|entry| &*entry.name).collect();
+    assert_eq!(names, ["container api of pod shop/api-7d", &format!("pod {}", &unknown[23..])]);
+    let entries = entries::workload_entries(&rows, &IncidentIndex::default(), &NodePods::default());
+    assert_eq!(entries[0].name, format!("container 3f3f3f3f3f3f of pod {UID}"));
 }
 
 #[test]
