@@ -83,8 +83,8 @@ impl NodePods {
         (identity.namespace, identity.pod) = (shown(&pod.namespace), shown(&pod.name));
     }
 
-    /// Returns the name of a pod's container. A container's id is in the names of the links; without
-    /// them a pod's only container is the one.
+    /// Returns the name of a pod's container. A container's id is in the names of the links;
+    /// without them a pod's only container is the one.
     fn container(&self, uid: &str, pod: &PodName, id: Option<&str>) -> Option<String> {
         let PodName { namespace, name } = pod;
         let linked = || {
