@@ -26,7 +26,7 @@ use crate::{
         fleet::{FleetGate, FleetMetrics, FleetWorker},
         shed::{self, ShedWorker},
     },
-    bpf::{Loss, ProbeState, ProbeStatus},
+    bpf::{self, Loss, ProbeState, ProbeStatus},
     clock::Clock,
     config::{self, Choice as _, Config, FleetBackend, Mode, Reload},
     decide::{Decision, IncidentId, ServiceRequests, Severity},
@@ -238,8 +238,8 @@ pub fn run(
             agent.executors.push(boxed(fleet));
         }
         // After everything that stays in memory has been allocated: parsing the kernel's BTF needs
-        // several times as much for a moment.
-        self_protection::lock_memory();
+        // several times as much for a moment. By now the kernel has the BPF programs.
+        self_protection::lock_memory(bpf::OBJECT);
         agent.service_pods = ServicePods::start(config)?;
         let is_resetting = is_shedding && config.act.shed.reset;
         sandbox::system_calls(sensors.enters_namespaces() || is_resetting, is_shedding);

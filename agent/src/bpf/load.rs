@@ -20,7 +20,8 @@ use super::{
     status::ProbeStatus,
 };
 
-static OBJECT: &[u8] = include_bytes_aligned!(env!("SPILLWAY_BPF_OBJECT"));
+/// BPF programs and their maps, as they were compiled; empty in an agent that was built without.
+pub static OBJECT: &[u8] = include_bytes_aligned!(env!("SPILLWAY_BPF_OBJECT"));
 
 /// `PROC_PID_INIT_INO` of include/linux/proc_ns.h, the same on every kernel since 3.8.
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;

@@ -22,7 +22,7 @@ pub use attach::{AttachContext, broken, optional};
 pub use batch::BatchMap;
 pub use fallbacks::{Fallback, FallbackChain, Hook, Need, ProgramKind, Unavailable};
 pub use iter::IterHandle;
-pub use load::{LoadOptions, LoadedBpf, Loader};
+pub use load::{LoadOptions, LoadedBpf, Loader, OBJECT};
 pub use samples::{OpenPass, SharedStruct, decode, pass};
 pub use spillway_ebpf::{LISTENERS_MAX, Loss, OUTBOUND_MAX, Plain, Probe, UNIX_LISTENERS_MAX};
 pub use status::{ProbeState, ProbeStatus};

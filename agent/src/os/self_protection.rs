@@ -61,9 +61,10 @@ pub fn set_io_flusher() {
     }
 }
 
-/// Locks the process into memory, if it is permitted to.
-pub fn lock_memory() {
-    match try_lock_memory() {
+/// Locks the process into memory, if it is permitted to. `spent` is a part of the program that will
+/// not be needed again, and leaves memory instead.
+pub fn lock_memory(spent: &'static [u8]) {
+    match try_lock_memory().and_then(|()| release(spent)) {
         Ok(()) => tracing::debug!("the agent's memory is locked"),
         Err(error) => tracing::debug!(
             %error,
@@ -242,6 +243,22 @@ fn lock_files() -> io::Result<()> {
     Ok(())
 }
 
+/// Unlocks the whole pages of a part of the program and gives them back. One that is needed after
+/// all is read again.
+fn release(spent: &'static [u8]) -> io::Result<()> {
+    let page = procfs::page_size() as usize;
+    let range = spent.as_ptr_range();
+    let (start, end) = (range.start.addr().next_multiple_of(page), range.end.addr() / page * page);
+    let Some(size) = end.checked_sub(start).filter(|&size| size > 0) else { return Ok(()) };
+    let start = spent.as_ptr().with_addr(start).cast_mut().cast();
+    // SAFETY: the pages belong to a file and are never written, so that those given back are read
+    // from it again. Both calls refuse memory that is not mapped.
+    match unsafe { libc::munlock(start, size) | libc::madvise(start, size, libc::MADV_DONTNEED) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Leaves a score that is set already, by a unit file or by hand.
 fn try_lower_oom_score() -> io::Result<()> {
     let file = "/proc/self/oom_score_adj";
@@ -254,6 +271,29 @@ fn try_lower_oom_score() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn part_of_the_program_leaves_memory_and_is_read_again() {
+        use std::os::unix::fs::FileExt as _;
+
+        static SPENT: [u8; 1 << 16] = [7; 1 << 16];
+        let sum = || SPENT.iter().map(|&byte| u64::from(std::hint::black_box(byte))).sum::<u64>();
+        let page = procfs::page_size() as usize;
+        let middle = (SPENT.as_ptr().addr() + SPENT.len() / 2) / page * size_of::<u64>();
+        let is_present = || {
+            let mut entry = [0; size_of::<u64>()];
+            let pages = fs::File::open("/proc/self/pagemap").unwrap();
+            pages.read_exact_at(&mut entry, middle as u64).unwrap();
+            u64::from_ne_bytes(entry) >> 63 == 1
+        };
+        let before = sum();
+        assert!(is_present());
+        release(&SPENT).unwrap();
+        assert!(!is_present());
+        assert_eq!((sum(), before), (7 << 16, 7 << 16));
+        release(&[]).unwrap();
+        release(&SPENT[1..9]).unwrap();
+    }
 
     #[test]
     fn memory_is_short_if_little_is_left_and_pressure_is_high() {
