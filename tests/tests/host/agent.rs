@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use spillway_agent::bpf::OBJECT;
 use spillway_tests::{
     ANY_PORT, Running, Scratch, agent, find_metric, http_get, is_root, metric, run_with, wait_for,
     warnings,
@@ -54,15 +55,18 @@ fn agent_memory_is_locked_and_resident() {
     };
     // The unlocked rest is memory that was not touched since, or that is shared with the kernel.
     assert!(kib("VmLck:") >= kib("VmRSS:") / 2, "{status}");
-    // Code that has not run yet is locked too, in libraries as well.
+    // Code that has not run yet is locked too, in libraries as well. Only the object with the BPF
+    // programs has left memory, as far as it has whole pages.
     let maps =
         fs::read_to_string(format!("/proc/{}/smaps", running.pid())).expect("the agent runs");
     let (mut files, mut of, mut size_kib) = (BTreeSet::new(), None, 0);
+    let mut absent_kib = Vec::new();
     for line in maps.lines() {
         let words: Vec<_> = line.split_whitespace().collect();
         let kib = || words[1].parse::<u64>().expect("the value is a size");
         match (words[0], of) {
             ("Size:", _) => size_kib = kib(),
+            ("Rss:", Some(_)) if kib() == 0 => absent_kib.push(size_kib),
             ("Rss:", Some(file)) => assert_eq!(kib(), size_kib, "of {file}"),
             (range, _) if range.contains('-') => {
                 of = words
@@ -74,6 +78,9 @@ fn agent_memory_is_locked_and_resident() {
             _ => {}
         }
     }
+    let object_kib = OBJECT.len() as u64 >> 10;
+    let is_object = |kib: u64| (object_kib.saturating_sub(8)..=object_kib).contains(&kib);
+    assert!(matches!(absent_kib[..], [kib] if is_object(kib)), "{absent_kib:?} of {object_kib}");
     let has = |name: &str| files.iter().any(|file| file.contains(name));
     assert!(has("/spillway") && has("/libc.so"), "{files:?}");
     let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", running.pid()))
