@@ -51,6 +51,17 @@ pub fn owner(cgroup: &str) -> CgroupOwner {
     CgroupOwner::Unnamed
 }
 
+/// Returns the cgroup that outlasts a restart: of a pod's container, whose cgroup each restart
+/// changes, the pod's; of others their own.
+pub fn outlasting(cgroup: &str) -> &str {
+    let parent = cgroup.rsplit_once('/').map(|(parent, _)| parent);
+    let pod = parent.filter(|parent| {
+        let name = parent.rsplit('/').next().unwrap_or_default();
+        cgroup.contains("kubepods") && name.contains("pod")
+    });
+    pod.unwrap_or(cgroup)
+}
+
 /// Returns whether it is the cgroup above all pods: `kubepods`, or systemd's slice of that name
 /// below any other.
 fn is_root(name: &str) -> bool {

@@ -1,19 +1,29 @@
-//! The picture: memory over time, every claim with its pace drawn through it, and the limit that it
-//! leads to.
+//! The picture: a chart of each resource that something is claimed of, with its limit as it
+//! changed, every claim with its pace drawn through it, and the interval of its end.
 
 use plotters::{
-    chart::ChartBuilder,
-    element::{DashedPathElement, PathElement, Text},
-    prelude::{IntoDrawingArea, IntoFont, LineSeries, RGBColor, SVGBackend, ShapeStyle, WHITE},
+    chart::{ChartBuilder, ChartContext},
+    coord::{Shift, types::RangedCoordf64},
+    drawing::DrawingArea,
+    element::{Circle, DashedPathElement, EmptyElement, PathElement, Polygon, Text},
+    prelude::{
+        Cartesian2d, Color as _, IntoDrawingArea, IntoFont, LineSeries, RGBColor, SVGBackend,
+        ShapeStyle, WHITE,
+    },
 };
 
-use super::Explained;
+use super::explained::{Curve, Explained, resource};
 use crate::detect::{Claim, ClaimState, Resource, Verdict};
 
 const WIDTH: u32 = 1_000;
 const CHART_HEIGHT: u32 = 480;
 const TITLE_HEIGHT: u32 = 40;
 const LINE_HEIGHT: u32 = 18;
+/// Places of labels, in pixels from the right and from the top of what they name.
+const ABOVE: (i32, i32) = (4, -14);
+const BESIDE: (i32, i32) = (3, 0);
+/// Radius of the dot at the end of a life, in pixels.
+const END_RADIUS: i32 = 3;
 /// Letters of the explanation that fit on a line.
 const LINE_LETTERS: usize = 140;
 
@@ -35,6 +45,11 @@ const GREEN: RGBColor = RGBColor(0, 158, 115);
 /// Grey of the project's pictures.
 pub const GREY: RGBColor = RGBColor(90, 90, 90);
 
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type PanelChart<'a, 'b> =
+    ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+type Failure = Box<dyn std::error::Error>;
+
 /// Draws what is known of a pid as SVG.
 ///
 /// # Errors
@@ -42,7 +57,8 @@ pub const GREY: RGBColor = RGBColor(90, 90, 90);
 /// Returns an error if the drawing library fails.
 pub fn draw(explained: &Explained) -> Result<String, String> {
     let lines = explanation(explained);
-    let height = TITLE_HEIGHT + CHART_HEIGHT + LINE_HEIGHT * (lines.len() as u32 + 1);
+    let charts = explained.resources().len() as u32;
+    let height = TITLE_HEIGHT + CHART_HEIGHT * charts + LINE_HEIGHT * (lines.len() as u32 + 1);
     let mut svg = String::new();
     paint(explained, &lines, &mut svg, height).map_err(|error| error.to_string())?;
     Ok(svg)
@@ -53,83 +69,205 @@ fn paint(
     lines: &[String],
     svg: &mut String,
     height: u32,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let frame = Frame::of(explained);
+) -> Result<(), Failure> {
     let root = SVGBackend::with_string(svg, (WIDTH, height)).into_drawing_area();
     root.fill(&WHITE)?;
-    let (upper, lower) = root.split_vertically(TITLE_HEIGHT + CHART_HEIGHT);
-    let mut chart = ChartBuilder::on(&upper)
-        .caption(title(explained), ("sans-serif", 18).into_font())
-        .margin(12)
-        .x_label_area_size(36)
-        .y_label_area_size(64)
-        .build_cartesian_2d(0.0..frame.x_max, 0.0..frame.y_max)?;
-    chart
-        .configure_mesh()
-        .light_line_style(WHITE)
-        .x_desc(format!("{} since the trace began", frame.time.name))
-        .y_desc(format!("anonymous, swapped and shared memory, {}", frame.size.name))
-        .x_label_formatter(&|x| format!("{x:.0}"))
-        .y_label_formatter(&|y| {
-            if frame.y_max < 10.0 { format!("{y:.1}") } else { format!("{y:.0}") }
-        })
-        .draw()?;
-    for life in &explained.lives {
-        chart.draw_series(LineSeries::new(
-            life.points.iter().map(|&(t, bytes)| (frame.x(t), frame.y(bytes as f64))),
-            ShapeStyle::from(&BLUE).stroke_width(2),
-        ))?;
+    let mut rest = root.titled(&title(explained), ("sans-serif", 18).into_font())?;
+    for resource in explained.resources() {
+        let (upper, lower) = rest.split_vertically(CHART_HEIGHT);
+        Panel { explained, resource, frame: Frame::of(explained, resource) }.paint(&upper)?;
+        rest = lower;
     }
-    if let Some(limit) = explained
-        .limit_bytes
-        .map(|bytes| frame.y(bytes as f64))
-        .filter(|&limit| limit <= frame.y_max)
-    {
-        let style = ShapeStyle::from(&GREY).stroke_width(1);
-        chart.draw_series([DashedPathElement::new(
-            [(0.0, limit), (frame.x_max, limit)],
-            6,
-            4,
-            style,
-        )])?;
-        chart.draw_series([Text::new(
-            "limit",
-            (0.0, limit),
-            ("sans-serif", 12).into_font().color(&GREY),
-        )])?;
+    for (row, line) in lines.iter().enumerate() {
+        let at = (12, (row as u32 * LINE_HEIGHT) as i32);
+        rest.draw(&Text::new(line.as_str(), at, ("sans-serif", 13).into_font()))?;
     }
-    // The curve is memory's: what is said of anything else stands in words below it.
-    for verdict in explained.verdicts.iter().filter(|verdict| is_of_memory(verdict)) {
+    root.present()?;
+    Ok(())
+}
+
+/// Chart of one resource.
+struct Panel<'a> {
+    explained: &'a Explained,
+    resource: Resource,
+    frame: Frame,
+}
+
+impl Panel<'_> {
+    fn paint(&self, area: &Area<'_>) -> Result<(), Failure> {
+        let frame = &self.frame;
+        let unit = match frame.size.name {
+            "" => String::new(),
+            name => format!(", {name}"),
+        };
+        let mut chart = ChartBuilder::on(area)
+            .margin(12)
+            .x_label_area_size(36)
+            .y_label_area_size(64)
+            .build_cartesian_2d(0.0..frame.x_max, 0.0..frame.y_max)?;
+        chart
+            .configure_mesh()
+            .light_line_style(WHITE)
+            .x_desc(format!("{} since the trace began", frame.time.name))
+            .y_desc(format!("{}{unit}", described(self.resource)))
+            .x_label_formatter(&|x| format!("{x:.0}"))
+            .y_label_formatter(&|y| {
+                if frame.y_max < 10.0 { format!("{y:.1}") } else { format!("{y:.0}") }
+            })
+            .draw()?;
+        self.paint_lives(&mut chart)?;
+        self.paint_limit(&mut chart)?;
+        self.verdicts().try_for_each(|verdict| self.paint_verdict(&mut chart, verdict))
+    }
+
+    /// Draws the process, and the other lives of its workload with their ends at the limit.
+    fn paint_lives(&self, chart: &mut PanelChart<'_, '_>) -> Result<(), Failure> {
+        let line = |points: &[(f64, u64)], style: ShapeStyle| {
+            let points = points.iter().map(|&(t, value)| self.frame.at(t, value as f64));
+            LineSeries::new(points.collect::<Vec<_>>(), style)
+        };
+        if self.resource == Resource::Memory {
+            for life in &self.explained.other_lives {
+                chart.draw_series(line(&life.points, BLUE.mix(0.5).stroke_width(1)))?;
+                let end = life.points.last().map(|&(t, value)| self.frame.at(t, value as f64));
+                let style = VERMILLION.filled();
+                chart.draw_series(end.map(|end| Circle::new(end, END_RADIUS, style)))?;
+            }
+        }
+        for curve in self.curves() {
+            chart.draw_series(line(&curve.values.points, BLUE.stroke_width(2)))?;
+        }
+        Ok(())
+    }
+
+    /// Draws the limit at each time, as far as it is in the picture.
+    fn paint_limit(&self, chart: &mut PanelChart<'_, '_>) -> Result<(), Failure> {
+        let frame = &self.frame;
+        let mut steps: Vec<(f64, f64)> = Vec::new();
+        for (t, limit) in self.explained.limits(self.resource) {
+            let (x, y) = frame.at(t, limit as f64);
+            // A limit that is not in the picture is drawn at its edge for as long.
+            let y = y.min(frame.y_max);
+            steps.extend(steps.last().map(|&(_, before)| (x, before)));
+            steps.push((x, y));
+        }
+        let (Some(&first), Some(&last)) = (steps.first(), steps.last()) else { return Ok(()) };
+        if steps.iter().all(|(_, y)| *y >= frame.y_max) {
+            return Ok(());
+        }
+        steps.push((frame.x_max, last.1));
+        let style = GREY.stroke_width(1);
+        chart.draw_series([DashedPathElement::new(steps, 6, 4, style)])?;
+        let style = ("sans-serif", 12).into_font().color(&GREY);
+        chart.draw_series([EmptyElement::at(first) + Text::new("limit", ABOVE, style)])?;
+        Ok(())
+    }
+
+    fn paint_verdict(
+        &self,
+        chart: &mut PanelChart<'_, '_>,
+        verdict: &Verdict,
+    ) -> Result<(), Failure> {
+        let frame = &self.frame;
         let x = frame.x(verdict.t);
         let (colour, word) = match verdict.state {
             ClaimState::Raised => (VERMILLION, "raised"),
             ClaimState::Updated => (VERMILLION, "updated"),
             ClaimState::Cleared => (GREEN, "cleared"),
         };
-        let style = ShapeStyle::from(&colour).stroke_width(1);
-        chart.draw_series([PathElement::new([(x, 0.0), (x, frame.y_max)], style)])?;
-        chart.draw_series([Text::new(
-            word,
-            (x, frame.y_max),
-            ("sans-serif", 12).into_font().color(&colour),
-        )])?;
+        let top = [(x, 0.0), (x, frame.y_max)];
+        chart.draw_series([PathElement::new(top, colour.stroke_width(1))])?;
+        let style = ("sans-serif", 12).into_font().color(&colour);
+        chart.draw_series([EmptyElement::at(top[1]) + Text::new(word, BESIDE, style)])?;
         if verdict.state == ClaimState::Raised
-            && let Some(pace) = pace(explained, verdict, &frame)
+            && let Some((at, slope)) = self.pace(verdict)
         {
-            let style = ShapeStyle::from(&colour).stroke_width(2);
-            chart.draw_series([DashedPathElement::new(pace, 8, 5, style)])?;
+            if let Some(band) = self.band(verdict, at) {
+                chart.draw_series([Polygon::new(band, VERMILLION.mix(0.15).filled())])?;
+            }
+            let line = self.line(verdict, at, slope);
+            chart.draw_series([DashedPathElement::new(line, 8, 5, colour.stroke_width(2))])?;
         }
+        Ok(())
     }
-    for (row, line) in lines.iter().enumerate() {
-        let at = (12, (row as u32 * LINE_HEIGHT) as i32);
-        lower.draw(&Text::new(line.as_str(), at, ("sans-serif", 13).into_font()))?;
+
+    fn curves(&self) -> impl Iterator<Item = &Curve> {
+        self.explained.lives.iter().filter_map(|life| life.curve(self.resource))
     }
-    drop(chart);
-    root.present()?;
-    Ok(())
+
+    fn verdicts(&self) -> impl Iterator<Item = &Verdict> {
+        self.explained.verdicts.iter().filter(|verdict| resource(verdict) == Some(self.resource))
+    }
+
+    /// Returns the value at which a process was claimed to leak, and the claimed pace.
+    fn pace(&self, verdict: &Verdict) -> Option<(f64, f64)> {
+        let Claim::Leak(claim) = &verdict.claim else { return None };
+        if claim.cgroup_memory.is_some() {
+            return None;
+        }
+        let value = self.value_at(verdict)?.1;
+        Some((value, claim.growth_bytes_per_sec.or(claim.growth_handles_per_sec)?))
+    }
+
+    /// Returns the points of a verdict's process up to it, and the last value of them.
+    fn value_at(&self, verdict: &Verdict) -> Option<(&[(f64, u64)], f64)> {
+        let Claim::Leak(claim) = &verdict.claim else { return None };
+        let mut lives = self.explained.lives.iter();
+        let life = lives.find(|life| life.start_ticks == claim.id.start_ticks)?;
+        let points = &life.curve(self.resource)?.values.points;
+        let points = &points[..points.partition_point(|&(t, _)| t <= verdict.t)];
+        Some((points, points.last()?.1 as f64))
+    }
+
+    /// Returns a line of the claimed pace through the point at which it was claimed, from where it
+    /// would have begun to the end of the picture, the limit or the claim's own end.
+    fn line(&self, verdict: &Verdict, value: f64, slope: f64) -> [(f64, f64); 2] {
+        let frame = &self.frame;
+        let points = self.value_at(verdict).map_or(&[][..], |(points, _)| points);
+        let least = points.iter().map(|&(_, value)| value as f64).fold(value, f64::min);
+        let first_t = points.first().map_or(verdict.t, |&(t, _)| t);
+        let begin_t = (verdict.t - (value - least) / slope).max(first_t);
+        let cleared =
+            self.verdicts().find(|other| other.t > verdict.t && other.state == ClaimState::Cleared);
+        let end_t = cleared.map_or(frame.end_t(), |cleared| cleared.t);
+        let top_t = verdict.t + (frame.y_max * frame.size.is - value) / slope;
+        let on_line = |at_t: f64| frame.at(at_t, value + slope * (at_t - verdict.t));
+        [on_line(begin_t), on_line(end_t.min(top_t))]
+    }
+
+    /// Returns the outline of the forecast, from the point at which it was claimed to the soonest
+    /// and the latest end, cut at the edges of the picture.
+    fn band(&self, verdict: &Verdict, value: f64) -> Option<Vec<(f64, f64)>> {
+        let ends_secs = verdict.exhaustion_interval_secs?;
+        let limits = self.explained.limits(self.resource);
+        let (_, limit) = limits.into_iter().rfind(|(t, _)| *t <= verdict.t)?;
+        let rise = limit as f64 - value;
+        let shown = rise.min(self.frame.y_max * self.frame.size.is - value);
+        let ahead_secs = self.frame.end_t() - verdict.t;
+        if shown <= 0.0 || ahead_secs <= 0.0 {
+            return None;
+        }
+        let [soonest, latest] = ends_secs.map(|secs| {
+            let secs = (secs * shown / rise).max(f64::MIN_POSITIVE);
+            let cut_secs = secs.min(ahead_secs);
+            (cut_secs, value + shown * (cut_secs / secs))
+        });
+        let corner = (latest.0, soonest.1);
+        let at = |(secs, value): (f64, f64)| self.frame.at(verdict.t + secs, value);
+        Some([(0.0, value), soonest, corner, latest].map(at).to_vec())
+    }
 }
 
-/// Units and bounds of the chart.
+fn described(resource: Resource) -> &'static str {
+    match resource {
+        Resource::Memory => "anonymous, swapped and shared memory",
+        Resource::Files => "open files",
+        Resource::Threads => "threads",
+        Resource::CloseWait => "sockets that only the peer has closed",
+    }
+}
+
+/// Units and bounds of a chart.
 struct Frame {
     start_t: f64,
     time: AxisUnit,
@@ -144,28 +282,35 @@ struct AxisUnit {
 }
 
 impl Frame {
-    fn of(explained: &Explained) -> Self {
+    fn of(explained: &Explained, about: Resource) -> Self {
         let (start_t, end_t) = explained.span.unwrap_or((0.0, 1.0));
         let secs = (end_t - start_t).max(1.0);
-        let of_memory = explained.verdicts.iter().filter(|verdict| is_of_memory(verdict));
+        let verdicts = explained.verdicts.iter().filter(|verdict| resource(verdict) == Some(about));
         let forecast =
-            of_memory.filter_map(|verdict| Some(verdict.t - start_t + verdict.exhaustion_secs?));
+            verdicts.filter_map(|verdict| Some(verdict.t - start_t + verdict.exhaustion_secs?));
         let furthest = forecast.fold(secs, f64::max).min(secs * (1.0 + FORECAST_SHARE));
-        let highest =
-            explained.lives.iter().flat_map(|life| &life.points).map(|&(_, bytes)| bytes as f64);
-        let highest = highest.fold(1.0, f64::max);
-        let limit = explained
-            .limit_bytes
-            .map(|bytes| bytes as f64)
-            .filter(|&limit| limit <= highest * LIMIT_TIMES_MAX);
-        let top = limit.unwrap_or(highest).max(highest) * (1.0 + HEADROOM_SHARE);
+        let curves: Vec<_> = explained.lives.iter().filter_map(|life| life.curve(about)).collect();
+        let others = explained.other_lives.iter().filter(|_| about == Resource::Memory);
+        let values = curves.iter().map(|curve| &curve.values).chain(others);
+        let values = values.flat_map(|values| &values.points).map(|&(_, value)| value as f64);
+        let highest = values.fold(1.0, f64::max);
+        let limits = explained.limits(about).into_iter().map(|(_, limit)| limit as f64);
+        let limit =
+            limits.filter(|&limit| limit <= highest * LIMIT_TIMES_MAX).fold(highest, f64::max);
+        let top = limit * (1.0 + HEADROOM_SHARE);
         let time = unit(
             furthest,
             &[("seconds", 1.0), ("minutes", 60.0), ("hours", 3_600.0), ("days", 86_400.0)],
             5.0,
         );
-        let size =
-            unit(top, &[("KiB", 1024.0), ("MiB", 1_048_576.0), ("GiB", 1_073_741_824.0)], 2.0);
+        let size = match about {
+            Resource::Memory => {
+                unit(top, &[("KiB", 1024.0), ("MiB", 1_048_576.0), ("GiB", 1_073_741_824.0)], 2.0)
+            }
+            Resource::Files | Resource::Threads | Resource::CloseWait => {
+                AxisUnit { name: "", is: 1.0 }
+            }
+        };
         Self { start_t, x_max: furthest / time.is, y_max: top / size.is, time, size }
     }
 
@@ -173,8 +318,13 @@ impl Frame {
         (t - self.start_t) / self.time.is
     }
 
-    fn y(&self, bytes: f64) -> f64 {
-        bytes / self.size.is
+    fn at(&self, t: f64, value: f64) -> (f64, f64) {
+        (self.x(t), value / self.size.is)
+    }
+
+    /// Time at the right edge.
+    fn end_t(&self) -> f64 {
+        self.start_t + self.x_max * self.time.is
     }
 }
 
@@ -185,38 +335,14 @@ fn unit(value: f64, units: &[(&'static str, f64)], at_least: f64) -> AxisUnit {
     AxisUnit { name, is }
 }
 
-/// A line of the claimed pace through the point at which it was claimed, from where it would have
-/// begun to the end of the picture, the limit or the claim's own end.
-fn pace(explained: &Explained, verdict: &Verdict, frame: &Frame) -> Option<[(f64, f64); 2]> {
-    let Claim::Leak(claim) = &verdict.claim else { return None };
-    if claim.cgroup_memory.is_some() {
-        return None;
-    }
-    let life = explained.lives.iter().find(|life| life.start_ticks == claim.id.start_ticks)?;
-    let at = life.points.partition_point(|&(t, _)| t <= verdict.t).checked_sub(1)?;
-    let (t, bytes) = (verdict.t, life.points[at].1 as f64);
-    let slope = claim.growth_bytes_per_sec?;
-    let least = life.points[..=at].iter().map(|&(_, bytes)| bytes as f64).fold(bytes, f64::min);
-    let begin_t = (t - (bytes - least) / slope).max(life.points.first()?.0);
-    let cleared = explained
-        .verdicts
-        .iter()
-        .find(|other| other.t > t && other.state == ClaimState::Cleared && is_of_memory(other));
-    let end_t = cleared.map_or(frame.start_t + frame.x_max * frame.time.is, |cleared| cleared.t);
-    let top_t = t + (frame.y_max * frame.size.is - bytes) / slope;
-    let on_line = |at_t: f64| (frame.x(at_t), frame.y(bytes + slope * (at_t - t)));
-    Some([on_line(begin_t), on_line(end_t.min(top_t))])
-}
-
-fn is_of_memory(verdict: &Verdict) -> bool {
-    matches!(&verdict.claim, Claim::Leak(claim) if claim.resource == Resource::Memory)
-}
-
 fn title(explained: &Explained) -> String {
     let Some(life) = explained.lives.last() else { return String::new() };
-    let lives = match explained.lives.len() {
-        1 => String::new(),
-        count => format!(", the last of {count} processes with this pid"),
+    let lives = match (explained.lives.len(), explained.other_lives.len()) {
+        (1, 0) => String::new(),
+        (1, others) => {
+            format!(", with {others} other lives of its workload that ended near their limit")
+        }
+        (count, _) => format!(", the last of {count} processes with this pid"),
     };
     format!("{} (pid {}) in {}{lives}", life.comm, explained.pid, life.cgroup)
 }

@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::sense::ProcessFact;
+use crate::sense::{ProcessFact, kubepods};
 
 /// A program in a cgroup.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -25,12 +25,10 @@ impl Workload {
     /// Workload that outlives a container: of a pod's container, whose cgroup each restart changes,
     /// the pod's.
     pub(super) fn lineage(&self) -> Self {
-        let parent = self.cgroup.rsplit_once('/').map(|(parent, _)| parent);
-        let pod = parent.filter(|parent| {
-            let name = parent.rsplit('/').next().unwrap_or_default();
-            self.cgroup.contains("kubepods") && name.contains("pod")
-        });
-        Self { cgroup: pod.map_or_else(|| self.cgroup.clone(), Arc::from), ..self.clone() }
+        match kubepods::outlasting(&self.cgroup) {
+            same if same.len() == self.cgroup.len() => self.clone(),
+            pod => Self { cgroup: pod.into(), ..self.clone() },
+        }
     }
 
     pub(super) fn is_of(&self, fact: &ProcessFact) -> bool {
