@@ -27,7 +27,7 @@ fn start(scratch: &Scratch, url: &str, options: &str) -> Running {
     Running::start(run_with(&scratch.file("spillway.toml", &config)))
 }
 
-/// Starts a leak that is soon claimed.
+/// Starts a leak that is soon claimed. Its cgroup is to be dropped after it.
 fn leak(test: &str) -> (Option<OwnCgroup>, Workload) {
     let mut leak = Command::new(env!("CARGO_BIN_EXE_workload"));
     apart(test, leak.args(["leak", "--rate=8MiB", "--limit=1500MiB"]))
@@ -55,7 +55,7 @@ fn metrics_are_received_by_victoria_metrics_and_queried_back() {
     let Some(victoria) = VictoriaMetrics::find_or_skip("telemetry-victoria") else { return };
     let scratch = Scratch::make("telemetry");
     let victoria = victoria.start(&scratch.0.join("victoria"));
-    let _leak = leak("telemetry-leak");
+    let (_cgroup, _leak) = leak("telemetry-leak");
     let running = start(&scratch, &victoria.otlp_url(), "export.otlp.events = false\n");
     let raised = || victoria.value("sum(spillway_verdicts_raised_total)").filter(|&n| n >= 1.0);
     assert!(wait_for(SOON, raised).is_some(), "{}\n{}", running.get("/metrics"), running.log());
@@ -90,13 +90,13 @@ fn metrics_are_received_by_victoria_metrics_and_queried_back() {
 fn metrics_and_verdicts_are_received_by_a_collector() {
     let scratch = Scratch::make("collector");
     let Some(collector) = Collector::start_or_skip("collector", &scratch.0) else { return };
-    let leak = leak("collector-leak");
+    let (_cgroup, leak) = leak("collector-leak");
     let running = start(&scratch, &collector.otlp_url(), "");
     let headline = || {
         let received = collector.received();
         let record = received.split("LogRecord #").find(|record| {
             record.contains("EventName: spillway.verdict.raised")
-                && record.contains(&format!("process.pid: Int({})", leak.1.pid()))
+                && record.contains(&format!("process.pid: Int({})", leak.pid()))
         })?;
         let body = record.lines().find_map(|line| line.strip_prefix("Body: Str("))?;
         Some((body.to_owned(), record.to_owned()))
