@@ -13,7 +13,10 @@ use plotters::{
 };
 
 use super::explained::{Curve, Explained, resource};
-use crate::detect::{Claim, ClaimState, Resource, Verdict};
+use crate::{
+    detect::{Claim, ClaimState, Resource, Verdict},
+    status::text::wrapped,
+};
 
 const WIDTH: u32 = 1_000;
 const CHART_HEIGHT: u32 = 480;
@@ -75,7 +78,7 @@ fn paint(
     let mut rest = root.titled(&title(explained), ("sans-serif", 18).into_font())?;
     for resource in explained.resources() {
         let (upper, lower) = rest.split_vertically(CHART_HEIGHT);
-        Panel { explained, resource, frame: Frame::of(explained, resource) }.paint(&upper)?;
+        Panel::new(explained, resource).paint(&upper)?;
         rest = lower;
     }
     for (row, line) in lines.iter().enumerate() {
@@ -90,10 +93,18 @@ fn paint(
 struct Panel<'a> {
     explained: &'a Explained,
     resource: Resource,
+    /// Limit at each time at which it changed.
+    limits: Vec<(f64, u64)>,
     frame: Frame,
 }
 
-impl Panel<'_> {
+impl<'a> Panel<'a> {
+    fn new(explained: &'a Explained, resource: Resource) -> Self {
+        let limits = explained.limits(resource);
+        let frame = Frame::of(explained, resource, &limits);
+        Self { explained, resource, limits, frame }
+    }
+
     fn paint(&self, area: &Area<'_>) -> Result<(), Failure> {
         let frame = &self.frame;
         let unit = match frame.size.name {
@@ -144,7 +155,7 @@ impl Panel<'_> {
     fn paint_limit(&self, chart: &mut PanelChart<'_, '_>) -> Result<(), Failure> {
         let frame = &self.frame;
         let mut steps: Vec<(f64, f64)> = Vec::new();
-        for (t, limit) in self.explained.limits(self.resource) {
+        for &(t, limit) in &self.limits {
             let (x, y) = frame.at(t, limit as f64);
             // A limit that is not in the picture is drawn at its edge for as long.
             let y = y.min(frame.y_max);
@@ -170,22 +181,23 @@ impl Panel<'_> {
     ) -> Result<(), Failure> {
         let frame = &self.frame;
         let x = frame.x(verdict.t);
-        let (colour, word) = match verdict.state {
-            ClaimState::Raised => (VERMILLION, "raised"),
-            ClaimState::Updated => (VERMILLION, "updated"),
-            ClaimState::Cleared => (GREEN, "cleared"),
+        let colour = match verdict.state {
+            ClaimState::Raised | ClaimState::Updated => VERMILLION,
+            ClaimState::Cleared => GREEN,
         };
+        let word = verdict.state.name();
         let top = [(x, 0.0), (x, frame.y_max)];
         chart.draw_series([PathElement::new(top, colour.stroke_width(1))])?;
         let style = ("sans-serif", 12).into_font().color(&colour);
         chart.draw_series([EmptyElement::at(top[1]) + Text::new(word, BESIDE, style)])?;
         if verdict.state == ClaimState::Raised
-            && let Some((at, slope)) = self.pace(verdict)
+            && let Some((points, slope)) = self.claimed(verdict)
+            && let Some(&(_, value)) = points.last()
         {
-            if let Some(band) = self.band(verdict, at) {
+            if let Some(band) = self.band(verdict, value as f64) {
                 chart.draw_series([Polygon::new(band, VERMILLION.mix(0.15).filled())])?;
             }
-            let line = self.line(verdict, at, slope);
+            let line = self.line(verdict, points, value as f64, slope);
             chart.draw_series([DashedPathElement::new(line, 8, 5, colour.stroke_width(2))])?;
         }
         Ok(())
@@ -199,31 +211,29 @@ impl Panel<'_> {
         self.explained.verdicts.iter().filter(|verdict| resource(verdict) == Some(self.resource))
     }
 
-    /// Returns the value at which a process was claimed to leak, and the claimed pace.
-    fn pace(&self, verdict: &Verdict) -> Option<(f64, f64)> {
+    /// Returns the points of a process up to the claim that it leaks, and the claimed pace.
+    fn claimed(&self, verdict: &Verdict) -> Option<(&[(f64, u64)], f64)> {
         let Claim::Leak(claim) = &verdict.claim else { return None };
         if claim.cgroup_memory.is_some() {
             return None;
         }
-        let value = self.value_at(verdict)?.1;
-        Some((value, claim.growth_bytes_per_sec.or(claim.growth_handles_per_sec)?))
-    }
-
-    /// Returns the points of a verdict's process up to it, and the last value of them.
-    fn value_at(&self, verdict: &Verdict) -> Option<(&[(f64, u64)], f64)> {
-        let Claim::Leak(claim) = &verdict.claim else { return None };
         let mut lives = self.explained.lives.iter();
         let life = lives.find(|life| life.start_ticks == claim.id.start_ticks)?;
         let points = &life.curve(self.resource)?.values.points;
         let points = &points[..points.partition_point(|&(t, _)| t <= verdict.t)];
-        Some((points, points.last()?.1 as f64))
+        Some((points, claim.growth_bytes_per_sec.or(claim.growth_handles_per_sec)?))
     }
 
     /// Returns a line of the claimed pace through the point at which it was claimed, from where it
     /// would have begun to the end of the picture, the limit or the claim's own end.
-    fn line(&self, verdict: &Verdict, value: f64, slope: f64) -> [(f64, f64); 2] {
+    fn line(
+        &self,
+        verdict: &Verdict,
+        points: &[(f64, u64)],
+        value: f64,
+        slope: f64,
+    ) -> [(f64, f64); 2] {
         let frame = &self.frame;
-        let points = self.value_at(verdict).map_or(&[][..], |(points, _)| points);
         let least = points.iter().map(|&(_, value)| value as f64).fold(value, f64::min);
         let first_t = points.first().map_or(verdict.t, |&(t, _)| t);
         let begin_t = (verdict.t - (value - least) / slope).max(first_t);
@@ -239,9 +249,8 @@ impl Panel<'_> {
     /// and the latest end, cut at the edges of the picture.
     fn band(&self, verdict: &Verdict, value: f64) -> Option<Vec<(f64, f64)>> {
         let ends_secs = verdict.exhaustion_interval_secs?;
-        let limits = self.explained.limits(self.resource);
-        let (_, limit) = limits.into_iter().rfind(|(t, _)| *t <= verdict.t)?;
-        let rise = limit as f64 - value;
+        let (_, limit) = self.limits.iter().rfind(|(t, _)| *t <= verdict.t)?;
+        let rise = *limit as f64 - value;
         let shown = rise.min(self.frame.y_max * self.frame.size.is - value);
         let ahead_secs = self.frame.end_t() - verdict.t;
         if shown <= 0.0 || ahead_secs <= 0.0 {
@@ -282,7 +291,7 @@ struct AxisUnit {
 }
 
 impl Frame {
-    fn of(explained: &Explained, about: Resource) -> Self {
+    fn of(explained: &Explained, about: Resource, limits: &[(f64, u64)]) -> Self {
         let (start_t, end_t) = explained.span.unwrap_or((0.0, 1.0));
         let secs = (end_t - start_t).max(1.0);
         let verdicts = explained.verdicts.iter().filter(|verdict| resource(verdict) == Some(about));
@@ -294,7 +303,7 @@ impl Frame {
         let values = curves.iter().map(|curve| &curve.values).chain(others);
         let values = values.flat_map(|values| &values.points).map(|&(_, value)| value as f64);
         let highest = values.fold(1.0, f64::max);
-        let limits = explained.limits(about).into_iter().map(|(_, limit)| limit as f64);
+        let limits = limits.iter().map(|&(_, limit)| limit as f64);
         let limit =
             limits.filter(|&limit| limit <= highest * LIMIT_TIMES_MAX).fold(highest, f64::max);
         let top = limit * (1.0 + HEADROOM_SHARE);
@@ -339,6 +348,7 @@ fn title(explained: &Explained) -> String {
     let Some(life) = explained.lives.last() else { return String::new() };
     let lives = match (explained.lives.len(), explained.other_lives.len()) {
         (1, 0) => String::new(),
+        (1, 1) => ", with another life of its workload that ended near its limit".to_owned(),
         (1, others) => {
             format!(", with {others} other lives of its workload that ended near their limit")
         }
@@ -347,33 +357,22 @@ fn title(explained: &Explained) -> String {
     format!("{} (pid {}) in {}{lives}", life.comm, explained.pid, life.cgroup)
 }
 
-/// Draws the verdicts as text, one per line, as many as fit.
+/// Draws the verdicts as text, as many words on a line as fit.
 fn explanation(explained: &Explained) -> Vec<String> {
-    let mut lines = Vec::new();
-    for verdict in &explained.verdicts {
-        let state = if verdict.state == ClaimState::Raised { "Raised" } else { "Cleared" };
-        let after = verdict.t - explained.span.map_or(0.0, |(first, _)| first);
-        let text = format!(
-            "{state} after {after:.0} s, confidence {:.0} %: {}",
-            verdict.confidence * 100.0,
-            verdict.why
-        );
-        let mut line = String::new();
-        for word in text.split(' ') {
-            if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > LINE_LETTERS {
-                lines.push(std::mem::take(&mut line));
-            }
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            line.push_str(word);
-        }
-        lines.push(line);
+    if explained.verdicts.is_empty() {
+        return vec!["Nothing was claimed about it.".to_owned()];
     }
-    if lines.is_empty() {
-        lines.push("Nothing was claimed about it.".to_owned());
-    }
-    lines
+    let start_t = explained.span.map_or(0.0, |(first, _)| first);
+    let text = |verdict: &Verdict| {
+        let state = match verdict.state {
+            ClaimState::Raised => "Raised",
+            ClaimState::Updated => "Updated",
+            ClaimState::Cleared => "Cleared",
+        };
+        let (after_secs, percent) = (verdict.t - start_t, verdict.confidence * 100.0);
+        format!("{state} after {after_secs:.0} s, confidence {percent:.0} %: {}", verdict.why)
+    };
+    explained.verdicts.iter().flat_map(|verdict| wrapped(&text(verdict), LINE_LETTERS)).collect()
 }
 
 #[cfg(test)]
