@@ -238,8 +238,10 @@ pub fn run(
             agent.executors.push(boxed(fleet));
         }
         // After everything that stays in memory has been allocated: parsing the kernel's BTF needs
-        // several times as much for a moment. By now the kernel has the BPF programs.
-        self_protection::lock_memory(bpf::OBJECT);
+        // several times as much for a moment.
+        self_protection::lock_memory();
+        // The kernel has the BPF programs by now.
+        self_protection::release(bpf::OBJECT);
         agent.service_pods = ServicePods::start(config)?;
         let is_resetting = is_shedding && config.act.shed.reset;
         sandbox::system_calls(sensors.enters_namespaces() || is_resetting, is_shedding);

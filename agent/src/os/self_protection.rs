@@ -61,16 +61,22 @@ pub fn set_io_flusher() {
     }
 }
 
-/// Locks the process into memory, if it is permitted to. `spent` is a part of the program that will
-/// not be needed again, and leaves memory instead.
-pub fn lock_memory(spent: &'static [u8]) {
-    match try_lock_memory().and_then(|()| release(spent)) {
+/// Locks the process into memory, if it is permitted to.
+pub fn lock_memory() {
+    match try_lock_memory() {
         Ok(()) => tracing::debug!("the agent's memory is locked"),
         Err(error) => tracing::debug!(
             %error,
             "the agent's memory is not locked, so it may be late under memory pressure\n  \
              hint: CAP_IPC_LOCK or LimitMEMLOCK=infinity in its unit permits it"
         ),
+    }
+}
+
+/// Lets a part of the program that is not needed again leave memory, locked or not.
+pub fn release(spent: &'static [u8]) {
+    if let Err(error) = try_release(spent) {
+        tracing::debug!(%error, bytes = spent.len(), "a part of the program stays in memory");
     }
 }
 
@@ -245,7 +251,7 @@ fn lock_files() -> io::Result<()> {
 
 /// Unlocks the whole pages of a part of the program and gives them back. One that is needed after
 /// all is read again.
-fn release(spent: &'static [u8]) -> io::Result<()> {
+fn try_release(spent: &'static [u8]) -> io::Result<()> {
     let page = procfs::page_size() as usize;
     let range = spent.as_ptr_range();
     let (start, end) = (range.start.addr().next_multiple_of(page), range.end.addr() / page * page);
@@ -288,11 +294,11 @@ mod tests {
         };
         let before = sum();
         assert!(is_present());
-        release(&SPENT).unwrap();
+        try_release(&SPENT).unwrap();
         assert!(!is_present());
         assert_eq!((sum(), before), (7 << 16, 7 << 16));
-        release(&[]).unwrap();
-        release(&SPENT[1..9]).unwrap();
+        try_release(&[]).unwrap();
+        try_release(&SPENT[1..9]).unwrap();
     }
 
     #[test]
