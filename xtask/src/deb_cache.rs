@@ -149,6 +149,7 @@ fn unpack_from(suite: &str, dir: &Path, what: &str, packages: &[&str]) -> anyhow
     archive.update(&format!("packages of Debian {suite}"))?;
     let packages: Vec<_> = packages.iter().map(|&package| package.to_owned()).collect();
     archive.download(what, &packages, dir)?;
+    fs::remove_dir_all(dir.join("apt")).ok();
     unpack(dir, what)
 }
 

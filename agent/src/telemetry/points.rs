@@ -28,7 +28,7 @@ pub(super) struct PointMaker {
     form: CounterForm,
     /// Time from which counts are, in nanoseconds since 1970: the start, or the last export.
     since_nanos: u64,
-    /// SeriesTotals as of then; empty for cumulative counts.
+    /// Totals as of then; empty for cumulative counts.
     accepted: SeriesTotals,
 }
 

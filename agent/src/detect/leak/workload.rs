@@ -25,10 +25,11 @@ impl Workload {
     /// Workload that outlives a container: of a pod's container, whose cgroup each restart changes,
     /// the pod's.
     pub(super) fn lineage(&self) -> Self {
-        match kubepods::outlasting(&self.cgroup) {
-            same if same.len() == self.cgroup.len() => self.clone(),
-            pod => Self { cgroup: pod.into(), ..self.clone() },
+        let outlasting = kubepods::outlasting(&self.cgroup);
+        if outlasting == &*self.cgroup {
+            return self.clone();
         }
+        Self { cgroup: outlasting.into(), ..self.clone() }
     }
 
     pub(super) fn is_of(&self, fact: &ProcessFact) -> bool {
