@@ -9,7 +9,7 @@ use foldhash::{HashMap as FastMap, HashSet as FastSet};
 
 use crate::{
     scan_loop::ScanKind,
-    sense::{Fact, Observation, ProcessId},
+    sense::{CountedResource, Fact, Observation, ProcessId},
     spare_room,
 };
 
@@ -32,6 +32,7 @@ const THREADS_MIN: u64 = 32;
 enum ReportedSubject {
     Process(ProcessId),
     Cgroup(Arc<str>),
+    Count(CountedResource, Arc<str>),
     Destination(u32, Arc<str>, Arc<str>),
     Group,
     Pager(Arc<str>),
@@ -112,6 +113,9 @@ impl Minute {
             Fact::Outbound(outbound) => {
                 let (addr, cgroup) = (outbound.addr.clone(), outbound.cgroup.clone());
                 ReportedSubject::Destination(outbound.netns, addr, cgroup)
+            }
+            Fact::Count(count) => {
+                ReportedSubject::Count(count.resource.clone(), count.subject.clone())
             }
             Fact::Fleet(_) => ReportedSubject::Group,
             Fact::Pager(pager) => ReportedSubject::Pager(pager.cause.clone()),

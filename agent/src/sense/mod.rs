@@ -10,6 +10,7 @@ mod cgroup_memory;
 mod cgroup_namespace;
 mod cgroups;
 mod connections;
+mod counted_resource;
 mod host_memory;
 pub mod identity;
 pub mod kubepods;
@@ -47,12 +48,13 @@ pub use accept_latency::AcceptLatency;
 pub use cgroup_memory::{CgroupMemorySensor, owner as cgroup_owner};
 pub use cgroups::{CgroupPaths, HardLimit, Hierarchy, LEAK_CHILD, REST_CHILD};
 pub use connections::EstablishedConnections;
+pub use counted_resource::CountedResource;
 pub use host_memory::HostMemorySensor;
 pub use losses::LossCounters;
 pub use observation::{
-    CgroupFact, Fact, FactKind, FleetFact, HostFact, ListenerFact, MemorySum, Observation,
-    OutboundFact, PagerFact, ProcessFact, ProcessId, ProcessResourcesFact, RequestsFact,
-    SensorHealthFact, ServicePressureFact,
+    CgroupFact, CountFact, CountUser, Fact, FactKind, FleetFact, HostFact, ListenerFact, MemorySum,
+    Observation, OutboundFact, PagerFact, ProcessFact, ProcessId, ProcessResourcesFact,
+    RequestsFact, SensorHealthFact, ServicePressureFact,
 };
 pub use outbound::OutboundSensor;
 pub use own::OwnSockets;

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::printable;
+use super::{counted_resource::CountedResource, printable};
 
 /// A fact and its time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,6 +48,8 @@ pub enum Fact {
     Requests(RequestsFact),
     /// The memory charged to one cgroup.
     Cgroup(CgroupFact),
+    /// A count that has a limit, such as the bytes on a disk.
+    Count(CountFact),
     /// The group of nodes that this one belongs to.
     Fleet(FleetFact),
     /// The node that pages for a leak of the group.
@@ -169,6 +171,37 @@ pub struct CgroupFact {
     /// Processes killed at that limit: `oom_kill` of `memory.events`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oom_kills_total: Option<u64>,
+}
+
+/// A count of one resource of one subject, with its limit and those who use most of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CountFact {
+    /// Resource.
+    pub resource: CountedResource,
+    /// Subject that has the limit, such as a mount point or a cgroup.
+    #[serde(deserialize_with = "printable::deserialize")]
+    pub subject: Arc<str>,
+    /// Number in use; bytes if the resource's name ends in `_bytes`.
+    pub used: u64,
+    /// Number at which it has run out; `None` if there is no limit, or it is unknown.
+    #[serde(default)]
+    pub limit: Option<u64>,
+    /// Users of the resource, those that use most of it first; empty if they are unknown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub culprits: Vec<CountUser>,
+}
+
+/// A user of a counted resource.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CountUser {
+    /// Name, such as the path of a file or of a cgroup, or the name of a program.
+    #[serde(deserialize_with = "printable::deserialize")]
+    pub name: Arc<str>,
+    /// Process; `None` if it is not one, or unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Number that it uses.
+    pub used: u64,
 }
 
 /// Outlook for the group of nodes that this one belongs to, from the reports of all. One node of

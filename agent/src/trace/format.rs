@@ -38,6 +38,9 @@ const COMM_BYTES_MAX: usize = 256;
 /// with port and zone is shorter.
 const ADDR_BYTES_MAX: usize = 512;
 
+/// Maximum number of culprits of one count: sensors name the few that use most.
+const CULPRITS_MAX: usize = 64;
+
 /// Maximum step of time, a year. A longer one is a broken clock, and all later lines would seem to
 /// run backwards.
 const STEP_SECS_MAX: f64 = 366.0 * 86_400.0;
@@ -296,6 +299,15 @@ fn check(observation: &Observation) -> Result<(), &'static str> {
                 .try_for_each(|(bytes, name)| require(bytes.unwrap_or(0) <= BYTES_MAX, name))?;
             require(cgroup.cgroup.len() <= CGROUP_BYTES_MAX, "cgroup is too long")
         }
+        Fact::Count(count) => {
+            require(count.used <= BYTES_MAX, "used")?;
+            require(count.limit.unwrap_or(0) <= BYTES_MAX, "limit")?;
+            require(count.culprits.len() <= CULPRITS_MAX, "too many culprits")?;
+            let users = &count.culprits;
+            require(users.iter().all(|user| user.used <= BYTES_MAX), "used of a culprit")?;
+            let mut names = users.iter().map(|user| &user.name).chain([&count.subject]);
+            require(names.all(|name| name.len() <= CGROUP_BYTES_MAX), "a name is too long")
+        }
         Fact::Fleet(fleet) => {
             let is_time = |secs: f64| secs.is_finite() && secs >= 0.0;
             require(fleet.first_end_secs.is_none_or(is_time), "first_end_secs")?;
@@ -320,7 +332,7 @@ mod tests {
     use strum::VariantNames as _;
 
     use super::*;
-    use crate::sense::FactKind;
+    use crate::sense::{CountedResource, FactKind};
 
     const HEADER: &str = r#"{"spillway_trace":1,"host":{"mem_total_bytes":17179869184,"cpus":8},"interval_secs":5.0}"#;
 
@@ -356,10 +368,21 @@ mod tests {
             r#"{"t":6.0,"kind":"fleet","group":"web","nodes":60,"need_turn":40,"late":12,"first_end_secs":7200.0,"slots_needed":3}"#,
             "\n",
             r#"{"t":6.0,"kind":"pager","group":"web","cause":"api in api.service","pager":"web-3","others":5}"#,
+            "\n",
+            r#"{"t":6.0,"kind":"count","resource":"disk_bytes","subject":"/var","used":1,"limit":2,"culprits":[{"name":"/var/log/app.log","pid":812,"used":1}]}"#,
+            "\n",
+            r#"{"t":6.0,"kind":"count","resource":"widgets","subject":"host","used":7}"#,
         );
         let read = read(body);
-        assert_eq!(read.len(), 11);
+        assert_eq!(read.len(), 13);
         assert!(read.iter().all(Result::is_ok), "{read:?}");
+        let Ok(Observation { fact: Fact::Count(disk), .. }) = &read[11] else { panic!("{read:?}") };
+        assert_eq!((disk.used, disk.limit, disk.culprits[0].pid), (1, Some(2), Some(812)));
+        assert_eq!(disk.resource, CountedResource::DiskBytes);
+        let Ok(Observation { fact: Fact::Count(other), .. }) = &read[12] else {
+            panic!("{read:?}")
+        };
+        assert_eq!((&other.resource, other.limit), (&CountedResource::named("widgets"), None));
         let Ok(Observation { fact: Fact::Pager(pager), .. }) = &read[10] else {
             panic!("{read:?}")
         };

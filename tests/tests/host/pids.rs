@@ -139,6 +139,7 @@ fn observe_lives(sensors: &mut Sensors) -> Vec<Observation> {
         | Fact::Outbound(_)
         | Fact::Requests(_)
         | Fact::Cgroup(_)
+        | Fact::Count(_)
         | Fact::Fleet(_)
         | Fact::Pager(_) => false,
     };
