@@ -630,6 +630,8 @@ pub enum Loss {
     CgroupReadFailed,
     /// Cgroups beyond one owner's share, or beyond all that are read, were left out.
     CgroupsLeftOut,
+    /// A count of a limited resource could not be read.
+    CountReadFailed,
 }
 
 /// Gives an enum its variants as an array, and each variant its name.

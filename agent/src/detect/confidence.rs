@@ -23,6 +23,8 @@ pub(super) enum Rule {
     Cgroup,
     /// Open files, threads and sockets of a process over time.
     Handles,
+    /// A count that has a limit, over time.
+    Count,
     /// Results of a workload's outbound connects.
     Outbound,
     /// An accept queue, by the age of its oldest connection.
@@ -78,6 +80,7 @@ struct LossPenalty {
 const LEAK: &[Rule] = &[Rule::Leak];
 const MEMORY: &[Rule] = &[Rule::Leak, Rule::Cgroup];
 const CGROUP: &[Rule] = &[Rule::Cgroup];
+const COUNT: &[Rule] = &[Rule::Count];
 const PROCESS: &[Rule] = &[Rule::Leak, Rule::Handles];
 const TCP_QUEUE: &[Rule] = &[Rule::QueueAge, Rule::QueueDepth];
 const UNIX_QUEUE: &[Rule] = &[Rule::UnixQueue];
@@ -219,6 +222,7 @@ const fn loss_penalty(loss: Loss) -> LossPenalty {
         Loss::CgroupsLeftOut => {
             (CGROUP, SLIGHT, "some cgroups of users with thousands of them were left out")
         }
+        Loss::CountReadFailed => (COUNT, MILD, "some counts could not be read"),
     };
     LossPenalty { rules, penalty: Penalty(factor, words) }
 }
@@ -310,10 +314,11 @@ impl SensorHealth {
 mod tests {
     use super::*;
 
-    const RULES: [Rule; 8] = [
+    const RULES: [Rule; 9] = [
         Rule::Leak,
         Rule::Cgroup,
         Rule::Handles,
+        Rule::Count,
         Rule::Outbound,
         Rule::QueueAge,
         Rule::QueueDepth,

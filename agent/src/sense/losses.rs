@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(names.len(), Loss::VARIANTS.len());
         assert!(names.iter().all(|&(name, total)| total == 1 && !name.is_empty()));
         assert_eq!(names.first(), Some(&("life_ring_full", 1)));
-        assert_eq!(names.last(), Some(&("cgroups_left_out", 1)));
+        assert_eq!(names.last(), Some(&("count_read_failed", 1)));
         assert_eq!(Loss::VARIANTS[Loss::COUNTED_BY_BPF], Loss::HostReadFailed);
     }
 }
