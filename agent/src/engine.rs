@@ -64,9 +64,13 @@ pub struct EngineSize {
     pub leaks_raised: usize,
     /// Open claims of overloads.
     pub overloads_raised: usize,
-    /// Open claims of cascade risks.
+    /// Open claims about dependencies.
     pub cascade_risks_raised: usize,
-    /// Observations of processes, listeners and connects for which there was no room.
+    /// Counts watched that have a limit.
+    pub counts: usize,
+    /// Open claims of counts that near their limit.
+    pub exhaustions_raised: usize,
+    /// Observations of processes, listeners, connects and counts for which there was no room.
     pub untracked_total: u64,
     /// Observations with an unusable time.
     pub ignored_total: u64,
@@ -308,6 +312,8 @@ impl Engine {
             leaks_raised: size.leaks_raised,
             overloads_raised: size.overloads_raised,
             cascade_risks_raised: size.cascade_risks_raised,
+            counts: size.counts,
+            exhaustions_raised: size.exhaustions_raised,
             untracked_total: size.untracked_total,
             ignored_total: self.ignored_total,
         }

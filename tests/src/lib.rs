@@ -6,6 +6,7 @@ pub mod api_nodes;
 pub mod api_server;
 mod broken;
 pub mod corpus;
+pub mod counts;
 mod crash_schedule;
 pub mod drain_live;
 pub mod etcd;

@@ -428,7 +428,7 @@ mod tests {
             }
             run.secs(5, 10, 0);
             assert_eq!(run.states(), [(ClaimState::Raised, 75.0), (ClaimState::Cleared, 100.0)]);
-            let Claim::Exhaustion(claim) = &run.verdicts[0].claim else {
+            let Claim::LocalPorts(claim) = &run.verdicts[0].claim else {
                 panic!("{:?}", run.verdicts)
             };
             assert_eq!((claim.resource, claim.failed), ("local_ports", 160));

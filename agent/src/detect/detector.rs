@@ -56,6 +56,10 @@ pub struct DetectorSize {
     pub overloads_raised: usize,
     /// Open claims about dependencies: cascade risks, and exhaustion of local ports.
     pub cascade_risks_raised: usize,
+    /// Counts watched that have a limit.
+    pub counts: usize,
+    /// Open claims of counts that near their limit.
+    pub exhaustions_raised: usize,
     /// Observations of subjects for which there was no room.
     pub untracked_total: u64,
 }
@@ -71,6 +75,8 @@ impl DetectorSize {
             leaks_raised: self.leaks_raised + other.leaks_raised,
             overloads_raised: self.overloads_raised + other.overloads_raised,
             cascade_risks_raised: self.cascade_risks_raised + other.cascade_risks_raised,
+            counts: self.counts + other.counts,
+            exhaustions_raised: self.exhaustions_raised + other.exhaustions_raised,
             untracked_total: self.untracked_total.saturating_add(other.untracked_total),
         }
     }

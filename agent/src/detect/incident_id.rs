@@ -5,13 +5,13 @@ use std::{fmt, sync::Arc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{fleet::sign::FleetSign, resource::Resource};
-use crate::sense::ProcessId;
+use crate::sense::{CountedResource, ProcessId};
 
 /// Identity of an incident by its subject, so that every restart and every replay names it alike.
 /// Prints as `leak-PID-START_TICKS`, `leak-RESOURCE-PID-START_TICKS` if the resource is not memory,
 /// `leak-cgroup-CGROUP`, `overload-NETNS-ADDR`, `cascade-risk-NETNS-ADDR-CGROUP`,
-/// `cascade-risk-SIGN-GROUP`, or `exhaustion-local_ports-NETNS-ADDR-CGROUP`; files on disk hold it
-/// in this form.
+/// `cascade-risk-SIGN-GROUP`, `exhaustion-RESOURCE-SUBJECT`, or
+/// `exhaustion-local_ports-NETNS-ADDR-CGROUP`; files on disk hold it in this form.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IncidentId {
     /// A leaking process, and the leaking resource.
@@ -41,8 +41,15 @@ pub enum IncidentId {
         /// Name of the group.
         group: Arc<str>,
     },
-    /// A workload that has no local port left for an address.
+    /// A count that nears its limit.
     Exhaustion {
+        /// Resource that is counted.
+        resource: CountedResource,
+        /// Subject that has the limit.
+        subject: Arc<str>,
+    },
+    /// A workload that has no local port left for an address.
+    LocalPorts {
         /// Cgroup of the workload.
         cgroup: Arc<str>,
         /// Inode number of its network namespace.
@@ -78,7 +85,10 @@ impl fmt::Display for IncidentId {
                 write!(f, "cascade-risk-{netns}-{addr}-{cgroup}")
             }
             Self::Fleet { sign, group } => write!(f, "cascade-risk-{}-{group}", sign.name()),
-            Self::Exhaustion { cgroup, netns, addr } => {
+            Self::Exhaustion { resource, subject } => {
+                write!(f, "exhaustion-{resource}-{subject}")
+            }
+            Self::LocalPorts { cgroup, netns, addr } => {
                 write!(f, "exhaustion-local_ports-{netns}-{addr}-{cgroup}")
             }
             Self::Other(text) => f.write_str(text),
@@ -136,8 +146,15 @@ fn known(text: &str) -> Option<IncidentId> {
         let (netns, addr, cgroup) = workload_parts(workload)?;
         return Some(IncidentId::CascadeRisk { cgroup, netns, addr });
     }
-    let (netns, addr, cgroup) = workload_parts(text.strip_prefix("exhaustion-local_ports-")?)?;
-    Some(IncidentId::Exhaustion { cgroup, netns, addr })
+    if let Some((netns, addr, cgroup)) =
+        text.strip_prefix("exhaustion-local_ports-").and_then(workload_parts)
+    {
+        return Some(IncidentId::LocalPorts { cgroup, netns, addr });
+    }
+    // No resource's name has a `-`.
+    let (resource, subject) = text.strip_prefix("exhaustion-")?.split_once('-')?;
+    let resource = CountedResource::named(resource);
+    Some(IncidentId::Exhaustion { resource, subject: Arc::from(subject) })
 }
 
 /// Splits `NETNS-ADDR-CGROUP`. An address of the network has no `-`, the path of a cgroup may.
@@ -166,8 +183,12 @@ mod tests {
                 IncidentId::CascadeRisk { cgroup: cgroup.clone(), netns, addr: Arc::clone(&addr) },
                 IncidentId::Fleet { sign: FleetSign::FleetLate, group: Arc::from("eu-web") },
                 IncidentId::Fleet { sign: FleetSign::FleetStorm, group: Arc::from("web") },
-                IncidentId::Exhaustion { cgroup: Arc::from(""), netns, addr: Arc::clone(&addr) },
-                IncidentId::Exhaustion { cgroup, netns, addr },
+                IncidentId::LocalPorts { cgroup: Arc::from(""), netns, addr: Arc::clone(&addr) },
+                IncidentId::LocalPorts { cgroup, netns, addr },
+                IncidentId::Exhaustion {
+                    resource: CountedResource::DiskBytes,
+                    subject: Arc::from("/srv/a-b"),
+                },
             ]);
         for id in ids {
             assert_eq!(IncidentId::from(&*id.to_string()), id);
@@ -184,7 +205,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_prints_as_it_was_read(
-            text in "(leak-|leak-cgroup-|overload-|cascade-risk-|exhaustion-local_ports-|)[a-z0-9+/:-]{0,24}"
+            text in "(leak-|leak-cgroup-|overload-|cascade-risk-|exhaustion-local_ports-|exhaustion-|)[a-z0-9+/:-]{0,24}"
         ) {
             prop_assert_eq!(IncidentId::from(&*text).to_string(), text);
         }

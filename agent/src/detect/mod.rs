@@ -8,6 +8,7 @@ mod claim;
 mod confidence;
 mod dependency;
 mod detector;
+mod exhaustion;
 mod fleet;
 mod growth;
 mod incident_id;
@@ -27,8 +28,9 @@ pub use claim::{
     Assessment, ClaimDetails, Diagnosis, Harm, Importance, Severity, Sign, Situation, Wants,
 };
 pub use confidence::SensorHealth;
-pub use dependency::claim::{CascadeRiskClaim, ExhaustionClaim, Spared};
+pub use dependency::claim::{CascadeRiskClaim, LocalPortsClaim, Spared};
 pub use detector::{Context, Detector, DetectorSize, Findings, HostInfo, SavedError};
+pub use exhaustion::claim::ExhaustionClaim;
 pub use fleet::{claim::FleetRiskClaim, sign::FleetSign};
 pub use incident_id::IncidentId;
 pub use leak::PROCESS_STATE_BYTES;
@@ -46,6 +48,7 @@ pub fn detectors(config: &DetectConfig) -> Vec<Box<dyn Detector>> {
     vec![
         Box::new(leak::LeakDetector::new(&config.leak)),
         Box::new(resources::ResourceDetector::default()),
+        Box::new(exhaustion::ExhaustionDetector::default()),
         Box::new(overload::OverloadDetector::new(&config.overload)),
         Box::new(dependency::DependencyDetector::default()),
         Box::new(fleet::FleetDetector::default()),

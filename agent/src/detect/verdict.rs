@@ -10,7 +10,8 @@ use serde::Serialize;
 use super::sample::SampleClaim;
 use super::{
     claim::{ClaimDetails, Harm},
-    dependency::claim::{CascadeRiskClaim, ExhaustionClaim},
+    dependency::claim::{CascadeRiskClaim, LocalPortsClaim},
+    exhaustion::claim::ExhaustionClaim,
     fleet::claim::FleetRiskClaim,
     incident_id::IncidentId,
     leak_claim::LeakClaim,
@@ -114,8 +115,12 @@ pub enum Claim {
     #[serde(rename = "cascade_risk")]
     #[strum(serialize = "cascade_risk")]
     FleetRisk(FleetRiskClaim),
-    /// A resource other than memory runs out, or has run out.
+    /// A count that nears its limit, or has reached it.
     Exhaustion(ExhaustionClaim),
+    /// No local port is left to a destination.
+    #[serde(rename = "exhaustion")]
+    #[strum(serialize = "exhaustion")]
+    LocalPorts(LocalPortsClaim),
     /// A claim of the sample detector.
     #[cfg(test)]
     Sample(SampleClaim),
@@ -138,6 +143,7 @@ impl Deref for Claim {
             Self::CascadeRisk(claim) => claim,
             Self::FleetRisk(claim) => claim,
             Self::Exhaustion(claim) => claim,
+            Self::LocalPorts(claim) => claim,
             #[cfg(test)]
             Self::Sample(claim) => claim,
         }
@@ -171,6 +177,12 @@ impl From<FleetRiskClaim> for Claim {
 impl From<ExhaustionClaim> for Claim {
     fn from(claim: ExhaustionClaim) -> Self {
         Self::Exhaustion(claim)
+    }
+}
+
+impl From<LocalPortsClaim> for Claim {
+    fn from(claim: LocalPortsClaim) -> Self {
+        Self::LocalPorts(claim)
     }
 }
 

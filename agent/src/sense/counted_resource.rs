@@ -10,7 +10,18 @@ use super::printable::printable;
 const NAME_BYTES_MAX: usize = 64;
 
 /// A resource that is counted against a limit. Beside each, its subject and its culprits.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, strum::Display, strum::EnumString)]
+#[derive(
+    Debug,
+    Clone,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+)]
 #[strum(serialize_all = "snake_case")]
 pub enum CountedResource {
     /// Bytes of a file system, without those that only root may take: the mount point; files.
@@ -81,6 +92,12 @@ impl CountedResource {
     pub fn named(name: &str) -> Self {
         let name = printable(&name[..name.floor_char_boundary(NAME_BYTES_MAX)]);
         Self::from(&*name)
+    }
+
+    /// Name in metrics, of which there may not be arbitrarily many: `other` for a resource that
+    /// this version does not know.
+    pub fn metric_name(&self) -> &'static str {
+        self.into()
     }
 
     /// Returns whether it is counted in bytes.

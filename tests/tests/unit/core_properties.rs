@@ -14,8 +14,9 @@ use spillway_agent::{
     detect::{ClaimState, Verdict},
     engine::{Engine, HostInfo, Output},
     sense::{
-        Fact, FleetFact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId,
-        ProcessResourcesFact, RequestsFact, SensorHealthFact,
+        CountFact, CountUser, CountedResource, Fact, FleetFact, HostFact, ListenerFact,
+        Observation, OutboundFact, ProcessFact, ProcessId, ProcessResourcesFact, RequestsFact,
+        SensorHealthFact,
     },
     trace::{TraceReader, TraceWriter},
 };
@@ -178,10 +179,38 @@ fn fact() -> impl Strategy<Value = Fact> {
         1 => handles_fact().prop_map(Fact::Handles),
         1 => outbound_fact().prop_map(Fact::Outbound),
         6 => requests_fact().prop_map(Fact::Requests),
+        4 => count_fact().prop_map(Fact::Count),
         1 => fleet_fact().prop_map(Fact::Fleet),
         1 => id().prop_map(Fact::Exec),
         1 => id().prop_map(Fact::Exit),
     ]
+}
+
+/// Arbitrary counts of a few subjects, with and without limits and users.
+fn count_fact() -> impl Strategy<Value = CountFact> {
+    let resources = prop_oneof![
+        Just("disk_bytes"),
+        Just("pids"),
+        Just("dying_cgroups"),
+        Just("slab_bytes"),
+        Just("widgets"),
+    ];
+    let number = || prop_oneof![0..2_000_u64, size(), any::<u64>()];
+    let user = (0..3_u32, option::of(0..3_u32), number()).prop_map(|(name, pid, used)| CountUser {
+        name: Arc::from(format!("/var/log/{name}")),
+        pid,
+        used,
+    });
+    let users = proptest::collection::vec(user, 0..4);
+    (resources, 0..2_u32, number(), option::of(number()), users).prop_map(
+        |(resource, subject, used, limit, culprits)| CountFact {
+            resource: CountedResource::named(resource),
+            subject: Arc::from(format!("/{subject}")),
+            used,
+            limit,
+            culprits,
+        },
+    )
 }
 
 fn fleet_fact() -> impl Strategy<Value = FleetFact> {
@@ -363,7 +392,8 @@ proptest! {
             // In each of three namespaces there are two sockets with a number and three owners of
             // sockets without one.
             prop_assert!(tracked.processes <= 3 && tracked.listeners <= 15, "{:?}", tracked);
-            let raised = tracked.leaks_raised + tracked.overloads_raised + tracked.cascade_risks_raised;
+            let raised = tracked.leaks_raised + tracked.overloads_raised + tracked.cascade_risks_raised
+                + tracked.exhaustions_raised;
             prop_assert_eq!(core.raised().count(), raised);
         }
     }

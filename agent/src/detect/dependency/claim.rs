@@ -44,10 +44,10 @@ pub enum Spared {
     OthersAnswer,
 }
 
-/// A resource other than memory that runs out.
+/// A workload that has no local port left to a destination.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ExhaustionClaim {
-    /// Name of the resource: [`ExhaustionClaim::LOCAL_PORTS`].
+pub struct LocalPortsClaim {
+    /// Name of the resource: [`LocalPortsClaim::RESOURCE`].
     pub resource: &'static str,
     /// Address that the ports lead to.
     pub addr: Arc<str>,
@@ -64,9 +64,9 @@ pub struct ExhaustionClaim {
     pub failed: u64,
 }
 
-impl ExhaustionClaim {
-    /// Local ports to one destination.
-    pub const LOCAL_PORTS: &'static str = "local_ports";
+impl LocalPortsClaim {
+    /// Name of local ports as a resource.
+    pub const RESOURCE: &'static str = "local_ports";
 }
 
 impl ClaimDetails for CascadeRiskClaim {
@@ -129,9 +129,9 @@ impl ClaimDetails for CascadeRiskClaim {
     }
 }
 
-impl ClaimDetails for ExhaustionClaim {
+impl ClaimDetails for LocalPortsClaim {
     fn id(&self) -> IncidentId {
-        IncidentId::Exhaustion {
+        IncidentId::LocalPorts {
             cgroup: self.cgroup.clone(),
             netns: self.netns,
             addr: self.addr.clone(),
@@ -139,7 +139,7 @@ impl ClaimDetails for ExhaustionClaim {
     }
 
     fn resource(&self) -> &'static str {
-        Self::LOCAL_PORTS
+        Self::RESOURCE
     }
 
     fn cgroup(&self) -> &Arc<str> {

@@ -1,7 +1,7 @@
 //! Verdicts about dependencies, with their sentences.
 
 use super::{
-    claim::{CascadeRiskClaim, ExhaustionClaim, Spared},
+    claim::{CascadeRiskClaim, LocalPortsClaim, Spared},
     failing::{Failing, LastAnswer},
 };
 use crate::{
@@ -82,8 +82,8 @@ pub(super) fn no_local_port(
         Count(failed),
         Span(context.t - since_t),
     );
-    let claim = ExhaustionClaim {
-        resource: ExhaustionClaim::LOCAL_PORTS,
+    let claim = LocalPortsClaim {
+        resource: LocalPortsClaim::RESOURCE,
         addr: fact.addr.clone(),
         netns: fact.netns,
         pid: fact.pid,
@@ -98,7 +98,7 @@ pub(super) fn no_local_port(
 pub(super) fn recovered(t: f64, failing: Failing, raised: Verdict) -> Verdict {
     let failed = Span(t - failing.since_t.unwrap_or(raised.t));
     let why = match &raised.claim {
-        Claim::Exhaustion(claim) => {
+        Claim::LocalPorts(claim) => {
             format!("connects to {} succeed again, after {failed} of failures", claim.addr)
         }
         Claim::CascadeRisk(claim) => {

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, or with `--check` a missed target.
 
 mod command;
+mod counts;
 mod each;
 mod independent;
 mod leaks;
@@ -16,7 +17,8 @@ use clap::{Parser, Subcommand};
 use spillway_tests::{corpus::Part, independent::Set};
 
 use self::{
-    command::Command, independent::Independent, leaks::Leaks, queues::Queues, requests::Requests,
+    command::Command, counts::Counts, independent::Independent, leaks::Leaks, queues::Queues,
+    requests::Requests,
 };
 
 /// The published corpora: of leaks and of healthy processes, and of accept and request
@@ -41,6 +43,8 @@ enum Which {
         #[command(subcommand)]
         command: Command,
     },
+    /// Score the corpus of counts that head for their limit
+    Counts(Counts),
     /// Count the pages that a human would get in a week of a healthy host
     Week {
         /// Part whose healthy runs make up the week
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
         Which::Leaks(command) => command.run::<Leaks>(),
         Which::Queues { command } => command.run::<Queues>(),
         Which::Requests { command } => command.run::<Requests>(),
+        Which::Counts(counts) => counts.run(),
         Which::Week { part, check } => week::week(part, check),
     };
     outcome.unwrap_or_else(|error| {
