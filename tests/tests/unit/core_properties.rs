@@ -201,7 +201,7 @@ fn count_fact() -> impl Strategy<Value = CountFact> {
         pid,
         used,
     });
-    let users = proptest::collection::vec(user, 0..4);
+    let users = vec(user, 0..4);
     (resources, 0..2_u32, number(), option::of(number()), users).prop_map(
         |(resource, subject, used, limit, culprits)| CountFact {
             resource: CountedResource::named(resource),

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use serde::Serialize;
 
 use super::{
-    users::Culprit,
+    users::CountCulprit,
     words::{amount, rate, resource_of, words},
 };
 use crate::{
@@ -48,7 +48,7 @@ pub struct ExhaustionClaim {
     pub growth_per_sec: Option<f64>,
     /// User that causes the growth; `None` if nobody stands out.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub culprit: Option<Culprit>,
+    pub culprit: Option<CountCulprit>,
     /// Way in which it comes to its end.
     #[serde(skip)]
     pub(super) course: Course,
@@ -214,7 +214,7 @@ impl ClaimDetails for ExhaustionClaim {
     }
 }
 
-impl Culprit {
+impl CountCulprit {
     /// Names it and its share, such as `93 % of the growth is /var/log/a (pid 7)`.
     pub(super) fn sentence(&self) -> String {
         let whole = if self.is_of_growth { "the growth" } else { "what is in use" };

@@ -34,10 +34,9 @@ const GAVE_BACK_SHARE_MAX: f64 = 1.0 / 3.0;
 /// Rate now as a share of a longer horizon's, below which the climb is ending.
 const LATE_SHARE_MIN: f64 = 0.8;
 
-/// Rate at the end of a climb as a share of that at its beginning, below which it fills up, if its
-/// bend is so many standard errors away from a straight line.
-const END_SHARE_MIN: f64 = 0.75;
-const BEND_ERRORS: f64 = 3.0;
+/// Standard errors by which a bend differs from a straight line. A guess: a climb that looks bent
+/// by chance is looked at again soon.
+const BEND_ERRORS: f64 = 1.3;
 
 /// Share of what was left that a climb has to take within so short a time: a copy, a build or a
 /// dump writes as evenly for minutes, and ends.
@@ -126,7 +125,7 @@ pub(super) fn climb(window: &Window, worth: &Worth) -> Option<Climb> {
         if p_value > SIGNIFICANCE || !is_worth_it(&climb, worth) {
             continue;
         }
-        if fills_up(rising) {
+        if fills_up(&resolved(&floors, horizon, secs), worth.left) {
             return None;
         }
         if goes_on(rising, climb.grown) {
@@ -207,6 +206,33 @@ fn before(window: &Window, floors: &[BucketFloors], horizon: usize, secs: f64) -
     highest
 }
 
+/// Returns the floors of the last `secs` as finely as this horizon and the shorter ones show them;
+/// `x` in seconds. Six points hide a bend that thirty show.
+fn resolved(floors: &[BucketFloors], horizon: usize, secs: f64) -> Vec<Point> {
+    let mut points = Vec::with_capacity((horizon + 1) * POINTS_MAX);
+    let mut oldest_secs = secs;
+    for at in (0..=horizon).rev() {
+        let bucket_secs = horizons().bucket_secs(at);
+        let age_of = |floors: &BucketFloors, point: &Point, bucket_secs: f64| {
+            floors.points().last().map_or(0.0, |last| (last.x - point.x) * bucket_secs)
+        };
+        // The next shorter horizon with enough floors takes over from its beginning on.
+        let shorter = (0..at).rev().find(|shorter| floors[*shorter].points().len() >= POINTS_MIN);
+        let takes_over_secs = shorter.map_or(-1.0, |shorter| {
+            let (floors, bucket_secs) = (&floors[shorter], horizons().bucket_secs(shorter));
+            floors.points().first().map_or(-1.0, |first| age_of(floors, first, bucket_secs))
+        });
+        for point in floors[at].points() {
+            let age_secs = age_of(&floors[at], point, bucket_secs);
+            if age_secs <= oldest_secs && age_secs > takes_over_secs {
+                points.push(Point { x: -age_secs, y: point.y });
+            }
+        }
+        oldest_secs = oldest_secs.min(takes_over_secs);
+    }
+    points
+}
+
 /// Returns whether the last floor is the highest, and little was given back on the way.
 fn goes_on(points: &[Point], grown: f64) -> bool {
     let Some((last, earlier)) = points.split_last() else { return false };
@@ -218,9 +244,10 @@ fn goes_on(points: &[Point], grown: f64) -> bool {
     last.y > highest && gave_back <= GAVE_BACK_SHARE_MAX * grown
 }
 
-/// Returns whether a climb bends down, as what fills up does: whether a parabola through it ends
-/// markedly flatter than it begins, beyond its scatter.
-fn fills_up(points: &[Point]) -> bool {
+/// Returns whether a climb bends down so that it ends below the limit, as what fills up does. A
+/// parabola through it shows by how much its rate has fallen; if it goes on to fall by as much in
+/// the same time, the climb ends after a rest that can be foretold.
+fn fills_up(points: &[Point], left: Option<f64>) -> bool {
     let n = points.len() as f64;
     let x_mean = mean(points, |point| point.x);
     let y_mean = mean(points, |point| point.y);
@@ -239,8 +266,16 @@ fn fills_up(points: &[Point]) -> bool {
     let squares = sum(&|x, y| (y - slope * x - bend * curve(x)).powi(2));
     let bend_error = (squares / (n - 3.0) / spread).sqrt();
     let rate = |x: f64| slope + bend * (2.0 * x - x3 / x2);
-    let [first, last] = [points[0], points[points.len() - 1]].map(|point| rate(point.x - x_mean));
-    bend < -BEND_ERRORS * bend_error && last < END_SHARE_MIN * first
+    if bend >= -BEND_ERRORS * bend_error {
+        return false;
+    }
+    let ends = [points[0].x, points[points.len() - 1].x];
+    let [first, last] = ends.map(|x| rate(x - x_mean));
+    if last <= 0.0 || first <= last {
+        return true;
+    }
+    let rest = last * (ends[1] - ends[0]) / (first / last).ln();
+    left.is_some_and(|left| rest < left)
 }
 
 #[cfg(test)]
@@ -274,10 +309,13 @@ mod tests {
     #[test]
     fn what_fills_up_bends_down_and_lines_and_stairs_do_not() {
         let filling = |x: i32| 100.0 * (1.0 - (-f64::from(x) / 10.0).exp());
-        assert!(fills_up(&points((0..16).map(filling))));
-        assert!(!fills_up(&points((0..16).map(|x| 3.0 * f64::from(x)))));
-        assert!(!fills_up(&points((0..16).map(|x| f64::from(x / 3)))));
-        assert!(!fills_up(&points((0..16).map(|x| f64::from(x * x)))));
+        let ends_within =
+            |left: f64, ys: &dyn Fn(i32) -> f64| fills_up(&points((0..16).map(ys)), Some(left));
+        // It has 22 to go.
+        assert!(ends_within(30.0, &filling) && !ends_within(5.0, &filling));
+        assert!(!ends_within(1e9, &|x| 3.0 * f64::from(x)));
+        assert!(!ends_within(1e9, &|x| f64::from(x / 3)));
+        assert!(!ends_within(1e9, &|x| f64::from(x * x)));
     }
 
     #[test]

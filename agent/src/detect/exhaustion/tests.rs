@@ -66,7 +66,7 @@ fn disk_that_fills_is_foretold_with_the_writer() {
     let verdicts = run(10.0 * HOUR, log_fills_disk);
     let raised = &verdicts[0];
     let taken = (raised.t - HOUR) / (10.0 * HOUR);
-    assert!((0.1..0.15).contains(&taken), "{taken}");
+    assert!((0.15..0.2).contains(&taken), "{taken}");
     let left_secs = 11.0 * HOUR - raised.t;
     let forecast = raised.exhaustion_secs.expect("it is forecast");
     assert!((0.9..1.1).contains(&(forecast / left_secs)), "{forecast} of {left_secs}");
@@ -91,7 +91,7 @@ fn claim_of_a_disk_names_it_in_json() {
 fn urgency_rises_as_the_end_comes_near() {
     let verdicts = run(10.97 * HOUR, log_fills_disk);
     let severities: Vec<_> = verdicts.iter().filter_map(severity).collect();
-    assert_eq!(severities, [Severity::Info, Severity::Warning, Severity::Critical]);
+    assert_eq!(severities, [Severity::Warning, Severity::Critical]);
     assert!(verdicts[1..].iter().all(|verdict| verdict.state == ClaimState::Updated));
 }
 
@@ -108,7 +108,7 @@ fn disk_that_is_cleaned_up_clears_and_is_judged_anew() {
     };
     assert!(cleared.why.contains("is free again"), "{}", cleared.why);
     let raised: Vec<_> = of(ClaimState::Raised).map(|verdict| verdict.t).collect();
-    assert!(matches!(raised[..], [_, again] if again < 5.5 * HOUR), "{raised:?}");
+    assert!(matches!(raised[..], [_, again] if again < 6.2 * HOUR), "{raised:?}");
 }
 
 #[test]

@@ -29,7 +29,7 @@ const ALONE_SHARE: f64 = 0.6;
 
 /// User that causes most of a climb.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Culprit {
+pub struct CountCulprit {
     /// Name: a file, a directory, a cgroup or a program.
     pub name: Arc<str>,
     /// Process; `None` if it is not one, or unknown.
@@ -72,7 +72,7 @@ impl EarlierUsers {
     }
 
     /// Returns the user that causes the growth since `since_t`; `None` if nobody stands out.
-    pub(super) fn culprit(&self, since_t: f64, fact: &CountFact) -> Option<Culprit> {
+    pub(super) fn culprit(&self, since_t: f64, fact: &CountFact) -> Option<CountCulprit> {
         let lists = || self.lists.iter().flatten();
         let earlier = lists().rev().find(|list| list.t <= since_t).or_else(|| lists().next());
         let earlier = earlier.filter(|earlier| fact.used > earlier.used);
@@ -85,13 +85,17 @@ impl EarlierUsers {
         let total = fact.used - earlier.map_or(0, |earlier| earlier.used);
         let best = best_of(&fact.culprits, &grew, total)?;
         let is_of_growth = earlier.is_some();
-        (best.share >= CULPRIT_SHARE_MIN).then_some(Culprit { is_of_growth, ..best })
+        (best.share >= CULPRIT_SHARE_MIN).then_some(CountCulprit { is_of_growth, ..best })
     }
 }
 
 /// Returns the user, process or directory with most growth.
-fn best_of(users: &[CountUser], grew: &dyn Fn(&CountUser) -> u64, total: u64) -> Option<Culprit> {
-    let culprit = |name: &Arc<str>, pid: Option<u32>, grown: u64| Culprit {
+fn best_of(
+    users: &[CountUser],
+    grew: &dyn Fn(&CountUser) -> u64,
+    total: u64,
+) -> Option<CountCulprit> {
+    let culprit = |name: &Arc<str>, pid: Option<u32>, grown: u64| CountCulprit {
         name: name.clone(),
         pid,
         share: rounded((grown as f64 / total.max(1) as f64).min(1.0), 2),
@@ -123,12 +127,9 @@ fn best_of(users: &[CountUser], grew: &dyn Fn(&CountUser) -> u64, total: u64) ->
         .iter()
         .max_by_key(|(_, grown)| **grown)
         .map(|(directory, grown)| culprit(&Arc::from(*directory), None, *grown));
-    let wider = [process, directory].into_iter().flatten();
     // The narrowest of those that explain as much.
-    wider.fold(Some(alone), |best, one| match best {
-        Some(best) if best.share >= one.share => Some(best),
-        _ => Some(one),
-    })
+    let wider = [process, directory].into_iter().flatten();
+    Some(wider.fold(alone, |best, wider| if wider.share > best.share { wider } else { best }))
 }
 
 #[cfg(test)]

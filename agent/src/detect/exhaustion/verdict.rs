@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{
     claim::{Course, ExhaustionClaim},
     rise::Climb,
-    users::Culprit,
+    users::CountCulprit,
     words::{amount, rate, resource_of, words},
 };
 use crate::{
@@ -33,7 +33,7 @@ pub(super) fn raised_climb(
     climb: &Climb,
     unit: f64,
     left: Option<f64>,
-    culprit: Option<Culprit>,
+    culprit: Option<CountCulprit>,
 ) -> Verdict {
     let (per_sec, error) = (climb.per_sec * unit, climb.per_sec_error * unit);
     let mut why = format!(
@@ -77,7 +77,7 @@ pub(super) fn raised_at_limit(
     context: &Context<'_>,
     fact: &CountFact,
     course: Course,
-    culprit: Option<Culprit>,
+    culprit: Option<CountCulprit>,
 ) -> Verdict {
     let how = if course == Course::Jump { "jumped to" } else { "is at" };
     let mut why = format!(
@@ -140,7 +140,7 @@ pub(super) fn cleared(
 pub(super) fn claim(
     fact: &CountFact,
     per_sec: Option<f64>,
-    culprit: Option<Culprit>,
+    culprit: Option<CountCulprit>,
     course: Course,
 ) -> ExhaustionClaim {
     ExhaustionClaim {
