@@ -346,6 +346,11 @@ impl Window {
             && self.troughs.is_sound()
     }
 
+    /// Time since the open bucket of a horizon began, in seconds.
+    pub fn open_secs(&self, horizons: &Horizons, horizon: usize) -> f64 {
+        self.age_secs.max(0.0) % horizons.bucket_secs[horizon]
+    }
+
     /// Recent peak of the size, in KiB.
     pub fn peak_kib(&self) -> f64 {
         f64::from(self.peak_kib)

@@ -23,6 +23,9 @@ const HORIZONS_SECS: [u64; 8] = [64, 192, 576, 1_728, 5_184, 15_552, 46_656, 139
 /// Fewest floors that show a climb.
 const POINTS_MIN: usize = 6;
 
+/// Fewest floors of a longer horizon that show the beginning of a climb.
+const FEW_POINTS: usize = 3;
+
 /// Probability that a line as straight is chance, at most; and that above which a line is no climb
 /// at all. A host has a few dozen counts, each judged every few seconds.
 const SIGNIFICANCE: f64 = 1e-5;
@@ -34,8 +37,9 @@ const GAVE_BACK_SHARE_MAX: f64 = 1.0 / 3.0;
 /// Rate now as a share of a longer horizon's, below which the climb is ending.
 const LATE_SHARE_MIN: f64 = 0.8;
 
-/// Standard errors by which a bend differs from a straight line. A guess: a climb that looks bent
-/// by chance is looked at again soon.
+/// Share of what was left up to which there is time to wait for a climb that looks bent, be it by
+/// chance; and standard errors by which a bend has to differ from a straight line later. Guesses.
+const EARLY_SHARE: f64 = 0.21;
 const BEND_ERRORS: f64 = 1.3;
 
 /// Share of what was left that a climb has to take within so short a time: a copy, a build or a
@@ -93,7 +97,7 @@ pub(super) fn climb(window: &Window, worth: &Worth) -> Option<Climb> {
     let mut fastest_longer: f64 = 0.0;
     for (horizon, floors_here) in floors.iter().enumerate().rev() {
         let points = floors_here.points();
-        let begin = bend(points);
+        let begin = bend(points, POINTS_MIN);
         let rising = &points[begin..];
         let (Some(line), true) = (FittedLine::through(rising), rising.len() >= POINTS_MIN) else {
             continue;
@@ -125,7 +129,10 @@ pub(super) fn climb(window: &Window, worth: &Worth) -> Option<Climb> {
         if p_value > SIGNIFICANCE || !is_worth_it(&climb, worth) {
             continue;
         }
-        if fills_up(&resolved(&floors, horizon, secs), worth.left) {
+        let is_early = climb.taken_share.is_some_and(|share| share < EARLY_SHARE);
+        let errors = if is_early { 0.0 } else { BEND_ERRORS };
+        let (widest, since_secs) = beginning(&floors, horizon, begin, secs);
+        if fills_up(&resolved(window, &floors, widest, since_secs), worth.left, errors) {
             return None;
         }
         if goes_on(rising, climb.grown) {
@@ -162,10 +169,10 @@ fn is_worth_it(climb: &Climb, worth: &Worth) -> bool {
     climb.secs >= worth.secs && takes_enough(climb.highest - climb.from, share, worth)
 }
 
-/// Returns the point at which the last floors begin to rise: that from which a straight line, after
-/// a level one before it, fits all of them best.
-fn bend(points: &[Point]) -> usize {
-    let candidates = 0..points.len().saturating_sub(POINTS_MIN - 1);
+/// Returns the point at which the last floors, `least` or more, begin to rise: that from which a
+/// straight line, after a level one before it, fits all of them best.
+fn bend(points: &[Point], least: usize) -> usize {
+    let candidates = 0..points.len().saturating_sub(least - 1);
     let misfit = |begin: usize| {
         let (level, rising) = points.split_at(begin);
         misfit_of_level(level) + misfit_of_line(rising)
@@ -173,6 +180,21 @@ fn bend(points: &[Point]) -> usize {
     let misfits = candidates.map(|begin| (begin, misfit(begin)));
     // The earliest of equals: points on the line belong to it.
     misfits.min_by(|one, other| one.1.total_cmp(&other.1)).map_or(0, |(begin, _)| begin)
+}
+
+/// Returns the horizon that shows the beginning of a climb, and the time since then. A horizon that
+/// is full of the climb does not: the next longer one does, if only by a few floors.
+fn beginning(floors: &[BucketFloors], horizon: usize, begin: usize, secs: f64) -> (usize, f64) {
+    let longer = horizon + 1;
+    let Some(points) = floors.get(longer).filter(|_| begin == 0).map(BucketFloors::points) else {
+        return (horizon, secs);
+    };
+    let rising = &points[bend(points, FEW_POINTS)..];
+    let longer_secs = match rising {
+        [first, .., last] => (last.x - first.x) * horizons().bucket_secs(longer),
+        _ => 0.0,
+    };
+    if longer_secs > secs { (longer, longer_secs) } else { (horizon, secs) }
 }
 
 fn mean(points: &[Point], of: impl Fn(&Point) -> f64) -> f64 {
@@ -206,31 +228,25 @@ fn before(window: &Window, floors: &[BucketFloors], horizon: usize, secs: f64) -
     highest
 }
 
-/// Returns the floors of the last `secs` as finely as this horizon and the shorter ones show them;
-/// `x` in seconds. Six points hide a bend that thirty show.
-fn resolved(floors: &[BucketFloors], horizon: usize, secs: f64) -> Vec<Point> {
-    let mut points = Vec::with_capacity((horizon + 1) * POINTS_MAX);
-    let mut oldest_secs = secs;
-    for at in (0..=horizon).rev() {
-        let bucket_secs = horizons().bucket_secs(at);
-        let age_of = |floors: &BucketFloors, point: &Point, bucket_secs: f64| {
-            floors.points().last().map_or(0.0, |last| (last.x - point.x) * bucket_secs)
-        };
-        // The next shorter horizon with enough floors takes over from its beginning on.
-        let shorter = (0..at).rev().find(|shorter| floors[*shorter].points().len() >= POINTS_MIN);
-        let takes_over_secs = shorter.map_or(-1.0, |shorter| {
-            let (floors, bucket_secs) = (&floors[shorter], horizons().bucket_secs(shorter));
-            floors.points().first().map_or(-1.0, |first| age_of(floors, first, bucket_secs))
-        });
-        for point in floors[at].points() {
-            let age_secs = age_of(&floors[at], point, bucket_secs);
-            if age_secs <= oldest_secs && age_secs > takes_over_secs {
-                points.push(Point { x: -age_secs, y: point.y });
-            }
-        }
-        oldest_secs = oldest_secs.min(takes_over_secs);
-    }
-    points
+/// Returns the floors of the last `secs`, the newer ones as finely as the next shorter horizon
+/// shows them; `x` in seconds, negative. Six points hide a bend that twenty show. Still shorter
+/// buckets hold so few samples that their floors lie higher. A climbing count is lowest at the
+/// beginning of a bucket, so that is the time of a floor.
+fn resolved(window: &Window, floors: &[BucketFloors], horizon: usize, secs: f64) -> Vec<Point> {
+    let at = |horizon: usize| {
+        let points = floors[horizon].points();
+        let (open_secs, bucket_secs) =
+            (window.open_secs(horizons(), horizon), horizons().bucket_secs(horizon));
+        let last_x = points.last().map_or(0.0, |last| last.x);
+        points
+            .iter()
+            .map(move |point| Point { x: (point.x - last_x) * bucket_secs - open_secs, ..*point })
+    };
+    let from = -secs - horizons().bucket_secs(horizon);
+    let shorter = horizon.checked_sub(1).filter(|at| floors[*at].points().len() >= POINTS_MIN);
+    let to = shorter.and_then(|shorter| at(shorter).next()).map_or(1.0, |first| first.x);
+    let finer = shorter.into_iter().flat_map(at);
+    at(horizon).filter(|point| point.x < to).chain(finer).filter(|point| point.x >= from).collect()
 }
 
 /// Returns whether the last floor is the highest, and little was given back on the way.
@@ -246,8 +262,9 @@ fn goes_on(points: &[Point], grown: f64) -> bool {
 
 /// Returns whether a climb bends down so that it ends below the limit, as what fills up does. A
 /// parabola through it shows by how much its rate has fallen; if it goes on to fall by as much in
-/// the same time, the climb ends after a rest that can be foretold.
-fn fills_up(points: &[Point], left: Option<f64>) -> bool {
+/// the same time, the climb ends after a rest that can be foretold. The bend has to be so many
+/// standard `errors` away from a straight line.
+fn fills_up(points: &[Point], left: Option<f64>, errors: f64) -> bool {
     let n = points.len() as f64;
     let x_mean = mean(points, |point| point.x);
     let y_mean = mean(points, |point| point.y);
@@ -266,7 +283,7 @@ fn fills_up(points: &[Point], left: Option<f64>) -> bool {
     let squares = sum(&|x, y| (y - slope * x - bend * curve(x)).powi(2));
     let bend_error = (squares / (n - 3.0) / spread).sqrt();
     let rate = |x: f64| slope + bend * (2.0 * x - x3 / x2);
-    if bend >= -BEND_ERRORS * bend_error {
+    if bend >= -errors * bend_error {
         return false;
     }
     let ends = [points[0].x, points[points.len() - 1].x];
@@ -302,15 +319,16 @@ mod tests {
     #[test]
     fn bend_is_where_the_last_floors_begin_to_rise() {
         let level_then_up = (0..16).map(|x: i32| f64::from((x - 7).max(0)));
-        assert_eq!(bend(&points(level_then_up)), 7);
-        assert_eq!(bend(&points((0..16).map(f64::from))), 0);
+        assert_eq!(bend(&points(level_then_up), POINTS_MIN), 7);
+        assert_eq!(bend(&points((0..16).map(f64::from)), POINTS_MIN), 0);
     }
 
     #[test]
     fn what_fills_up_bends_down_and_lines_and_stairs_do_not() {
         let filling = |x: i32| 100.0 * (1.0 - (-f64::from(x) / 10.0).exp());
-        let ends_within =
-            |left: f64, ys: &dyn Fn(i32) -> f64| fills_up(&points((0..16).map(ys)), Some(left));
+        let ends_within = |left: f64, ys: &dyn Fn(i32) -> f64| {
+            fills_up(&points((0..16).map(ys)), Some(left), BEND_ERRORS)
+        };
         // It has 22 to go.
         assert!(ends_within(30.0, &filling) && !ends_within(5.0, &filling));
         assert!(!ends_within(1e9, &|x| 3.0 * f64::from(x)));
