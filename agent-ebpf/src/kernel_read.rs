@@ -203,7 +203,7 @@ pub struct IterTaskFile {
     pub(crate) meta: *mut IterMeta,
     pub(crate) task: *mut c_void,
     /// 32 bits in a slot of 64, as the kernel lays it out.
-    fd: u64,
+    pub(crate) fd: u64,
     pub(crate) file: *mut c_void,
 }
 

@@ -69,6 +69,36 @@ pub struct HandleSample {
     pub close_wait: u32,
 }
 
+/// Bytes of an open file's name that are kept. A guess: most names of logs are shorter.
+pub const FILE_NAME_LEN: usize = 64;
+
+/// A regular file that is open for writing, or that was deleted and is still open, from
+/// `iter/task_file`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenFileSample {
+    /// Number of its inode.
+    pub inode: u64,
+    /// Blocks of 512 bytes that it takes; 0 if its inode does not say, as in xfs or an overlay.
+    pub blocks: u64,
+    /// Length in bytes.
+    pub size_bytes: u64,
+    /// Thread-group id of a process that has it open.
+    pub pid: u32,
+    /// Descriptor in that process.
+    pub fd: u32,
+    /// Device of its file system: the major number times 2^20, and the minor number.
+    pub device: u32,
+    /// Names that it has; 0 if it was deleted.
+    pub links: u32,
+    /// Length of `name`.
+    pub name_len: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Beginning of the last component of its path.
+    pub name: [u8; FILE_NAME_LEN],
+}
+
 /// A process event, from the `sched_process_*` tracepoints.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -555,6 +585,8 @@ pub enum Probe {
     OutboundConnects,
     /// Requests on the connections of TCP listeners.
     Requests,
+    /// Files that are open for writing, or deleted and still open.
+    OpenFiles,
 }
 
 /// A kind of loss between the kernel and an observation. BPF programs count the first
@@ -773,6 +805,14 @@ pub struct Offsets {
     pub dentry_parent: u32,
     /// From `dentry` to the pointer to its name.
     pub dentry_name: u32,
+    pub file_mode: u32,
+    pub inode_number: u32,
+    pub inode_links: u32,
+    pub inode_size: u32,
+    pub inode_blocks: u32,
+    pub inode_super: u32,
+    /// From `super_block` to its device.
+    pub super_device: u32,
 }
 
 /// Value in [`Offsets`] of a member that this kernel lacks.
@@ -806,6 +846,7 @@ plain! {
     u64 = 8,
     TaskSample = 9 * 8 + 2 * 4 + COMM_LEN,
     HandleSample = 2 * 8 + 4 * 4,
+    OpenFileSample = 3 * 8 + 6 * 4 + FILE_NAME_LEN,
     LifeSample = 8 + 2 * 4,
     ListenerSample = 9 * 8 + 4 * 4 + 6 * 4 + 4 * 2,
     KnownListener = 8 + 2 * 4,
@@ -824,5 +865,5 @@ plain! {
     OutboundKey = 4 * 4 + 2 * 4 + 2 * 2,
     OutboundCount = 6 * 8,
     OutboundConnect = 2 * 8 + size_of::<OutboundKey>() + 4,
-    Offsets = 80 * 4,
+    Offsets = 87 * 4,
 }

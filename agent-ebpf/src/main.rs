@@ -12,6 +12,7 @@ mod arrivals;
 mod atomic;
 mod connections;
 mod kernel_read;
+mod open_files;
 mod outbound;
 mod page_faults;
 mod process_events;

@@ -160,6 +160,17 @@ pub mod members {
         member("dentry", "d_parent", Pointer, |o| &mut o.dentry_parent);
     pub const DENTRY_NAME: KernelOffset =
         member("dentry", "d_name.name", Pointer, |o| &mut o.dentry_name);
+    pub const FILE_MODE: KernelOffset = member("file", "f_mode", Bytes(4), |o| &mut o.file_mode);
+    pub const INODE_NUMBER: KernelOffset =
+        member("inode", "i_ino", Bytes(8), |o| &mut o.inode_number);
+    pub const INODE_LINKS: KernelOffset =
+        member("inode", "i_nlink", Bytes(4), |o| &mut o.inode_links);
+    pub const INODE_SIZE: KernelOffset = member("inode", "i_size", Bytes(8), |o| &mut o.inode_size);
+    pub const INODE_BLOCKS: KernelOffset =
+        member("inode", "i_blocks", Bytes(8), |o| &mut o.inode_blocks);
+    pub const INODE_SUPER: KernelOffset = member("inode", "i_sb", Pointer, |o| &mut o.inode_super);
+    pub const SUPER_DEVICE: KernelOffset =
+        member("super_block", "s_dev", Bytes(4), |o| &mut o.super_device);
 
     /// The `vfsmount` within a `mount`.
     pub const MOUNT_VFSMOUNT: KernelOffset = KernelOffset::Computed(super::vfsmount);

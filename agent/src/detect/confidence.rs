@@ -138,6 +138,12 @@ const fn probe_penalties(probe: Probe) -> ProbePenalties {
             Penalty(MILD, "requests on connections were read in a coarser way"),
             Penalty(SEVERE, "requests on connections were not read"),
         ),
+        // The numbers are read without it.
+        Probe::OpenFiles => (
+            COUNT,
+            Penalty(SLIGHT, "the files that fill a disk were listed in a slower way"),
+            Penalty(SLIGHT, "the files that fill a disk were not listed"),
+        ),
     };
     ProbePenalties { rules, degraded, off }
 }

@@ -11,11 +11,13 @@ mod cgroup_namespace;
 mod cgroups;
 mod connections;
 mod counted_resource;
+mod file_systems;
 mod host_memory;
 pub mod identity;
 pub mod kubepods;
 mod losses;
 mod observation;
+mod open_files;
 mod outbound;
 mod outside;
 mod overflows;
@@ -49,6 +51,7 @@ pub use cgroup_memory::{CgroupMemorySensor, owner as cgroup_owner};
 pub use cgroups::{CgroupPaths, HardLimit, Hierarchy, LEAK_CHILD, REST_CHILD};
 pub use connections::EstablishedConnections;
 pub use counted_resource::CountedResource;
+pub use file_systems::FileSystemSensor;
 pub use host_memory::HostMemorySensor;
 pub use losses::LossCounters;
 pub use observation::{
@@ -113,6 +116,10 @@ pub const SENSORS: &[SensorEntry] = &[
         probes: &[&RequestSensor::PROBE],
         start: |bpf, hierarchy| boxed(Some(RequestSensor::start(bpf, hierarchy))),
     },
+    SensorEntry {
+        probes: &[&FileSystemSensor::PROBE],
+        start: |bpf, _| boxed(FileSystemSensor::start(bpf)),
+    },
 ];
 
 #[cfg(any(test, fuzzing))]
@@ -124,7 +131,7 @@ mod fuzzed {
     use std::sync::Arc;
 
     use spillway_ebpf::{
-        HandleSample, LifeSample, ListenerSample, OutboundConnect, OutboundCount,
+        HandleSample, LifeSample, ListenerSample, OpenFileSample, OutboundConnect, OutboundCount,
         ProgramNameSample, RequestSample, SocketOwnerSample, SocketSample, TaskSample,
         UnixAcceptedSample, UnixFoundSample, UnixSample,
     };
@@ -148,6 +155,7 @@ mod fuzzed {
         all::<SocketOwnerSample>(bytes).for_each(drop);
         program_list::programs_in(all::<ProgramNameSample>(bytes));
         let counts = [
+            all::<OpenFileSample>(bytes).count(),
             all::<OutboundCount>(bytes).count(),
             all::<LifeSample>(bytes).count(),
             all::<UnixSample>(bytes).count(),

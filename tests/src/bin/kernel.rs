@@ -35,6 +35,8 @@ mod listeners;
 mod memory;
 #[path = "../kernel/neighbour.rs"]
 mod neighbour;
+#[path = "../kernel/open_files.rs"]
+mod open_files;
 #[path = "../kernel/outbound.rs"]
 mod outbound;
 #[path = "../kernel/packaged.rs"]

@@ -7,8 +7,8 @@ use spillway_agent::bpf::Probe;
 use crate::{
     agent, arrivals, containment, faults,
     guest::{self, is_asked_for, is_thorough},
-    handles, life, limits, listeners, memory, neighbour, outbound, packaged, pressure, reconcile,
-    requests, resets,
+    handles, life, limits, listeners, memory, neighbour, open_files, outbound, packaged, pressure,
+    reconcile, requests, resets,
     rungs::{self, Prepared, Rung, rungs},
     service, shed, silent, sojourns, stress, survival, swapped, uninstall, units, unix,
 };
@@ -127,7 +127,7 @@ enum On {
 
 type Row = (About, On, &'static str, Run);
 
-const ROWS: [Row; 80] = [
+const ROWS: [Row; 81] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "mapped", memory::mapped),
     (About::Probe(Probe::ProcessMemory), On::Every, "peak", memory::peak),
@@ -143,6 +143,7 @@ const ROWS: [Row; 80] = [
     (About::Probe(Probe::ProcessLife), On::WithoutBpf, "two scans", life::two_scans),
     (About::Probe(Probe::FaultSamples), On::Bpf, "growth", faults::growth),
     (About::Probe(Probe::ProcessHandles), On::Every, "held", handles::held),
+    (About::Probe(Probe::OpenFiles), On::Bpf, "writer", open_files::writer),
     (
         About::Probe(Probe::AcceptQueue),
         On::EveryFresh,

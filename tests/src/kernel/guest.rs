@@ -124,7 +124,8 @@ fn report(step: anyhow::Result<()>) {
     }
 }
 
-fn mount(kind: &str, place: &str, options: &str) -> anyhow::Result<()> {
+/// Mounts a file system without a device, at a directory that it makes.
+pub fn mount(kind: &str, place: &str, options: &str) -> anyhow::Result<()> {
     fs::create_dir_all(place)?;
     let (kind, place, options) =
         (CString::new(kind)?, CString::new(place)?, CString::new(options)?);

@@ -41,7 +41,7 @@ pub fn low_memlock(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let bound = kernel_version()? < (5, 11);
     let degraded = if bound {
         "process_memory fault_samples process_life process_handles accept_queue unix_queue \
-         accept_sojourn outbound_connects requests"
+         accept_sojourn outbound_connects requests open_files"
     } else {
         ""
     };
@@ -64,7 +64,7 @@ pub fn lockdown(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     // does everything that needs neither.
     survive(
         "process_memory process_handles accept_queue unix_queue accept_sojourn outbound_connects \
-         requests",
+         requests open_files",
         Some("lockdown"),
         |_| (),
     )

@@ -267,7 +267,7 @@ fn recording_names_missing_probes() {
     let sensing: Value = serde_json::from_str(lines[0]).expect("a line is JSON");
     assert_eq!(
         sensing["off"],
-        serde_json::json!(["fault_samples", "accept_sojourn", "outbound_connects"])
+        serde_json::json!(["fault_samples", "accept_sojourn", "outbound_connects", "open_files"])
     );
     assert!(
         sensing["degraded"]

@@ -10,6 +10,7 @@ mod cgroup_namespace;
 mod confine;
 mod cordon;
 mod daemonset;
+mod disks;
 mod etcd;
 mod faults;
 mod fleet;

@@ -33,6 +33,7 @@ fn names_of_probes_are_unchanged() {
             "accept_sojourn",
             "outbound_connects",
             "requests",
+            "open_files",
         ]
     );
 }
@@ -53,6 +54,7 @@ fn without_bpf_each_probe_has_its_other_source_or_none() {
             "nothing",
             "nothing",
             "sock_diag",
+            "nothing",
         ]
     );
     assert!(sensors.reports().iter().all(|status| status.reason() == Some("bpf() is denied")));
