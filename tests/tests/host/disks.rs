@@ -1,13 +1,20 @@
 //! Real file systems that a real process fills: what the sensor says of their space, their inodes
 //! and the process.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command},
+    time::Duration,
+};
+
+use serde_json::Value;
 
 use spillway_agent::{
     bpf::Probe,
     sense::{CountFact, CountedResource, Fact, FileSystemSensor, Sensors},
 };
-use spillway_tests::{Scratch, Workload, is_root, sensors_with, skip};
+use spillway_tests::{Running, Scratch, Workload, is_root, run_with, sensors_with, skip, wait_for};
 
 const MIB: u64 = 1 << 20;
 
@@ -23,11 +30,11 @@ struct Mounted {
 
 impl Mounted {
     /// Makes an ext4 in a file, and mounts it.
-    fn ext4(name: &str) -> Result<Self, String> {
+    fn ext4(name: &str, size_bytes: u64) -> Result<Self, String> {
         let scratch = Scratch::make(name);
         let image = scratch.0.join("image");
         let file = fs::File::create(&image).expect("making the image");
-        file.set_len(SIZE_BYTES).expect("sizing the image");
+        file.set_len(size_bytes).expect("sizing the image");
         run(Command::new("mkfs.ext4").args(["-q", "-m", "5"]).arg(&image))?;
         Self::mount(scratch, Command::new("mount").args(["-o", "loop"]).arg(&image))
     }
@@ -119,7 +126,7 @@ fn writer_is_the_culprit_of_the_disk_it_fills() {
     if !is_root(test) {
         return;
     }
-    let mounted = match Mounted::ext4("disk-filled") {
+    let mounted = match Mounted::ext4("disk-filled", SIZE_BYTES) {
         Ok(mounted) => mounted,
         Err(reason) => return skip(test, &reason),
     };
@@ -147,7 +154,9 @@ fn small_files_use_inodes_until_it_is_unmounted() {
     if !is_root(test) {
         return;
     }
-    let mounted = match Mounted::ext4("disk-inodes").or_else(|_| Mounted::tmpfs("tmpfs-inodes")) {
+    let mounted = match Mounted::ext4("disk-inodes", SIZE_BYTES)
+        .or_else(|_| Mounted::tmpfs("tmpfs-inodes"))
+    {
         Ok(mounted) => mounted,
         Err(reason) => return skip(test, &reason),
     };
@@ -162,4 +171,75 @@ fn small_files_use_inodes_until_it_is_unmounted() {
     assert_eq!((after.used - before.used, after.limit), (1_000, before.limit));
     drop(mounted);
     assert_eq!(count(&mut sensors, 20.0, &resource, &subject), None);
+}
+
+/// Shell that is killed when dropped.
+struct Script(Child);
+
+impl Script {
+    fn start(text: &str) -> Self {
+        Self(Command::new("sh").args(["-c", text]).spawn().expect("starting a shell"))
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Claims of exhaustion that an agent has printed about a file system.
+fn claims(running: &Running, mounted: &Mounted) -> Vec<Value> {
+    let printed = running.printed();
+    let lines = printed.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines
+        .filter(|line| line["verdict"] == "exhaustion" && line["subject"] == mounted.subject())
+        .collect()
+}
+
+#[test]
+fn disk_that_a_log_fills_is_foretold_and_a_rotated_one_not() {
+    let test = "disk_that_a_log_fills_is_foretold_and_a_rotated_one_not";
+    if !is_root(test) {
+        return;
+    }
+    let disks = Mounted::ext4("log-fills", 512 * MIB)
+        .and_then(|filled| Ok((filled, Mounted::tmpfs("log-rotated")?)));
+    let (filled, rotated) = match disks {
+        Ok(disks) => disks,
+        Err(reason) => return skip(test, &reason),
+    };
+    if sensors_with(Probe::OpenFiles, test).is_none() {
+        return;
+    }
+    let scratch = Scratch::make("disk-agent");
+    let mut command = run_with(&scratch.file("spillway.toml", "mode = \"observe\"\n"));
+    command.arg("--json");
+    let running = Running::start(command);
+    // Some 3 MiB a second, which takes a sixth of the disk in half a minute.
+    let (log, kept) = (filled.point.join("app.log"), rotated.point.join("log"));
+    let writer = Script::start(&format!(
+        "while head -c 1572864 /dev/zero; do sleep 0.5; done > '{}'",
+        log.display()
+    ));
+    let _rotation = Script::start(&format!(
+        "while :; do for i in 1 2 3 4 5 6 7 8; do head -c 1048576 /dev/zero; sleep 1; done > '{}'; done",
+        kept.display()
+    ));
+    let raised =
+        wait_for(Duration::from_secs(150), || claims(&running, &filled).into_iter().next());
+    let raised =
+        raised.unwrap_or_else(|| panic!("no claim: {}{}", running.printed(), running.log()));
+    assert_eq!((&raised["resource"], &raised["state"]), (&"disk_bytes".into(), &"raised".into()));
+    let taken = raised["used"].as_f64().unwrap_or(0.0) / raised["limit"].as_f64().unwrap_or(1.0);
+    assert!((0.1..0.6).contains(&taken), "{raised}");
+    let forecast = raised["exhaustion_secs"].as_f64().expect("it has a forecast");
+    assert!((20.0..300.0).contains(&forecast), "{raised}");
+    assert_eq!(raised["culprit"]["pid"], writer.0.id(), "{raised}");
+    let name = raised["culprit"]["name"].as_str().unwrap_or_default();
+    assert!(name.ends_with("app.log"), "{raised}");
+    assert_eq!(claims(&running, &rotated), [Value::Null; 0], "a rotated log is no exhaustion");
+    let (code, log) = running.stop();
+    assert_eq!(code, Some(0), "{log}");
 }
