@@ -139,9 +139,10 @@ pub struct ListenerEntry {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ResourceEntry {
-    /// `memory` in bytes, or `files` or `threads` as a count.
+    /// `memory`, `files`, or a count that a sensor reads, such as `disk_bytes`; in bytes if it is
+    /// `memory` or ends in `_bytes`.
     pub resource: String,
-    /// Subject of the limit: `host`, a cgroup, or a process as `NAME (pid N)`.
+    /// Subject of the limit: `host`, a cgroup, a mount point, or a process as `NAME (pid N)`.
     pub subject: String,
     /// Part in use.
     pub used: u64,
@@ -151,6 +152,13 @@ pub struct ResourceEntry {
     pub exhaustion_secs: Option<f64>,
     /// Open incident about it.
     pub incident: Option<String>,
+}
+
+impl ResourceEntry {
+    /// Whether it is counted in bytes.
+    pub fn is_bytes(&self) -> bool {
+        self.resource == "memory" || self.resource.ends_with("_bytes")
+    }
 }
 
 /// Group of this node.

@@ -1,5 +1,5 @@
-//! `cargo xtask corpus list`, `write`, `write-manifest`, `score`, `queues` and `requests`: passed
-//! on to the `corpus` binary of the tests package.
+//! `cargo xtask corpus list`, `write`, `write-manifest`, `score`, `queues`, `requests` and
+//! `counts`: passed on to the `corpus` binary of the tests package.
 //!
 //! The binary is built with optimisation, because one score evaluates some hundred million facts.
 //! It needs neither root nor the BPF programs. `cargo xtask test` runs `score --check` on all
@@ -33,6 +33,7 @@ pub fn meets_targets(workspace: &Workspace) -> anyhow::Result<bool> {
             corpus.iter().chain(&CHECK).map(|part| String::from(*part)).collect();
         met &= run(&arguments)? == ExitCode::SUCCESS;
     }
+    met &= run(&["counts", "--check"].map(String::from))? == ExitCode::SUCCESS;
     let week = ["week", "--part", "held-out", "--check"].map(String::from);
     Ok(met & (run(&week)? == ExitCode::SUCCESS))
 }

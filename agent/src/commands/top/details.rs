@@ -220,9 +220,10 @@ pub(super) fn of_resource(resource: &ResourceEntry, report: &StatusReport) -> Ve
 
 /// Returns a part of a resource in its unit.
 pub(super) fn amount(resource: &ResourceEntry, amount: u64) -> CellValue {
-    match resource.resource.as_str() {
-        "memory" => CellValue::Bytes(Some(amount as f64)),
-        _ => CellValue::Count(Some(amount)),
+    if resource.is_bytes() {
+        CellValue::Bytes(Some(amount as f64))
+    } else {
+        CellValue::Count(Some(amount))
     }
 }
 

@@ -258,9 +258,9 @@ fn other_views_show_their_own_columns() {
     assert_eq!(column_of(&listeners, 39, 21), ["0.0.0.0:443", "[::1]:5432", "0.0.0.0:80"]);
     assert!(listeners.contains("  1.2 s   1,040     32 s    12/128 0.0.0.0:443"), "{listeners}");
     let resources = shown("3");
-    let line = ">C     9 min   19 %    3.0 GiB   16.0 GiB memory    host";
+    let line = ">C     9 min   19 %    3.0 GiB   16.0 GiB memory       host";
     assert!(resources.contains(line), "{resources}");
-    assert!(resources.contains("  98 %      1,000      1,024 files     nginx"), "{resources}");
+    assert!(resources.contains("  98 %      1,000      1,024 files        nginx"), "{resources}");
     let incidents = shown("4");
     let line = ">C CRITICAL     4 min    9 min limited, would page… api (pid 4711) leaks memory";
     assert!(incidents.contains(line), "{incidents}");

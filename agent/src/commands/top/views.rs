@@ -88,7 +88,7 @@ static RESOURCES: TopTable<ResourceEntry> = TopTable {
         column("SHARE", 6, 0, Falling, |r, _| Share(r.used, r.limit)),
         column("USED", 10, 0, Falling, |r, _| amount(r, r.used)),
         column("LIMIT", 10, 0, Falling, |r, _| amount(r, r.limit)),
-        column("RESOURCE", 9, 0, Rising, |r, _| Text(r.resource.clone())),
+        column("RESOURCE", 12, 0, Rising, |r, _| Text(r.resource.clone())),
         column("OF", 0, 0, Rising, |r, _| Text(r.subject.clone())),
     ],
 };

@@ -145,7 +145,7 @@ fn resources(report: &StatusReport) -> Markup {
 /// Describes the part of a resource that is in use.
 fn share(entry: &ResourceEntry) -> String {
     let percent = entry.used as f64 / entry.limit.max(1) as f64 * 100.0;
-    if entry.resource == "memory" {
+    if entry.is_bytes() {
         let [used, limit] = [entry.used, entry.limit].map(|bytes| Size(bytes as f64));
         format!("{used} of {limit} ({percent:.0} %)")
     } else {

@@ -1,6 +1,6 @@
 //! Rows as entries of the report, each with the open incident that it belongs to.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     super::report::{ListenerEntry, ResourceEntry, WorkloadEntry},
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     act::notify::printable,
-    decide::IncidentView,
+    decide::{IncidentId, IncidentView},
     sense::identity::{CgroupName, Identity, NodePods},
 };
 
@@ -30,6 +30,8 @@ struct ClaimedEnd<'a> {
     is_of_host: bool,
     cgroup: &'a str,
     pid: Option<u32>,
+    /// Subject of a count; `None` if it is no count that ends.
+    counted: Option<Arc<str>>,
     /// Time until it, as of the report.
     secs: Option<f64>,
     incident: String,
@@ -56,6 +58,10 @@ impl<'a> IncidentIndex<'a> {
                     is_of_host: claim.endangers_host(),
                     cgroup: claim.cgroup(),
                     pid: claim.pid(),
+                    counted: match claim.id() {
+                        IncidentId::Exhaustion { subject, .. } => Some(subject),
+                        _ => None,
+                    },
                     secs: secs.map(|secs| (secs - (now - verdict.t).max(0.0)).max(0.0)),
                     incident: id.clone(),
                 });
@@ -74,6 +80,9 @@ impl<'a> IncidentIndex<'a> {
             LimitSubject::Process(pid, _) => {
                 let is_same = end.resource == row.resource || end.resource == "close_wait";
                 is_same && end.pid == Some(*pid)
+            }
+            LimitSubject::Counted(subject) => {
+                end.resource == row.resource && end.counted.as_ref() == Some(subject)
             }
         };
         let left = |end: &&ClaimedEnd<'_>| end.secs.unwrap_or(f64::INFINITY);
@@ -143,7 +152,7 @@ pub fn resource_entries(rows: &[ResourceRow], index: &IncidentIndex<'_>) -> Vec<
             resource: row.resource.to_owned(),
             subject: match &row.subject {
                 LimitSubject::Host => "host".to_owned(),
-                LimitSubject::Cgroup(cgroup) => shown(cgroup),
+                LimitSubject::Cgroup(name) | LimitSubject::Counted(name) => shown(name),
                 LimitSubject::Process(pid, name) => shown(&format!("{name} (pid {pid})")),
             },
             used: row.used,

@@ -54,6 +54,8 @@ pub enum LimitSubject {
     Cgroup(Arc<str>),
     /// A process, with its name.
     Process(u32, Arc<str>),
+    /// Subject of a count, by its name, such as a mount point.
+    Counted(Arc<str>),
 }
 
 impl HostTables {
@@ -73,7 +75,7 @@ impl HostTables {
         match read {
             ScanKind::Processes => {
                 self.workloads.observe(t, facts());
-                self.resources.observe(facts());
+                self.resources.observe(t, facts());
                 self.takes_listeners = true;
             }
             ScanKind::Listeners if self.takes_listeners => {

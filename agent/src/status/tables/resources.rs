@@ -1,4 +1,5 @@
-//! Limited resources: memory of the host and of limited cgroups, and the open files of processes.
+//! Limited resources: memory of the host and of limited cgroups, the open files of processes, and
+//! every count that has a limit.
 
 use std::sync::Arc;
 
@@ -7,12 +8,17 @@ use foldhash::HashMap;
 use super::LimitSubject;
 use crate::{
     detect::HostInfo,
-    sense::{Fact, ProcessId},
+    sense::{CountFact, CountedResource, Fact, ProcessId},
 };
 
 /// Share of its limit from which a process's open files are listed. A guess: with fewer it is far
 /// from the end.
 const FILES_SHARE_MIN: f64 = 0.1;
+
+/// Maximum number of counts that are kept, and time after which one that is no longer read is gone,
+/// in seconds: many times the period of any sensor.
+const COUNTS_MAX: usize = 2_000;
+const COUNT_KEPT_SECS: f64 = 60.0;
 
 /// Resources with a limit.
 #[derive(Debug)]
@@ -23,12 +29,21 @@ pub struct ResourceTable {
     files: HashMap<ProcessId, (u64, u64)>,
     /// Names of these processes.
     names: HashMap<u32, Arc<str>>,
+    counts: HashMap<(CountedResource, Arc<str>), LimitedCount>,
+}
+
+/// Last reading of a count.
+#[derive(Debug)]
+struct LimitedCount {
+    t: f64,
+    used: u64,
+    limit: u64,
 }
 
 /// A limited resource.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResourceRow {
-    /// Name: `memory` in bytes, or `files` as a count.
+    /// Name: `memory`, `files`, or that of a count.
     pub resource: &'static str,
     /// Subject of the limit.
     pub subject: LimitSubject,
@@ -52,11 +67,13 @@ impl ResourceTable {
             mem_available_bytes: None,
             files: HashMap::default(),
             names: HashMap::default(),
+            counts: HashMap::default(),
         }
     }
 
-    /// Takes a scan of processes. Open files are in one of several scans only, and stay until then.
-    pub fn observe<'a>(&mut self, facts: impl Iterator<Item = &'a Fact>) {
+    /// Takes a scan of processes at `t`. Open files and counts are in one of several scans only,
+    /// and stay until then.
+    pub fn observe<'a>(&mut self, t: f64, facts: impl Iterator<Item = &'a Fact>) {
         let mut has_files = false;
         for fact in facts {
             match fact {
@@ -80,8 +97,18 @@ impl ResourceTable {
                         *name = process.comm.clone();
                     }
                 }
+                Fact::Count(count) => self.count(t, count),
                 _ => {}
             }
+        }
+        self.counts.retain(|_, count| t - count.t <= COUNT_KEPT_SECS);
+    }
+
+    fn count(&mut self, t: f64, count: &CountFact) {
+        let key = (count.resource.clone(), count.subject.clone());
+        let has_room = self.counts.len() < COUNTS_MAX || self.counts.contains_key(&key);
+        if let Some(limit) = count.limit.filter(|_| has_room) {
+            self.counts.insert(key, LimitedCount { t, used: count.used, limit });
         }
     }
 
@@ -112,7 +139,13 @@ impl ResourceTable {
             used: *used,
             limit: *limit,
         });
-        let mut rows: Vec<_> = host.into_iter().chain(cgroups).chain(files).collect();
+        let counts = self.counts.iter().map(|((resource, subject), count)| ResourceRow {
+            resource: resource.metric_name(),
+            subject: LimitSubject::Counted(subject.clone()),
+            used: count.used,
+            limit: count.limit,
+        });
+        let mut rows: Vec<_> = host.into_iter().chain(cgroups).chain(files).chain(counts).collect();
         rows.sort_by(|one, other| other.share().total_cmp(&one.share()));
         rows.truncate(max);
         rows

@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::{entries::IncidentIndex, *};
 use crate::sense::{
-    Fact, HostFact, ListenerFact, ProcessFact, ProcessId, ProcessResourcesFact, RequestsFact,
-    identity::NodePods,
+    CountFact, CountedResource, Fact, HostFact, ListenerFact, ProcessFact, ProcessId,
+    ProcessResourcesFact, RequestsFact, identity::NodePods,
 };
 
 const HOST: HostInfo = HostInfo { mem_total_bytes: 1 << 34, cpus: 2 };
@@ -185,6 +185,24 @@ fn resources_are_listed_by_the_share_in_use() {
     let exit = Fact::Exit(ProcessId { pid: 1, start_ticks: 1 });
     scan(&mut tables, ScanKind::Processes, 3.0, vec![exit]);
     assert_eq!(tables.rows().resources.len(), 1);
+}
+
+#[test]
+fn counts_with_a_limit_are_listed_until_they_are_gone() {
+    let mut tables = HostTables::new(HOST);
+    let count = |resource, used, limit| {
+        let (resource, subject) = (CountedResource::named(resource), "/var".into());
+        Fact::Count(CountFact { resource, subject, used, limit, culprits: Vec::new() })
+    };
+    let facts = vec![count("disk_bytes", 90, Some(100)), count("dying_cgroups", 7, None)];
+    scan(&mut tables, ScanKind::Processes, 1.0, facts);
+    scan(&mut tables, ScanKind::Processes, 60.0, vec![]);
+    let rows = tables.rows().resources;
+    let [row] = &rows[..] else { panic!("{rows:?}") };
+    assert_eq!((row.resource, &row.subject), ("disk_bytes", &LimitSubject::Counted("/var".into())));
+    assert_eq!((row.used, row.limit), (90, 100));
+    scan(&mut tables, ScanKind::Processes, 70.0, vec![]);
+    assert_eq!(tables.rows().resources, []);
 }
 
 proptest! {
