@@ -16,7 +16,10 @@ use spillway_agent::{
         frame::{FrameHeader, pack},
     },
     scan_loop::ScanKind,
-    sense::{Fact, HostFact, ListenerFact, Observation, ProcessFact, ProcessId},
+    sense::{
+        CountFact, CountUser, CountedResource, Fact, HostFact, ListenerFact, Observation,
+        ProcessFact, ProcessId,
+    },
     status::HostTables,
     trace::{TraceReader, TraceWriter},
 };
@@ -24,6 +27,7 @@ use spillway_agent::{
 const INFO: HostInfo = HostInfo { mem_total_bytes: 16 << 30, cpus: 2 };
 const PROCESSES: u32 = 2_000;
 const LISTENERS: u32 = 50;
+const COUNTS: u32 = 100;
 
 fn processes(growth_bytes: u64) -> Vec<Observation> {
     let host =
@@ -67,6 +71,25 @@ fn listeners() -> Vec<Observation> {
     (0..LISTENERS).map(listener).map(|fact| Observation { t: 0.0, fact }).collect()
 }
 
+/// Counts of as many subjects as a large host has, which climb by `growth_bytes` with each scan.
+fn counts() -> Vec<Observation> {
+    let count = |subject: u32| {
+        let user = |name: u32| CountUser {
+            name: Arc::from(format!("/srv/{name}")),
+            pid: Some(name),
+            used: 1 << 30,
+        };
+        Fact::Count(CountFact {
+            resource: CountedResource::DiskBytes,
+            subject: Arc::from(format!("/srv/{subject}")),
+            used: 40 << 30,
+            limit: Some(100 << 30),
+            culprits: (0..8).map(user).collect(),
+        })
+    };
+    (0..COUNTS).map(count).map(|fact| Observation { t: 0.0, fact }).collect()
+}
+
 /// Feeds the same facts again, `interval_secs` later each time, with memory growing by
 /// `growth_bytes`.
 fn feed(
@@ -81,6 +104,9 @@ fn feed(
         if let Fact::Process(process) = &mut observation.fact {
             process.anon_bytes = (process.anon_bytes + growth_bytes) % (1 << 40);
         }
+        if let Fact::Count(count) = &mut observation.fact {
+            count.used = (count.used + growth_bytes) % (100 << 30);
+        }
         engine.apply_into(black_box(observation), output);
     }
     output.verdicts.clear();
@@ -93,6 +119,8 @@ fn bench(criterion: &mut Criterion) {
         ("process, steady", processes(0), 1.0, 0),
         ("process, all leaking", processes(0), 1.0, 1 << 20),
         ("listener", listeners(), 0.1, 0),
+        ("count, steady", counts(), 10.0, 0),
+        ("count, all climbing", counts(), 10.0, 1 << 20),
     ];
     for (name, mut facts, interval_secs, growth_bytes) in cases {
         group.throughput(Throughput::Elements(facts.len() as u64));
