@@ -215,10 +215,15 @@ impl ClaimDetails for ExhaustionClaim {
 }
 
 impl CountCulprit {
-    /// Names it and its share, such as `93 % of the growth is /var/log/a (pid 7)`.
+    /// Names it and its share, such as `/var/log/a (pid 7) took 93 % of the growth`.
     pub(super) fn sentence(&self) -> String {
-        let whole = if self.is_of_growth { "the growth" } else { "what is in use" };
         let pid = self.pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
-        format!("{:.0} % of {whole} by {}{pid}", self.share * 100.0, self.name)
+        let share = match self.share {
+            share if share >= 0.995 => "all".to_owned(),
+            share => format!("{:.0} %", share * 100.0),
+        };
+        let part = if self.is_of_growth { "took" } else { "holds" };
+        let whole = if self.is_of_growth { "the growth" } else { "what is in use" };
+        format!("{}{pid} {part} {share} of {whole}", self.name)
     }
 }

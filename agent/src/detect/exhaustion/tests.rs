@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use crate::{
     config::Config,
+    decide::Action,
     detect::{Claim, ClaimState, ExhaustionClaim, HostInfo, Severity, Verdict},
-    engine::Engine,
+    engine::{Engine, Output},
     sense::{CountFact, CountUser, CountedResource, Fact, HostFact, Observation},
 };
 
@@ -33,16 +34,23 @@ fn fact(resource: &str, used: f64, limit: Option<u64>, users: &[(&str, u32, f64)
 
 /// Verdicts about counts that come every ten seconds.
 fn run(secs: f64, count: impl Fn(f64) -> CountFact) -> Vec<Verdict> {
+    outputs(secs, count).verdicts
+}
+
+/// Verdicts and decisions about counts that come every ten seconds.
+fn outputs(secs: f64, count: impl Fn(f64) -> CountFact) -> Output {
     let mut engine = engine();
-    let mut verdicts = Vec::new();
+    let mut all = Output::default();
     for sample in 0..(secs / 10.0) as u32 {
         let t = f64::from(sample) * 10.0;
         let host = HostFact { mem_available_bytes: 8 * GIB, psi_memory_some_avg10: None };
         for fact in [Fact::Host(host), Fact::Count(count(t))] {
-            verdicts.extend(engine.apply(&Observation { t, fact }).verdicts);
+            let output = engine.apply(&Observation { t, fact });
+            all.verdicts.extend(output.verdicts);
+            all.decisions.extend(output.decisions);
         }
     }
-    verdicts
+    all
 }
 
 fn claim(verdict: &Verdict) -> &ExhaustionClaim {
@@ -74,7 +82,27 @@ fn disk_that_fills_is_foretold_with_the_writer() {
     assert_eq!((&*culprit.name, culprit.pid), ("/var/log/app.log", Some(812)));
     assert!(culprit.share > 0.9, "{culprit:?}");
     assert!(raised.why.contains("disk space of /var grew by"), "{}", raised.why);
-    assert!(raised.why.contains("by /var/log/app.log (pid 812)"), "{}", raised.why);
+    assert!(
+        raised.why.ends_with("; /var/log/app.log (pid 812) took all of the growth"),
+        "{}",
+        raised.why
+    );
+}
+
+#[test]
+fn page_about_a_disk_can_be_acted_on() {
+    let verdicts = run(4.0 * HOUR, log_fills_disk);
+    let (claim, secs) = (&verdicts[0].claim, verdicts[0].exhaustion_secs);
+    let headline = claim.headline("web-3", secs);
+    let expected = "disk space of /var on web-3: 50.2 GiB of 100.0 GiB in use, 1.7 MiB/s more, \
+                    /var/log/app.log (pid 812) took all of the growth; if nothing is done, it runs \
+                    out in 8.3 h";
+    assert_eq!(headline, expected);
+    assert!(claim.advice(secs).starts_with("delete or move what is not needed there"));
+    assert_eq!(
+        (claim.component(), claim.class()),
+        ("disk space of /var".into(), "exhaustion".into())
+    );
 }
 
 #[test]
@@ -93,6 +121,21 @@ fn urgency_rises_as_the_end_comes_near() {
     let severities: Vec<_> = verdicts.iter().filter_map(severity).collect();
     assert_eq!(severities, [Severity::Warning, Severity::Critical]);
     assert!(verdicts[1..].iter().all(|verdict| verdict.state == ClaimState::Updated));
+}
+
+#[test]
+fn node_is_drained_for_a_near_end_but_never_for_boot() {
+    let drains = |subject: &str| {
+        let of_subject = |t: f64| CountFact { subject: Arc::from(subject), ..log_fills_disk(t) };
+        let decisions = outputs(10.97 * HOUR, of_subject).decisions;
+        let drained = decisions.iter().filter(|decision| decision.action == Action::Drain);
+        (
+            drained.count(),
+            decisions.iter().any(|decision| matches!(decision.action, Action::Page { .. })),
+        )
+    };
+    assert_eq!(drains("/var"), (1, true));
+    assert_eq!(drains("/boot"), (0, true));
 }
 
 #[test]

@@ -53,8 +53,9 @@ pub(super) fn raised_climb(
     // Writing to a String cannot fail.
     if let Some(secs) = exhaustion_secs {
         let _ = write!(why, "; if it goes on, it runs out in {}", Span(secs));
-        if let Some([soonest, latest]) = interval {
-            let _ = write!(why, " ({} to {})", Span(soonest), Span(latest));
+        let ends = interval.map(|ends| ends.map(|secs| Span(secs).to_string()));
+        if let Some([soonest, latest]) = ends.filter(|[soonest, latest]| soonest != latest) {
+            let _ = write!(why, " ({soonest} to {latest})");
         }
         let _ = write!(why, "; then {}", words(&fact.resource).end);
     }
