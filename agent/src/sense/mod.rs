@@ -14,6 +14,7 @@ mod counted_resource;
 mod file_systems;
 mod host_memory;
 pub mod identity;
+mod kernel_counts;
 pub mod kubepods;
 mod losses;
 mod observation;
@@ -39,6 +40,7 @@ mod service_pressure;
 mod shares;
 mod sock_diag;
 mod socket_list;
+mod system_v;
 mod tcp_listeners;
 mod thread_time;
 mod unix_listeners;
@@ -53,6 +55,7 @@ pub use connections::EstablishedConnections;
 pub use counted_resource::CountedResource;
 pub use file_systems::FileSystemSensor;
 pub use host_memory::HostMemorySensor;
+pub use kernel_counts::KernelCountSensor;
 pub use losses::LossCounters;
 pub use observation::{
     CgroupFact, CountFact, CountUser, Fact, FactKind, FleetFact, HostFact, ListenerFact, MemorySum,
@@ -120,6 +123,7 @@ pub const SENSORS: &[SensorEntry] = &[
         probes: &[&FileSystemSensor::PROBE],
         start: |bpf, _| boxed(FileSystemSensor::start(bpf)),
     },
+    SensorEntry { probes: &[], start: |_, _| boxed(Some(KernelCountSensor::default())) },
 ];
 
 #[cfg(any(test, fuzzing))]

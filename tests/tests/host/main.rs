@@ -9,6 +9,7 @@ mod cgroup_leaks;
 mod cgroup_namespace;
 mod confine;
 mod cordon;
+mod counts;
 mod daemonset;
 mod disks;
 mod etcd;

@@ -97,6 +97,9 @@ const ALLOWED_WITH: &[(c_long, u8, &[u64], &str)] = &[
     ], "maps and iterators of attached programs; no more are loaded"),
     (libc::SYS_ioctl, 1, &[libc::FIONBIO, libc::FIONREAD, libc::TCGETS, PERF_EVENT_IOC_DISABLE],
         "nonblocking sockets, the resolver, terminals, and the end of fault sampling"),
+    (libc::SYS_shmctl, 1, &[SHM_INFO], "number of shared memory segments, see `system_v.rs`"),
+    (libc::SYS_semctl, 2, &[libc::SEM_INFO as u64], "number of semaphore sets"),
+    (libc::SYS_msgctl, 1, &[libc::MSG_INFO as u64], "number of message queues"),
     (libc::SYS_prctl, 0, &[libc::PR_SET_NAME as u64, PR_SET_VMA], "names of threads and of the \
     allocator's mappings"),
 ];
@@ -114,7 +117,7 @@ const ENTERS: &[(c_long, u8, &[u64], &str)] = &[(
 /// `act/shed/foreign_listener.rs`.
 const TAKES: &[c_long] = &[libc::SYS_pidfd_open, libc::SYS_pidfd_getfd];
 
-/// From `include/uapi/linux/bpf.h`, `perf_event.h` and `prctl.h`; user-space ABI.
+/// From `include/uapi/linux/bpf.h`, `perf_event.h`, `prctl.h` and `shm.h`; user-space ABI.
 const BPF_MAP_LOOKUP_ELEM: u64 = 1;
 const BPF_MAP_UPDATE_ELEM: u64 = 2;
 const BPF_MAP_DELETE_ELEM: u64 = 3;
@@ -127,6 +130,7 @@ const BPF_MAP_DELETE_BATCH: u64 = 27;
 const BPF_ITER_CREATE: u64 = 33;
 const PERF_EVENT_IOC_DISABLE: u64 = 0x2401;
 const PR_SET_VMA: u64 = 0x5356_4d41;
+const SHM_INFO: u64 = 14;
 
 /// Calls that run programs, or change other processes or the kernel. EPERM shows that the refusal
 /// is intended.
@@ -298,6 +302,19 @@ mod tests {
             {
                 return 5;
             }
+        }
+        let mut answer = [0_u64; 16];
+        // SAFETY: the command writes a structure of 48 bytes to the memory that it is given.
+        if unsafe { libc::syscall(libc::SYS_shmctl, 0, SHM_INFO, answer.as_mut_ptr()) } == -1
+            && errno() == Some(libc::ENOSYS)
+        {
+            return 9;
+        }
+        // SAFETY: names no memory of ours; it is refused before anything is removed.
+        if unsafe { libc::syscall(libc::SYS_shmctl, -1, libc::IPC_RMID, 0) } != -1
+            || errno() != Some(libc::ENOSYS)
+        {
+            return 10;
         }
         if !std::thread::spawn(|| std::fs::read_to_string("/proc/self/stat").is_ok())
             .join()

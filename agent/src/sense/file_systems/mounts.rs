@@ -89,6 +89,8 @@ pub(super) fn counted(text: &str, is_on_top: impl Fn(&Mount) -> bool) -> Vec<Mou
         .iter()
         .filter(|line| line.kind == "tmpfs" || ON_DISK.contains(&line.kind))
         .filter(|line| !line.options.split(',').any(|option| option == "ro"))
+        // The kernel's trees are no disk: the tmpfs at /sys/fs/cgroup only has mount points.
+        .filter(|line| line.kind != "tmpfs" || !line.point.starts_with("/sys"))
         .filter(|line| !line.point.ancestors().any(|path| blocked.contains(path)))
         .collect();
     candidates.sort_by_key(|line| (line.root != "/", line.point.as_os_str().len()));
@@ -196,6 +198,7 @@ mod tests {
         let text = "20 1 7:1 / /snap rw - squashfs /dev/loop1 ro\n\
             21 1 8:1 / /ro rw - ext4 /dev/sda1 ro,relatime\n\
             22 1 0:5 / /proc rw - proc proc rw\n\
+            29 1 0:6 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
             23 1 0:40 / /net rw - nfs4 host:/ rw\n\
             24 23 8:2 / /net/disk rw - ext4 /dev/sda2 rw\n\
             25 1 0:41 / /auto rw - autofs systemd-1 rw\n\

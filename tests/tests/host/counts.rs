@@ -1,0 +1,261 @@
+//! Things of which the host has a limited number, made by the tests for real: what the sensor says
+//! of them before and after.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::{FromRawFd as _, OwnedFd},
+    ptr,
+};
+
+use spillway_agent::sense::{CountFact, CountedResource as R, Fact, Sensors};
+use spillway_tests::{is_root, skip};
+
+/// Things that a test makes: far more than others on the host make meanwhile.
+const MADE: usize = 60;
+
+/// Number that others on the host may make or remove meanwhile.
+const NOISE: u64 = 40;
+
+/// System V objects that are removed when dropped.
+#[derive(Default)]
+struct Objects {
+    segments: Vec<libc::c_int>,
+    semaphores: Vec<libc::c_int>,
+    queues: Vec<libc::c_int>,
+}
+
+impl Objects {
+    /// Makes as many of each kind.
+    fn make(count: usize) -> io::Result<Self> {
+        let mut made = Self::default();
+        let id = |id: libc::c_int| if id < 0 { Err(io::Error::last_os_error()) } else { Ok(id) };
+        for _ in 0..count {
+            // SAFETY: each call takes numbers and makes an object of its own.
+            unsafe {
+                made.segments.push(id(libc::shmget(libc::IPC_PRIVATE, 4_096, 0o600))?);
+                made.semaphores.push(id(libc::semget(libc::IPC_PRIVATE, 1, 0o600))?);
+                made.queues.push(id(libc::msgget(libc::IPC_PRIVATE, 0o600))?);
+            }
+        }
+        Ok(made)
+    }
+}
+
+impl Drop for Objects {
+    fn drop(&mut self) {
+        // SAFETY: removes objects that only this test knows; the command takes no memory.
+        unsafe {
+            for id in &self.segments {
+                libc::shmctl(*id, libc::IPC_RMID, ptr::null_mut());
+            }
+            for id in &self.semaphores {
+                libc::semctl(*id, 0, libc::IPC_RMID);
+            }
+            for id in &self.queues {
+                libc::msgctl(*id, libc::IPC_RMID, ptr::null_mut());
+            }
+        }
+    }
+}
+
+/// Returns the counts of a reading.
+fn counts(sensors: &mut Sensors, t: f64) -> Vec<CountFact> {
+    let mut seen = Vec::new();
+    sensors.scan_processes(t, &mut seen);
+    let count = |one| if let Fact::Count(fact) = one { Some(fact) } else { None };
+    seen.into_iter().filter_map(|one| count(one.fact)).collect()
+}
+
+/// Returns the count of a resource of a subject.
+fn of(counts: &[CountFact], resource: &R, subject: &str) -> Option<CountFact> {
+    let mut found =
+        counts.iter().filter(|fact| fact.resource == *resource && &*fact.subject == subject);
+    let first = found.next().cloned();
+    assert_eq!(found.next(), None, "one fact each");
+    first
+}
+
+/// Returns the one number in a file.
+fn setting(path: &str) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Checks that the use of a resource has changed by this number, give or take what others do.
+fn changed(before: &[CountFact], after: &[CountFact], resource: &R, by: i64) {
+    let used = |counts| {
+        let fact = of(counts, resource, "host").unwrap_or_else(|| panic!("{resource} is counted"));
+        assert!(fact.limit.is_none_or(|limit| fact.used <= limit), "{fact:?}");
+        fact.used as i64
+    };
+    let change = used(after) - used(before);
+    assert!(change.abs_diff(by) <= NOISE / 2, "{resource} changed by {change}, not by {by}");
+}
+
+#[test]
+fn ptys_files_and_threads_are_counted_while_they_exist() {
+    let mut sensors = Sensors::without_bpf("the test needs none");
+    let before = counts(&mut sensors, 0.0);
+    let terminals: Vec<OwnedFd> = (0..MADE)
+        .map(|_| {
+            // SAFETY: takes a number and returns a new descriptor, or -1.
+            let terminal = unsafe { libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY) };
+            assert!(terminal >= 0, "{}", io::Error::last_os_error());
+            // SAFETY: it was just opened and has no other owner.
+            unsafe { OwnedFd::from_raw_fd(terminal) }
+        })
+        .collect();
+    let (end, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Arc::new(std::sync::Mutex::new(wait));
+    let threads: Vec<_> = (0..MADE)
+        .map(|_| {
+            let wait = wait.clone();
+            std::thread::spawn(move || wait.lock().is_ok_and(|wait| wait.recv().is_ok()))
+        })
+        .collect();
+    let after = counts(&mut sensors, 10.0);
+    let made = MADE as i64;
+    changed(&before, &after, &R::Ptys, made);
+    changed(&before, &after, &R::Pids, made);
+    let ptys = of(&after, &R::Ptys, "host").expect("ptys are counted");
+    assert_eq!(ptys.limit, setting("/proc/sys/kernel/pty/max"), "{ptys:?}");
+    let limits =
+        ["pid_max", "threads-max"].map(|name| setting(&format!("/proc/sys/kernel/{name}")));
+    let pids = of(&after, &R::Pids, "host").expect("threads are counted");
+    assert_eq!(pids.limit, limits.into_iter().flatten().min(), "{pids:?}");
+    drop(end);
+    drop(terminals);
+    for thread in threads {
+        thread.join().expect("the thread ends");
+    }
+    let freed = counts(&mut sensors, 20.0);
+    changed(&after, &freed, &R::Ptys, -made);
+    changed(&after, &freed, &R::Pids, -made);
+}
+
+#[test]
+fn open_files_are_counted_while_they_are_open() {
+    // The kernel adds up what each CPU has counted, some dozens a CPU late.
+    const FILES: usize = 1_500;
+    let mut sensors = Sensors::without_bpf("the test needs none");
+    let before = counts(&mut sensors, 0.0);
+    let opened: io::Result<Vec<File>> = (0..FILES).map(|_| File::open("/dev/null")).collect();
+    let files = match opened {
+        Ok(files) => files,
+        Err(error) => {
+            return skip("open_files_are_counted_while_they_are_open", &error.to_string());
+        }
+    };
+    let after = counts(&mut sensors, 10.0);
+    let of_files = |counts: &[CountFact]| of(counts, &R::OpenFiles, "host").expect("it is counted");
+    let (before, after) = (of_files(&before).used as i64, of_files(&after).used as i64);
+    assert!((after - before).abs_diff(FILES as i64) < FILES as u64 / 3, "{before} {after}");
+    drop(files);
+    let freed = of_files(&counts(&mut sensors, 20.0)).used as i64;
+    assert!((after - freed).abs_diff(FILES as i64) < FILES as u64 / 3, "{after} {freed}");
+}
+
+#[test]
+fn system_v_objects_are_counted_until_they_are_removed() {
+    let mut sensors = Sensors::without_bpf("the test needs none");
+    let before = counts(&mut sensors, 0.0);
+    let objects = match Objects::make(MADE) {
+        Ok(objects) => objects,
+        Err(error) => {
+            let test = "system_v_objects_are_counted_until_they_are_removed";
+            return skip(test, &format!("no System V objects can be made: {error}"));
+        }
+    };
+    let after = counts(&mut sensors, 10.0);
+    drop(objects);
+    let freed = counts(&mut sensors, 20.0);
+    for (resource, limit) in [
+        (R::SharedMemorySegments, setting("/proc/sys/kernel/shmmni")),
+        (R::SemaphoreSets, None),
+        (R::MessageQueues, setting("/proc/sys/kernel/msgmni")),
+    ] {
+        changed(&before, &after, &resource, MADE as i64);
+        changed(&after, &freed, &resource, -(MADE as i64));
+        let fact = of(&after, &resource, "host").expect("it is counted");
+        assert!(fact.limit.is_some() && (limit.is_none() || fact.limit == limit), "{fact:?}");
+    }
+}
+
+#[test]
+fn keys_of_a_user_are_counted_until_its_process_ends() {
+    /// A user that nothing else runs as.
+    const UID: u32 = 61_877;
+    let test = "keys_of_a_user_are_counted_until_its_process_ends";
+    if !is_root(test) {
+        return;
+    }
+    let (mut ends, mut said) = ([0; 2], [0_u8]);
+    // SAFETY: the kernel writes two descriptors into the array.
+    assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
+    // SAFETY: the child makes system calls only, and then waits for its end.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        add_keys(UID, ends[1]);
+    }
+    let child = Child(child);
+    // SAFETY: reads one byte into the array, from a descriptor that is open.
+    unsafe { libc::read(ends[0], said.as_mut_ptr().cast(), 1) };
+    let mut sensors = Sensors::without_bpf("the test needs none");
+    let subject = format!("uid {UID}");
+    let before = of(&counts(&mut sensors, 0.0), &R::Keys, &subject);
+    drop(child);
+    if said != *b"!" {
+        return skip(test, "no key can be added as another user");
+    }
+    let keys = before.expect("its keys are counted");
+    assert!((10..20).contains(&keys.used), "{keys:?}");
+    assert_eq!(keys.limit, setting("/proc/sys/kernel/keys/maxkeys"), "{keys:?}");
+    // The kernel collects the keys of a process that has ended some time later.
+    let gone = (1..200).any(|round| {
+        std::thread::sleep(std::time::Duration::from_millis(40));
+        let counts = counts(&mut sensors, f64::from(round) * 10.0);
+        of(&counts, &R::Keys, &subject).is_none_or(|keys| keys.used == 0)
+    });
+    assert!(gone, "keys without a process are still counted");
+}
+
+/// Process that ends when dropped.
+struct Child(libc::pid_t);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // SAFETY: ends and reaps our own child; no status is requested.
+        unsafe {
+            libc::kill(self.0, libc::SIGKILL);
+            libc::waitpid(self.0, ptr::null_mut(), 0);
+        }
+    }
+}
+
+/// Body of the child, which may only make system calls: becomes this user, adds ten keys to a
+/// session of its own, says whether that worked, and waits.
+fn add_keys(uid: u32, ready: libc::c_int) -> ! {
+    /// From `include/uapi/linux/keyctl.h`.
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    const KEY_SPEC_SESSION_KEYRING: libc::c_int = -3;
+    let name = |digit: u8| [b'k', digit, 0];
+    // SAFETY: all names are terminated and live until the call returns.
+    unsafe {
+        let mut works = libc::syscall(libc::SYS_setresuid, uid, uid, uid) == 0
+            // A change of the user clears this.
+            && libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0
+            && libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0) != -1;
+        for digit in b'0'..=b'9' {
+            let (kind, name) = (c"user".as_ptr(), name(digit));
+            let payload = name.as_ptr();
+            let to = KEY_SPEC_SESSION_KEYRING;
+            works &=
+                libc::syscall(libc::SYS_add_key, kind, name.as_ptr(), payload, 1_usize, to) != -1;
+        }
+        let said = if works { c"!" } else { c"-" };
+        libc::write(ready, said.as_ptr().cast(), 1);
+        loop {
+            libc::pause();
+        }
+    }
+}
