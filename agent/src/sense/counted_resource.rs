@@ -9,7 +9,8 @@ use super::printable::printable;
 /// Maximum length in bytes of a name that this version does not know. The longest known one has 22.
 const NAME_BYTES_MAX: usize = 64;
 
-/// A resource that is counted against a limit. Beside each, its subject and its culprits.
+/// A resource that is counted against a limit. Beside each, its subject and its culprits, as far as
+/// they are known. Counts of network and IPC namespaces are those of the agent's own.
 #[derive(
     Debug,
     Clone,
@@ -31,7 +32,7 @@ pub enum CountedResource {
     /// Bytes of a file system in memory: the mount point; files.
     TmpfsBytes,
     /// Processes and threads that a cgroup (`pids.max`) or the host (`kernel.pid_max`,
-    /// `kernel.threads-max`) may have: the cgroup, or the name of the setting; cgroups.
+    /// `kernel.threads-max`) may have: the cgroup, or the host; cgroups or programs.
     Pids,
     /// Processes of a user (`RLIMIT_NPROC`): the user; programs.
     UserProcesses,
@@ -45,21 +46,21 @@ pub enum CountedResource {
     InotifyInstances,
     /// TCP sockets that no process holds any more (`net.ipv4.tcp_max_orphans`): the host.
     OrphanSockets,
-    /// TCP sockets in TIME_WAIT (`net.ipv4.tcp_max_tw_buckets`): the network namespace.
+    /// TCP sockets in TIME_WAIT (`net.ipv4.tcp_max_tw_buckets`): the host.
     TimeWaitSockets,
     /// Memory of TCP sockets (`net.ipv4.tcp_mem`): the host; processes.
     TcpMemoryBytes,
     /// Local ports to one destination (`net.ipv4.ip_local_port_range`): the destination; workloads.
     LocalPorts,
-    /// Tracked connections (`net.netfilter.nf_conntrack_max`): the network namespace; sources.
+    /// Tracked connections (`net.netfilter.nf_conntrack_max`): the host; sources.
     Conntrack,
-    /// Cgroups that were removed and still hold memory: their parent.
+    /// Cgroups that were removed and still hold memory: the host.
     DyingCgroups,
-    /// System V shared memory segments (`kernel.shmmni`): the IPC namespace; owners.
+    /// System V shared memory segments (`kernel.shmmni`): the host; owners.
     SharedMemorySegments,
-    /// System V semaphore sets (`kernel.sem`): the IPC namespace; owners.
+    /// System V semaphore sets (`kernel.sem`): the host; owners.
     SemaphoreSets,
-    /// System V message queues (`kernel.msgmni`): the IPC namespace; owners.
+    /// System V message queues (`kernel.msgmni`): the host; owners.
     MessageQueues,
     /// Keys of a user (`kernel.keys.maxkeys`): the user.
     Keys,

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{Child, Command},
     time::Duration,
@@ -173,18 +174,21 @@ fn small_files_use_inodes_until_it_is_unmounted() {
     assert_eq!(count(&mut sensors, 20.0, &resource, &subject), None);
 }
 
-/// Shell that is killed when dropped.
+/// Shell that is killed when dropped, with what it has started.
 struct Script(Child);
 
 impl Script {
     fn start(text: &str) -> Self {
-        Self(Command::new("sh").args(["-c", text]).spawn().expect("starting a shell"))
+        let mut shell = Command::new("sh");
+        shell.args(["-c", text]).process_group(0);
+        Self(shell.spawn().expect("starting a shell"))
     }
 }
 
 impl Drop for Script {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        // SAFETY: a signal to the group of a child that was not waited for yet.
+        unsafe { libc::kill(-(self.0.id() as i32), libc::SIGKILL) };
         let _ = self.0.wait();
     }
 }
