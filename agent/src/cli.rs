@@ -97,17 +97,20 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Draw one process of a trace, or an incident of the last day: its resource, the verdicts, the
-    /// forecast and what was done
+    /// Draw one process or one count of a trace, or an incident of the last day: its resource, the
+    /// verdicts, the forecast and what was done
     Explain {
         /// Trace to read; `-` for standard input
         #[arg(required_unless_present = "incident")]
         trace: Option<PathBuf>,
         /// Process id
-        #[arg(long, requires = "trace", required_unless_present = "incident")]
+        #[arg(long, requires = "trace", required_unless_present_any = ["incident", "count"])]
         pid: Option<u32>,
+        /// Count, such as `disk_bytes:/var`, or `ptys` for one of the whole host
+        #[arg(long, value_name = "RESOURCE[:SUBJECT]", requires = "trace", conflicts_with = "pid")]
+        count: Option<String>,
         /// Incident of the last day, as `spillway status --json` names it
-        #[arg(long, value_name = "ID", conflicts_with_all = ["trace", "pid"])]
+        #[arg(long, value_name = "ID", conflicts_with_all = ["trace", "pid", "count"])]
         incident: Option<String>,
         /// New SVG file, never overwritten [default: standard output]
         #[arg(long, value_name = "FILE")]

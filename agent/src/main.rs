@@ -10,7 +10,10 @@ use clap::Parser as _;
 use spillway_agent::{
     act::drain::Override,
     cli::{Cli, Command},
-    commands::{self, CommandError},
+    commands::{
+        self, CommandError,
+        explain::{CountName, TraceSubject},
+    },
     os::{
         allocator,
         journal_stream::stderr_is_journal,
@@ -69,10 +72,13 @@ fn main() -> ExitCode {
         Command::Explain { incident: Some(id), out, config, .. } => {
             commands::explain::incident(&id, out.as_deref(), config.as_deref())
         }
-        Command::Explain { trace, pid, out, config, incident: None } => {
-            // The command line requires both.
+        Command::Explain { trace, pid, count, out, config, incident: None } => {
+            // The command line requires a trace, and a pid or a count.
             let (trace, pid) = (trace.unwrap_or_default(), pid.unwrap_or_default());
-            commands::explain::run(&trace, pid, out.as_deref(), config.as_deref())
+            let subject = count.map_or(TraceSubject::Process(pid), |name| {
+                TraceSubject::Count(CountName::from(&*name))
+            });
+            commands::explain::run(&trace, &subject, out.as_deref(), config.as_deref())
         }
         Command::Status { config, json } => commands::status::status(config.as_deref(), json),
         Command::Top { config } => commands::top::top(config.as_deref()),

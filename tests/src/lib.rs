@@ -34,6 +34,7 @@ mod reference;
 mod refuse;
 mod resolver;
 mod running;
+mod script;
 mod servers;
 pub mod simulation;
 mod syscall_stepper;
@@ -72,6 +73,7 @@ pub use running::{
     ANY_PORT, Printed, Running, STARTS_WITHIN, Scratch, agent, find_metric, http_get,
     http_get_with, metric, run_with, warnings,
 };
+pub use script::Script;
 pub use servers::{Program, Servers, Work, nginx_temporary};
 pub use syscall_stepper::{Call, Stopped};
 pub use telemetry_receivers::{Collector, VictoriaMetrics, VictoriaMetricsServer};

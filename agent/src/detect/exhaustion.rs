@@ -19,7 +19,7 @@ mod tests;
 mod tracked;
 mod users;
 mod verdict;
-mod words;
+pub(super) mod words;
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -31,6 +31,7 @@ pub use confidence::SensorHealth;
 pub use dependency::claim::{CascadeRiskClaim, LocalPortsClaim, Spared};
 pub use detector::{Context, Detector, DetectorSize, Findings, HostInfo, SavedError};
 pub use exhaustion::claim::ExhaustionClaim;
+pub(crate) use exhaustion::words::resource_of;
 pub use fleet::{claim::FleetRiskClaim, sign::FleetSign};
 pub use incident_id::IncidentId;
 pub use leak::PROCESS_STATE_BYTES;

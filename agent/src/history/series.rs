@@ -1,5 +1,5 @@
-//! History of one workload, listener or process: values over time, and marks for what happened.
-//! Pure: from frames.
+//! History of one workload, listener, process or count: values over time, and marks for what
+//! happened. Pure: from frames.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     detect::IncidentId,
-    sense::{Fact, MemorySum, ProcessId},
+    sense::{CountedResource, Fact, MemorySum, ProcessId},
 };
 
 /// Maximum number of marks. A guess: more than a picture can show.
@@ -90,6 +90,15 @@ pub struct ProcessSeries {
     pub close_wait: Points,
 }
 
+/// History of a count.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CountSeries {
+    /// Number in use, or bytes.
+    pub used: Points,
+    /// Limit, where there was one.
+    pub limit: Points,
+}
+
 impl ListenerSeries {
     /// Pictures of the accept queue, of the requests and of the longest wait.
     pub(crate) fn charts(&self, now_ms: u64) -> [Chart<'_>; 3] {
@@ -131,6 +140,27 @@ pub fn of_process(frames: impl Iterator<Item = HistoryFrame>, id: ProcessId) -> 
                     series.close_wait.extend(handles.close_wait.map(|some| (at_ms, some as f64)));
                 }
                 _ => {}
+            }
+        }
+    }
+    series
+}
+
+/// Reads the history of a count.
+pub fn of_count(
+    frames: impl Iterator<Item = HistoryFrame>,
+    resource: &CountedResource,
+    subject: &str,
+) -> CountSeries {
+    let mut series = CountSeries::default();
+    let needle = field("subject", subject);
+    for frame in frames {
+        let at_ms = frame.header.at_ms;
+        for observation in frame.observations_with(&needle) {
+            let Fact::Count(count) = observation.fact else { continue };
+            if count.resource == *resource && *count.subject == *subject {
+                series.used.push((at_ms, count.used as f64));
+                series.limit.extend(count.limit.map(|limit| (at_ms, limit as f64)));
             }
         }
     }

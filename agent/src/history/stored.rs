@@ -8,9 +8,12 @@ use std::{
 use super::{
     FrameReader, HistoryEvent, Period,
     frame::HistoryFrame,
-    series::{self, ListenerSeries, ProcessSeries, WorkloadSeries},
+    series::{self, CountSeries, ListenerSeries, ProcessSeries, WorkloadSeries},
 };
-use crate::{clock::Clock, sense::ProcessId};
+use crate::{
+    clock::Clock,
+    sense::{CountedResource, ProcessId},
+};
 
 /// Time that is shown.
 const DAY_SECS: u64 = 86_400;
@@ -19,8 +22,8 @@ const DAY_SECS: u64 = 86_400;
 /// take half a second on a host with 2,000 processes.
 const STEP_SECS: u64 = 600;
 
-/// Least time between two samples of a process, which a command draws, and no page: open files are
-/// in some samples only.
+/// Least time between two samples of a process or a count, which a command draws, and no page: open
+/// files are in some samples only.
 const PROCESS_STEP_SECS: u64 = 60;
 
 /// Events of an incident, or of all, that are shown: the latest.
@@ -54,6 +57,11 @@ impl StoredHistory {
     /// History of a process; `None` if there is none at all.
     pub fn process(&self, id: ProcessId) -> Option<ProcessSeries> {
         self.read(PROCESS_STEP_SECS, |frames| series::of_process(frames, id))
+    }
+
+    /// History of a count; `None` if there is none at all.
+    pub fn count(&self, resource: &CountedResource, subject: &str) -> Option<CountSeries> {
+        self.read(PROCESS_STEP_SECS, |frames| series::of_count(frames, resource, subject))
     }
 
     /// Events that `is_wanted` chooses, each with its time in milliseconds since 1970, the latest

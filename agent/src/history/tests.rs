@@ -15,7 +15,10 @@ use super::{
 use crate::{
     detect::HostInfo,
     scan_loop::ScanKind,
-    sense::{CgroupFact, Fact, HostFact, ListenerFact, Observation, ProcessFact, ProcessId},
+    sense::{
+        CgroupFact, CountFact, CountedResource, Fact, HostFact, ListenerFact, Observation,
+        ProcessFact, ProcessId,
+    },
 };
 
 const HOST: HostInfo = HostInfo { mem_total_bytes: 1 << 34, cpus: 2 };
@@ -208,6 +211,29 @@ fn sample_has_one_scan_and_what_came_between() {
     assert!(minute.observe(ScanKind::Listeners, 1_000.1, &[]).is_some());
     assert_eq!(minute.observe(ScanKind::Processes, 1_050.0, &[host(1_050.0)]), None);
     assert_eq!(minute.observe(ScanKind::Listeners, 1_050.1, &[]), None);
+}
+
+#[test]
+fn history_of_a_count_is_what_was_in_use_and_its_limit() {
+    let count = |subject: &str, used| Observation {
+        t: 99.0,
+        fact: Fact::Count(CountFact {
+            resource: CountedResource::DiskBytes,
+            subject: subject.into(),
+            used,
+            limit: Some(1_000),
+            culprits: Vec::new(),
+        }),
+    };
+    let frame = |unix_secs: u64, used| {
+        let sample = [host(99.0), count("/var", used), count("/var/log", 7)];
+        unpack(&pack(&header(unix_secs), &sample, &[]).unwrap()).unwrap()
+    };
+    let frames = [frame(60, 10), frame(120, 20)].into_iter();
+    let series = series::of_count(frames, &CountedResource::DiskBytes, "/var");
+    let [first, second] = [60, 120].map(|unix_secs| header(unix_secs).at_ms);
+    assert_eq!(series.used, [(first, 10.0), (second, 20.0)]);
+    assert_eq!(series.limit, [(first, 1_000.0), (second, 1_000.0)]);
 }
 
 #[test]

@@ -375,6 +375,14 @@ fn mounted(is_wanted: impl Fn(&MountInfo) -> bool) -> Option<PathBuf> {
     (!points.is_empty()).then(|| points.swap_remove(whole.unwrap_or(0)))
 }
 
+/// Returns the mount point of the hierarchy whose pids controller limits processes; `None` without
+/// one.
+pub(super) fn pids_mount() -> Option<PathBuf> {
+    let is_v1 =
+        |mount: &MountInfo| mount.fs_type == "cgroup" && mount.super_options.contains_key("pids");
+    mounted(is_v1).or_else(|| mounted(|mount| mount.fs_type == "cgroup2"))
+}
+
 fn below(mount: &Path, path: &Path) -> PathBuf {
     mount.join(path.strip_prefix("/").unwrap_or(path))
 }

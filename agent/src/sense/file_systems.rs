@@ -90,11 +90,14 @@ struct FileSystem {
 }
 
 impl FileSystemSensor {
+    /// `iter/task_file`, for open files.
+    pub const OPEN_FILE_ITER: Hook = Hook::new("open_file_iter");
+
     /// Sources of open files.
     pub const PROBE: FallbackChain = FallbackChain {
         probe: Probe::OpenFiles,
         fallbacks: &[Fallback::bpf(
-            Hook::new("open_file_iter"),
+            Self::OPEN_FILE_ITER,
             "iter/task_file",
             &[Need::Iterator("task_file")],
         )

@@ -8,6 +8,7 @@ mod accept_latency;
 mod addr;
 mod cgroup_memory;
 mod cgroup_namespace;
+mod cgroup_pids;
 mod cgroups;
 mod connections;
 mod counted_resource;
@@ -50,6 +51,7 @@ mod waiting_requests;
 pub use crate::bpf::Loss;
 pub use accept_latency::AcceptLatency;
 pub use cgroup_memory::{CgroupMemorySensor, owner as cgroup_owner};
+pub use cgroup_pids::CgroupPidsSensor;
 pub use cgroups::{CgroupPaths, HardLimit, Hierarchy, LEAK_CHILD, REST_CHILD};
 pub use connections::EstablishedConnections;
 pub use counted_resource::CountedResource;
@@ -124,6 +126,7 @@ pub const SENSORS: &[SensorEntry] = &[
         start: |bpf, _| boxed(FileSystemSensor::start(bpf)),
     },
     SensorEntry { probes: &[], start: |_, _| boxed(Some(KernelCountSensor::default())) },
+    SensorEntry { probes: &[], start: |_, _| boxed(CgroupPidsSensor::start()) },
 ];
 
 #[cfg(any(test, fuzzing))]

@@ -12,7 +12,7 @@ const PID: u32 = 812;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(explained) = explain(bytes, &Config::default(), PID) {
-        let svg = draw(&explained).expect("drawing should not fail");
+        let svg = draw(&explained.picture()).expect("drawing should not fail");
         assert!(svg.trim_end().ends_with("</svg>"));
     }
 });

@@ -5,11 +5,13 @@ use std::{
     fs::{self, File},
     io,
     os::fd::{FromRawFd as _, OwnedFd},
+    path::Path,
     ptr,
+    time::Duration,
 };
 
 use spillway_agent::sense::{CountFact, CountedResource as R, Fact, Sensors};
-use spillway_tests::{is_root, skip};
+use spillway_tests::{OwnCgroup, Script, is_root, skip, wait_for};
 
 /// Things that a test makes: far more than others on the host make meanwhile.
 const MADE: usize = 60;
@@ -212,7 +214,7 @@ fn keys_of_a_user_are_counted_until_its_process_ends() {
     assert_eq!(keys.limit, setting("/proc/sys/kernel/keys/maxkeys"), "{keys:?}");
     // The kernel collects the keys of a process that has ended some time later.
     let gone = (1..200).any(|round| {
-        std::thread::sleep(std::time::Duration::from_millis(40));
+        std::thread::sleep(Duration::from_millis(40));
         let counts = counts(&mut sensors, f64::from(round) * 10.0);
         of(&counts, &R::Keys, &subject).is_none_or(|keys| keys.used == 0)
     });
@@ -258,4 +260,36 @@ fn add_keys(uid: u32, ready: libc::c_int) -> ! {
             libc::pause();
         }
     }
+}
+
+/// Mount points of the pids controller: of its own as version 1, or of version 2.
+const PIDS_MOUNTS: [&str; 2] = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"];
+
+#[test]
+fn cgroup_with_a_pids_limit_is_counted_with_its_programs() {
+    let test = "cgroup_with_a_pids_limit_is_counted_with_its_programs";
+    if !is_root(test) {
+        return;
+    }
+    let made = PIDS_MOUNTS.iter().find_map(|mount| {
+        let cgroup = OwnCgroup::make(Path::new(mount), "pids").ok()?;
+        cgroup.has("pids.max").then_some(cgroup)
+    });
+    let Some(cgroup) = made else {
+        return skip(test, "no cgroup with the pids controller can be made");
+    };
+    cgroup.set("pids.max", 200).expect("the limit can be set");
+    let _script = Script::start_in(&cgroup, "for i in $(seq 60); do sleep 60 & done; wait");
+    let mut sensors = Sensors::without_bpf("the test needs none");
+    let mut t = 0.0;
+    let full = wait_for(Duration::from_secs(10), || {
+        // A round is made every ten seconds.
+        t += 10.0;
+        let fact = of(&counts(&mut sensors, t), &R::Pids, &cgroup.path)?;
+        (fact.used == 61).then_some(fact)
+    });
+    let full = full.expect("it is counted");
+    assert_eq!(full.limit, Some(200));
+    let sleeps = full.culprits.first().expect("its users are named");
+    assert_eq!((&*sleeps.name, sleeps.used), ("sleep", 60));
 }

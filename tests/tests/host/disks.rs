@@ -1,13 +1,7 @@
 //! Real file systems that a real process fills: what the sensor says of their space, their inodes
 //! and the process.
 
-use std::{
-    fs,
-    os::unix::process::CommandExt as _,
-    path::PathBuf,
-    process::{Child, Command},
-    time::Duration,
-};
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use serde_json::Value;
 
@@ -15,7 +9,9 @@ use spillway_agent::{
     bpf::Probe,
     sense::{CountFact, CountedResource, Fact, FileSystemSensor, Sensors},
 };
-use spillway_tests::{Running, Scratch, Workload, is_root, run_with, sensors_with, skip, wait_for};
+use spillway_tests::{
+    Running, Scratch, Script, Workload, is_root, run_with, sensors_with, skip, wait_for,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -174,25 +170,6 @@ fn small_files_use_inodes_until_it_is_unmounted() {
     assert_eq!(count(&mut sensors, 20.0, &resource, &subject), None);
 }
 
-/// Shell that is killed when dropped, with what it has started.
-struct Script(Child);
-
-impl Script {
-    fn start(text: &str) -> Self {
-        let mut shell = Command::new("sh");
-        shell.args(["-c", text]).process_group(0);
-        Self(shell.spawn().expect("starting a shell"))
-    }
-}
-
-impl Drop for Script {
-    fn drop(&mut self) {
-        // SAFETY: a signal to the group of a child that was not waited for yet.
-        unsafe { libc::kill(-(self.0.id() as i32), libc::SIGKILL) };
-        let _ = self.0.wait();
-    }
-}
-
 /// Claims of exhaustion that an agent has printed about a file system.
 fn claims(running: &Running, mounted: &Mounted) -> Vec<Value> {
     let printed = running.printed();
@@ -240,7 +217,7 @@ fn disk_that_a_log_fills_is_foretold_and_a_rotated_one_not() {
     assert!((0.1..0.6).contains(&taken), "{raised}");
     let forecast = raised["exhaustion_secs"].as_f64().expect("it has a forecast");
     assert!((20.0..300.0).contains(&forecast), "{raised}");
-    assert_eq!(raised["culprit"]["pid"], writer.0.id(), "{raised}");
+    assert_eq!(raised["culprit"]["pid"], writer.pid(), "{raised}");
     let name = raised["culprit"]["name"].as_str().unwrap_or_default();
     assert!(name.ends_with("app.log"), "{raised}");
     assert_eq!(claims(&running, &rotated), [Value::Null; 0], "a rotated log is no exhaustion");

@@ -527,6 +527,10 @@ proptest! {
                 let known = [p.mapped_bytes, p.memory_charged_bytes];
                 sizes.into_iter().chain(known.into_iter().flatten()).all(|b| b <= 1 << 56)
             }
+            Fact::Count(count) => {
+                let users = count.culprits.iter().map(|user| user.used);
+                users.chain(count.limit).chain([count.used]).all(|number| number <= 1 << 56)
+            }
             _ => true,
         }).collect();
         let mut writer = TraceWriter::new(Vec::new(), INFO, 1.0).unwrap();

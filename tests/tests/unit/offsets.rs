@@ -11,7 +11,7 @@ use spillway_agent::{
         fallbacks::Cause,
     },
     sense::{
-        AcceptLatency, OutboundSensor, ProcessEventSensor, ProcessMemorySensor,
+        AcceptLatency, FileSystemSensor, OutboundSensor, ProcessEventSensor, ProcessMemorySensor,
         ProcessResourceSensor, RequestSensor, TcpListenerSensor, UnixListenerSensor, probes,
     },
 };
@@ -99,6 +99,7 @@ fn member_of_another_form_rules_out_its_hooks() {
         ProcessEventSensor::BTF,
         ProcessEventSensor::RAW,
         ProcessResourceSensor::FILE_ITER,
+        FileSystemSensor::OPEN_FILE_ITER,
         TcpListenerSensor::ITER,
         UnixListenerSensor::ITER,
         RequestSensor::SLOTS,

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::explained::{Life, Thinned};
+use super::{explained::Life, series::Thinned};
 use crate::sense::{ProcessFact, ProcessId, kubepods};
 
 /// Maximum points kept of one life: many are drawn side by side.

@@ -1,8 +1,5 @@
 //! History of one pid in a trace: what it used and could use, the verdicts about it, and the other
 //! lives of its workload.
-//!
-//! A trace may not fit in memory, so a long series is thinned to every other point, repeatedly if
-//! necessary.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,20 +9,18 @@ use std::{
 
 use thiserror::Error;
 
-use super::ended_lives::LivesAtLimit;
+use super::{
+    ended_lives::LivesAtLimit,
+    series::{Curve, Thinned},
+    svg::{Charted, ChartedVerdict, Picture},
+};
 use crate::{
     config::Config,
     detect::{Claim, Resource, Verdict},
     engine::{Engine, Output},
-    sense::{Fact, ProcessFact, ProcessResourcesFact},
+    sense::{Fact, Observation, ProcessFact, ProcessResourcesFact},
     trace::{TraceError, TraceReader},
 };
-
-/// Maximum points kept of one value of the process: four per pixel of the picture.
-const POINTS_MAX: usize = 4_096;
-
-/// Maximum number of times that a limit is seen to change.
-const LIMITS_MAX: usize = 1_000;
 
 /// Maximum processes listed if the requested one is missing.
 const NAMED_MAX: usize = 10;
@@ -42,6 +37,14 @@ pub enum ExplainError {
         /// Requested pid.
         pid: u32,
         /// Hint that lists the largest processes of the trace.
+        others: String,
+    },
+    /// The trace has no such count.
+    #[error("the trace has no count {name}\n  hint: {others}")]
+    NoCount {
+        /// Requested count.
+        name: String,
+        /// Hint that lists counts of the trace.
         others: String,
     },
 }
@@ -76,67 +79,6 @@ pub struct Life {
     pub cgroup: Arc<str>,
     /// What it used of each resource, and the limit.
     curves: BTreeMap<Resource, Curve>,
-}
-
-/// Values of a resource and its limit over time.
-#[derive(Debug, Default)]
-pub struct Curve {
-    /// Values.
-    pub values: Thinned,
-    /// Limit of its own, at each time at which it changed.
-    limit: Vec<(f64, u64)>,
-}
-
-/// Values over time, of which every other is dropped whenever there are too many.
-#[derive(Debug)]
-pub struct Thinned {
-    /// Time in seconds of the trace's clock, and value.
-    pub points: Vec<(f64, u64)>,
-    points_max: usize,
-    /// One value in `stride` is kept.
-    stride: usize,
-    seen: usize,
-}
-
-impl Thinned {
-    /// Creates an empty series of so many points at most.
-    pub fn with_at_most(points_max: usize) -> Self {
-        Self { points: Vec::new(), points_max, stride: 1, seen: 0 }
-    }
-
-    /// Adds a value.
-    pub fn push(&mut self, t: f64, value: u64) {
-        if self.seen.is_multiple_of(self.stride) {
-            self.points.push((t, value));
-        }
-        self.seen += 1;
-        if self.points.len() > self.points_max {
-            let mut kept = 0;
-            self.points.retain(|_| {
-                kept += 1;
-                kept % 2 == 1
-            });
-            self.stride *= 2;
-        }
-    }
-}
-
-impl Default for Thinned {
-    fn default() -> Self {
-        Self::with_at_most(POINTS_MAX)
-    }
-}
-
-impl Curve {
-    fn push(&mut self, t: f64, value: u64, limit: Option<u64>) {
-        self.values.push(t, value);
-        let before = self.limit.last().map(|(_, limit)| *limit);
-        if let Some(limit) = limit.filter(|limit| Some(*limit) != before)
-            && self.limit.len() < LIMITS_MAX
-        {
-            self.limit.push((t, limit));
-        }
-    }
 }
 
 impl Life {
@@ -187,6 +129,51 @@ impl Explained {
         of_host.map_or(own, |bytes| vec![(self.span.map_or(0.0, |(first, _)| first), bytes)])
     }
 
+    /// Returns the picture of it.
+    pub fn picture(&self) -> Picture<'_> {
+        let charts = self.resources().into_iter().map(|resource| self.charted(resource)).collect();
+        Picture { title: self.title(), span: self.span, charts, verdicts: &self.verdicts }
+    }
+
+    fn charted(&self, about: Resource) -> Charted<'_> {
+        let of_resource = self.verdicts.iter().filter(|verdict| resource(verdict) == Some(about));
+        let is_memory = about == Resource::Memory;
+        Charted {
+            name: described(about).to_owned(),
+            is_bytes: is_memory,
+            curves: self.lives.iter().filter_map(|life| life.curve(about)).collect(),
+            others: if is_memory { &self.other_lives } else { &[] },
+            limits: self.limits(about),
+            verdicts: of_resource
+                .map(|verdict| ChartedVerdict { verdict, claimed: self.claimed(verdict, about) })
+                .collect(),
+        }
+    }
+
+    /// Returns what a process used that is claimed to leak, and the claimed pace.
+    fn claimed(&self, verdict: &Verdict, about: Resource) -> Option<(&Curve, f64)> {
+        let Claim::Leak(claim) = &verdict.claim else { return None };
+        if claim.cgroup_memory.is_some() {
+            return None;
+        }
+        let mut lives = self.lives.iter();
+        let life = lives.find(|life| life.start_ticks == claim.id.start_ticks)?;
+        Some((life.curve(about)?, claim.growth_bytes_per_sec.or(claim.growth_handles_per_sec)?))
+    }
+
+    fn title(&self) -> String {
+        let Some(life) = self.lives.last() else { return String::new() };
+        let lives = match (self.lives.len(), self.other_lives.len()) {
+            (1, 0) => String::new(),
+            (1, 1) => ", with another life of its workload that ended near its limit".to_owned(),
+            (1, others) => {
+                format!(", with {others} other lives of its workload that ended near their limit")
+            }
+            (count, _) => format!(", the last of {count} processes with this pid"),
+        };
+        format!("{} (pid {}) in {}{lives}", life.comm, self.pid, life.cgroup)
+    }
+
     fn add(&mut self, t: f64, fact: &ProcessFact, available_bytes: Option<u64>) {
         let of_host = |available: u64| fact.private_bytes().saturating_add(available);
         self.host_limit_bytes = available_bytes.map(of_host);
@@ -206,6 +193,15 @@ impl Explained {
     }
 }
 
+fn described(resource: Resource) -> &'static str {
+    match resource {
+        Resource::Memory => "anonymous, swapped and shared memory",
+        Resource::Files => "open files",
+        Resource::Threads => "threads",
+        Resource::CloseWait => "sockets that only the peer has closed",
+    }
+}
+
 /// Returns the resource of a process that a verdict is about.
 pub fn resource(verdict: &Verdict) -> Option<Resource> {
     match &verdict.claim {
@@ -220,21 +216,15 @@ pub fn resource(verdict: &Verdict) -> Option<Resource> {
 ///
 /// Returns an error if the trace cannot be read or has no such process.
 pub fn explain<R: BufRead>(input: R, config: &Config, pid: u32) -> Result<Explained, ExplainError> {
-    let mut reader = TraceReader::new(input)?;
-    let mut engine = Engine::new(config, reader.header().host);
-    let mut output = Output::default();
     let mut explained = Explained { pid, ..Explained::default() };
     let mut others: BTreeMap<u32, (Arc<str>, u64)> = BTreeMap::new();
     let mut at_limit = LivesAtLimit::default();
     let mut available_bytes = None;
-    for observation in (&mut reader).flatten() {
+    let of_pid =
+        |verdict: &Verdict| matches!(&verdict.claim, Claim::Leak(claim) if claim.id.pid == pid);
+    explained.span = replayed(input, config, |observation, verdicts| {
         let t = observation.t;
-        explained.span = Some(explained.span.map_or((t, t), |(first, last)| (first, t.max(last))));
-        engine.apply_into(&observation, &mut output);
-        output.decisions.clear();
-        let of_pid =
-            |verdict: &Verdict| matches!(&verdict.claim, Claim::Leak(claim) if claim.id.pid == pid);
-        explained.verdicts.extend(output.verdicts.drain(..).filter(of_pid));
+        explained.verdicts.extend(verdicts.drain(..).filter(of_pid));
         match &observation.fact {
             Fact::Host(host) => available_bytes = Some(host.mem_available_bytes),
             Fact::Process(fact) => {
@@ -249,13 +239,38 @@ pub fn explain<R: BufRead>(input: R, config: &Config, pid: u32) -> Result<Explai
             Fact::Exit(id) => at_limit.end(*id),
             _ => {}
         }
-    }
-    reader.finish().map_err(TraceError::from)?;
+    })?;
     let Some(last) = explained.lives.last() else {
         return Err(ExplainError::NoProcess { pid, others: largest(&others) });
     };
     explained.other_lives = at_limit.of(last, pid);
     Ok(explained)
+}
+
+/// Replays a trace, and passes each observation with the verdicts that came of it. Skips invalid
+/// lines. Returns the first and the last time.
+///
+/// # Errors
+///
+/// Returns an error if the trace cannot be read.
+pub(super) fn replayed<R: BufRead>(
+    input: R,
+    config: &Config,
+    mut each: impl FnMut(&Observation, &mut Vec<Verdict>),
+) -> Result<Option<(f64, f64)>, TraceError> {
+    let mut reader = TraceReader::new(input)?;
+    let mut engine = Engine::new(config, reader.header().host);
+    let (mut output, mut span) = (Output::default(), None);
+    for observation in (&mut reader).flatten() {
+        let t = observation.t;
+        span = Some(span.map_or((t, t), |(first, last): (f64, f64)| (first, t.max(last))));
+        engine.apply_into(&observation, &mut output);
+        output.decisions.clear();
+        each(&observation, &mut output.verdicts);
+        output.verdicts.clear();
+    }
+    reader.finish().map_err(TraceError::from)?;
+    Ok(span)
 }
 
 fn largest(others: &BTreeMap<u32, (Arc<str>, u64)>) -> String {
@@ -309,7 +324,7 @@ mod tests {
         }
         let last = explained(&trace, 4);
         assert_eq!(last.other_lives.len(), 2, "the second ended far from its limit");
-        let svg = draw(&last).unwrap();
+        let svg = draw(&last.picture()).unwrap();
         assert!(svg.contains("with 2 other lives of its workload"), "{svg}");
         assert_eq!(svg.matches("<circle").count(), 2);
     }
@@ -330,17 +345,9 @@ mod tests {
         let trace = include_str!("../../../../tests/traces/fd-leak.jsonl");
         let of_files = explained(trace, 812);
         assert_eq!(of_files.resources(), BTreeSet::from([Resource::Files]));
-        let svg = draw(&of_files).unwrap();
+        let svg = draw(&of_files.picture()).unwrap();
         assert!(svg.contains("open files") && svg.contains("raised"), "{svg}");
         assert_eq!(svg.matches("<polygon").count(), 1, "its forecast is a band");
         assert!(!svg.contains("swapped"), "{svg}");
-    }
-
-    #[test]
-    fn series_keeps_its_span_however_long_it_is() {
-        let mut series = Thinned::with_at_most(100);
-        (0..10_000).for_each(|t| series.push(f64::from(t), 1));
-        assert!(series.points.len() <= 100, "{}", series.points.len());
-        assert!(series.points.last().unwrap().0 > 9_000.0, "{:?}", series.points.last());
     }
 }

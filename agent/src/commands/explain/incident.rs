@@ -5,7 +5,7 @@ use maud::{Markup, PreEscaped, html};
 
 use crate::{
     act::notify::timestamp,
-    detect::{IncidentId, Resource},
+    detect::{IncidentId, Resource, resource_of},
     history::{
         HistoryEvent, StoredHistory,
         chart::{self, Band, Chart, HEIGHT, WIDTH},
@@ -73,6 +73,12 @@ pub(super) fn draw(
                 }
             }])
         }
+        IncidentId::Exhaustion { resource, subject } => {
+            let series = history.count(&resource, &subject)?;
+            let title = sentence(&resource_of(&resource, &subject));
+            let unit = if resource.is_bytes() { chart::BYTES } else { chart::COUNT };
+            drawn(&[parts.chart(&title, &series.used, &series.limit, unit)])
+        }
         _ => {
             let workload = history.workload(&claim.cgroup)?;
             let all = "Memory of the whole workload";
@@ -80,6 +86,12 @@ pub(super) fn draw(
         }
     };
     Some(document(claim, &charts, &marks, now_ms))
+}
+
+/// Begins with a capital letter.
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// Parts that the pictures of an incident share.

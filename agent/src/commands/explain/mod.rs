@@ -1,12 +1,14 @@
-//! `spillway explain`: draws one process of a trace, with its verdicts and its forecast, or an
-//! incident of the last day from the agent's history.
+//! `spillway explain`: draws one process or one count of a trace, with its verdicts and its
+//! forecast, or an incident of the last day from the agent's history.
 //!
 //! The trace is replayed through the same engine as `spillway replay`, so the picture shows the
 //! verdicts that the agent gave.
 
+mod count;
 mod ended_lives;
 mod explained;
 mod incident;
+mod series;
 mod svg;
 
 use std::{
@@ -19,29 +21,47 @@ use anyhow::anyhow;
 use super::{CommandError, create_new, load, open_trace};
 use crate::{act::notify::printable, clock::Clock, history::StoredHistory};
 
+pub use count::{CountName, ExplainedCount};
 pub use explained::{ExplainError, Explained, Life, explain};
-pub use svg::{BLUE, GREY, VERMILLION, draw};
+pub use svg::{BLUE, GREY, Picture, VERMILLION, draw};
 
 /// Maximum length of an id in a message, in characters.
 const ID_CHARS_MAX: usize = 200;
+
+/// Subject of a picture in a trace.
+#[derive(Debug, Clone)]
+pub enum TraceSubject {
+    /// A process, by its pid.
+    Process(u32),
+    /// A count.
+    Count(CountName),
+}
 
 /// Writes the picture to a new file, or to standard output.
 ///
 /// # Errors
 ///
-/// Returns an error if the trace cannot be read or has no such process, or if the file exists or
+/// Returns an error if the trace cannot be read or has no such subject, or if the file exists or
 /// cannot be written.
 pub fn run(
     trace: &Path,
-    pid: u32,
+    subject: &TraceSubject,
     out: Option<&Path>,
     config: Option<&Path>,
 ) -> Result<(), CommandError> {
-    let config = load(config)?;
-    let explained = explain(open_trace(trace)?, &config, pid).map_err(|error| {
-        CommandError::BadInput(anyhow::Error::new(error).context(trace.display().to_string()))
-    })?;
-    let svg = draw(&explained)
+    let (config, input) = (load(config)?, open_trace(trace)?);
+    let drawn = match subject {
+        TraceSubject::Process(pid) => {
+            explain(input, &config, *pid).map(|explained| draw(&explained.picture()))
+        }
+        TraceSubject::Count(name) => {
+            ExplainedCount::read(input, &config, name).map(|explained| draw(&explained.picture()))
+        }
+    };
+    let svg = drawn
+        .map_err(|error| {
+            CommandError::BadInput(anyhow::Error::new(error).context(trace.display().to_string()))
+        })?
         .map_err(|error| CommandError::Failed(anyhow!("cannot draw the picture: {error}")))?;
     write(&svg, out)
 }

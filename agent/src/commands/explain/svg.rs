@@ -12,9 +12,9 @@ use plotters::{
     },
 };
 
-use super::explained::{Curve, Explained, resource};
+use super::series::{Curve, Thinned};
 use crate::{
-    detect::{Claim, ClaimState, Resource, Verdict},
+    detect::{ClaimState, Verdict},
     status::text::wrapped,
 };
 
@@ -53,32 +53,71 @@ type PanelChart<'a, 'b> =
     ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 type Failure = Box<dyn std::error::Error>;
 
-/// Draws what is known of a pid as SVG.
+/// Contents of a picture.
+#[derive(Debug)]
+pub struct Picture<'a> {
+    /// Subject.
+    pub title: String,
+    /// First and last time of the trace, in seconds of its clock.
+    pub span: Option<(f64, f64)>,
+    /// Charts, from the top.
+    pub charts: Vec<Charted<'a>>,
+    /// Verdicts that are told below the charts.
+    pub verdicts: &'a [Verdict],
+}
+
+/// A resource over time.
+#[derive(Debug)]
+pub struct Charted<'a> {
+    /// Name of the resource, on the axis.
+    pub name: String,
+    /// Whether it is counted in bytes.
+    pub is_bytes: bool,
+    /// Values.
+    pub curves: Vec<&'a Curve>,
+    /// Values of other lives of the same workload, up to their ends.
+    pub others: &'a [Thinned],
+    /// Limit at each time at which it changed.
+    pub limits: Vec<(f64, u64)>,
+    /// Verdicts about it.
+    pub verdicts: Vec<ChartedVerdict<'a>>,
+}
+
+/// A verdict about a resource that is drawn.
+#[derive(Debug)]
+pub struct ChartedVerdict<'a> {
+    /// Verdict.
+    pub verdict: &'a Verdict,
+    /// Curve that is claimed to rise, and its pace a second; `None` without one.
+    pub claimed: Option<(&'a Curve, f64)>,
+}
+
+/// Draws a picture as SVG.
 ///
 /// # Errors
 ///
 /// Returns an error if the drawing library fails.
-pub fn draw(explained: &Explained) -> Result<String, String> {
-    let lines = explanation(explained);
-    let charts = explained.resources().len() as u32;
+pub fn draw(picture: &Picture<'_>) -> Result<String, String> {
+    let lines = explanation(picture);
+    let charts = picture.charts.len() as u32;
     let height = TITLE_HEIGHT + CHART_HEIGHT * charts + LINE_HEIGHT * (lines.len() as u32 + 1);
     let mut svg = String::new();
-    paint(explained, &lines, &mut svg, height).map_err(|error| error.to_string())?;
+    paint(picture, &lines, &mut svg, height).map_err(|error| error.to_string())?;
     Ok(svg)
 }
 
 fn paint(
-    explained: &Explained,
+    picture: &Picture<'_>,
     lines: &[String],
     svg: &mut String,
     height: u32,
 ) -> Result<(), Failure> {
     let root = SVGBackend::with_string(svg, (WIDTH, height)).into_drawing_area();
     root.fill(&WHITE)?;
-    let mut rest = root.titled(&title(explained), ("sans-serif", 18).into_font())?;
-    for resource in explained.resources() {
+    let mut rest = root.titled(&picture.title, ("sans-serif", 18).into_font())?;
+    for chart in &picture.charts {
         let (upper, lower) = rest.split_vertically(CHART_HEIGHT);
-        Panel::new(explained, resource).paint(&upper)?;
+        Panel::new(picture, chart).paint(&upper)?;
         rest = lower;
     }
     for (row, line) in lines.iter().enumerate() {
@@ -91,18 +130,13 @@ fn paint(
 
 /// Chart of one resource.
 struct Panel<'a> {
-    explained: &'a Explained,
-    resource: Resource,
-    /// Limit at each time at which it changed.
-    limits: Vec<(f64, u64)>,
+    charted: &'a Charted<'a>,
     frame: Frame,
 }
 
 impl<'a> Panel<'a> {
-    fn new(explained: &'a Explained, resource: Resource) -> Self {
-        let limits = explained.limits(resource);
-        let frame = Frame::of(explained, resource, &limits);
-        Self { explained, resource, limits, frame }
+    fn new(picture: &Picture<'_>, charted: &'a Charted<'a>) -> Self {
+        Self { charted, frame: Frame::of(picture.span, charted) }
     }
 
     fn paint(&self, area: &Area<'_>) -> Result<(), Failure> {
@@ -120,7 +154,7 @@ impl<'a> Panel<'a> {
             .configure_mesh()
             .light_line_style(WHITE)
             .x_desc(format!("{} since the trace began", frame.time.name))
-            .y_desc(format!("{}{unit}", described(self.resource)))
+            .y_desc(format!("{}{unit}", self.charted.name))
             .x_label_formatter(&|x| format!("{x:.0}"))
             .y_label_formatter(&|y| {
                 if frame.y_max < 10.0 { format!("{y:.1}") } else { format!("{y:.0}") }
@@ -128,7 +162,8 @@ impl<'a> Panel<'a> {
             .draw()?;
         self.paint_lives(&mut chart)?;
         self.paint_limit(&mut chart)?;
-        self.verdicts().try_for_each(|verdict| self.paint_verdict(&mut chart, verdict))
+        let verdicts = &self.charted.verdicts;
+        verdicts.iter().try_for_each(|verdict| self.paint_verdict(&mut chart, verdict))
     }
 
     /// Draws the process, and the other lives of its workload with their ends at the limit.
@@ -137,15 +172,13 @@ impl<'a> Panel<'a> {
             let points = points.iter().map(|&(t, value)| self.frame.at(t, value as f64));
             LineSeries::new(points.collect::<Vec<_>>(), style)
         };
-        if self.resource == Resource::Memory {
-            for life in &self.explained.other_lives {
-                chart.draw_series(line(&life.points, BLUE.mix(0.5).stroke_width(1)))?;
-                let end = life.points.last().map(|&(t, value)| self.frame.at(t, value as f64));
-                let style = VERMILLION.filled();
-                chart.draw_series(end.map(|end| Circle::new(end, END_RADIUS, style)))?;
-            }
+        for life in self.charted.others {
+            chart.draw_series(line(&life.points, BLUE.mix(0.5).stroke_width(1)))?;
+            let end = life.points.last().map(|&(t, value)| self.frame.at(t, value as f64));
+            let style = VERMILLION.filled();
+            chart.draw_series(end.map(|end| Circle::new(end, END_RADIUS, style)))?;
         }
-        for curve in self.curves() {
+        for curve in &self.charted.curves {
             chart.draw_series(line(&curve.values.points, BLUE.stroke_width(2)))?;
         }
         Ok(())
@@ -155,7 +188,7 @@ impl<'a> Panel<'a> {
     fn paint_limit(&self, chart: &mut PanelChart<'_, '_>) -> Result<(), Failure> {
         let frame = &self.frame;
         let mut steps: Vec<(f64, f64)> = Vec::new();
-        for &(t, limit) in &self.limits {
+        for &(t, limit) in &self.charted.limits {
             let (x, y) = frame.at(t, limit as f64);
             // A limit that is not in the picture is drawn at its edge for as long.
             let y = y.min(frame.y_max);
@@ -177,9 +210,9 @@ impl<'a> Panel<'a> {
     fn paint_verdict(
         &self,
         chart: &mut PanelChart<'_, '_>,
-        verdict: &Verdict,
+        charted: &ChartedVerdict<'_>,
     ) -> Result<(), Failure> {
-        let frame = &self.frame;
+        let (frame, verdict) = (&self.frame, charted.verdict);
         let x = frame.x(verdict.t);
         let colour = match verdict.state {
             ClaimState::Raised | ClaimState::Updated => VERMILLION,
@@ -191,7 +224,7 @@ impl<'a> Panel<'a> {
         let style = ("sans-serif", 12).into_font().color(&colour);
         chart.draw_series([EmptyElement::at(top[1]) + Text::new(word, BESIDE, style)])?;
         if verdict.state == ClaimState::Raised
-            && let Some((points, slope)) = self.claimed(verdict)
+            && let Some((points, slope)) = charted.claimed()
             && let Some(&(_, value)) = points.last()
         {
             if let Some(band) = self.band(verdict, value as f64) {
@@ -201,27 +234,6 @@ impl<'a> Panel<'a> {
             chart.draw_series([DashedPathElement::new(line, 8, 5, colour.stroke_width(2))])?;
         }
         Ok(())
-    }
-
-    fn curves(&self) -> impl Iterator<Item = &Curve> {
-        self.explained.lives.iter().filter_map(|life| life.curve(self.resource))
-    }
-
-    fn verdicts(&self) -> impl Iterator<Item = &Verdict> {
-        self.explained.verdicts.iter().filter(|verdict| resource(verdict) == Some(self.resource))
-    }
-
-    /// Returns the points of a process up to the claim that it leaks, and the claimed pace.
-    fn claimed(&self, verdict: &Verdict) -> Option<(&[(f64, u64)], f64)> {
-        let Claim::Leak(claim) = &verdict.claim else { return None };
-        if claim.cgroup_memory.is_some() {
-            return None;
-        }
-        let mut lives = self.explained.lives.iter();
-        let life = lives.find(|life| life.start_ticks == claim.id.start_ticks)?;
-        let points = &life.curve(self.resource)?.values.points;
-        let points = &points[..points.partition_point(|&(t, _)| t <= verdict.t)];
-        Some((points, claim.growth_bytes_per_sec.or(claim.growth_handles_per_sec)?))
     }
 
     /// Returns a line of the claimed pace through the point at which it was claimed, from where it
@@ -237,8 +249,8 @@ impl<'a> Panel<'a> {
         let least = points.iter().map(|&(_, value)| value as f64).fold(value, f64::min);
         let first_t = points.first().map_or(verdict.t, |&(t, _)| t);
         let begin_t = (verdict.t - (value - least) / slope).max(first_t);
-        let cleared =
-            self.verdicts().find(|other| other.t > verdict.t && other.state == ClaimState::Cleared);
+        let mut later = self.charted.verdicts.iter().map(|other| other.verdict);
+        let cleared = later.find(|other| other.t > verdict.t && other.state == ClaimState::Cleared);
         let end_t = cleared.map_or(frame.end_t(), |cleared| cleared.t);
         let top_t = verdict.t + (frame.y_max * frame.size.is - value) / slope;
         let on_line = |at_t: f64| frame.at(at_t, value + slope * (at_t - verdict.t));
@@ -249,7 +261,7 @@ impl<'a> Panel<'a> {
     /// and the latest end, cut at the edges of the picture.
     fn band(&self, verdict: &Verdict, value: f64) -> Option<Vec<(f64, f64)>> {
         let ends_secs = verdict.exhaustion_interval_secs?;
-        let (_, limit) = self.limits.iter().rfind(|(t, _)| *t <= verdict.t)?;
+        let (_, limit) = self.charted.limits.iter().rfind(|(t, _)| *t <= verdict.t)?;
         let rise = *limit as f64 - value;
         let shown = rise.min(self.frame.y_max * self.frame.size.is - value);
         let ahead_secs = self.frame.end_t() - verdict.t;
@@ -267,12 +279,12 @@ impl<'a> Panel<'a> {
     }
 }
 
-fn described(resource: Resource) -> &'static str {
-    match resource {
-        Resource::Memory => "anonymous, swapped and shared memory",
-        Resource::Files => "open files",
-        Resource::Threads => "threads",
-        Resource::CloseWait => "sockets that only the peer has closed",
+impl ChartedVerdict<'_> {
+    /// Returns the points up to the claim, and the claimed pace.
+    fn claimed(&self) -> Option<(&[(f64, u64)], f64)> {
+        let (curve, slope) = self.claimed?;
+        let points = &curve.values.points;
+        Some((&points[..points.partition_point(|&(t, _)| t <= self.verdict.t)], slope))
     }
 }
 
@@ -291,19 +303,17 @@ struct AxisUnit {
 }
 
 impl Frame {
-    fn of(explained: &Explained, about: Resource, limits: &[(f64, u64)]) -> Self {
-        let (start_t, end_t) = explained.span.unwrap_or((0.0, 1.0));
+    fn of(span: Option<(f64, f64)>, charted: &Charted<'_>) -> Self {
+        let (start_t, end_t) = span.unwrap_or((0.0, 1.0));
         let secs = (end_t - start_t).max(1.0);
-        let verdicts = explained.verdicts.iter().filter(|verdict| resource(verdict) == Some(about));
+        let verdicts = charted.verdicts.iter().map(|charted| charted.verdict);
         let forecast =
             verdicts.filter_map(|verdict| Some(verdict.t - start_t + verdict.exhaustion_secs?));
         let furthest = forecast.fold(secs, f64::max).min(secs * (1.0 + FORECAST_SHARE));
-        let curves: Vec<_> = explained.lives.iter().filter_map(|life| life.curve(about)).collect();
-        let others = explained.other_lives.iter().filter(|_| about == Resource::Memory);
-        let values = curves.iter().map(|curve| &curve.values).chain(others);
+        let values = charted.curves.iter().map(|curve| &curve.values).chain(charted.others);
         let values = values.flat_map(|values| &values.points).map(|&(_, value)| value as f64);
         let highest = values.fold(1.0, f64::max);
-        let limits = limits.iter().map(|&(_, limit)| limit as f64);
+        let limits = charted.limits.iter().map(|&(_, limit)| limit as f64);
         let limit =
             limits.filter(|&limit| limit <= highest * LIMIT_TIMES_MAX).fold(highest, f64::max);
         let top = limit * (1.0 + HEADROOM_SHARE);
@@ -312,13 +322,13 @@ impl Frame {
             &[("seconds", 1.0), ("minutes", 60.0), ("hours", 3_600.0), ("days", 86_400.0)],
             5.0,
         );
-        let size = match about {
-            Resource::Memory => {
-                unit(top, &[("KiB", 1024.0), ("MiB", 1_048_576.0), ("GiB", 1_073_741_824.0)], 2.0)
-            }
-            Resource::Files | Resource::Threads | Resource::CloseWait => {
-                AxisUnit { name: "", is: 1.0 }
-            }
+        let size = if charted.is_bytes {
+            const KIB: f64 = 1_024.0;
+            let units =
+                [("KiB", KIB), ("MiB", KIB.powi(2)), ("GiB", KIB.powi(3)), ("TiB", KIB.powi(4))];
+            unit(top, &units, 2.0)
+        } else {
+            AxisUnit { name: "", is: 1.0 }
         };
         Self { start_t, x_max: furthest / time.is, y_max: top / size.is, time, size }
     }
@@ -344,25 +354,12 @@ fn unit(value: f64, units: &[(&'static str, f64)], at_least: f64) -> AxisUnit {
     AxisUnit { name, is }
 }
 
-fn title(explained: &Explained) -> String {
-    let Some(life) = explained.lives.last() else { return String::new() };
-    let lives = match (explained.lives.len(), explained.other_lives.len()) {
-        (1, 0) => String::new(),
-        (1, 1) => ", with another life of its workload that ended near its limit".to_owned(),
-        (1, others) => {
-            format!(", with {others} other lives of its workload that ended near their limit")
-        }
-        (count, _) => format!(", the last of {count} processes with this pid"),
-    };
-    format!("{} (pid {}) in {}{lives}", life.comm, explained.pid, life.cgroup)
-}
-
 /// Draws the verdicts as text, as many words on a line as fit.
-fn explanation(explained: &Explained) -> Vec<String> {
-    if explained.verdicts.is_empty() {
+fn explanation(picture: &Picture<'_>) -> Vec<String> {
+    if picture.verdicts.is_empty() {
         return vec!["Nothing was claimed about it.".to_owned()];
     }
-    let start_t = explained.span.map_or(0.0, |(first, _)| first);
+    let start_t = picture.span.map_or(0.0, |(first, _)| first);
     let text = |verdict: &Verdict| {
         let state = match verdict.state {
             ClaimState::Raised => "Raised",
@@ -372,7 +369,7 @@ fn explanation(explained: &Explained) -> Vec<String> {
         let (after_secs, percent) = (verdict.t - start_t, verdict.confidence * 100.0);
         format!("{state} after {after_secs:.0} s, confidence {percent:.0} %: {}", verdict.why)
     };
-    explained.verdicts.iter().flat_map(|verdict| wrapped(&text(verdict), LINE_LETTERS)).collect()
+    picture.verdicts.iter().flat_map(|verdict| wrapped(&text(verdict), LINE_LETTERS)).collect()
 }
 
 #[cfg(test)]

@@ -233,7 +233,7 @@ pub(super) fn words(resource: &CountedResource) -> Words {
 }
 
 /// Name of a resource of a subject, such as `disk space of /var`.
-pub(super) fn resource_of(resource: &CountedResource, subject: &str) -> String {
+pub(crate) fn resource_of(resource: &CountedResource, subject: &str) -> String {
     let noun = match resource {
         CountedResource::Other(name) => name,
         known => words(known).noun,
