@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Parser, Subcommand};
+use clap::{ArgGroup, Parser, Subcommand};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed or without effect, 2 bad usage, configuration or trace.
@@ -99,18 +99,21 @@ pub enum Command {
     },
     /// Draw one process or one count of a trace, or an incident of the last day: its resource, the
     /// verdicts, the forecast and what was done
+    #[command(group(
+        ArgGroup::new("subject").required(true).args(["pid", "count", "incident"])
+    ))]
     Explain {
         /// Trace to read; `-` for standard input
         #[arg(required_unless_present = "incident")]
         trace: Option<PathBuf>,
         /// Process id
-        #[arg(long, requires = "trace", required_unless_present_any = ["incident", "count"])]
+        #[arg(long, requires = "trace")]
         pid: Option<u32>,
         /// Count, such as `disk_bytes:/var`, or `ptys` for one of the whole host
-        #[arg(long, value_name = "RESOURCE[:SUBJECT]", requires = "trace", conflicts_with = "pid")]
+        #[arg(long, value_name = "RESOURCE[:SUBJECT]", requires = "trace")]
         count: Option<String>,
         /// Incident of the last day, as `spillway status --json` names it
-        #[arg(long, value_name = "ID", conflicts_with_all = ["trace", "pid", "count"])]
+        #[arg(long, value_name = "ID", conflicts_with = "trace")]
         incident: Option<String>,
         /// New SVG file, never overwritten [default: standard output]
         #[arg(long, value_name = "FILE")]
