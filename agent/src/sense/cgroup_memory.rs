@@ -28,16 +28,13 @@ use foldhash::{HashMap, HashMapExt as _};
 use super::{
     CgroupFact, Fact, Hierarchy, Loss,
     cgroups::{V1_UNLIMITED_BYTES, value},
+    pace::{CpuCredit, SLACK_SECS},
     printable::original,
     sensor::{Observations, Schedule, Sensor},
-    thread_time::thread_secs,
 };
 
 /// Time between two reads of a cgroup.
 const EVERY_SECS: f64 = 10.0;
-
-/// Tolerance for scans that are early, so that no turn is skipped.
-const SLACK_SECS: f64 = 0.1;
 
 /// Share of one core that all reads may take, and the time for which an unused share is saved.
 const SHARE_MAX: f64 = 0.000_5;
@@ -62,9 +59,7 @@ pub struct CgroupMemorySensor {
     turns: BTreeMap<Arc<str>, VecDeque<Arc<str>>>,
     /// Owner whose turn was last.
     last_owner: Arc<str>,
-    /// Processor time that may be spent; negative after a read that took more.
-    credit_secs: f64,
-    last_t: Option<f64>,
+    credit: CpuCredit,
 }
 
 struct MeteredCgroup {
@@ -92,8 +87,7 @@ impl CgroupMemorySensor {
             known: HashMap::new(),
             turns: BTreeMap::new(),
             last_owner: Arc::from(""),
-            credit_secs: SHARE_MAX * SAVED_SECS,
-            last_t: None,
+            credit: CpuCredit::new(SHARE_MAX, SAVED_SECS),
         })
     }
 
@@ -168,8 +162,7 @@ impl Sensor for CgroupMemorySensor {
     }
 
     fn read(&mut self, now: f64, out: &mut Observations<'_>) -> io::Result<()> {
-        let passed_secs = self.last_t.replace(now).map_or(0.0, |last_t| (now - last_t).max(0.0));
-        self.credit_secs = (self.credit_secs + passed_secs * SHARE_MAX).min(SHARE_MAX * SAVED_SECS);
+        self.credit.earn(now);
         let mut is_left_out = false;
         let mut last: Option<Arc<str>> = None;
         for process in out.processes() {
@@ -185,19 +178,21 @@ impl Sensor for CgroupMemorySensor {
         }
         let mut failed = None;
         let mut slab_bytes = None;
-        while self.credit_secs > 0.0
+        while self.credit.is_left()
             && let Some(cgroup) = self.next(now)
         {
-            let before_secs = thread_secs();
-            if self.files.is_v1 && slab_bytes.is_none() {
-                slab_bytes = Some(self.files.reclaimable_slab_bytes());
-            }
-            match self.files.read(&cgroup, slab_bytes.flatten()) {
+            let Self { files, credit, .. } = self;
+            let read = credit.spend(|| {
+                if files.is_v1 && slab_bytes.is_none() {
+                    slab_bytes = Some(files.reclaimable_slab_bytes());
+                }
+                files.read(&cgroup, slab_bytes.flatten())
+            });
+            match read {
                 Ok(fact) => out.push(Fact::Cgroup(fact)),
                 Err(error) if is_gone(&error) => {}
                 Err(error) => failed = Some(error),
             }
-            self.credit_secs -= thread_secs() - before_secs;
         }
         failed.map_or(Ok(()), Err)
     }

@@ -25,16 +25,13 @@ use procfs::process::Process;
 use super::{
     CountFact, CountUser, CountedResource, Fact, Loss,
     cgroups::pids_mount,
+    pace::{CpuCredit, ReadPeriod},
     printable::{printable, printable_path},
     sensor::{Observations, Schedule, Sensor},
-    thread_time::thread_secs,
 };
 
 /// Time between the beginnings of two rounds.
 const ROUND_SECS: f64 = 10.0;
-
-/// Tolerance for scans that are early, so that no round is skipped.
-const SLACK_SECS: f64 = 0.1;
 
 /// Share of one core that the walk may take, and the time for which an unused share is saved.
 const SHARE_MAX: f64 = 0.000_3;
@@ -59,13 +56,17 @@ const FILE_BYTES_MAX: u64 = 65_536;
 
 /// Reads the processes and threads of cgroups that have a limit.
 pub struct CgroupPidsSensor {
+    walk: CgroupWalk,
+    rounds: ReadPeriod,
+    credit: CpuCredit,
+}
+
+/// Walk through the hierarchy, level by level.
+struct CgroupWalk {
     mount: PathBuf,
     /// Directories that the round has still to visit.
     queue: VecDeque<PathBuf>,
     visited: usize,
-    round_t: f64,
-    credit_secs: f64,
-    last_t: Option<f64>,
 }
 
 impl CgroupPidsSensor {
@@ -76,17 +77,23 @@ impl CgroupPidsSensor {
 
     fn of(mount: PathBuf) -> Self {
         Self {
-            mount,
-            queue: VecDeque::new(),
-            visited: 0,
-            round_t: f64::NEG_INFINITY,
-            credit_secs: SHARE_MAX * SAVED_SECS,
-            last_t: None,
+            walk: CgroupWalk { mount, queue: VecDeque::new(), visited: 0 },
+            rounds: ReadPeriod::every(ROUND_SECS),
+            credit: CpuCredit::new(SHARE_MAX, SAVED_SECS),
         }
+    }
+}
+
+impl CgroupWalk {
+    /// Begins a round.
+    fn begin(&mut self) {
+        self.visited = 0;
+        self.queue.push_back(self.mount.clone());
     }
 
     /// Visits a cgroup: returns its count if it has a limit, and queues those below it.
     fn visit(&mut self, directory: &Path) -> Option<CountFact> {
+        self.visited += 1;
         let below = children(directory);
         let room = CGROUPS_MAX.saturating_sub(self.visited + self.queue.len());
         self.queue.extend(below.iter().take(room).cloned());
@@ -133,21 +140,17 @@ impl Sensor for CgroupPidsSensor {
     }
 
     fn read(&mut self, now: f64, out: &mut Observations<'_>) -> io::Result<()> {
-        let passed_secs = self.last_t.replace(now).map_or(0.0, |last_t| (now - last_t).max(0.0));
-        self.credit_secs = (self.credit_secs + passed_secs * SHARE_MAX).min(SHARE_MAX * SAVED_SECS);
-        if self.queue.is_empty() && now - self.round_t + SLACK_SECS >= ROUND_SECS {
-            (self.round_t, self.visited) = (now, 0);
-            self.queue.push_back(self.mount.clone());
+        self.credit.earn(now);
+        let Self { walk, rounds, credit } = self;
+        if walk.queue.is_empty() && rounds.is_due(now) {
+            walk.begin();
         }
-        while self.credit_secs > 0.0
-            && let Some(directory) = self.queue.pop_front()
+        while credit.is_left()
+            && let Some(directory) = walk.queue.pop_front()
         {
-            let before_secs = thread_secs();
-            self.visited += 1;
-            if let Some(fact) = self.visit(&directory) {
+            if let Some(fact) = credit.spend(|| walk.visit(&directory)) {
                 out.push(Fact::Count(fact));
             }
-            self.credit_secs -= thread_secs() - before_secs;
         }
         Ok(())
     }
@@ -196,10 +199,7 @@ fn text(path: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        bpf::Loader,
-        sense::{LossCounters, waiting_requests::BusyAddresses},
-    };
+    use crate::sense::sensor::read_after;
 
     /// A directory that looks like a hierarchy.
     struct PidsTree(PathBuf);
@@ -230,18 +230,8 @@ mod tests {
     }
 
     fn read(sensor: &mut CgroupPidsSensor, t: f64) -> Vec<CountFact> {
-        let (mut facts, mut losses, mut own) = (Vec::new(), LossCounters::default(), None);
-        let mut waiting = BusyAddresses::default();
-        let loaded = Loader::without_bpf("the test wants none").finish();
-        let mut out = Observations {
-            t,
-            facts: &mut facts,
-            losses: &mut losses,
-            probes: loaded.statuses(),
-            own: &mut own,
-            waiting: &mut waiting,
-        };
-        sensor.read(t, &mut out).unwrap();
+        let (facts, losses) = read_after(sensor, t, Vec::new());
+        assert_eq!(losses.totals().count(), 0, "{losses:?}");
         let counts = facts.into_iter().filter_map(|observation| match observation.fact {
             Fact::Count(fact) => Some(fact),
             _ => None,

@@ -49,6 +49,7 @@ use self::{filling::Filling, mounts::Mount};
 use super::{
     CountFact, CountUser, CountedResource, Fact, Loss,
     open_files::Writers,
+    pace::{ReadPeriod, SLACK_SECS},
     printable::printable_path,
     sensor::{Observations, Schedule, Sensor},
 };
@@ -56,9 +57,6 @@ use crate::bpf::{Fallback, FallbackChain, Hook, Loader, Need, Probe, btf_offsets
 
 /// Time between two reads.
 const PERIOD_SECS: f64 = 10.0;
-
-/// Tolerance for scans that are early, so that no turn is skipped.
-const SLACK_SECS: f64 = 0.1;
 
 /// List of mounts of the agent's mount namespace.
 const MOUNTS: &str = "/proc/self/mountinfo";
@@ -76,7 +74,7 @@ pub struct FileSystemSensor {
     list: File,
     file_systems: Vec<FileSystem>,
     is_listed: bool,
-    last_read: Option<f64>,
+    period: ReadPeriod,
     writers: Option<Writers>,
     next_look: f64,
 }
@@ -125,7 +123,7 @@ impl FileSystemSensor {
             list: File::open(MOUNTS).ok()?,
             file_systems: Vec::new(),
             is_listed: false,
-            last_read: None,
+            period: ReadPeriod::every(PERIOD_SECS),
             writers: iter.map(Writers::new),
             next_look: f64::NEG_INFINITY,
         })
@@ -170,10 +168,9 @@ impl Sensor for FileSystemSensor {
     }
 
     fn read(&mut self, now: f64, out: &mut Observations<'_>) -> io::Result<()> {
-        if self.last_read.is_some_and(|then| now - then + SLACK_SECS < PERIOD_SECS) {
+        if !self.period.is_due(now) {
             return Ok(());
         }
-        self.last_read = Some(now);
         self.list()?;
         let (mut failed, mut usages, mut filling) = (None, Vec::new(), Vec::new());
         for (number, file_system) in self.file_systems.iter_mut().enumerate() {

@@ -20,6 +20,7 @@ use std::{
 use self::{Amount::*, CountedResource as R};
 use super::{
     CountFact, CountedResource, Fact, Loss,
+    pace::ReadPeriod,
     sensor::{Observations, Schedule, Sensor},
     system_v::SystemV,
 };
@@ -27,9 +28,6 @@ use super::{
 /// Time between two reads. A guess: the fastest of these counts take minutes to reach their limit,
 /// unless it is by a flood, which no forecast helps against.
 const PERIOD_SECS: f64 = 10.0;
-
-/// Tolerance for scans that are early, so that no turn is skipped.
-const SLACK_SECS: f64 = 0.1;
 
 /// Bytes that are read of a file: `key-users` has some 50 a user, and all others have less than
 /// 2,000.
@@ -160,10 +158,15 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Reads counts of the whole host.
-#[derive(Default)]
 pub struct KernelCountSensor {
     files: KeptFiles,
-    last_read: Option<f64>,
+    period: ReadPeriod,
+}
+
+impl Default for KernelCountSensor {
+    fn default() -> Self {
+        Self { files: KeptFiles::default(), period: ReadPeriod::every(PERIOD_SECS) }
+    }
 }
 
 impl KernelCountSensor {
@@ -199,10 +202,9 @@ impl Sensor for KernelCountSensor {
     }
 
     fn read(&mut self, now: f64, out: &mut Observations<'_>) -> io::Result<()> {
-        if self.last_read.is_some_and(|then| now - then + SLACK_SECS < PERIOD_SECS) {
+        if !self.period.is_due(now) {
             return Ok(());
         }
-        self.last_read = Some(now);
         self.files.round += 1;
         let host: Arc<str> = Arc::from("host");
         for (resource, used, limit) in ROWS {

@@ -24,6 +24,7 @@ mod outbound;
 mod outside;
 mod overflows;
 mod own;
+mod pace;
 mod page_faults;
 #[doc(hidden)]
 pub mod printable;

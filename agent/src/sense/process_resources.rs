@@ -11,6 +11,7 @@ use spillway_ebpf::HandleSample;
 
 use super::{
     Fact, Loss, LossCounters, ProcessId, ProcessResourcesFact,
+    pace::ReadPeriod,
     process_memory::{ns_per_tick, sample_id},
     sensor::{Observations, Schedule, Sensor},
 };
@@ -32,7 +33,7 @@ const UNLIMITED: u64 = u64::MAX;
 pub struct ProcessResourceSensor {
     iter: Option<IterHandle>,
     ns_per_tick: u64,
-    last_read: Option<f64>,
+    period: ReadPeriod,
     buffer: Vec<u8>,
 }
 
@@ -69,7 +70,12 @@ impl ProcessResourceSensor {
     pub fn start(bpf: &mut Loader) -> Self {
         let attached =
             bpf.attach(&Self::PROBE, |context, _| context.iter("count_handles", "task_file"));
-        Self { iter: attached, ns_per_tick: ns_per_tick(), last_read: None, buffer: Vec::new() }
+        Self {
+            iter: attached,
+            ns_per_tick: ns_per_tick(),
+            period: ReadPeriod::every(PERIOD_SECS),
+            buffer: Vec::new(),
+        }
     }
 
     /// The iterator; `None` if `/proc` is read.
@@ -84,10 +90,9 @@ impl ProcessResourceSensor {
         losses: &mut LossCounters,
         mut each: impl FnMut(ProcessResourcesFact),
     ) -> io::Result<()> {
-        if self.last_read.is_some_and(|then| now - then < PERIOD_SECS) {
+        if !self.period.is_due(now) {
             return Ok(());
         }
-        self.last_read = Some(now);
         match &self.iter {
             Some(iter) => {
                 let ns_per_tick = self.ns_per_tick;

@@ -101,3 +101,27 @@ impl Observations<'_> {
         (losses, push)
     }
 }
+
+/// Reads a sensor at `t`, after those whose facts are given; returns all facts, and the losses.
+#[cfg(test)]
+pub(super) fn read_after(
+    sensor: &mut impl Sensor,
+    t: f64,
+    mut facts: Vec<Observation>,
+) -> (Vec<Observation>, LossCounters) {
+    let (mut losses, mut own) = (LossCounters::default(), None);
+    let mut waiting = BusyAddresses::default();
+    let loaded = Loader::without_bpf("the test wants none").finish();
+    let mut out = Observations {
+        t,
+        facts: &mut facts,
+        losses: &mut losses,
+        probes: loaded.statuses(),
+        own: &mut own,
+        waiting: &mut waiting,
+    };
+    if let Err(error) = sensor.read(t, &mut out) {
+        out.split().0.count_failure(sensor.failure(), &error);
+    }
+    (facts, losses)
+}

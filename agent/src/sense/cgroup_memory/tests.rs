@@ -1,12 +1,9 @@
 use std::fs;
 
 use super::*;
-use crate::{
-    bpf::Loader,
-    sense::{
-        LossCounters, Observation, ProcessFact, ProcessId, cgroup_namespace::NamespaceRoot,
-        waiting_requests::BusyAddresses,
-    },
+use crate::sense::{
+    LossCounters, Observation, ProcessFact, ProcessId, cgroup_namespace::NamespaceRoot,
+    sensor::read_after,
 };
 
 const MIB: u64 = 1 << 20;
@@ -62,22 +59,8 @@ fn read(
     t: f64,
     cgroups: &[Arc<str>],
 ) -> (Vec<CgroupFact>, LossCounters) {
-    let mut facts: Vec<_> =
-        cgroups.iter().enumerate().map(|(pid, cgroup)| process(pid as u32, cgroup)).collect();
-    let (mut losses, mut own) = (LossCounters::default(), None);
-    let mut waiting = BusyAddresses::default();
-    let loaded = Loader::without_bpf("the test wants none").finish();
-    let mut out = Observations {
-        t,
-        facts: &mut facts,
-        losses: &mut losses,
-        probes: loaded.statuses(),
-        own: &mut own,
-        waiting: &mut waiting,
-    };
-    if let Err(error) = sensor.read(t, &mut out) {
-        out.split().0.count_failure(sensor.failure(), &error);
-    }
+    let processes = cgroups.iter().enumerate().map(|(pid, cgroup)| process(pid as u32, cgroup));
+    let (facts, losses) = read_after(sensor, t, processes.collect());
     let seen = facts.into_iter().filter_map(|observation| match observation.fact {
         Fact::Cgroup(fact) => Some(fact),
         _ => None,
