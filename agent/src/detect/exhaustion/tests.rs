@@ -179,6 +179,16 @@ fn rotated_log_pool_and_full_image_are_nothing() {
 }
 
 #[test]
+fn load_that_begins_fills_conntrack_for_two_minutes_only() {
+    // Connections of twenty seconds each, which are kept for two minutes after they were closed.
+    for per_sec in [500.0, 900.0] {
+        let kept =
+            |t: f64| fact("conntrack", per_sec * (t - HOUR).clamp(0.0, 140.0), Some(262_144), &[]);
+        assert_eq!(run(3.0 * HOUR, kept), []);
+    }
+}
+
+#[test]
 fn jump_to_the_limit_is_claimed_without_a_forecast() {
     let used = |t: f64| fact("conntrack", if t > HOUR { 1_000.0 } else { 200.0 }, Some(1_000), &[]);
     let verdicts = run(2.0 * HOUR, used);

@@ -23,9 +23,11 @@ use crate::{
 const SHARE: f64 = 0.16;
 const SHARE_OF_LOAD: f64 = 0.17;
 
-/// Shortest climb that is judged, in seconds.
+/// Shortest climb that is judged, in seconds. Conntrack keeps a closed connection for two minutes,
+/// and the kernel a socket in TIME_WAIT for one: a load that begins climbs for as long, and then
+/// levels off at once.
 const CLIMB_SECS: f64 = 50.0;
-const CLIMB_SECS_OF_LOAD: f64 = 120.0;
+const CLIMB_SECS_OF_LOAD: f64 = 170.0;
 
 /// Shortest climb of a count without a limit, in seconds: no end forces a claim sooner.
 const UNLIMITED_CLIMB_SECS: f64 = 6.0 * 3_600.0;

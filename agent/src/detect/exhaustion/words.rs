@@ -23,8 +23,7 @@ pub(super) struct Words {
     pub(super) most: Severity,
 }
 
-/// Growth of a count without a limit from which it is worth a claim. Guesses: a hundred thousand
-/// dying cgroups took hundreds of MiB where they were measured, and healthy hosts have hundreds.
+/// Growth of a count without a limit from which it is worth a claim. Guesses.
 pub(super) const UNLIMITED_GROWTH_MIN: f64 = 2_000.0;
 pub(super) const UNLIMITED_GROWTH_BYTES_MIN: f64 = 512.0 * 1_048_576.0;
 
