@@ -314,6 +314,11 @@ impl Window {
         self.kib(self.past_peak[horizon])
     }
 
+    /// Forgets the floors that have left the rings.
+    pub fn forget_past_peaks(&mut self) {
+        self.past_peak = [0; HORIZONS_MAX];
+    }
+
     /// Troughs, oldest first; `x` in seconds from the oldest, `y` in KiB.
     pub fn troughs(&self, horizons: &Horizons) -> BucketFloors {
         const _: () = assert!(TROUGHS <= BUCKETS);

@@ -155,6 +155,20 @@ fn disk_that_is_cleaned_up_clears_and_is_judged_anew() {
 }
 
 #[test]
+fn level_that_was_left_long_ago_hides_no_climb() {
+    let day = 24.0 * HOUR;
+    let used = |t: f64| {
+        let climbed = 6.0 * (t - 12.0 * day).max(0.0) / HOUR;
+        let percent = if t < 2.0 * day { 90.0 } else { 40.0 + climbed };
+        fact("disk_bytes", percent * GIB as f64, Some(100 * GIB), &[])
+    };
+    let verdicts = run(12.0 * day + 5.0 * HOUR, used);
+    assert!(!verdicts.is_empty(), "it is at 70 % by the end");
+    let raised_t = verdicts[0].t - 12.0 * day;
+    assert!((0.0..2.5 * HOUR).contains(&raised_t), "{raised_t}");
+}
+
+#[test]
 fn copy_that_ends_is_not_urgent_and_is_cleared() {
     let used = |t: f64| {
         let copied = 20.0 * ((t - HOUR) / 600.0).clamp(0.0, 1.0);

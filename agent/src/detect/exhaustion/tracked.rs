@@ -46,6 +46,10 @@ const STOPPED_BUCKETS: f64 = 3.0;
 /// Share of the limit from which a count that no longer grows has reached its end.
 const END_SHARE: f64 = 0.97;
 
+/// Time for which a level that was reached and left is remembered, in seconds: a week and a day, so
+/// that what comes every week is no news.
+const REMEMBERED_SECS: f64 = 8.0 * 86_400.0;
+
 /// Decay of the longest gap between two facts, by each fact.
 const GAP_DECAY: f64 = 0.9;
 
@@ -56,6 +60,8 @@ pub(super) struct TrackedCount {
     window: Window,
     seen_t: f64,
     gap_secs: f64,
+    /// Highest level of late, and the last time at which it was reached.
+    top: (u64, f64),
     users: EarlierUsers,
     limit_watch: LimitWatch,
     open: Option<OpenClaim>,
@@ -127,6 +133,7 @@ impl TrackedCount {
             window: Window::default(),
             seen_t: t,
             gap_secs: 0.0,
+            top: (0, t),
             users: EarlierUsers::default(),
             limit_watch: LimitWatch::default(),
             open: None,
@@ -157,6 +164,12 @@ impl TrackedCount {
         let t = context.t;
         self.gap_secs = (t - self.seen_t).max(GAP_DECAY * self.gap_secs);
         self.seen_t = t;
+        if fact.used >= self.top.0 {
+            self.top = (fact.used, t);
+        } else if t - self.top.1 > REMEMBERED_SECS {
+            self.window.forget_past_peaks();
+            self.top = (fact.used, t);
+        }
         let sample = CountReading::of(context, fact);
         let closed = self.window.observe(horizons(), t - self.origin_t, sample.window_bytes());
         let is_at_limit = self.limit_watch.observe(t, fact);
