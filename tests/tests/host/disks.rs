@@ -213,10 +213,12 @@ fn disk_that_a_log_fills_is_foretold_and_a_rotated_one_not() {
     let raised =
         raised.unwrap_or_else(|| panic!("no claim: {}{}", running.printed(), running.log()));
     assert_eq!((&raised["resource"], &raised["state"]), (&"disk_bytes".into(), &"raised".into()));
-    let taken = raised["used"].as_f64().unwrap_or(0.0) / raised["limit"].as_f64().unwrap_or(1.0);
-    assert!((0.1..0.6).contains(&taken), "{raised}");
-    let forecast = raised["exhaustion_secs"].as_f64().expect("it has a forecast");
-    assert!((20.0..300.0).contains(&forecast), "{raised}");
+    let number = |name: &str| raised[name].as_f64().unwrap_or_else(|| panic!("{name}: {raised}"));
+    assert!((0.1..0.9).contains(&(number("used") / number("limit"))), "{raised}");
+    let per_sec = number("growth_per_sec");
+    assert!((0.5..4.0).contains(&(per_sec / MIB as f64)), "{raised}");
+    let left_secs = (number("limit") - number("used")) / per_sec;
+    assert!((0.9..1.1).contains(&(number("exhaustion_secs") / left_secs)), "{raised}");
     assert_eq!(raised["culprit"]["pid"], writer.pid(), "{raised}");
     let name = raised["culprit"]["name"].as_str().unwrap_or_default();
     assert!(name.ends_with("app.log"), "{raised}");

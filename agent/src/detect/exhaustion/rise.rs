@@ -3,8 +3,8 @@
 //!
 //! The floors of a count (see [`Window`]) are searched from the longest horizon to the shortest for
 //! a climb that goes on now: the last floors, from the bend at which they began to rise. A climb is
-//! believed once it has taken a share of what was left below the limit, to a level that was never
-//! seen before, without slowing down on its own or on any longer horizon. What fills up and stops,
+//! believed once it has taken a share of what was left below the limit, to a level that is new,
+//! without slowing down on its own or on any longer horizon. What fills up and stops,
 //! such as a cache or a pool, slows down; what comes and goes, such as a log that is rotated, has
 //! been at its level before. Shares make the rule the same for a table of 500 connections and a
 //! disk of 10 TiB, and for an end in minutes and in weeks.
