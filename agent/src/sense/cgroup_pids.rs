@@ -5,8 +5,9 @@
 //! from its root: a round every [`ROUND_SECS`], or less often if it takes more than [`SHARE_MAX`]
 //! of a core. The levels come in turn, so that a user with thousands of cgroups delays only what
 //! lies as deep. Cold start: none; the first round is complete. Failure: a cgroup that has gone is
-//! left out; without the controller there is no sensor. Not seen are cgroups beyond
-//! [`CGROUPS_MAX`], and from within a container those outside of it.
+//! left out; without the controller there is no sensor. Cost: 8 µs a cgroup and round in version 1,
+//! more if its users are named. Not seen are cgroups beyond [`CGROUPS_MAX`], and from within a
+//! container those outside of it.
 //!
 //! Users of a cgroup are named from a part of its limit on: the cgroups below it, or the programs
 //! in it by their threads.
