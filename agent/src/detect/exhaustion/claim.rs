@@ -146,44 +146,31 @@ impl ClaimDetails for ExhaustionClaim {
         self.culprit.as_ref().and_then(|culprit| culprit.pid).filter(|pid| *pid > 0)
     }
 
-    fn endangers_host(&self) -> bool {
-        self.limited_cgroup().is_none() && words(&self.resource).most == Severity::Critical
-    }
-
     fn severity(&self, assessment: &Assessment<'_>) -> (Severity, String) {
         let words = words(&self.resource);
-        let mut severity = self.severity_alone(assessment).min(words.most);
+        let severity = self.severity_alone(assessment).min(words.most);
         let when = match assessment.exhaustion_secs {
             Some(secs) if secs > 0.0 => format!("it runs out in {}; then", Span(secs)),
             Some(_) => "nothing is left:".to_owned(),
             None => "it has no limit, but".to_owned(),
         };
-        let mut reason = format!("{when} {}", words.end);
-        if self.limited_cgroup().is_some() {
-            let importance = assessment.importance;
-            reason = format!("{reason}; {}", importance.reason);
-            if !importance.is_service {
-                severity = severity.min(importance.severity_if_alone());
-            }
+        let reason = format!("{when} {}", words.end);
+        if self.limited_cgroup().is_none() {
+            return (severity.min(Severity::Warning), reason);
         }
-        (severity, reason)
+        let importance = assessment.importance;
+        let most = if importance.is_service { severity } else { importance.severity_if_alone() };
+        (severity.min(most), format!("{reason}; {}", importance.reason))
     }
 
-    /// New work is kept away while the end is near. A count that jumped is left to a person: it is
-    /// not known that work brings it there.
+    /// New work is kept away while the end of a service is near. What the whole host shares moves
+    /// no node: any user can fill a disk or open terminals. A count that jumped is left to a person:
+    /// it is not known that work brings it there.
     fn wants(&self, situation: &Situation<'_>) -> Wants {
         let is_near = situation.left_secs <= situation.config.drain_within.as_secs_f64();
         let is_climb = matches!(self.course, Course::Climb { .. });
-        // Nobody is served from there.
-        let is_aside = self.subject.starts_with("/boot");
-        Wants {
-            drain: situation.is_nodes
-                && situation.severity == Severity::Critical
-                && is_near
-                && is_climb
-                && !is_aside,
-            ..Wants::default()
-        }
+        let is_urgent = situation.is_nodes && situation.severity == Severity::Critical;
+        Wants { drain: is_urgent && is_near && is_climb, ..Wants::default() }
     }
 
     fn label(&self) -> String {

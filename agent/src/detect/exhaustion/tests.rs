@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::{
-    config::Config,
-    decide::Action,
+    config::{Config, ServicePattern},
+    decide::{Action, Decision},
     detect::{Claim, ClaimState, ExhaustionClaim, HostInfo, Severity, Verdict},
     engine::{Engine, Output},
     sense::{CountFact, CountUser, CountedResource, Fact, HostFact, Observation},
@@ -15,8 +15,11 @@ use crate::{
 const GIB: u64 = 1 << 30;
 const HOUR: f64 = 3_600.0;
 
+/// Engine of a host whose operator named one service.
 fn engine() -> Engine {
-    Engine::new(&Config::default(), HostInfo { mem_total_bytes: 16 << 30, cpus: 4 })
+    let mut config = Config::default();
+    config.decide.services = vec![ServicePattern::new("api.service").expect("it is a pattern")];
+    Engine::new(&config, HostInfo { mem_total_bytes: 16 << 30, cpus: 4 })
 }
 
 /// Count of a resource of `/var`, or of the host.
@@ -69,6 +72,13 @@ fn log_fills_disk(t: f64) -> CountFact {
     fact("disk_bytes", 40.0 * GIB as f64 + log, Some(100 * GIB), &users)
 }
 
+/// Threads of a unit that come to its `pids.max` within ten hours.
+fn unit_starts_threads(unit: &str, t: f64) -> CountFact {
+    let threads = 4_000.0 + 6_000.0 * (t - HOUR).max(0.0) / (10.0 * HOUR);
+    let subject = Arc::from(format!("/system.slice/{unit}"));
+    CountFact { subject, ..fact("pids", threads, Some(10_000), &[]) }
+}
+
 #[test]
 fn disk_that_fills_is_foretold_with_the_writer() {
     let verdicts = run(10.0 * HOUR, log_fills_disk);
@@ -116,26 +126,28 @@ fn claim_of_a_disk_names_it_in_json() {
 }
 
 #[test]
-fn urgency_rises_as_the_end_comes_near() {
-    let verdicts = run(10.97 * HOUR, log_fills_disk);
+fn urgency_rises_as_the_end_of_a_service_comes_near() {
+    let verdicts = run(10.97 * HOUR, |t| unit_starts_threads("api.service", t));
     let severities: Vec<_> = verdicts.iter().filter_map(severity).collect();
     assert_eq!(severities, [Severity::Warning, Severity::Critical]);
     assert!(verdicts[1..].iter().all(|verdict| verdict.state == ClaimState::Updated));
 }
 
 #[test]
-fn node_is_drained_for_a_near_end_but_never_for_boot() {
-    let drains = |subject: &str| {
-        let of_subject = |t: f64| CountFact { subject: Arc::from(subject), ..log_fills_disk(t) };
-        let decisions = outputs(10.97 * HOUR, of_subject).decisions;
+fn only_the_end_of_a_service_drains_or_wakes_somebody() {
+    let drains = |count: &dyn Fn(f64) -> CountFact| {
+        let Output { verdicts, decisions } = outputs(10.97 * HOUR, count);
         let drained = decisions.iter().filter(|decision| decision.action == Action::Drain);
-        (
-            drained.count(),
-            decisions.iter().any(|decision| matches!(decision.action, Action::Page { .. })),
-        )
+        let is_paged = |decision: &Decision| matches!(decision.action, Action::Page { .. });
+        let worst = verdicts.iter().filter_map(severity).max();
+        (drained.count(), decisions.iter().any(is_paged), worst)
     };
-    assert_eq!(drains("/var"), (1, true));
-    assert_eq!(drains("/boot"), (0, true));
+    let of_service = drains(&|t| unit_starts_threads("api.service", t));
+    assert_eq!(of_service, (1, true, Some(Severity::Critical)));
+    // Any user can fill a disk or /dev/shm, and a unit that nobody uses may end.
+    let of_disk = drains(&log_fills_disk);
+    let of_other = drains(&|t| unit_starts_threads("cron.service", t));
+    assert_eq!([of_disk, of_other], [(0, true, Some(Severity::Warning)); 2]);
 }
 
 #[test]
@@ -208,8 +220,14 @@ fn jump_to_the_limit_is_claimed_without_a_forecast() {
     let verdicts = run(2.0 * HOUR, used);
     let [raised] = &verdicts[..] else { panic!("{verdicts:?}") };
     assert!(raised.t - HOUR < 60.0, "{}", raised.t);
-    assert_eq!((raised.exhaustion_secs, severity(raised)), (Some(0.0), Some(Severity::Critical)));
+    assert_eq!((raised.exhaustion_secs, severity(raised)), (Some(0.0), Some(Severity::Warning)));
     assert!(raised.why.contains("jumped to its limit: 1,000 of 1,000"), "{}", raised.why);
+    let service = |t: f64| CountFact {
+        subject: Arc::from("/system.slice/api.service"),
+        ..fact("pids", if t > HOUR { 1_000.0 } else { 200.0 }, Some(1_000), &[])
+    };
+    let verdicts = run(2.0 * HOUR, service);
+    assert_eq!(verdicts.iter().map(severity).collect::<Vec<_>>(), [Some(Severity::Critical)]);
 }
 
 #[test]
