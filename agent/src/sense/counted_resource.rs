@@ -103,7 +103,10 @@ impl CountedResource {
 
     /// Returns whether it is counted in bytes.
     pub fn is_bytes(&self) -> bool {
-        self.to_string().ends_with("_bytes")
+        match self {
+            Self::Other(name) => name.ends_with("_bytes"),
+            known => known.metric_name().ends_with("_bytes"),
+        }
     }
 }
 

@@ -52,7 +52,7 @@ struct OpenFile {
 struct DiskCulprit {
     key: CulpritKey,
     bytes: u64,
-    /// Its only file, or `None` for several that were deleted.
+    /// The only file, or `None` for several that were deleted.
     file: Option<OpenFileSample>,
     pid: u32,
 }

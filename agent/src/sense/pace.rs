@@ -53,7 +53,7 @@ impl CpuCredit {
             (self.left_secs + passed_secs * self.share).min(self.share * self.saved_secs);
     }
 
-    /// Whether anything is left.
+    /// Returns whether anything is left.
     pub(super) fn is_left(&self) -> bool {
         self.left_secs > 0.0
     }

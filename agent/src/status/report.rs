@@ -155,7 +155,7 @@ pub struct ResourceEntry {
 }
 
 impl ResourceEntry {
-    /// Whether it is counted in bytes.
+    /// Returns whether it is counted in bytes.
     pub fn is_bytes(&self) -> bool {
         self.resource == "memory" || self.resource.ends_with("_bytes")
     }

@@ -71,7 +71,7 @@ pub struct Picture<'a> {
 pub struct Charted<'a> {
     /// Name of the resource, on the axis.
     pub name: String,
-    /// Whether it is counted in bytes.
+    /// Set if it is counted in bytes.
     pub is_bytes: bool,
     /// Values.
     pub curves: Vec<&'a Curve>,

@@ -37,7 +37,7 @@ impl LimitWatch {
             self.far_samples += 1;
         }
         let has_come = self.far_samples >= SAMPLES_MIN;
-        let is_at_limit = share >= AT_LIMIT_SHARE && can_jump(&fact.resource);
+        let is_at_limit = is_near(fact) && can_jump(&fact.resource);
         let was_full = is_full(fact) && is_never_full_by_design(&fact.resource);
         if !is_at_limit || !(has_come || was_full) {
             self.at_limit = None;
@@ -48,10 +48,15 @@ impl LimitWatch {
         *samples >= SAMPLES_MIN && t - *since_t >= SECS_MIN
     }
 
-    /// Whether it was far from its limit under watch.
+    /// Returns whether it was far from its limit under watch.
     pub(super) fn has_been_far(&self) -> bool {
         self.far_samples >= SAMPLES_MIN
     }
+}
+
+/// Returns whether a count is at its limit, or next to it.
+pub(super) fn is_near(fact: &CountFact) -> bool {
+    fact.limit.is_some_and(|limit| fact.used as f64 >= AT_LIMIT_SHARE * limit as f64)
 }
 
 /// Returns whether a count has left its limit.

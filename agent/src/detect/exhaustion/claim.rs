@@ -164,8 +164,8 @@ impl ClaimDetails for ExhaustionClaim {
     }
 
     /// New work is kept away while the end of a service is near. What the whole host shares moves
-    /// no node: any user can fill a disk or open terminals. A count that jumped is left to a person:
-    /// it is not known that work brings it there.
+    /// no node: any user can fill a disk or open terminals. A count that jumped is left to a
+    /// person, because it is not known that work brings it there.
     fn wants(&self, situation: &Situation<'_>) -> Wants {
         let is_near = situation.left_secs <= situation.config.drain_within.as_secs_f64();
         let is_climb = matches!(self.course, Course::Climb { .. });

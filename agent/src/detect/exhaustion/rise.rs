@@ -9,7 +9,7 @@
 //! been at its level before. Shares make the rule the same for a table of 500 connections and a
 //! disk of 10 TiB, and for an end in minutes and in weeks.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{array, sync::LazyLock, time::Duration};
 
 use crate::detect::{
     regression::{FittedLine, POINTS_MAX, Point, theil_sen},
@@ -88,8 +88,8 @@ pub(super) fn horizons() -> &'static Horizons {
 /// Returns the climb that a window shows, if it does not look like one that ends by itself.
 pub(super) fn climb(window: &Window, worth: &Worth) -> Option<Climb> {
     let horizons = horizons();
-    let floors: Vec<BucketFloors> =
-        (0..horizons.count()).map(|horizon| window.floors_to(horizon, Newest::Open)).collect();
+    let floors: [BucketFloors; HORIZONS_SECS.len()] =
+        array::from_fn(|horizon| window.floors_to(horizon, Newest::Open));
     // Nearly every count stops here.
     if !may_be_worth_it(&floors, worth) {
         return None;
@@ -124,7 +124,7 @@ pub(super) fn climb(window: &Window, worth: &Worth) -> Option<Climb> {
             per_sec,
             per_sec_error: line.slope_error() / bucket_secs,
             bucket_secs,
-            taken_share: worth.left.map(|left| (last.y - from) / (left + last.y - from).max(1.0)),
+            taken_share: worth.left.map(|left| share_taken(last.y - from, left)),
         };
         if p_value > SIGNIFICANCE || !is_worth_it(&climb, worth) {
             continue;
@@ -151,6 +151,11 @@ pub(super) fn rate_now(window: &Window, bucket_secs: f64) -> Option<f64> {
     let points = floors.points();
     let latter = &points[points.len().saturating_sub(POINTS_MAX / 2)..];
     theil_sen(latter).map(|slope| slope / bucket_secs)
+}
+
+/// Share of what was left that is taken, if so much is left now.
+pub(super) fn share_taken(taken: f64, left: f64) -> f64 {
+    taken / (left + taken).max(1.0)
 }
 
 fn may_be_worth_it(floors: &[BucketFloors], worth: &Worth) -> bool {

@@ -43,9 +43,6 @@ const ENDED_SHARE: f64 = 0.5;
 const STOPPED_SECS_MIN: f64 = 600.0;
 const STOPPED_BUCKETS: f64 = 3.0;
 
-/// Share of the limit from which a count that no longer grows has reached its end.
-const END_SHARE: f64 = 0.97;
-
 /// Time for which a level that was reached and left is remembered, in seconds: a week and a day, so
 /// that what comes every week is no news.
 const REMEMBERED_SECS: f64 = 8.0 * 86_400.0;
@@ -89,7 +86,6 @@ struct FollowedClimb {
     closes_t: f64,
     highest: f64,
     grew_t: f64,
-    taken_from: f64,
 }
 
 /// A fact in the units of the window.
@@ -113,6 +109,11 @@ impl CountReading {
             _ => room,
         };
         Self { used: used / unit, left: left.map(|left| left / unit), unit }
+    }
+
+    /// Room below the limit, in the resource's own unit.
+    fn left_amount(&self) -> Option<f64> {
+        self.left.map(|left| left * self.unit)
     }
 
     fn window_bytes(&self) -> u64 {
@@ -203,9 +204,16 @@ impl TrackedCount {
     ) {
         let began_t = context.t - climb.secs;
         let culprit = self.users.culprit(began_t, fact);
-        let left = sample.left.map(|left| left * sample.unit);
-        let raised =
-            verdict::raised_climb(context, fact, &climb, sample.unit, left, culprit.clone());
+        let course = Course::Climb { taken_share: climb.taken_share, secs: climb.secs };
+        let claim = verdict::claim(fact, Some(climb.per_sec * sample.unit), culprit, course);
+        let raised = verdict::raised_climb(
+            context,
+            fact,
+            &climb,
+            sample.unit,
+            sample.left_amount(),
+            claim.clone(),
+        );
         let followed = FollowedClimb {
             climb,
             began_t,
@@ -213,22 +221,16 @@ impl TrackedCount {
             closes_t: context.t + climb.bucket_secs,
             highest: climb.highest,
             grew_t: context.t,
-            taken_from: climb.from,
         };
-        let course = Course::Climb { taken_share: climb.taken_share, secs: climb.secs };
-        self.open = Some(OpenClaim {
-            claim: verdict::claim(fact, Some(climb.per_sec * sample.unit), culprit, course),
-            confidence: raised.confidence,
-            climb: Some(followed),
-        });
+        self.open = Some(OpenClaim { claim, confidence: raised.confidence, climb: Some(followed) });
         findings.verdicts.push(raised);
     }
 
     fn claim_limit(&mut self, context: &Context<'_>, fact: &CountFact, findings: &mut Findings) {
         let course = if self.limit_watch.has_been_far() { Course::Jump } else { Course::Full };
         let culprit = self.users.culprit(context.t, fact);
-        let raised = verdict::raised_at_limit(context, fact, course, culprit.clone());
         let claim = verdict::claim(fact, None, culprit, course);
+        let raised = verdict::raised_at_limit(context, fact, claim.clone());
         self.open = Some(OpenClaim { claim, confidence: raised.confidence, climb: None });
         findings.verdicts.push(raised);
     }
@@ -242,12 +244,7 @@ impl TrackedCount {
         findings: &mut Findings,
     ) {
         let Some(open) = &mut self.open else { return };
-        open.claim = verdict::claim(
-            fact,
-            open.claim.growth_per_sec,
-            open.claim.culprit.clone(),
-            open.claim.course,
-        );
+        (open.claim.used, open.claim.limit) = (fact.used, fact.limit);
         let Some(followed) = &mut open.climb else {
             if at_limit::has_left(fact) {
                 self.clear(context, &format!("{} is free again", free(fact)), findings);
@@ -281,7 +278,7 @@ impl TrackedCount {
                     Course::Climb { taken_share: followed.taken_share(sample), secs: climb.secs };
                 let culprit = culprit.or_else(|| open.claim.culprit.clone());
                 open.claim = verdict::claim(fact, Some(per_sec), culprit, course);
-                let left = sample.left.map(|left| left * sample.unit);
+                let left = sample.left_amount();
                 let (confidence, claim) = (open.confidence, open.claim.clone());
                 findings
                     .forecasts
@@ -318,7 +315,7 @@ fn free(fact: &CountFact) -> String {
 /// State of a climb that is claimed.
 enum ClimbUpdate {
     Nothing,
-    /// So much of it is given back that it is over.
+    /// Over: so much of it is given back.
     GaveBack(f64),
     /// It has not grown for so many seconds.
     Stopped(f64),
@@ -339,8 +336,7 @@ impl FollowedClimb {
         }
         let (grown, gave_back) = (self.highest - self.climb.from, self.highest - closed);
         let stopped_secs = STOPPED_SECS_MIN.max(STOPPED_BUCKETS * self.climb.bucket_secs);
-        let is_at_end =
-            fact.limit.is_some_and(|limit| fact.used as f64 >= END_SHARE * limit as f64);
+        let is_at_end = at_limit::is_near(fact);
         if gave_back >= ENDED_SHARE * grown {
             ClimbUpdate::GaveBack(gave_back)
         } else if t - self.grew_t >= stopped_secs && !is_at_end {
@@ -354,7 +350,6 @@ impl FollowedClimb {
 
     /// Share of what was left at the beginning that is taken by now.
     fn taken_share(&self, sample: &CountReading) -> Option<f64> {
-        let taken = sample.used - self.taken_from;
-        sample.left.map(|left| taken / (left + taken).max(1.0))
+        sample.left.map(|left| rise::share_taken(sample.used - self.climb.from, left))
     }
 }

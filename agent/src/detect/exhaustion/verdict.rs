@@ -33,7 +33,7 @@ pub(super) fn raised_climb(
     climb: &Climb,
     unit: f64,
     left: Option<f64>,
-    culprit: Option<CountCulprit>,
+    claim: ExhaustionClaim,
 ) -> Verdict {
     let (per_sec, error) = (climb.per_sec * unit, climb.per_sec_error * unit);
     let mut why = format!(
@@ -59,13 +59,11 @@ pub(super) fn raised_climb(
         }
         let _ = write!(why, "; then {}", words(&fact.resource).end);
     }
-    if let Some(culprit) = &culprit {
+    if let Some(culprit) = &claim.culprit {
         let _ = write!(why, "; {}", culprit.sentence());
     }
     let confidence = (1.0 - error / per_sec).clamp(CLIMB_CONFIDENCE_MIN, 1.0);
     let confidence = context.sensor_health.weigh(Rule::Count, context.t, confidence, &mut why);
-    let course = Course::Climb { taken_share: climb.taken_share, secs: climb.secs };
-    let claim = claim(fact, Some(per_sec), culprit, course);
     Verdict {
         exhaustion_secs: exhaustion_secs.map(|secs| rounded(secs, 1)),
         exhaustion_interval_secs: interval.map(|ends| ends.map(|secs| rounded(secs, 1))),
@@ -77,22 +75,20 @@ pub(super) fn raised_climb(
 pub(super) fn raised_at_limit(
     context: &Context<'_>,
     fact: &CountFact,
-    course: Course,
-    culprit: Option<CountCulprit>,
+    claim: ExhaustionClaim,
 ) -> Verdict {
-    let how = if course == Course::Jump { "jumped to" } else { "is at" };
+    let how = if claim.course == Course::Jump { "jumped to" } else { "is at" };
     let mut why = format!(
         "{} {how} its limit: {}; {}",
         resource_of(&fact.resource, &fact.subject),
         level(fact),
         words(&fact.resource).end,
     );
-    if let Some(culprit) = &culprit {
+    if let Some(culprit) = &claim.culprit {
         let _ = write!(why, "; {}", culprit.sentence());
     }
     let confidence =
         context.sensor_health.weigh(Rule::Count, context.t, AT_LIMIT_CONFIDENCE, &mut why);
-    let claim = claim(fact, None, culprit, course);
     let exhaustion_secs = Some(0.0);
     Verdict { exhaustion_secs, ..Verdict::raised(context.t, claim, confidence, why) }
 }
